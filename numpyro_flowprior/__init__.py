@@ -1,0 +1,1 @@
+"""The posterior of one analysis as the prior of the next."""

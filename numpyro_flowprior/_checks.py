@@ -1,0 +1,121 @@
+"""Validation of what users hand in, and the wording of its messages.
+
+Every message names the subject, what was expected, what came, and what to do. Domain rules (what makes a chain
+valid, say) live with their types; here are only the pieces that several types share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+_SHOWN = 5  # how many offending rows or names a message lists
+
+
+def shorten(items: Iterable[Any], most: int = _SHOWN) -> str:
+    """Returns the items as text, the first `most` of them, then how many more there are."""
+    items = list(items)
+    text = ", ".join(repr(item) if isinstance(item, str) else str(item) for item in items[:most])
+    return text if len(items) <= most else f"{text}, ... ({len(items) - most} more)"
+
+
+def float_array(value: Any, subject: str, *, shape: tuple[int | None, ...] | None = None) -> FloatArray:
+    """Returns `value` as a float64 NumPy array of the given shape.
+
+    Args:
+        value: anything NumPy can turn into an array of real numbers.
+        subject: how messages name it, e.g. "chain.samples".
+        shape: expected shape; None for an axis of any length, or None altogether for any shape.
+
+    Raises:
+        TypeError: the values are not real numbers.
+        ValueError: the shape is not the expected one.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{subject}: expected an array of real numbers; got {type(value).__name__}.") from error
+    if array.dtype.kind not in "fiu":
+        kind = "complex numbers" if array.dtype.kind == "c" else f"dtype {array.dtype}"
+        raise TypeError(f"{subject}: expected an array of real numbers; got {kind}. Convert it to float64.")
+    if shape is not None and not _shape_fits(array.shape, shape):
+        expected = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+        raise ValueError(f"{subject}: expected shape {expected}; got {array.shape}.")
+    return np.ascontiguousarray(array, dtype=np.float64) if array.ndim else array.astype(np.float64)
+
+
+def _shape_fits(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
+
+
+def require_finite(array: FloatArray, subject: str, *, columns: Sequence[str] | None = None) -> None:
+    """Raises ValueError if any value is NaN or infinite, naming the columns (or rows) at fault."""
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    if array.ndim == 2 and columns is not None:
+        counts = bad.sum(axis=0)
+        where = "; ".join(f"{name!r}: {count}" for name, count in zip(columns, counts, strict=True) if count)
+        rows = int(bad.any(axis=1).sum())
+        raise ValueError(
+            f"{subject}: expected finite numbers; got NaN or infinity in {rows} of {len(array)} rows "
+            f"(values per column: {where}). Remove those rows, or find out what produced them."
+        )
+    raise ValueError(
+        f"{subject}: expected finite numbers; got NaN or infinity in {int(bad.sum())} of {array.size} values "
+        f"(first at index {_first_index(bad)})."
+    )
+
+
+def _first_index(mask: np.ndarray) -> Any:
+    index = tuple(int(i) for i in np.argwhere(mask)[0])
+    return index[0] if len(index) == 1 else index
+
+
+def positive_int(value: Any, subject: str, *, minimum: int = 1) -> int:
+    """Returns `value` as an int of at least `minimum`; bools and fractions are refused."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{subject}: expected an integer >= {minimum}; got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{subject}: expected an integer >= {minimum}; got {value}.")
+    return int(value)
+
+
+def real_in(
+    value: Any, subject: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    """Returns `value` as a float between `low` and `high` (each end included unless said to be open)."""
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{subject}: expected a number in {interval}; got {value!r}.")
+    number = float(value)
+    too_low = number <= low if open_low else number < low
+    too_high = number >= high if open_high else number > high
+    if np.isnan(number) or too_low or too_high:
+        raise ValueError(f"{subject}: expected a number in {interval}; got {number:g}.")
+    return number
+
+
+def one_of(value: Any, subject: str, allowed: Sequence[str]) -> str:
+    """Returns `value` if it is one of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{subject}: expected one of {', '.join(map(repr, allowed))}; got {value!r}.")
+    return value
+
+
+def optional_import(module: str, extra: str, purpose: str) -> ModuleType:
+    """Returns an optional dependency, or raises ImportError saying which extra of ours brings it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs {module.split('.')[0]}, which is not installed. "
+            f"Install it with: pip install 'numpyro-flowprior[{extra}]'"
+        ) from error

@@ -1,0 +1,149 @@
+"""The package's file format: named arrays in safetensors, everything else in one JSON header. No pickle.
+
+This module knows nothing of what it stores: a kind ("flow_prior", "gp_emulator"), a schema version, a JSON record
+and a dictionary of arrays. What they mean, and whether they fit together, is for the type that loads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ._checks import shorten
+
+FORMAT = "numpyro_flowprior"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a file holds: its kind and schema version, the JSON record and the arrays by name."""
+
+    kind: str
+    schema: int
+    record: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+class FileFormatError(ValueError):
+    """A file is not what it should be; the message says which file, what is wrong and what to do."""
+
+
+def save_file(
+    path: str | os.PathLike[str], kind: str, schema: int, record: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> Path:
+    """Writes a file atomically (a crash leaves the old one, or none) and returns its path.
+
+    Args:
+        path: where to write; the folder must exist.
+        kind: what is stored, e.g. "flow_prior".
+        schema: version of the record's and arrays' layout, >= 1.
+        record: JSON-ready description; NaN and infinity are refused (JSON has none).
+        arrays: name to array; stored in their own dtypes.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: the record holds NaN or infinity.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
+    header = json.dumps({"kind": kind, "schema": schema, **record}, allow_nan=False)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, save(contiguous, metadata={FORMAT: header}))
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes bytes to a temporary neighbour, flushes it to disk, then renames it over `path`."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) -> StoredFile:
+    """Reads a file of the given kind.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is not safetensors, is truncated, has no header of ours, holds another kind, or
+            was written by a newer version of the package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Expected a {kind} file written by this package.")
+    header, arrays = _read(path)
+    found, schema = header.pop("kind", None), header.pop("schema", None)
+    if found != kind:
+        raise FileFormatError(f"{path}: expected a file of kind {kind!r}; it is of kind {found!r}.")
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
+        raise FileFormatError(f"{path}: expected a schema version >= 1 in the header; got {schema!r}.")
+    if schema > newest_schema:
+        raise FileFormatError(
+            f"{path}: written in schema {schema}; this version of the package reads up to {newest_schema}. "
+            "Upgrade numpyro_flowprior to read it."
+        )
+    return StoredFile(kind, schema, header, arrays)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(FORMAT)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise FileFormatError(
+            f"{path}: not a readable safetensors file ({error}). It may be truncated or damaged: copy it again."
+        ) from error
+    if text is None:
+        raise FileFormatError(f"{path}: a safetensors file, but without a {FORMAT} header. Another program wrote it.")
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: its {FORMAT} header is not valid JSON ({error}). It is damaged.") from error
+    if not isinstance(header, dict):
+        raise FileFormatError(f"{path}: its {FORMAT} header is not a JSON object. It is damaged.")
+    return header, arrays
+
+
+def require_arrays(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises FileFormatError unless the arrays are exactly the expected ones: names, shapes, finite floats."""
+    missing = sorted(expected.keys() - arrays.keys())
+    unknown = sorted(arrays.keys() - expected.keys())
+    if missing or unknown:
+        raise FileFormatError(
+            f"{path}: the arrays do not fit the configuration in the header; "
+            f"missing: {shorten(missing) or 'none'}; unknown: {shorten(unknown) or 'none'}."
+        )
+    for name, shape in expected.items():
+        array = arrays[name]
+        if array.shape != tuple(shape):
+            raise FileFormatError(f"{path}: array {name!r}: expected shape {tuple(shape)}; got {array.shape}.")
+        if array.dtype not in (np.float32, np.float64):
+            raise FileFormatError(f"{path}: array {name!r}: expected float32 or float64; got {array.dtype}.")
+        if not np.isfinite(array).all():
+            raise FileFormatError(f"{path}: array {name!r} holds NaN or infinity. The file is damaged.")
