@@ -1,0 +1,1 @@
+"""What an analysis leaves behind: named parameters, chains, and their formats."""

@@ -1,0 +1,39 @@
+"""The integrated autocorrelation time of a chain: how many rows make one independent draw."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+
+from .._checks import FloatArray
+
+_WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
+_MOST_ROWS = 200_000  # longer sequences are judged on their first rows; tau is far shorter than that
+
+
+def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None) -> FloatArray:
+    """Returns the integrated autocorrelation time of each column, (d,), in rows; at least 1.
+
+    tau = 1 + 2 sum_t rho(t), with the autocorrelation rho averaged over chains (about the mean of all of them, so
+    that chains stuck in different places read as long correlations) and summed up to Sokal's automatic window.
+
+    Args:
+        samples: (n, d) rows in the order in which they were drawn.
+        chain_id: (n,) which chain each row belongs to; None for a single chain.
+
+    Source: Sokal, "Monte Carlo methods in statistical mechanics" (1996), section 3; Goodman and Weare (2010).
+    """
+    chain_id = np.zeros(len(samples), dtype=int) if chain_id is None else chain_id
+    mean = samples.mean(axis=0)
+    chains = [samples[chain_id == label][:_MOST_ROWS] - mean for label in np.unique(chain_id)]
+    longest = max(len(chain) for chain in chains)
+    covariance = np.zeros((longest, samples.shape[1]))
+    for chain in chains:
+        size = next_fast_len(2 * len(chain))
+        transform = rfft(chain, n=size, axis=0)
+        covariance[: len(chain)] += irfft(np.abs(transform) ** 2, n=size, axis=0)[: len(chain)]
+    variance = np.where(covariance[0] > 0, covariance[0], 1.0)
+    tau = 2.0 * np.cumsum(covariance / variance, axis=0) - 1.0
+    past_window = np.arange(longest)[:, None] >= _WINDOW * tau
+    window = np.where(past_window.any(axis=0), past_window.argmax(axis=0), longest - 1)
+    return np.maximum(tau[window, np.arange(samples.shape[1])], 1.0)

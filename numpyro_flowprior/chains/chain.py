@@ -1,0 +1,342 @@
+"""Chain: what an analysis leaves behind, and what every part of the package takes and returns."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import FloatArray, float_array, positive_int, real_in, require_finite, shorten
+from .autocorrelation import autocorrelation_time
+from .parameters import ParameterSpace
+
+_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
+_BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
+
+
+class Chain:
+    """Weighted draws of named parameters, checked and immutable.
+
+    Args:
+        samples: (n, d) draws, one column per parameter of `space`, rows in the order drawn.
+        space: the parameters and their declared support.
+        log_prob: (n,) log density of the distribution that the samples represent, up to an additive constant.
+            For a posterior: log prior + log likelihood.
+        log_prior: (n,) normalised log prior per draw, if known.
+        log_likelihood: (n,) log likelihood per draw, if known.
+        weights: (n,) non-negative importance weights, any scale; None for equal weights.
+        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
+        log_evidence: log of the normalising constant (marginal likelihood), if known.
+        log_evidence_error: its standard error.
+        info: free-form record of where the chain comes from (sampler, seed, versions).
+
+    Raises:
+        TypeError: not real numbers, or `space` is not a ParameterSpace.
+        ValueError: wrong shapes, NaN or infinite values (counted per column), samples outside the bounds (counted,
+            parameters named), negative weights or weights without a positive finite sum.
+    """
+
+    samples: FloatArray
+    space: ParameterSpace
+    log_prob: FloatArray | None
+    log_prior: FloatArray | None
+    log_likelihood: FloatArray | None
+    weights: FloatArray | None
+    chain_id: np.ndarray | None
+    log_evidence: float | None
+    log_evidence_error: float | None
+    info: dict[str, Any]
+
+    def __init__(
+        self,
+        samples: Any,
+        space: ParameterSpace,
+        *,
+        log_prob: Any = None,
+        log_prior: Any = None,
+        log_likelihood: Any = None,
+        weights: Any = None,
+        chain_id: Any = None,
+        log_evidence: float | None = None,
+        log_evidence_error: float | None = None,
+        info: Mapping[str, Any] | None = None,
+    ):
+        if not isinstance(space, ParameterSpace):
+            raise TypeError(f"chain.space: expected a ParameterSpace; got {type(space).__name__}.")
+        checked = _checked_samples(samples, space)
+        n = len(checked)
+        fields = {
+            "samples": checked,
+            "space": space,
+            "log_prob": _checked_column(log_prob, "log_prob", n),
+            "log_prior": _checked_column(log_prior, "log_prior", n),
+            "log_likelihood": _checked_column(log_likelihood, "log_likelihood", n),
+            "weights": _checked_weights(weights, n),
+            "chain_id": _checked_chain_id(chain_id, n),
+            "log_evidence": None if log_evidence is None else float(log_evidence),
+            "log_evidence_error": None if log_evidence_error is None else float(log_evidence_error),
+            "info": dict(info or {}),
+        }
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        _warn_if_constant(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"Chain is immutable; make a new one instead of setting {name!r}.")
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.samples)
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters, d."""
+        return self.space.dim
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in column order."""
+        return self.space.names
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """Weights normalised to sum to one, (n,); 1/n each where there are none."""
+        if self.weights is None:
+            return np.full(self.n, 1.0 / self.n)
+        return self.weights / self.weights.sum()
+
+    @property
+    def constant_columns(self) -> tuple[str, ...]:
+        """Names of the parameters that take one value only among rows of positive weight."""
+        rows = self.samples if self.weights is None else self.samples[self.weights > 0]
+        same = np.ptp(rows, axis=0) == 0.0
+        return tuple(name for name, flat in zip(self.names, same, strict=True) if flat)
+
+    @property
+    def effective_size(self) -> float:
+        """Effective number of independent draws.
+
+        With weights, Kish's (sum w)^2 / sum w^2: weighted rows are no sequence in time. Without, n over the longest
+        integrated autocorrelation time of any parameter.
+        """
+        if self.weights is not None:
+            probabilities = self.probabilities
+            return float(1.0 / np.sum(probabilities**2))
+        return self.n / self.autocorrelation_time
+
+    @property
+    def autocorrelation_time(self) -> float:
+        """The longest integrated autocorrelation time of any parameter, in rows (1 for weighted chains)."""
+        if self.weights is not None or self.n < 10:
+            return 1.0
+        return float(autocorrelation_time(self.samples, self.chain_id).max())
+
+    def mean(self) -> FloatArray:
+        """Returns the weighted mean, (d,)."""
+        return self.probabilities @ self.samples
+
+    def covariance(self) -> FloatArray:
+        """Returns the weighted covariance, (d, d)."""
+        centred = self.samples - self.mean()
+        return (centred * self.probabilities[:, None]).T @ centred
+
+    def quantile(self, q: Any) -> FloatArray:
+        """Returns weighted quantiles of each parameter, (len(q), d); `q` in [0, 1]."""
+        order = np.argsort(self.samples, axis=0)
+        columns = []
+        for j in range(self.dim):
+            cumulative = np.cumsum(self.probabilities[order[:, j]])
+            centres = cumulative - 0.5 * self.probabilities[order[:, j]]
+            columns.append(np.interp(np.atleast_1d(q), centres, self.samples[order[:, j], j]))
+        return np.stack(columns, axis=-1)
+
+    def select(self, names: Sequence[str]) -> Chain:
+        """Returns the chain of the named parameters (their marginal).
+
+        The per-draw log densities belong to the full set of parameters and are dropped, unless the names are only
+        reordered.
+        """
+        space = self.space.select(names)
+        columns = [self.space.index(name) for name in space.names]
+        parts = self._parts()
+        if set(space.names) != set(self.names):
+            parts.update(log_prob=None, log_prior=None, log_likelihood=None)
+        return Chain(self.samples[:, columns], space, **parts)
+
+    def thin(self, n: int) -> Chain:
+        """Returns every n-th row of each chain (of the rows as they stand where there are no chain ids)."""
+        step = positive_int(n, "thin")
+        if self.chain_id is None:
+            return self.take(np.arange(0, self.n, step))
+        kept = [np.flatnonzero(self.chain_id == label)[::step] for label in np.unique(self.chain_id)]
+        return self.take(np.sort(np.concatenate(kept)))
+
+    def resample(self, key: jax.Array, n: int) -> Chain:
+        """Returns n equally weighted rows, drawn by systematic resampling (the least added noise)."""
+        n = positive_int(n, "resample")
+        start = float(jax.random.uniform(key))
+        positions = (np.arange(n) + start) / n
+        rows = np.searchsorted(np.cumsum(self.probabilities), positions)
+        chosen = self.take(np.minimum(rows, self.n - 1))
+        return chosen.replace(weights=None, chain_id=None)
+
+    def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
+        """Returns two disjoint parts, the first with about `fraction` of the rows.
+
+        Independent (or weighted) rows are dealt one by one. Rows that are autocorrelated are dealt in blocks of ten
+        autocorrelation times, at least 40 blocks in all, so that near-copies of a row do not land in both parts.
+        """
+        fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
+        if self.n < 2:
+            raise ValueError(f"split: expected at least 2 rows; got {self.n}.")
+        tau = self.autocorrelation_time
+        length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
+        blocks = self._blocks(length)
+        order = _generator(key).permutation(len(blocks))
+        sizes = np.cumsum([len(blocks[i]) for i in order])
+        cut = int(np.clip(np.argmin(np.abs(sizes - fraction * self.n)) + 1, 1, len(blocks) - 1))
+        first, second = (np.sort(np.concatenate([blocks[i] for i in part])) for part in (order[:cut], order[cut:]))
+        return self.take(first), self.take(second)
+
+    def _blocks(self, length: int) -> list[np.ndarray]:
+        labels = np.zeros(self.n, dtype=int) if self.chain_id is None else self.chain_id
+        blocks = []
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            blocks += np.array_split(rows, max(1, len(rows) // length))
+        if len(blocks) < 2:
+            raise ValueError("split: the chain is too short, for its autocorrelation, to be cut into two blocks.")
+        return blocks
+
+    def take(self, rows: Any) -> Chain:
+        """Returns the chosen rows, with everything that belongs to them."""
+        parts = self._parts()
+        for name in _PER_DRAW:
+            if parts[name] is not None:
+                parts[name] = parts[name][rows]
+        return Chain(self.samples[rows], self.space, **parts)
+
+    def replace(self, **changes: Any) -> Chain:
+        """Returns a copy with some fields changed."""
+        parts = {"samples": self.samples, "space": self.space, **self._parts()}
+        unknown = changes.keys() - parts.keys()
+        if unknown:
+            raise TypeError(f"replace: no field named {shorten(sorted(unknown))}; the fields are {shorten(parts, 20)}.")
+        parts.update(changes)
+        return Chain(parts.pop("samples"), parts.pop("space"), **parts)
+
+    def _parts(self) -> dict[str, Any]:
+        names = (*_PER_DRAW, "log_evidence", "log_evidence_error", "info")
+        return {name: getattr(self, name) for name in names}
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of names, samples and weights: identifies the chain without holding it."""
+        digest = hashlib.sha256("\0".join(self.names).encode())
+        digest.update(np.ascontiguousarray(self.samples).tobytes())
+        if self.weights is not None:
+            digest.update(self.probabilities.tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __repr__(self) -> str:
+        extras = [name for name in _PER_DRAW if getattr(self, name) is not None]
+        evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.3f}"
+        return f"Chain({self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence})"
+
+
+def _generator(key: jax.Array) -> np.random.Generator:
+    return np.random.default_rng(seed_from_key(key))
+
+
+def seed_from_key(key: jax.Array) -> list[int]:
+    """Returns integers that seed NumPy-style generators, from a JAX key of the old or the typed kind."""
+    data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return np.asarray(data, dtype=np.uint32).ravel().tolist()
+
+
+def _checked_samples(samples: Any, space: ParameterSpace) -> FloatArray:
+    array = float_array(samples, "chain.samples")
+    if array.ndim != 2 or array.shape[1] != space.dim:
+        raise ValueError(
+            f"chain.samples: expected shape (n, {space.dim}) for names [{shorten(space.names, 40)}]; "
+            f"got {array.shape}. Pass the matching ParameterSpace."
+        )
+    if len(array) == 0:
+        raise ValueError("chain.samples: expected at least one row; got none.")
+    if array is samples or array.base is not None:
+        array = array.copy()
+    require_finite(array, "chain.samples", columns=space.names)
+    _require_inside(array, space)
+    return array
+
+
+def _require_inside(samples: FloatArray, space: ParameterSpace) -> None:
+    below, above = samples < space.lower, samples > space.upper
+    outside = below | above
+    if not outside.any():
+        return
+    columns = np.flatnonzero(outside.any(axis=0))
+    reports = [
+        f"{space.names[j]!r}: {int(outside[:, j].sum())} rows, range {samples[:, j].min():.6g} to "
+        f"{samples[:, j].max():.6g} against [{space.lower[j]:g}, {space.upper[j]:g}]"
+        for j in columns
+    ]
+    raise ValueError(
+        f"chain.samples: expected all rows inside the bounds; {int(outside.any(axis=1).sum())} of {len(samples)} rows "
+        f"are outside ({'; '.join(reports)}). Correct the bounds in the ParameterSpace, or the samples."
+    )
+
+
+def _checked_column(values: Any, name: str, n: int) -> FloatArray | None:
+    if values is None:
+        return None
+    array = float_array(values, f"chain.{name}", shape=(n,)).copy()
+    require_finite(array, f"chain.{name}")
+    return array
+
+
+def _checked_weights(weights: Any, n: int) -> FloatArray | None:
+    array = _checked_column(weights, "weights", n)
+    if array is None:
+        return None
+    if (array < 0).any():
+        raise ValueError(
+            f"chain.weights: expected non-negative weights; {int((array < 0).sum())} of {n} are negative "
+            f"(smallest {array.min():g}). Log weights need exponentiating first."
+        )
+    total = array.sum()
+    if not (total > 0 and np.isfinite(total)):
+        raise ValueError(f"chain.weights: expected a positive, finite sum; got {total:g}.")
+    return array
+
+
+def _checked_chain_id(chain_id: Any, n: int) -> np.ndarray | None:
+    if chain_id is None:
+        return None
+    array = np.asarray(chain_id)
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"chain.chain_id: expected {n} integers, one per row; got dtype {array.dtype}, shape {array.shape}."
+        )
+    return array.astype(np.int64)
+
+
+def _warn_if_constant(chain: Chain) -> None:
+    constant = chain.constant_columns if chain.n > 1 else ()
+    if constant:
+        kept = [name for name in chain.names if name not in constant]
+        advice = f"Use chain.select({kept}) to leave it out." if kept else "No parameter varies: is the sampler stuck?"
+        warnings.warn(
+            f"chain: {shorten(constant, 40)} takes a single value in every row. No density can be learnt from a "
+            f"constant column. {advice}",
+            stacklevel=3,
+        )
