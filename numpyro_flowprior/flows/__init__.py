@@ -1,0 +1,1 @@
+"""The transport: Distrax bijectors and distributions, built from plain arrays inside traced code."""

@@ -1,0 +1,105 @@
+"""From (config, space, params) to a Distrax distribution, built anew inside each traced function.
+
+    theta = Support( Whitening( ScaleShift( Coupling_2N( ... Coupling_1(omega) ) ) ) ),   omega ~ base
+
+`params` is a nested dictionary of arrays:
+    support.scale (d,), whitening.loc (d,), whitening.tril (d, d)     fixed, computed from the chain
+    final.log_scale (d,), final.shift (d,), couplings[j][layer], base trained
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from ..chains.parameters import ParameterSpace
+from .base import base_shapes, build_base, init_base
+from .config import FlowConfig
+from .couplings import build_coupling, coupling_masks, coupling_shapes, init_couplings
+from .support import Support
+
+Params = dict[str, Any]
+FIXED = ("support", "whitening")  # the parameters that training leaves alone
+
+
+class Whitening(distrax.Bijector):
+    """x to loc + tril x, with the inverse as one matrix product."""
+
+    def __init__(self, loc: jax.Array, tril: jax.Array):
+        super().__init__(event_ndims_in=1, event_ndims_out=1, is_constant_jacobian=True)
+        self._loc, self._tril = loc, tril
+        self._log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
+
+    def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns loc + tril x (..., d) and its log determinant (...,)."""
+        return self._loc + x @ self._tril.T, jnp.broadcast_to(self._log_det, x.shape[:-1])
+
+    def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns tril^-1 (z - loc) (..., d) and its log determinant (...,)."""
+        inverse = solve_triangular(self._tril, jnp.eye(self._tril.shape[0], dtype=self._tril.dtype), lower=True)
+        return (z - self._loc) @ inverse.T, jnp.broadcast_to(-self._log_det, z.shape[:-1])
+
+
+def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
+    """Returns fresh trained parameters in float32; the transport they make is the identity."""
+    key_couplings, key_base = jax.random.split(key)
+    return {
+        "couplings": init_couplings(key_couplings, config, dim),
+        "final": {name: jnp.zeros(dim, jnp.float32) for name in ("log_scale", "shift")},
+        "base": init_base(key_base, config, dim),
+    }
+
+
+def param_shapes(config: FlowConfig, dim: int) -> Params:
+    """Returns the shape of every array in a flow's params, nested as they are."""
+    return {
+        "support": {"scale": (dim,)},
+        "whitening": {"loc": (dim,), "tril": (dim, dim)},
+        "couplings": coupling_shapes(config, dim),
+        "final": {"log_scale": (dim,), "shift": (dim,)},
+        "base": base_shapes(config, dim),
+    }
+
+
+def build_whitened_flow(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
+    """Returns the trained part: a distribution over whitened, unconstrained points (d,)."""
+    cast = jax.tree.map(lambda array: jnp.asarray(array, dtype), {k: v for k, v in params.items() if k not in FIXED})
+    couplings = [
+        build_coupling(config, mask, weights)
+        for mask, weights in zip(coupling_masks(config, dim), cast["couplings"], strict=True)
+    ]
+    final = distrax.Block(distrax.ScalarAffine(cast["final"]["shift"], log_scale=cast["final"]["log_scale"]), 1)
+    transport = distrax.Chain([final, *reversed(couplings)])  # Distrax applies the last one first
+    return distrax.Transformed(build_base(config, dim, cast["base"], dtype), transport)
+
+
+def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Transformed:
+    """Returns the whole flow: a distribution over theta (d,), normalised on the declared support."""
+    inner = build_whitened_flow(config, space.dim, params, dtype)
+    outer = [
+        Support(space, jnp.asarray(params["support"]["scale"], dtype)),
+        Whitening(*(jnp.asarray(params["whitening"][name], dtype) for name in ("loc", "tril"))),
+    ]
+    return distrax.Transformed(inner.distribution, distrax.Chain([*outer, inner.bijector]))
+
+
+def flatten_params(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {"couplings/0/1/weight": leaf, ...}: what is nested in dicts and lists under flat names, for files."""
+    if not isinstance(nested, dict | list):
+        return {prefix[:-1]: nested}
+    items = nested.items() if isinstance(nested, dict) else enumerate(nested)
+    parts = [flatten_params(value, f"{prefix}{key}/") for key, value in items]
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def unflatten_params(shapes: Any, arrays: dict[str, Any], prefix: str = "") -> Any:
+    """Returns flat arrays nested like `shapes`: the inverse of `flatten_params`."""
+    if isinstance(shapes, dict):
+        return {key: unflatten_params(value, arrays, f"{prefix}{key}/") for key, value in shapes.items()}
+    if isinstance(shapes, list):
+        return [unflatten_params(value, arrays, f"{prefix}{j}/") for j, value in enumerate(shapes)]
+    return arrays[prefix[:-1]]

@@ -1,0 +1,40 @@
+"""The conditioner: a small multilayer perceptron as a list of plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Layers = list[dict[str, jax.Array]]
+
+
+def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
+    """Returns the weights of a perceptron with the given layer sizes whose output is zero everywhere.
+
+    Hidden layers are drawn with variance 2 / fan-in (He et al. 2015); the last layer is zero, so that a coupling
+    starts as the identity.
+    """
+    layers = []
+    for j, (n_in, n_out) in enumerate(pairwise(sizes)):
+        last = j == len(sizes) - 2
+        scale = 0.0 if last else np.sqrt(2.0 / max(n_in, 1))
+        weight = scale * jax.random.normal(jax.random.fold_in(key, j), (n_in, n_out), dtype=jnp.float32)
+        layers.append({"weight": weight, "bias": jnp.zeros(n_out, dtype=jnp.float32)})
+    return layers
+
+
+def mlp_shapes(sizes: Sequence[int]) -> list[dict[str, tuple[int, ...]]]:
+    """Returns the shapes of `init_mlp`'s arrays."""
+    pairs = pairwise(sizes)
+    return [{"weight": (n_in, n_out), "bias": (n_out,)} for n_in, n_out in pairs]
+
+
+def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
+    """Returns the perceptron's output (..., n_out) for inputs (..., n_in); SiLU between layers."""
+    for layer in layers[:-1]:
+        x = jax.nn.silu(x @ layer["weight"] + layer["bias"])
+    return x @ layers[-1]["weight"] + layers[-1]["bias"]

@@ -1,0 +1,179 @@
+"""The declared support as a bijector: R^d to a product of intervals, half lines and lines.
+
+- interval (l, u): theta = l + (u - l) Phi(z), so that a flat marginal is exactly standard normal;
+- half line (l, inf): theta = l + s x with x / (1 + x) = Phi(z), so that a density that is finite at the edge has an
+  exactly normal tail there, and a tail 1/x^2 far out too; between, it acts like a logarithm (and the mirror image for
+  (-inf, u)); s is a scale taken from the data;
+- line: the identity.
+
+Everything is computed from the distance to the nearest edge, with the bound split into two numbers of the working
+precision, so that float32 keeps its relative resolution at both edges.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr, ndtr, ndtri
+
+from ..chains.parameters import ParameterSpace
+
+# Closer to an edge than this fraction of the range (of the scale, for a half line) the density is held constant: a
+# flow's tail may be wider than the normal one, and a density that grows without bound at an edge misleads samplers.
+# The mass concerned is of the order of the fraction itself.
+EDGE = 1e-12
+
+_LARGEST_LOG = 80.0  # exp(80) scales from the edge of a half line is as far as a point goes: finite in float32
+
+_LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
+
+
+def log_normal_density(z: jax.Array) -> jax.Array:
+    """Returns log phi(z) of the standard normal, elementwise."""
+    return -0.5 * z * z - _LOG_ROOT_TWO_PI
+
+
+@jax.custom_jvp
+def probit(u: jax.Array) -> jax.Array:
+    """Returns the standard normal quantile of u in (0, 1/2], with its exact derivative 1 / phi."""
+    return ndtri(u)
+
+
+@probit.defjvp
+def _probit_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    z = probit(primals[0])
+    return z, tangents[0] * jnp.exp(-log_normal_density(z))
+
+
+def distance_to(theta: jax.Array, bound: np.ndarray) -> jax.Array:
+    """Returns theta - bound, exact to the working precision even where the bound itself is not representable."""
+    high = bound.astype(theta.dtype)
+    low = (bound - high.astype(np.float64)).astype(theta.dtype)
+    return (theta - high) - low
+
+
+def interval_to_line(theta: jax.Array, lower: np.ndarray, upper: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Returns (z, log |dz / dtheta|), elementwise on (lower, upper); the bounds are exact (float64) constants."""
+    width = (upper - lower).astype(theta.dtype)
+    from_lower, from_upper = distance_to(theta, lower), -distance_to(theta, upper)
+    near = jnp.clip(jnp.minimum(from_lower, from_upper) / width, EDGE, 0.5)
+    z = probit(near)
+    log_det = -jnp.log(width) - log_normal_density(z)
+    return jnp.where(from_lower <= from_upper, z, -z), log_det
+
+
+def line_to_interval(z: jax.Array, lower: np.ndarray, upper: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Returns (theta, log |dtheta / dz|), the inverse of `interval_to_line`."""
+    width = (upper - lower).astype(z.dtype)
+    step = width * ndtr(-jnp.abs(z))
+    theta = jnp.where(z <= 0, lower.astype(z.dtype) + step, upper.astype(z.dtype) - step)
+    return theta, jnp.log(width) + log_normal_density(z)
+
+
+def half_line_to_line(distance: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (z, log |dz / d distance|) for a distance > 0 from the edge of a half line."""
+    x = jnp.maximum(distance / scale, EDGE)
+    near = jnp.minimum(x, 1.0) / (1.0 + x)
+    far = 1.0 / (1.0 + x)
+    z = jnp.where(x <= 1.0, probit(jnp.minimum(near, 0.5)), -probit(jnp.minimum(far, 0.5)))
+    return z, -2.0 * jnp.log1p(x) - jnp.log(scale) - log_normal_density(z)
+
+
+def line_to_half_line(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (distance, log |d distance / dz|), the inverse of `half_line_to_line`."""
+    x = jnp.exp(jnp.minimum(log_ndtr(z) - log_ndtr(-z), _LARGEST_LOG))
+    return scale * x, jnp.log(scale) + 2.0 * jnp.log1p(x) + log_normal_density(z)
+
+
+class Support(distrax.Bijector):
+    """R^d to the declared support of a ParameterSpace, as a Distrax bijector with event shape (d,).
+
+    Args:
+        space: the parameters and their bounds (static).
+        scale: (d,) scale of each half line; ignored for intervals and lines.
+    """
+
+    def __init__(self, space: ParameterSpace, scale: Any):
+        super().__init__(event_ndims_in=1, event_ndims_out=1)
+        self._space, self._scale = space, scale
+
+    def forward_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns theta (..., d) and log |det dtheta / dz| (...,)."""
+        return self._columnwise(z, to_line=False)
+
+    def inverse_and_log_det(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns z (..., d) and log |det dz / dtheta| (...,), as if from the edge for points outside."""
+        return self._columnwise(theta, to_line=True)
+
+    def _columnwise(self, x: jax.Array, *, to_line: bool) -> tuple[jax.Array, jax.Array]:
+        parts, order = [], []
+        for columns, function in _groups(self._space, jnp.asarray(self._scale, x.dtype), to_line=to_line):
+            parts.append(function(x[..., columns]))
+            order += columns
+        back = np.argsort(order)
+        values = jnp.concatenate([part[0] for part in parts], axis=-1)[..., back]
+        return values, jnp.sum(jnp.concatenate([part[1] for part in parts], axis=-1), axis=-1)
+
+
+def _groups(space: ParameterSpace, scale: jax.Array, *, to_line: bool) -> list[tuple[list[int], Any]]:
+    lower, upper = np.array(space.lower), np.array(space.upper)
+    has_lower, has_upper = np.isfinite(lower), np.isfinite(upper)
+    kinds = {
+        "interval": np.flatnonzero(has_lower & has_upper),
+        "above": np.flatnonzero(has_lower & ~has_upper),
+        "below": np.flatnonzero(~has_lower & has_upper),
+        "line": np.flatnonzero(~has_lower & ~has_upper),
+    }
+    interval = interval_to_line if to_line else line_to_interval
+    half_line = partial(_half_line, to_line=to_line)
+    makers = {
+        "interval": lambda j: partial(interval, lower=lower[j], upper=upper[j]),
+        "above": lambda j: partial(half_line, bound=lower[j], scale=scale[j], sign=1.0),
+        "below": lambda j: partial(half_line, bound=upper[j], scale=scale[j], sign=-1.0),
+        "line": lambda j: lambda x: (x, jnp.zeros_like(x)),
+    }
+    return [(columns.tolist(), makers[kind](columns)) for kind, columns in kinds.items() if len(columns)]
+
+
+def _half_line(
+    x: jax.Array, *, bound: np.ndarray, scale: jax.Array, sign: float, to_line: bool
+) -> tuple[jax.Array, jax.Array]:
+    if to_line:
+        z, log_det = half_line_to_line(sign * distance_to(x, bound), scale)
+        return sign * z, log_det
+    distance, log_det = line_to_half_line(sign * x, scale)
+    return jnp.asarray(bound, x.dtype) + sign * distance, log_det
+
+
+def inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
+    """Returns whether each point (..., d) is in the closed support, judged in its own precision: (...,) of bool."""
+    lower, upper = representable_bounds(space, theta.dtype)
+    return jnp.all((theta >= lower) & (theta <= upper), axis=-1)
+
+
+def representable_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the smallest and largest numbers of a dtype that are inside the closed support, (d,) each."""
+    exact_low, exact_high = np.array(space.lower), np.array(space.upper)
+    low, high = exact_low.astype(dtype), exact_high.astype(dtype)
+    low = np.where(low.astype(np.float64) < exact_low, np.nextafter(low, np.array(np.inf, dtype)), low)
+    high = np.where(high.astype(np.float64) > exact_high, np.nextafter(high, np.array(-np.inf, dtype)), high)
+    return low, high
+
+
+def interior_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each.
+
+    "Strictly" is meant against the exact bounds and against their rounding to float32, because samplers compare in
+    either: float32(0.28) > 0.28, float32(0.1) > 0.1.
+    """
+    single_low, single_high = (np.array(b).astype(np.float32).astype(np.float64) for b in (space.lower, space.upper))
+    low = np.maximum(np.array(space.lower), single_low).astype(dtype)
+    high = np.minimum(np.array(space.upper), single_high).astype(dtype)
+    low, high = (np.nextafter(b, np.array(to, dtype)) for b, to in ((low, np.inf), (high, -np.inf)))
+    low = np.where(np.isfinite(space.lower), low, np.array(-np.inf, dtype))
+    return low, np.where(np.isfinite(space.upper), high, np.array(np.inf, dtype))
