@@ -1,0 +1,51 @@
+"""TrainConfig: how a flow is trained. Hashable, so that compiled steps are reused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .._checks import one_of, positive_int, real_in
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the optimiser.
+
+    Attributes:
+        loss: "nll", the negative log likelihood of the samples (Roch and Shen 2025, Eq. 8).
+        learning_rate: peak learning rate of AdamW, after a short warm-up; it decays to zero along a cosine.
+        batch_size: rows per step, drawn in proportion to their weights.
+        max_steps: number of steps if training is not stopped early.
+        eval_every: steps between evaluations of the validation loss; one compiled call each.
+        patience: evaluations without improvement of the validation loss after which training stops.
+        validation: fraction of the chain kept for choosing the weights.
+        weight_decay: of AdamW.
+        clip: largest global norm of a gradient.
+
+    Raises:
+        TypeError, ValueError: a field is not of its type or range.
+    """
+
+    loss: str = "nll"
+    learning_rate: float = 3e-3
+    batch_size: int = 1024
+    max_steps: int = 4000
+    eval_every: int = 100
+    patience: int = 10
+    validation: float = 0.15
+    weight_decay: float = 1e-4
+    clip: float = 5.0
+
+    def __post_init__(self) -> None:
+        one_of(self.loss, "TrainConfig.loss", ("nll",))
+        real_in(self.learning_rate, "TrainConfig.learning_rate", 0.0, 1.0, open_low=True)
+        for name in ("batch_size", "max_steps", "eval_every", "patience"):
+            positive_int(getattr(self, name), f"TrainConfig.{name}")
+        real_in(self.validation, "TrainConfig.validation", 0.0, 0.5, open_low=True)
+        real_in(self.weight_decay, "TrainConfig.weight_decay", 0.0, 10.0)
+        real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready description."""
+        return asdict(self)

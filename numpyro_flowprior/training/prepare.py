@@ -1,0 +1,137 @@
+"""A chain in the coordinates that a flow is trained in: unconstrained by the support, then whitened."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from .._checks import FloatArray, shorten
+from ..chains.chain import Chain
+from ..flows.support import Support
+
+_PILED = 0.01  # share of the draws exactly on a bound above which the user is told
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A chain as training sees it.
+
+    Attributes:
+        x: (n, d) whitened, unconstrained coordinates (weighted mean zero, covariance one).
+        probabilities: (n,) weights that sum to one.
+        log_det: (n,) log |det dx / dtheta|, so that log q(theta) = log q(x) + log_det.
+        fixed: the parameters of the flow that are computed, not trained (flows.build.FIXED).
+    """
+
+    x: FloatArray
+    probabilities: FloatArray
+    log_det: FloatArray
+    fixed: dict[str, Any]
+
+
+def prepare(chain: Chain) -> Prepared:
+    """Returns the chain in training coordinates.
+
+    Raises:
+        ValueError: constant or linearly dependent columns (named), or too few distinct rows.
+    """
+    _require_learnable(chain)
+    samples = off_the_edges(chain)
+    scale = half_line_scales(chain, samples)
+    z, log_det = to_line(samples, chain.space, scale)
+    probabilities = chain.probabilities
+    loc = probabilities @ z
+    centred = z - loc
+    tril = _cholesky((centred * probabilities[:, None]).T @ centred, chain.names)
+    x = _whiten(centred, tril)
+    log_det = log_det - np.log(np.diagonal(tril)).sum()
+    fixed = {"support": {"scale": scale}, "whitening": {"loc": loc, "tril": tril}}
+    return Prepared(x, probabilities, log_det, fixed)
+
+
+def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
+    """Returns another chain of the same parameters in the coordinates that `fixed` describes."""
+    z, log_det = to_line(off_the_edges(chain), chain.space, fixed["support"]["scale"])
+    tril = fixed["whitening"]["tril"]
+    x = _whiten(z - fixed["whitening"]["loc"], tril)
+    return Prepared(x, chain.probabilities, log_det - np.log(np.diagonal(tril)).sum(), fixed)
+
+
+def to_line(samples: FloatArray, space: Any, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Returns unconstrained coordinates (n, d) and log |det dz / dtheta| (n,), in float64 whatever JAX's flag."""
+    with jax.enable_x64(True):
+        z, log_det = jax.jit(Support(space, scale).inverse_and_log_det)(samples)
+        return np.asarray(z), np.asarray(log_det)
+
+
+def _whiten(centred: FloatArray, tril: FloatArray) -> FloatArray:
+    return solve_triangular(tril, centred.T, lower=True).T
+
+
+def _require_learnable(chain: Chain) -> None:
+    constant = chain.constant_columns
+    if constant:
+        kept = [name for name in chain.names if name not in constant]
+        raise ValueError(
+            f"chain: {shorten(constant, 40)} takes a single value in every row; no density can be learnt from it. "
+            f"Leave it out with chain.select({kept})."
+        )
+    distinct = len(np.unique(chain.samples[chain.probabilities > 0], axis=0))
+    if distinct < 10 * chain.dim:
+        raise ValueError(
+            f"chain: expected at least {10 * chain.dim} distinct rows of positive weight for {chain.dim} parameters; "
+            f"got {distinct}. Use a longer chain or fewer parameters (chain.select)."
+        )
+
+
+def off_the_edges(chain: Chain) -> FloatArray:
+    """Returns the samples with draws that sit exactly on a bound moved inside.
+
+    A value on the bound is a rounded one. Such draws are spread evenly over half the distance to the nearest draw off
+    the bound, in the order of the rows. A warning tells when more than one per cent of the draws are concerned: then
+    the density may have an atom there, which no flow can hold.
+    """
+    samples = chain.samples.copy()
+    for j, name in enumerate(chain.names):
+        for bound, sign in ((chain.space.lower[j], 1.0), (chain.space.upper[j], -1.0)):
+            on_edge = samples[:, j] == bound
+            count = int(on_edge.sum())
+            if count == 0:
+                continue
+            gap = np.min(sign * (samples[~on_edge, j] - bound))
+            samples[on_edge, j] = bound + sign * 0.5 * gap * (np.arange(count) + 0.5) / count
+            if count > _PILED * chain.n:
+                warnings.warn(
+                    f"chain: {count} of {chain.n} draws of {name!r} sit exactly on the bound {bound:g}; they are "
+                    "taken for rounded values and spread just inside. If the parameter was clipped there, use the "
+                    "unclipped draws.",
+                    stacklevel=2,
+                )
+    return samples
+
+
+def half_line_scales(chain: Chain, samples: FloatArray) -> FloatArray:
+    """Returns the weighted median distance from the edge for half-bounded parameters, one for others, (d,)."""
+    median = chain.replace(samples=samples).quantile([0.5])[0]
+    lower, upper = np.array(chain.space.lower), np.array(chain.space.upper)
+    half = np.isfinite(lower) != np.isfinite(upper)
+    edge = np.where(np.isfinite(lower), lower, np.where(np.isfinite(upper), upper, 0.0))
+    return np.where(half, np.abs(median - edge), 1.0)
+
+
+def _cholesky(covariance: FloatArray, names: tuple[str, ...]) -> FloatArray:
+    spread = np.sqrt(np.diagonal(covariance))
+    correlation = covariance / np.outer(spread, spread)
+    values, vectors = np.linalg.eigh(correlation)
+    if values[0] < 1e-12:
+        heavy = np.flatnonzero(np.abs(vectors[:, 0]) > 0.1)
+        raise ValueError(
+            f"chain: {shorten([names[j] for j in heavy], 40)} are linearly dependent (smallest eigenvalue of the "
+            f"correlation matrix {values[0]:.1e}); they have no joint density. Leave one out with chain.select."
+        )
+    return spread[:, None] * np.linalg.cholesky(correlation)
