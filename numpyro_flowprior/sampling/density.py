@@ -1,0 +1,204 @@
+"""ModelDensity: any NumPyro model as NumPy functions of a vector, for samplers that know nothing of NumPyro.
+
+Always float64, whatever the caller's JAX flag; in the model's own (constrained) coordinates, without Jacobian; prior
+and likelihood apart. Points go in and out as arrays (n, d), in batches padded to a few sizes so that nothing is
+recompiled for a new one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.handlers import seed, trace
+from numpyro.infer.util import compute_log_probs
+
+from .._checks import FloatArray, float_array, positive_int
+from ..chains.parameters import ParameterSpace
+from ..flows.support import interior_bounds
+from .sites import find_latents, merged_space, observed_sites, trace_model
+
+_SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
+
+
+class ModelDensity:
+    """The log density of a NumPyro model as a function of the vector of its latent parameters.
+
+    Latent and observed sites are found in the model's trace. A FlowPrior site contributes its parameters under their
+    own names; a scalar site its name; an array site `name[i,j]`.
+
+    Args:
+        model: a NumPyro model whose latent supports are products of intervals, half lines and real lines.
+        *args: its positional arguments.
+        **kwargs: its keyword arguments.
+
+    Attributes:
+        space: names and bounds of all latent parameters, in the order of the vector.
+        observed: {site: observed value}.
+        nan_count: how many log densities were NaN so far (each was returned as -inf).
+
+    Raises:
+        ValueError: discrete latents, supports that are not boxes or that depend on other latents, or two priors over
+            one parameter name (each named).
+    """
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        self._model, self._args, self._kwargs = model, args, kwargs
+        with jax.enable_x64(True):
+            first = trace_model(model, args, kwargs, jax.random.key(0))
+            self._latents = find_latents(first)
+            again = find_latents(trace_model(model, args, kwargs, jax.random.key(1)))
+            self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
+        _require_fixed_supports(self._latents, again)
+        self.space: ParameterSpace = merged_space(self._latents)
+        self._low, self._high = interior_bounds(self.space, np.dtype(np.float64))
+        self._compiled: dict[str, Any] = {}
+        self.nan_count = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the vector."""
+        return self.space.names
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters, d."""
+        return self.space.dim
+
+    @property
+    def bounds(self) -> FloatArray:
+        """Lower and upper bounds, (d, 2) in float64."""
+        return self.space.bounds
+
+    def log_prior(self, x: Any) -> FloatArray:
+        """Returns the normalised log prior (n,) at points (n, d); -inf outside the support."""
+        return self._evaluate("log_prior", x)
+
+    def log_likelihood(self, x: Any) -> FloatArray:
+        """Returns the log likelihood (n,) at points (n, d), factors included; -inf outside the support."""
+        return self._evaluate("log_likelihood", x)
+
+    def log_posterior(self, x: Any) -> FloatArray:
+        """Returns log prior + log likelihood (n,), not normalised, at points (n, d); -inf outside the support."""
+        return self._evaluate("log_posterior", x)
+
+    def log_prior_and_likelihood(self, x: Any) -> tuple[FloatArray, FloatArray]:
+        """Returns log prior and log likelihood, (n,) each, in one evaluation of the model."""
+        both = self._evaluate("both", x)
+        return both[:, 0], both[:, 1]
+
+    def log_likelihood_by_site(self, x: Any) -> dict[str, FloatArray]:
+        """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d)."""
+        by_site = self._evaluate("by_site", x)
+        return {name: by_site[:, j] for j, name in enumerate(self.observed)}
+
+    def sample_prior(self, key: jax.Array, n: int) -> FloatArray:
+        """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
+        n = positive_int(n, "sample_prior: n")
+        with jax.enable_x64(True):
+            draw = self._jitted("sample_prior", jax.vmap(self._draw))
+            slices = _slices(n)
+            keys = jax.random.split(key, sum(size for _, _, size in slices))
+            parts = [draw(keys[start : start + size])[:kept] for start, kept, size in slices]
+            draws = np.concatenate([np.asarray(part) for part in parts])
+        return np.clip(draws, self._low, self._high)
+
+    def constrain(self, x: Any) -> dict[str, FloatArray]:
+        """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
+        return self._sites(self._points(x))
+
+    def _points(self, x: Any) -> FloatArray:
+        array = float_array(x, "x")
+        if array.ndim != 2 or array.shape[1] != self.dim:
+            raise ValueError(
+                f"x: expected shape (n, {self.dim}) for {', '.join(self.names)}; got {array.shape}. "
+                "One point is x[None, :]."
+            )
+        return array
+
+    def _evaluate(self, which: str, x: Any) -> FloatArray:
+        x = self._points(x)
+        outside = ~self.space.contains(x)
+        interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
+        with jax.enable_x64(True):
+            function = self._jitted(which, jax.vmap(partial(self._log_probs, which)))
+            parts = []
+            for start, kept, size in _slices(len(x)):
+                part = interior[start : start + kept]
+                padded = np.concatenate([part, np.repeat(part[-1:], size - kept, axis=0)])
+                parts.append(np.asarray(function(padded))[:kept])
+        width = {"both": (2,), "by_site": (len(self.observed),)}.get(which, ())
+        values = np.concatenate(parts) if parts else np.empty((0, *width))
+        values[outside] = -np.inf
+        return self._without_nan(values)
+
+    def _without_nan(self, values: FloatArray) -> FloatArray:
+        bad = np.isnan(values)
+        if not bad.any():
+            return values
+        if self.nan_count == 0:
+            warnings.warn(
+                "ModelDensity: the model's log density is NaN at some points; they count as -inf. "
+                "See ModelDensity.nan_count for how many.",
+                stacklevel=4,
+            )
+        self.nan_count += int(bad.sum())
+        return np.where(bad, -np.inf, values)
+
+    def _jitted(self, name: str, function: Any) -> Any:
+        if name not in self._compiled:
+            self._compiled[name] = jax.jit(function)
+        return self._compiled[name]
+
+    def _log_probs(self, which: str, x: jax.Array) -> jax.Array:
+        """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""
+        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, self._sites(x))
+        zero = jnp.zeros((), x.dtype)
+        log_prior = sum((terms[latent.site] for latent in self._latents), zero)
+        by_site = [terms[name] for name in self.observed]
+        log_likelihood = sum(by_site, zero)
+        return {
+            "log_prior": lambda: log_prior,
+            "log_likelihood": lambda: log_likelihood,
+            "log_posterior": lambda: log_prior + log_likelihood,
+            "both": lambda: jnp.stack([log_prior, log_likelihood]),
+            "by_site": lambda: jnp.stack(by_site) if by_site else jnp.zeros(0, x.dtype),
+        }[which]()
+
+    def _sites(self, x: Any) -> dict[str, Any]:
+        """Returns the latent sites' values, {site: (..., *shape)}, from vectors (..., d), NumPy or traced."""
+        values, start = {}, 0
+        for latent in self._latents:
+            stop = start + latent.space.dim
+            values[latent.site] = x[..., start:stop].reshape(*x.shape[:-1], *latent.shape)
+            start = stop
+        return values
+
+    def _draw(self, key: jax.Array) -> jax.Array:
+        sites = trace(seed(self._model, key)).get_trace(*self._args, **self._kwargs)
+        return jnp.concatenate([jnp.ravel(sites[latent.site]["value"]) for latent in self._latents])
+
+    def __repr__(self) -> str:
+        return f"ModelDensity({', '.join(self.names)}; observed: {', '.join(self.observed) or 'none'})"
+
+
+def _slices(n: int) -> list[tuple[int, int, int]]:
+    """Returns (start, rows, padded rows) of the batches that n points are cut into."""
+    slices = []
+    for start in range(0, n, _LARGEST):
+        rows = min(_LARGEST, n - start)
+        slices.append((start, rows, max(_SMALLEST, 1 << (rows - 1).bit_length())))
+    return slices
+
+
+def _require_fixed_supports(first: Any, again: Any) -> None:
+    for latent, other in zip(first, again, strict=True):
+        if latent.space != other.space:
+            raise ValueError(
+                f"model: the support of site {latent.site!r} depends on other latent values ({latent.space} in one "
+                f"draw, {other.space} in another); a box is needed. Reparametrise it to fixed bounds."
+            )

@@ -1,0 +1,116 @@
+"""sample_pocomc: preconditioned Monte Carlo. pocoMC (GPL-3, an optional extra) and torch are imported here alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import FloatArray, optional_import, positive_int
+from ..chains.chain import Chain, seed_from_key
+from .density import ModelDensity
+from .record import run_record
+
+
+class _Prior:
+    """A ModelDensity's prior under the contract that pocoMC asks of one."""
+
+    def __init__(self, density: ModelDensity, key: jax.Array):
+        self._density, self._key, self._calls = density, key, 0
+        self.bounds, self.dim = density.bounds, density.dim
+
+    def logpdf(self, x: FloatArray) -> FloatArray:
+        """Returns the log prior (n,) at points (n, d)."""
+        return self._density.log_prior(x)
+
+    def rvs(self, size: int = 1) -> FloatArray:
+        """Returns draws (size, d): float64, strictly interior, writable (pocoMC assigns into them)."""
+        self._calls += 1
+        return self._density.sample_prior(jax.random.fold_in(self._key, self._calls), size)
+
+
+def sample_pocomc(
+    key: jax.Array,
+    density: ModelDensity,
+    *,
+    n_effective: int = 512,
+    n_active: int = 256,
+    n_total: int = 4096,
+    n_evidence: int = 4096,
+    progress: bool = True,
+    **options: Any,
+) -> Chain:
+    """Returns weighted posterior draws and the log evidence from preconditioned Monte Carlo.
+
+    Args:
+        key: JAX random key; seeds the prior draws, NumPy and torch, whose global states are restored afterwards.
+        density: the posterior.
+        n_effective: effective sample size kept along the temperature ladder.
+        n_active: particles moved in each iteration.
+        n_total: effective number of posterior draws at which sampling stops.
+        n_evidence: importance draws for the evidence.
+        progress: show pocoMC's progress bar.
+        **options: further arguments of `pocomc.Sampler` (flow, precondition, periodic, reflective, train_config, ...).
+
+    Returns:
+        A Chain with importance weights, log prior and log likelihood per draw, log evidence and its error.
+
+    Raises:
+        ImportError: pocoMC is not installed.
+        ValueError: n_active > n_effective.
+
+    Source: Karamanis et al. (2022), MNRAS 516, 1644 and arXiv:2207.05660.
+    """
+    pocomc = optional_import("pocomc", "samplers", "sample_pocomc")
+    sizes = {"n_effective": n_effective, "n_active": n_active, "n_total": n_total}
+    for name, value in sizes.items():
+        positive_int(value, f"sample_pocomc: {name}")
+    positive_int(n_evidence, "sample_pocomc: n_evidence", minimum=0)
+    if n_active > n_effective:
+        raise ValueError(f"sample_pocomc: expected n_active <= n_effective; got {n_active} > {n_effective}.")
+    key_prior, key_seed = jax.random.split(key)
+    seed = int(np.random.SeedSequence(seed_from_key(key_seed)).generate_state(1)[0])
+    start = time.perf_counter()
+    with _global_generators_restored():
+        sampler = pocomc.Sampler(
+            prior=_Prior(density, key_prior),
+            likelihood=density.log_likelihood,
+            n_effective=n_effective,
+            n_active=n_active,
+            vectorize=True,
+            random_state=seed,
+            **options,
+        )
+        sampler.run(n_total=n_total, n_evidence=n_evidence, progress=progress)
+        samples, weights, log_likelihood, log_prior = sampler.posterior()
+        log_evidence, error = sampler.evidence()
+    settings = {**sizes, "n_evidence": n_evidence, "calls": int(sampler.calls), "iterations": int(sampler.t)}
+    return Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        weights=weights,
+        log_evidence=log_evidence,
+        log_evidence_error=error,
+        info=run_record("pocomc", seed, start, density, settings),
+    )
+
+
+@contextmanager
+def _global_generators_restored() -> Iterator[None]:
+    """Gives back NumPy's and torch's global generators as they were: pocoMC seeds and uses both."""
+    torch = optional_import("torch", "samplers", "sample_pocomc")
+    torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+        torch.set_num_threads(threads)
