@@ -1,0 +1,111 @@
+"""The multivariate normal whose covariance is a fixed matrix plus a varying one of low rank.
+
+    Sigma = S0 + V diag(v) V^T,    S0 (m, m) and V (m, p) fixed, v (p,) >= 0 different at every point
+
+With S0 = L L^T and the QR factors L^-1 V = Q_1 R of the full Q = [Q_1 Q_2], the residual in the rotated frame,
+z = Q^T L^-1 (y - mean), has covariance I + R diag(v) R^T in its first p entries and the identity in the rest. S0 is
+factored once; a point costs one Cholesky factor of p x p. No difference of large terms occurs, unlike in Woodbury's
+formula, and v may be zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import validate_sample
+
+from .._checks import FloatArray
+from .precision import native
+
+_LOG_2PI = float(np.log(2 * np.pi))
+
+
+class FixedFactors(NamedTuple):
+    """`whiten` (m, m) = Q^T L^-1, `colour` (m, m) its inverse, `factor` (p, p) = R, `log_det` () = log det S0."""
+
+    whiten: Any
+    colour: Any
+    factor: Any
+    log_det: Any
+
+
+def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
+    """Returns what `LowRankNormal` needs of S0 (m, m), positive definite, and V (m, p), p <= m; NumPy, float64."""
+    p = loadings.shape[1]
+    cholesky = np.linalg.cholesky(fixed)
+    rotation, factor = np.linalg.qr(np.linalg.solve(cholesky, loadings), mode="complete")
+    whiten = np.linalg.solve(cholesky.T, rotation).T
+    return FixedFactors(whiten, cholesky @ rotation, factor[:p], np.asarray(2 * np.log(np.diag(cholesky)).sum()))
+
+
+class LowRankNormal(Distribution):
+    """Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised. A plain pytree.
+
+    Args:
+        loc: (..., m) mean.
+        variances: (..., p) variances v of the low-rank part, >= 0.
+        fixed: `factor_fixed(S0, V)`.
+    """
+
+    arg_constraints = {  # noqa: RUF012 (NumPyro's way)
+        "loc": constraints.real_vector,
+        "variances": constraints.independent(constraints.nonnegative, 1),
+    }
+    support = constraints.real_vector
+    reparametrized_params = ["loc", "variances"]  # noqa: RUF012
+    pytree_data_fields = ("loc", "variances", "fixed")
+
+    def __init__(self, loc: Any, variances: Any, fixed: FixedFactors, *, validate_args: bool | None = None):
+        batch_shape = jnp.broadcast_shapes(jnp.shape(loc)[:-1], jnp.shape(variances)[:-1])
+        self.loc, self.variances, self.fixed = native((loc, variances, fixed))
+        super().__init__(batch_shape, jnp.shape(loc)[-1:], validate_args=validate_args)
+
+    def _head_cholesky(self) -> jax.Array:
+        """Returns the Cholesky factor (..., p, p) of I + R diag(v) R^T."""
+        factor = jnp.asarray(self.fixed.factor)
+        scaled = factor * jnp.asarray(self.variances)[..., None, :]
+        return jnp.linalg.cholesky(jnp.eye(factor.shape[0], dtype=factor.dtype) + scaled @ factor.T)
+
+    @validate_sample
+    def log_prob(self, value: Any) -> jax.Array:
+        """Returns the normalised log density at value (..., m)."""
+        rotated = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T
+        p = self.fixed.factor.shape[0]
+        cholesky = self._head_cholesky()
+        log_det = self.fixed.log_det + 2 * jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)).sum(-1)
+        shape = (*rotated.shape[:-1], p)
+        head = jnp.broadcast_to(rotated[..., :p], shape)[..., None]
+        head = solve_triangular(jnp.broadcast_to(cholesky, (*shape, p)), head, lower=True)[..., 0]
+        squared = jnp.sum(head**2, axis=-1) + jnp.sum(rotated[..., p:] ** 2, axis=-1)
+        return -0.5 * (self.event_shape[0] * _LOG_2PI + log_det + squared)
+
+    def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Returns draws (*sample_shape, ..., m)."""
+        assert key is not None
+        p = self.fixed.factor.shape[0]
+        white = jax.random.normal(key, self.shape(sample_shape))
+        head = jnp.squeeze(self._head_cholesky() @ white[..., :p, None], axis=-1)
+        return self.loc + jnp.concatenate([head, white[..., p:]], axis=-1) @ jnp.asarray(self.fixed.colour).T
+
+    @property
+    def mean(self) -> jax.Array:
+        """The mean, (..., m)."""
+        return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape + self.event_shape)
+
+    @property
+    def covariance_matrix(self) -> jax.Array:
+        """The covariance, (..., m, m)."""
+        colour, factor = jnp.asarray(self.fixed.colour), jnp.asarray(self.fixed.factor)
+        loadings = colour[:, : factor.shape[0]] @ factor
+        covariance = colour @ colour.T + (loadings * jnp.asarray(self.variances)[..., None, :]) @ loadings.T
+        return jnp.broadcast_to(covariance, (*self.batch_shape, *self.event_shape, *self.event_shape))
+
+    @property
+    def variance(self) -> jax.Array:
+        """The covariance's diagonal, (..., m)."""
+        return jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)

@@ -1,0 +1,387 @@
+"""GPEmulator against scikit-learn assembled by hand, its files, its precision and its complaints."""
+
+import pickle
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from sklearn import exceptions
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+from sklearn.preprocessing import StandardScaler
+
+from numpyro_flowprior.chains.parameters import ParameterSpace
+from numpyro_flowprior.emulators.emulator import GPEmulator
+from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel_from_json, kernel_to_json
+from numpyro_flowprior.emulators.kernels import RBF, Matern12, Matern32, Matern52
+from numpyro_flowprior.emulators.low_rank_normal import LowRankNormal, factor_fixed
+from numpyro_flowprior.storage import FileFormatError, load_file, save_file
+
+SPACE = ParameterSpace(["a", "b", "c"], [-1.0, 0.0, 10.0], [1.0, 2.0, 40.0])
+LOWER, UPPER = SPACE.bounds.T
+NAMES = ("yield", "v2", "pT", "v3", "v4")
+
+C, W, R, M = kernels.ConstantKernel, kernels.WhiteKernel, kernels.RBF, kernels.Matern
+KERNELS = {
+    "rbf": C(1.3) * R([0.7, 0.4, 1.5]) + W(1e-4),
+    "rbf isotropic": R(0.6) + W(1e-3),
+    "matern 1/2": C(2.0) * M([0.9, 2.0, 1.1], nu=0.5) + W(1e-3),
+    "matern 3/2": M([0.9, 0.5, 1.1], nu=1.5) + W(1e-3),
+    "matern 5/2": C(0.4) * M(0.8, nu=2.5) + W(1e-2),
+    "matern infinity": M([0.9, 0.5, 1.1], nu=np.inf) + W(1e-3),
+    "sum of signals": R(1.2) * M([1.0, 0.7, 0.9], nu=1.5) + C(0.3) * R([2.0, 2.0, 0.4]) + C(0.5) + W(1e-3),
+    "noise in a product": (C(0.5) + W(0.1)) * (R(1.0) + W(0.2)),
+    "least noise": C(1.0) * R([0.8, 1.0, 0.9]) + W(1e-6),  # the lower end of the default range
+}
+
+
+def model(X):
+    """Five outputs of very different sizes; smooth and nonlinear in all three parameters."""
+    a, b, c = ((X - LOWER) / (UPPER - LOWER)).T
+    return np.stack(
+        [500 * np.exp(a + 0.3 * b), 0.1 * np.sin(3 * b) + 0.02 * c, 0.5 + a * b * c, 0.03 * c**2 - 0.01 * a, a + c],
+        axis=-1,
+    )
+
+
+def design(n, seed=0):
+    return np.random.default_rng(seed).uniform(LOWER, UPPER, (n, 3))
+
+
+X, POINTS = design(40), design(7, seed=1)
+Y = model(X) * (1 + 0.01 * np.random.default_rng(2).standard_normal((40, 5)))
+
+
+def fit(**options):
+    return GPEmulator.fit(X, Y, SPACE, **{"output_names": NAMES, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return fit(n_components=3)
+
+
+def by_hand(kernel, n_components, *, X=X, Y=Y, Y_error=None):
+    """Returns a function theta -> (mean, covariance) made of scikit-learn's parts alone."""
+    scaler = StandardScaler().fit(Y)
+    pca = PCA(n_components, whiten=True, svd_solver="full").fit(scaler.transform(Y))
+    full = PCA(svd_solver="full").fit(scaler.transform(Y))
+    scores = pca.transform(scaler.transform(Y))
+    noise = np.zeros_like(Y) if Y_error is None else Y_error
+    noise_in_scores = (noise / scaler.scale_) ** 2 @ (pca.components_.T**2 / pca.explained_variance_)
+    models = [
+        GaussianProcessRegressor(kernel, alpha=1e-10 + noise_in_scores[:, k], random_state=k).fit(
+            (X - LOWER) / (UPPER - LOWER), scores[:, k]
+        )
+        for k in range(pca.n_components_)
+    ]
+    rest = full.components_[pca.n_components_ :]
+    truncation = rest.T @ np.diag(full.explained_variance_[pca.n_components_ :]) @ rest
+
+    def predict(theta):
+        moments = [m.predict((theta - LOWER) / (UPPER - LOWER), return_std=True) for m in models]
+        mean = scaler.inverse_transform(pca.inverse_transform(np.stack([mean for mean, _ in moments], -1)))
+        loadings = np.sqrt(pca.explained_variance_)[:, None] * pca.components_
+        standard = [loadings.T @ np.diag(v) @ loadings + truncation for v in np.stack([s for _, s in moments], -1) ** 2]
+        return mean, np.stack(standard) * np.outer(scaler.scale_, scaler.scale_)
+
+    return predict
+
+
+def assert_predicts(emulator, oracle, theta):
+    # 1e-8: the promise. Covariances are compared in units of the standard deviations, so that small ones count.
+    prediction, (mean, covariance) = emulator.predict(theta), oracle(theta)
+    deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    scale = deviation[:, :, None] * deviation[:, None, :]
+    np.testing.assert_allclose(prediction.mean, mean, rtol=1e-8)
+    np.testing.assert_allclose(prediction.covariance / scale, covariance / scale, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_prediction_equals_scikit_learn_for_every_kernel(name):
+    kernel = clone(KERNELS[name])
+    for parameter in kernel.hyperparameters:  # fixed, so that only the prediction is compared
+        kernel.set_params(**{f"{parameter.name}_bounds": "fixed"})
+    oracle = by_hand(kernel, 3)
+    assert_predicts(fit(n_components=3, kernel=kernel), oracle, np.concatenate([POINTS, X[:3]]))
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 5, 0.9])
+def test_fitted_emulator_equals_scikit_learn_fitted_the_same_way(n_components):
+    kernel = C(1.0, (1e-2, 1e3)) * R(np.ones(3), (0.05, 100.0)) + W(1e-2, (1e-6, 1.0))
+    error = 0.01 * np.abs(Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's own remarks on bounds
+        oracle = by_hand(kernel, n_components, Y_error=error)
+    assert_predicts(fit(n_components=n_components, kernel=kernel, Y_error=error), oracle, POINTS)
+
+
+def test_fraction_keeps_the_fewest_components_that_reach_it():
+    shares = [entry.explained for entry in fit(n_components=5, kernel=R(1.0, "fixed") + W(0.1, "fixed")).report]
+    assert np.isclose(sum(shares), 1)
+    kept = fit(n_components=float(sum(shares[:2]) - 1e-6), kernel=R(1.0, "fixed") + W(0.1, "fixed")).n_components
+    more = fit(n_components=float(sum(shares[:2]) + 1e-6), kernel=R(1.0, "fixed") + W(0.1, "fixed")).n_components
+    assert (kept, more) == (2, 3)
+
+
+def test_all_components_reproduce_the_design_covariance_exactly(emulator):
+    basis = emulator.state.outputs
+    total = basis.loadings @ basis.loadings.T + basis.truncation
+    np.testing.assert_allclose(total, np.cov(Y.T), rtol=1e-10)
+
+
+def test_unbounded_parameters_are_scaled_by_the_design():
+    open_space = ParameterSpace(SPACE.names, [-1.0, -np.inf, 10.0], [1.0, 2.0, np.inf])
+    inputs = GPEmulator.fit(X, Y, open_space, n_components=1, progress=False).state.inputs
+    np.testing.assert_allclose(inputs.offset, [-1.0, X[:, 1].mean(), X[:, 2].mean()])
+    np.testing.assert_allclose(inputs.scale, [2.0, X[:, 1].std(), X[:, 2].std()])
+
+
+def test_repeated_design_points_and_seeded_restarts():
+    repeated = np.concatenate([X, X[:10]]), np.concatenate([Y, model(X[:10])])
+    first, second = (
+        GPEmulator.fit(*repeated, SPACE, n_components=1, restarts=1, seed=3, progress=False) for _ in range(2)
+    )
+    assert np.array_equal(first.predict(POINTS).mean, second.predict(POINTS).mean)
+
+
+def test_numbers_are_float64_whatever_the_setting_and_traces_agree(emulator):
+    expected = emulator.predict(POINTS)
+    assert isinstance(expected.mean, np.ndarray)
+    assert expected.covariance.dtype == np.float64
+    assert jnp.result_type(float) == jnp.float32
+    assert np.array_equal(emulator.predict(POINTS[0]).mean.shape, (5,))
+    assert emulator.predict(POINTS.reshape(7, 1, 3)).covariance.shape == (7, 1, 5, 5)
+    with jax.enable_x64(True):
+        traced = [jax.jit(emulator.predict)(POINTS), jax.vmap(emulator.predict)(POINTS)]
+    for prediction in traced:
+        np.testing.assert_allclose(prediction.mean, expected.mean, rtol=1e-11)
+        np.testing.assert_allclose(prediction.covariance, expected.covariance, rtol=1e-8, atol=1e-12)
+
+
+def test_numbers_inside_somebody_elses_trace(emulator):
+    def shifted(x):
+        return x + emulator.predict(POINTS[0]).mean[0]
+
+    np.testing.assert_allclose(jax.jit(shifted)(1.0), 1 + emulator.predict(POINTS[0]).mean[0], rtol=1e-6)
+
+
+def test_float32_is_refused_unless_accepted(emulator):
+    with pytest.raises(ValueError, match=r"64-bit numbers.*enable_x64"):
+        jax.jit(emulator.predict)(POINTS)
+    rough = jax.jit(lambda theta: emulator.predict(theta, allow_float32=True))(POINTS)
+    assert rough.mean.dtype == jnp.float32
+    np.testing.assert_allclose(rough.mean, emulator.predict(POINTS).mean, rtol=1e-2)
+
+
+@pytest.mark.parametrize("nu", [0.5, 1.5, 2.5, np.inf])
+def test_gradients_are_right(nu):
+    emulator = fit(n_components=2, kernel=M([0.9, 0.5, 1.1], "fixed", nu=nu) + W(1e-3, "fixed"))
+
+    def total(theta):
+        prediction = emulator.predict(theta)
+        return jnp.sum(prediction.mean / Y.std(0)) + jnp.sum(prediction.covariance / np.cov(Y.T))
+
+    with jax.enable_x64(True):
+        step = 1e-5 * (UPPER - LOWER)
+        numeric = [(total(POINTS[0] + e) - total(POINTS[0] - e)) / (2 * e.sum()) for e in np.diag(step)]
+        # central differences: round-off 1e-16 / 1e-5 and curvature (1e-5)^2, each times values of order ten
+        np.testing.assert_allclose(jax.grad(total)(POINTS[0]), numeric, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [RBF, Matern12, Matern32, Matern52])
+def test_kernel_gradient_where_points_coincide_is_zero_not_nan(kind):
+    points = jnp.asarray(design(4) / UPPER)
+    slopes = jax.jacobian(kind(jnp.ones(3)).cross)(points[0], points)
+    assert (slopes[0] == 0).all()
+    assert np.isfinite(slopes[1:]).all()
+    assert (slopes[1:] != 0).all()
+
+
+def test_save_and_load_give_the_same_bits(emulator, tmp_path):
+    loaded = GPEmulator.load(emulator.save(tmp_path / "emulator.safetensors"))
+    for emulated in (loaded, pickle.loads(pickle.dumps(emulator))):
+        for before, after in zip(emulator.predict(POINTS), emulated.predict(POINTS), strict=True):
+            assert np.array_equal(before, after)
+        assert (emulated.space, emulated.output_names, emulated.report) == (SPACE, NAMES, emulator.report)
+
+
+def _tampered(path, change):
+    stored = load_file(path, "gp_emulator", newest_schema=1)
+    change(stored.record, stored.arrays)
+    save_file(path, "gp_emulator", 1, stored.record, stored.arrays)
+
+
+TAMPERING = {
+    "a component lost": (lambda r, a: r["kernels"].pop(), "'loadings': expected shape"),
+    "no kernels": (lambda r, a: r["kernels"].clear(), "does not describe an emulator"),
+    "unknown kernel": (lambda r, a: r["kernels"][0].update(kind="Periodic"), "Periodic"),
+    "negative scale": (lambda r, a: r["kernels"][0]["right"].update(noise=-1.0), "positive"),
+    "wrong design": (lambda r, a: a.update(design=a["design"][:-1]), "expected shape"),
+    "missing array": (lambda r, a: a.pop("design"), "missing: 'design'"),
+    "float32": (lambda r, a: a.update(weights=a["weights"].astype(np.float32)), "float64"),
+    "zero scale": (lambda r, a: a.update(input_scale=0 * a["input_scale"]), "input_scale"),
+    "no names": (lambda r, a: r.update(output_names=[1, 2]), "output_names"),
+    "no space": (lambda r, a: r.pop("space"), "does not describe an emulator"),
+    "a report of something else": (lambda r, a: r.update(report=[{"notes": []}]), "does not describe an emulator"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_damaged_files_are_refused(name, emulator, tmp_path):
+    change, message = TAMPERING[name]
+    path = emulator.save(tmp_path / "emulator.safetensors")
+    _tampered(path, change)
+    with pytest.raises(FileFormatError, match=message):
+        GPEmulator.load(path)
+
+
+def test_validation_on_held_out_runs_is_honest():
+    X_fit, X_new = design(80, seed=3), design(200, seed=4)
+    noise = np.random.default_rng(5).standard_normal((280, 5)) * 0.05 * model(X_fit).std(0)
+    emulator = GPEmulator.fit(X_fit, model(X_fit) + noise[:80], SPACE, n_components=5, progress=False)
+    checked = emulator.validate(X_new, model(X_new) + noise[80:])
+    assert checked.r2.shape == checked.coverage_68.shape == (5,)
+    assert (checked.r2 > 0.98).all()
+    # 200 runs: standard error 0.033 at 68 % and 0.015 at 95 % for one output; four of them, and some for the fit
+    assert (np.abs(checked.coverage_68 - 0.68) < 0.15).all()
+    assert (np.abs(checked.coverage_95 - 0.95) < 0.07).all()
+    prediction = emulator.predict(X_new)
+    deviation = np.sqrt(np.diagonal(prediction.covariance, axis1=1, axis2=2))
+    np.testing.assert_allclose(checked.residuals, (prediction.mean - model(X_new) - noise[80:]) / deviation, rtol=1e-8)
+    assert all(text in checked.summary() for text in ("200 held-out runs", "R^2", "coverage at 95%"))
+    shuffled = emulator.validate(X_new, model(X_new[::-1]))
+    assert (shuffled.r2 < 0).all()
+    assert (shuffled.coverage_95 < 0.5).all()
+
+
+def _with(array, index, value):
+    changed = array.copy()
+    changed[index] = value
+    return changed
+
+
+BAD_FITS = {
+    "columns of X": (dict(X=X[:, :2]), ValueError, r"X: expected shape \(n, 3\) for the parameters 'a', 'b', 'c'"),
+    "NaN in X": (dict(X=_with(X, (3, 1), np.nan)), ValueError, "X: expected finite.*'b': 1"),
+    "outside": (dict(X=_with(X, (slice(4), 2), 41.0)), ValueError, r"4 of 40 are not \(rows per parameter: 'c': 4\)"),
+    "rows": (dict(X=X[:3], Y=Y[:3]), ValueError, "at least 4 rows for 3 parameters; got 3"),
+    "rows of Y": (dict(Y=Y[:-1]), ValueError, r"Y: expected shape \(40, any\); got \(39, 5\)"),
+    "NaN in Y": (dict(Y=_with(Y, (3, 1), np.inf)), ValueError, "Y: expected finite.*'v2': 1"),
+    "constant": (dict(Y=_with(Y, (slice(None), 2), 0.1)), ValueError, "'pT' do not"),
+    "constant zero": (dict(Y=_with(Y, (slice(None), 3), 0.0)), ValueError, "'v3' do not"),
+    "text": (dict(Y=Y.astype(str)), TypeError, "Y: expected an array of real numbers"),
+    "output names": (dict(output_names=NAMES[:4]), ValueError, "expected 5 names.*got 4"),
+    "repeated names": (dict(output_names=("a",) * 5), ValueError, "unique names; 'a'"),
+    "too many components": (dict(n_components=6), ValueError, "n_components: expected at most 5.*got 6"),
+    "rank": (dict(Y=np.hstack([Y, Y]), output_names=None, n_components=6), ValueError, "at most 5, the rank"),
+    "fraction": (dict(n_components=1.0), ValueError, r"n_components: expected a number in \(0, 1\)"),
+    "no components": (dict(n_components=0), ValueError, "n_components: expected an integer >= 1"),
+    "boolean": (dict(n_components=True), TypeError, "n_components"),
+    "word": (dict(kernel="cubic"), ValueError, "kernel: expected one of 'rbf'.*got 'cubic'"),
+    "not a kernel": (dict(kernel=3), TypeError, "expected a scikit-learn kernel; got int"),
+    "unsupported": (
+        dict(kernel=C(1.0) * kernels.RationalQuadratic()),
+        ValueError,
+        "RationalQuadratic is not supported",
+    ),
+    "power": (dict(kernel=R(1.0) ** 2), ValueError, "Exponentiation is not supported"),
+    "nu": (dict(kernel=M(1.0, nu=2.0)), ValueError, "nu 0.5, 1.5 or 2.5; got nu=2"),
+    "length scales": (dict(kernel=R([1.0, 2.0])), ValueError, r"RBF.length_scale: expected shape .*got \(2,\)"),
+    "errors": (dict(Y_error=-Y), ValueError, "Y_error: expected standard errors >= 0.*'yield'"),
+    "shape of errors": (dict(Y_error=Y[0]), ValueError, "Y_error: expected shape"),
+    "space": (dict(space=SPACE.names), TypeError, "space: expected a ParameterSpace; got tuple"),
+    "restarts": (dict(restarts=-1), ValueError, "restarts"),
+    "seed": (dict(seed=0.5), TypeError, "seed"),
+    "keyword": (dict(restart=2), TypeError, "restart"),
+    "singular": (
+        dict(X=X[[0] * 40], kernel=C(1e9, "fixed") * R(1.0, "fixed")),
+        ValueError,
+        "component 0: .*not positive definite. Add a WhiteKernel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FITS)
+def test_bad_fits_are_refused_by_name(name):
+    options, error, message = BAD_FITS[name]
+    given = {"X": X, "Y": Y, "space": SPACE, "output_names": NAMES, "progress": False, **options}
+    with pytest.raises(error, match=message):
+        GPEmulator.fit(given.pop("X"), given.pop("Y"), given.pop("space"), **given)
+
+
+BAD_USES = {
+    "size of theta": (lambda e: e.predict(POINTS[:, :2]), r"theta: expected shape \(..., 3\).*got \(7, 2\)"),
+    "NaN": (lambda e: e.predict(POINTS * np.nan), "theta: expected finite"),
+    "one run": (lambda e: e.validate(X[:1], Y[:1]), "at least 2 held-out runs"),
+    "columns": (lambda e: e.validate(X, Y[:, :4]), r"Y: expected shape \(40, 5\)"),
+    "runs that do not vary": (lambda e: e.validate(X[:5], np.ones((5, 5))), "vary; 'yield'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_USES)
+def test_bad_uses_are_refused_by_name(name, emulator):
+    use, message = BAD_USES[name]
+    with pytest.raises(ValueError, match=message):
+        use(emulator)
+
+
+def test_unfinished_fit_warns_once_with_the_components(monkeypatch):
+    def stops_early(objective, start, bounds):
+        warnings.warn("lbfgs failed to converge", exceptions.ConvergenceWarning, stacklevel=2)
+        return start, objective(start, eval_gradient=False)
+
+    monkeypatch.setattr(GaussianProcessRegressor, "_constrained_optimization", lambda self, *a: stops_early(*a))
+    with pytest.warns(UserWarning, match="did not converge for component 0, 1;") as record:
+        emulator = fit(n_components=2)
+    assert len(record) == 1
+    assert "failed to converge" in emulator.report[1].notes[0]
+
+
+def test_kernel_json_round_trip_and_its_refusals():
+    kernel = from_sklearn_kernel(KERNELS["sum of signals"])
+    again = kernel_from_json(kernel_to_json(kernel))
+    assert jax.tree.structure(again) == jax.tree.structure(kernel)
+    assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(kernel)))
+    for record in ("RBF", {"kind": "RBF"}, {"kind": "RBF", "length_scale": 1.0, "nu": 2}, {"kind": "Kernel"}):
+        with pytest.raises(ValueError, match="expected a record of one of RBF"):
+            kernel_from_json(record)
+
+
+@pytest.mark.parametrize(("m", "p"), [(6, 2), (4, 4), (5, 1)])
+def test_low_rank_normal_equals_scipy_in_any_units(m, p):
+    rng = np.random.default_rng(m)
+    root, loadings, loc = rng.normal(size=(m, 2 * m)), rng.normal(size=(m, p)), rng.normal(size=(3, m))
+    fixed, variances = root @ root.T, np.array([np.zeros(p), np.ones(p), np.full(p, 1e4)])
+    covariance = fixed + np.einsum("ik,nk,jk->nij", loadings, variances, loadings)
+    values = loc + rng.normal(size=(4, 1, m))
+    oracle = np.stack([multivariate_normal(loc[n], covariance[n]).logpdf(values[:, n]) for n in range(3)], axis=-1)
+    units = 10.0 ** np.linspace(-4, 4, m)
+    with jax.enable_x64(True):
+        normal = LowRankNormal(loc, variances, factor_fixed(fixed, loadings))
+        rescaled = factor_fixed(fixed * np.outer(units, units), loadings * units[:, None])
+        in_units = LowRankNormal(loc * units, variances, rescaled).log_prob(values * units) + np.log(units).sum()
+        np.testing.assert_allclose(normal.covariance_matrix, covariance, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(normal.log_prob(values), oracle, rtol=1e-9)
+        np.testing.assert_allclose(in_units, oracle, rtol=1e-9)
+
+
+def test_low_rank_normal_samples_have_its_moments_and_it_survives_jit():
+    rng = np.random.default_rng(1)
+    root, loadings = rng.normal(size=(4, 4)), rng.normal(size=(4, 2))
+    normal = LowRankNormal(
+        rng.normal(size=(2, 4)), np.array([[0.5, 2.0], [0.0, 1.0]]), factor_fixed(root @ root.T, loadings)
+    )
+    draws = jax.jit(lambda dist, key: dist.sample(key, (40_000,)))(normal, jax.random.key(0))
+    assert draws.shape == (40_000, 2, 4)
+    for n in range(2):
+        covariance = np.asarray(normal.covariance_matrix)[n]
+        deviation = np.sqrt(np.diag(covariance))
+        # standard errors 1/sqrt(40000) = 0.005 and, for a variance, 0.007; five of them over 28 numbers: 2e-5
+        assert (np.abs(draws[:, n].mean(0) - normal.mean[n]) < 0.025 * deviation).all()
+        assert (np.abs(np.cov(draws[:, n].T) - covariance) < 0.035 * np.outer(deviation, deviation)).all()
+    assert np.array_equal(normal.variance, np.diagonal(normal.covariance_matrix, axis1=1, axis2=2))
