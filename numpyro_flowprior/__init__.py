@@ -1,1 +1,63 @@
-"""The posterior of one analysis as the prior of the next."""
+"""The posterior of one analysis as the prior of the next.
+
+A chain goes in, a normalizing flow learns its density, and a NumPyro distribution comes out:
+
+    chain = read_chain("stage1.npz")
+    prior = fit_flow(jax.random.key(0), chain).prior
+    theta = numpyro.sample("theta", prior)
+
+Importing the package changes nothing global. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib) are
+imported when they are first needed.
+"""
+
+from .box import UniformPrior
+from .chains.chain import Chain
+from .chains.inference_data import from_arviz, to_arviz
+from .chains.parameters import ParameterSpace
+from .chains.readers import read_chain, write_chain_npz
+from .diagnostics.comparison import Comparison, compare
+from .diagnostics.divergences import MarginalKL, marginal_kl
+from .diagnostics.quality import QualityReport, quality_report
+from .emulators.emulator import GPEmulator
+from .emulators.gaussian_process import Prediction
+from .emulators.likelihood import EmulatorLikelihood
+from .flows.config import FlowConfig
+from .plots import plot_corner
+from .prior import FlowPrior
+from .sampling.density import ModelDensity
+from .sampling.emcee import sample_emcee
+from .sampling.pocomc import sample_pocomc
+from .storage import FileFormatError
+from .training.config import TrainConfig
+from .training.fit import FlowFit, fit_flow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Chain",
+    "Comparison",
+    "EmulatorLikelihood",
+    "FileFormatError",
+    "FlowConfig",
+    "FlowFit",
+    "FlowPrior",
+    "GPEmulator",
+    "MarginalKL",
+    "ModelDensity",
+    "ParameterSpace",
+    "Prediction",
+    "QualityReport",
+    "TrainConfig",
+    "UniformPrior",
+    "compare",
+    "fit_flow",
+    "from_arviz",
+    "marginal_kl",
+    "plot_corner",
+    "quality_report",
+    "read_chain",
+    "sample_emcee",
+    "sample_pocomc",
+    "to_arviz",
+    "write_chain_npz",
+]

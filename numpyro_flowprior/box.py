@@ -1,4 +1,4 @@
-"""The declared support as a NumPyro constraint, with its map to unconstrained space.
+"""The declared support as a NumPyro constraint, its map to unconstrained space, and the flat density on it.
 
 One constraint for boxes, half lines, lines and any mixture of them. NumPyro's samplers walk in the coordinates that
 `biject_to` gives, here the probit coordinates of the flow itself.
@@ -12,9 +12,11 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import Distribution, biject_to, constraints
 from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import validate_sample
 
+from ._checks import shorten
 from .chains.parameters import ParameterSpace
 from .flows.support import Support, inside, interior_bounds
 
@@ -94,3 +96,41 @@ def keep_inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
 @biject_to.register(Box)
 def _box_to_transform(constraint: Box) -> BoxTransform:
     return BoxTransform(constraint.space)
+
+
+class UniformPrior(Distribution):
+    """The flat density on a bounded box of named parameters: the usual prior of a first stage.
+
+    Args:
+        space: the parameters, all with two finite bounds.
+
+    Raises:
+        ValueError: a parameter without two finite bounds (named).
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
+    pytree_aux_fields = ("space",)
+
+    def __init__(self, space: ParameterSpace, *, validate_args: bool | None = None):
+        unbounded = [space.names[j] for j in np.flatnonzero(~np.isfinite(space.bounds).all(axis=1))]
+        if unbounded:
+            raise ValueError(f"UniformPrior: expected finite bounds; {shorten(unbounded, 40)} have none.")
+        self.space = space
+        super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Box:
+        """The box."""
+        return Box(self.space)
+
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns minus the log volume (...,) at points (..., d) inside the box; -inf outside."""
+        log_volume = float(np.sum(np.log(np.diff(self.space.bounds, axis=1))))
+        return jnp.where(inside(jnp.asarray(value), self.space), -log_volume, -jnp.inf)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Returns draws (*sample_shape, d), strictly inside the box."""
+        lower, upper = self.space.bounds.T
+        fraction = jax.random.uniform(key, (*sample_shape, self.space.dim))
+        return keep_inside(lower + (upper - lower) * fraction, self.space)

@@ -84,8 +84,8 @@ def _columns(chain: Chain, space: ParameterSpace) -> np.ndarray:
 
 def _read_npz(path: Path, space: ParameterSpace | None) -> Chain:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"not a readable npz file ({error}). It may be truncated: copy it again.") from error
     except ValueError as error:

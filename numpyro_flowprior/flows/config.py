@@ -34,8 +34,8 @@ class FlowConfig:
     transformer: str = "affine"
     base: str = "mixture"
     components: int = 8
-    max_log_scale: float = 2.0
-    hull: float = 6.0
+    max_log_scale: float = 0.5
+    hull: float = 4.0
 
     def __post_init__(self) -> None:
         positive_int(self.layers, "FlowConfig.layers", minimum=0)

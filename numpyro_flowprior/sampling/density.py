@@ -28,8 +28,8 @@ _SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between the
 class ModelDensity:
     """The log density of a NumPyro model as a function of the vector of its latent parameters.
 
-    Latent and observed sites are found in the model's trace. A FlowPrior site contributes its parameters under their
-    own names; a scalar site its name; an array site `name[i,j]`.
+    Latent and observed sites are found in the model's trace. A FlowPrior (or UniformPrior) site contributes its
+    parameters under their own names; a scalar site its name; an array site `name[i,j]`.
 
     Args:
         model: a NumPyro model whose latent supports are products of intervals, half lines and real lines.

@@ -12,7 +12,6 @@ from numpyro.handlers import seed, trace
 
 from ..box import Box
 from ..chains.parameters import ParameterSpace, merge_spaces
-from ..prior import FlowPrior
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,19 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     if getattr(support, "is_discrete", False):
         raise ValueError(f"model: latent site {name!r} is discrete; samplers of densities need it summed out or fixed.")
     size = int(np.prod(shape))
-    flow = _flow_of(function)
-    if flow is not None:
-        return Latent(name, shape, _repeated(flow.space, name, size // flow.space.dim))
+    named = _named_space_of(function)
+    if named is not None:
+        return Latent(name, shape, _repeated(named, name, size // named.dim))
     lower, upper = (np.broadcast_to(bound, shape).ravel() for bound in box_of(support, name))
     return Latent(name, shape, ParameterSpace(_coordinate_names(name, shape), lower, upper))
 
 
-def _flow_of(function: Any) -> FlowPrior | None:
-    """Returns the FlowPrior inside expanded, masked or to_event'ed distributions, if there is one."""
-    while not isinstance(function, FlowPrior) and hasattr(function, "base_dist"):
+def _named_space_of(function: Any) -> ParameterSpace | None:
+    """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
+    while not hasattr(function, "space") and hasattr(function, "base_dist"):
         function = function.base_dist
-    return function if isinstance(function, FlowPrior) else None
+    space = getattr(function, "space", None)
+    return space if isinstance(space, ParameterSpace) else None
 
 
 def _repeated(space: ParameterSpace, site: str, copies: int) -> ParameterSpace:

@@ -28,11 +28,11 @@ class TrainConfig:
     """
 
     loss: str = "nll"
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     batch_size: int = 1024
     max_steps: int = 4000
-    eval_every: int = 100
-    patience: int = 10
+    eval_every: int = 50
+    patience: int = 20
     validation: float = 0.15
     weight_decay: float = 1e-4
     clip: float = 5.0

@@ -1,0 +1,202 @@
+"""The command line: `flowprior demo | fit | check | info | sample | plot`. Thin: every command is one call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import __version__
+from .chains.chain import Chain
+from .chains.parameters import ParameterSpace
+from .chains.readers import read_chain, write_chain_npz
+from .demo import FULL, QUICK, run_demo
+from .diagnostics.quality import quality_report
+from .flows.config import FlowConfig
+from .plots import plot_corner
+from .prior import FlowPrior
+from .training.config import TrainConfig
+from .training.fit import fit_flow
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 1 for a prior that fails its check, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"flowprior {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"flowprior {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowprior", description="The posterior of one analysis as the prior of the next."
+    )
+    parser.add_argument("--version", action="version", version=f"flowprior {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="the two-stage analysis on a closed-form stand-in, beside the joint fit")
+    demo.add_argument("-o", "--output", type=Path, default=Path("demo_output"), help="folder (default: demo_output)")
+    demo.add_argument("--quick", action="store_true", help="fewer samples: under two minutes")
+    _add_run_options(demo, _demo)
+
+    fit = commands.add_parser("fit", help="train a prior on a chain")
+    _add_chain_options(fit)
+    fit.add_argument("-o", "--output", type=Path, default=Path("prior.safetensors"), help="default: prior.safetensors")
+    fit.add_argument("--picture", type=Path, help="corner plot of chain and flow (default: beside the output, .png)")
+    fit.add_argument("--no-picture", action="store_true", help="draw none")
+    fit.add_argument("--layers", type=int, default=FlowConfig.layers, help="pairs of couplings (default: %(default)s)")
+    fit.add_argument("--max-steps", type=int, default=TrainConfig.max_steps, help="default: %(default)s")
+    fit.add_argument("--batch-size", type=int, default=TrainConfig.batch_size, help="default: %(default)s")
+    fit.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="default: %(default)s")
+    _add_run_options(fit, _fit)
+
+    check = commands.add_parser("check", help="judge a prior on a chain that its training did not see")
+    check.add_argument("prior", type=Path, help="a prior file")
+    _add_chain_options(check)
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_run_options(check, _check)
+
+    info = commands.add_parser("info", help="what a prior file holds")
+    info.add_argument("prior", type=Path, help="a prior file")
+    info.add_argument("--json", action="store_true", help="print everything as JSON")
+    info.set_defaults(run=_info)
+
+    sample = commands.add_parser("sample", help="draw from a prior")
+    sample.add_argument("prior", type=Path, help="a prior file")
+    sample.add_argument("-n", type=int, default=10_000, help="number of draws (default: %(default)s)")
+    sample.add_argument("-o", "--output", type=Path, default=Path("draws.npz"), help="npz file (default: draws.npz)")
+    _add_run_options(sample, _sample)
+
+    plot = commands.add_parser("plot", help="corner plot of chains and priors")
+    plot.add_argument("sources", nargs="+", type=Path, help="chain files (npz, csv) and prior files (safetensors)")
+    plot.add_argument("-o", "--output", type=Path, default=Path("corner.png"), help="default: corner.png")
+    _add_run_options(plot, _plot)
+    return parser
+
+
+def _add_chain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("chain", type=Path, help="npz or csv file of draws")
+    parser.add_argument("--parameters", metavar="A,B,...", help="only these columns, in this order (default: all)")
+    parser.add_argument(
+        "--bounds",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "LOW", "HIGH"),
+        help="support of a parameter; -inf and inf for none (default: the file's, else unbounded)",
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser, run: Any) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of the random key (default: %(default)s)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+
+
+def _read(options: argparse.Namespace) -> Chain:
+    chain = read_chain(options.chain)
+    if options.parameters:
+        chain = chain.select([name.strip() for name in options.parameters.split(",")])
+    bounds = chain.space.bounds
+    for name, low, high in options.bounds:
+        bounds[chain.space.index(name)] = float(low), float(high)
+    space = chain.space
+    space = ParameterSpace(space.names, bounds[:, 0], bounds[:, 1], units=space.units, labels=space.labels)
+    return chain.replace(space=space)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    size = QUICK if options.quick else FULL
+    print(run_demo(options.output, size, seed=options.seed, progress=not options.quiet))
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    chain = _read(options)
+    config = FlowConfig(layers=options.layers)
+    train = TrainConfig(max_steps=options.max_steps, batch_size=options.batch_size, learning_rate=options.learning_rate)
+    key_fit, key_draws = jax.random.split(jax.random.key(options.seed))
+    fit = fit_flow(key_fit, chain, config, train, progress=not options.quiet)
+    print(fit.report)
+    print(f"wrote {fit.prior.save(options.output)}")
+    if not options.no_picture:
+        picture = options.picture or options.output.with_suffix(".png")
+        _save_corner(picture, {"chain": chain, "flow": _draws(fit.prior, key_draws, 100_000)})
+    return 0 if fit.report.verdict != "fail" else 1
+
+
+def _check(options: argparse.Namespace) -> int:
+    prior = FlowPrior.load(options.prior)
+    report = quality_report(jax.random.key(options.seed), prior, _read(options))
+    print(json.dumps(report.to_json(), indent=2) if options.json else report)
+    return 0 if report.verdict != "fail" else 1
+
+
+def _info(options: argparse.Namespace) -> int:
+    prior = FlowPrior.load(options.prior)
+    record = {"config": prior.config.to_json(), "space": prior.space.to_json(), **prior.info}
+    print(json.dumps(record, indent=2) if options.json else _card(options.prior, prior))
+    return 0
+
+
+def _card(path: Path, prior: FlowPrior) -> str:
+    space, info = prior.space, prior.info
+    lines = [f"{path}: prior over {space.dim} parameters"]
+    for name, low, high, unit in zip(space.names, space.lower, space.upper, space.units, strict=True):
+        lines.append(f"  {name:28s} ({low:g}, {high:g}) {unit}".rstrip())
+    lines.append(f"architecture: {prior.config}")
+    for part in ("metadata", "chain", "training", "versions"):
+        if info.get(part):
+            lines.append(f"{part}: " + ", ".join(f"{key} {value}" for key, value in info[part].items()))
+    report = info.get("report")
+    if report:
+        lines.append(f"report: {report['verdict']}" + "".join(f"; {reason}" for reason in report["reasons"]))
+        lines.append(f"  held-out log density {report['log_density']:.4f} +- {report['log_density_error']:.4f} nats")
+        lines.append(f"  gain over a Gaussian {report['gain']:.4f} +- {report['gain_error']:.4f} nats")
+    return "\n".join(lines)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    prior = FlowPrior.load(options.prior)
+    draws = _draws(prior, jax.random.key(options.seed), options.n)
+    with jax.enable_x64(True):
+        log_prob = np.asarray(jax.jit(prior.log_prob)(draws.samples))
+    print(f"wrote {write_chain_npz(options.output, draws.replace(log_prob=log_prob))}: {draws.n} draws")
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    chains = {}
+    for j, path in enumerate(options.sources):
+        key = jax.random.fold_in(jax.random.key(options.seed), j)
+        is_prior = path.suffix == ".safetensors"
+        chains[path.name] = _draws(FlowPrior.load(path), key, 100_000) if is_prior else read_chain(path)
+    _save_corner(options.output, chains)
+    return 0
+
+
+def _draws(prior: FlowPrior, key: jax.Array, n: int) -> Chain:
+    if n < 1:
+        raise ValueError(f"-n: expected at least one draw; got {n}.")
+    with jax.enable_x64(True):
+        return Chain(np.asarray(jax.jit(lambda k: prior.sample(k, (n,)))(key)), prior.space)
+
+
+def _save_corner(path: Path, chains: dict[str, Chain]) -> None:
+    plot_corner(chains).savefig(path, dpi=110)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

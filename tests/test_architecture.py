@@ -1,0 +1,105 @@
+"""The rooms import only from rooms above them, third-party backends live in one place each, imports change nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
+ORDER = [
+    "_checks",
+    "storage",
+    "chains",
+    "flows",
+    "box",
+    "prior",
+    "diagnostics",
+    "training",
+    "emulators",
+    "sampling",
+    "plots",
+    "twin",
+    "demo",
+    "cli",
+]
+BACKENDS = {
+    "pocomc": {"sampling/pocomc.py"},
+    "torch": {"sampling/pocomc.py"},
+    "emcee": {"sampling/emcee.py"},
+    "sklearn": {"emulators/fit.py"},
+    "arviz": {"chains/inference_data.py"},
+    "matplotlib": {"plots.py"},
+    "safetensors": {"storage.py"},
+    "optax": {"training/fit.py"},
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    depth = len(path.relative_to(PACKAGE).parts) - 1
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.level != depth + 1:
+            continue
+        names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+        rooms.update(name for name in names if name != "__version__")
+    return rooms
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_come_from_rooms_above(path):
+    room = room_of(path)
+    assert room in ORDER, f"{room} has no place in the order of rooms"
+    late = {other for other in imported_rooms(path) if ORDER.index(other) >= ORDER.index(room)}
+    assert not late, f"{path.name} imports from {late}"
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_each_backend_is_imported_in_one_place(backend):
+    users = {str(p.relative_to(PACKAGE)) for p in modules() if _uses(p, backend)}
+    assert users == BACKENDS[backend]
+
+
+def _uses(path: Path, backend: str) -> bool:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == backend for alias in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == backend:
+            return True
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("optional_import", "_sklearn") and node.args:
+            first = node.args[0]
+            if getattr(node.func, "id", "") == "_sklearn" and backend == "sklearn":
+                return True
+            if isinstance(first, ast.Constant) and str(first.value).split(".")[0] == backend:
+                return True
+    return False
+
+
+def test_distrax_lives_in_flows_and_its_two_wrappers():
+    users = {room_of(path) for path in modules() if _uses(path, "distrax")}
+    assert users == {"flows", "box", "prior"}  # the last two only name its types
+
+
+def test_import_changes_nothing_global():
+    code = """
+import logging, sys, warnings
+import jax, numpy, numpyro, distrax, optax
+before = (list(warnings.filters), jax.config.jax_enable_x64, logging.getLogger().handlers[:], numpy.random.get_state()[1][0])
+import numpyro_flowprior
+after = (list(warnings.filters), jax.config.jax_enable_x64, logging.getLogger().handlers[:], numpy.random.get_state()[1][0])
+assert before == after
+loaded = {name for name in ("pocomc", "torch", "emcee", "sklearn", "arviz", "matplotlib") if name in sys.modules}
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,262 @@
+"""ParameterSpace, Chain and read_chain: what they hold, and what they refuse and how."""
+
+from __future__ import annotations
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, to_arviz, write_chain_npz
+from numpyro_flowprior.chains.autocorrelation import autocorrelation_time
+
+SPACE = ParameterSpace(["a", "b"], [0.0, -np.inf], [1.0, np.inf], units=["GeV", ""], labels=["$a$", "$b$"])
+GOOD = np.column_stack([np.linspace(0.1, 0.9, 50), np.linspace(-3.0, 3.0, 50)])
+
+
+def chain(**parts) -> Chain:
+    return Chain(GOOD, SPACE, **parts)
+
+
+SPACE_ERRORS = [
+    (lambda: ParameterSpace("ab"), TypeError, "sequence of strings"),
+    (lambda: ParameterSpace([]), ValueError, "at least one"),
+    (lambda: ParameterSpace(["a", "a"]), ValueError, "'a' occur more than once"),
+    (lambda: ParameterSpace(["a", ""]), TypeError, "non-empty"),
+    (lambda: ParameterSpace(["a", 3]), TypeError, "non-empty strings"),
+    (lambda: ParameterSpace(["a", "b"], [0.0], 1.0), ValueError, "expected 2 values"),
+    (lambda: ParameterSpace(["a", "b"], [0.0, 2.0], [1.0, 1.0]), ValueError, r"b: \[2, 1\]"),
+    (lambda: ParameterSpace(["a"], np.nan, 1.0), ValueError, "NaN for 'a'"),
+    (lambda: ParameterSpace(["a"], 0.0, 0.0), ValueError, "lower < upper"),
+    (lambda: ParameterSpace(["a"], np.inf, np.inf), ValueError, "lower < upper"),
+    (lambda: ParameterSpace(["a"], units=["x", "y"]), ValueError, "expected 1 strings"),
+    (lambda: SPACE.select(["c"]), ValueError, "no parameter named 'c'"),
+    (lambda: SPACE.as_dict(np.zeros(3)), ValueError, "last axis of 2"),
+    (lambda: SPACE.as_array({"a": 1.0, "c": 2.0}), ValueError, "missing: 'b'; unknown: 'c'"),
+    (lambda: ParameterSpace.from_json({"names": ["a"]}), ValueError, "expected a record"),
+]
+
+CHAIN_ERRORS = [
+    (lambda: Chain(GOOD, ["a", "b"]), TypeError, "expected a ParameterSpace"),
+    (lambda: Chain(GOOD[:, :1], SPACE), ValueError, r"expected shape \(n, 2\).*got \(50, 1\)"),
+    (lambda: Chain(GOOD[0], SPACE), ValueError, "expected shape"),
+    (lambda: Chain(GOOD[:0], SPACE), ValueError, "at least one row"),
+    (lambda: Chain(np.where(GOOD > 2, np.nan, GOOD), SPACE), ValueError, r"NaN or infinity in 9 of 50 rows.*'b': 9"),
+    (lambda: Chain(GOOD + [0.5, 0.0], SPACE), ValueError, "25 of 50 rows are outside.*'a': 25 rows"),
+    (lambda: Chain([["x", "y"]], SPACE), TypeError, "real numbers"),
+    (lambda: Chain(GOOD + 1j, SPACE), TypeError, "complex"),
+    (lambda: chain(weights=np.ones(3)), ValueError, r"chain.weights: expected shape \(50\)"),
+    (lambda: chain(weights=np.linspace(-1, 1, 50)), ValueError, "25 of 50 are negative"),
+    (lambda: chain(weights=np.zeros(50)), ValueError, "positive, finite sum"),
+    (lambda: chain(weights=np.full(50, np.nan)), ValueError, "finite numbers"),
+    (lambda: chain(log_prob=np.full(50, -np.inf)), ValueError, "chain.log_prob: expected finite"),
+    (lambda: chain(chain_id=np.linspace(0, 1, 50)), ValueError, "50 integers"),
+    (lambda: chain().split(1.5, jax.random.key(0)), ValueError, r"in \(0, 1\)"),
+    (lambda: chain().thin(0), ValueError, "integer >= 1"),
+    (lambda: chain().thin(2.5), TypeError, "integer"),
+    (lambda: chain().replace(colour=1), TypeError, "no field named 'colour'"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), SPACE_ERRORS + CHAIN_ERRORS)
+def test_bad_input_is_refused_with_its_reason(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_constant_column_is_named():
+    with pytest.warns(UserWarning, match=r"'b' takes a single value.*chain.select\(\['a'\]\)"):
+        assert Chain(GOOD * [1.0, 0.0], SPACE).constant_columns == ("b",)
+
+
+def test_space_is_immutable_hashable_and_survives_pickle_and_json():
+    assert pickle.loads(pickle.dumps(SPACE)) == SPACE == ParameterSpace.from_json(SPACE.to_json())
+    assert hash(SPACE) == hash(ParameterSpace.from_json(SPACE.to_json()))
+    assert SPACE != ParameterSpace(["a", "b"])
+    with pytest.raises(AttributeError, match="immutable"):
+        SPACE.names = ("x",)
+    selected = SPACE.select(["b", "a"])
+    assert (selected.names, selected.units, selected.labels) == (("b", "a"), ("", "GeV"), ("$b$", "$a$"))
+    np.testing.assert_array_equal(SPACE.as_array(SPACE.as_dict(GOOD)), GOOD)
+
+
+def test_chain_does_not_alias_the_callers_array():
+    samples = GOOD.copy()
+    held = Chain(samples, SPACE)
+    samples[:] = 0.5
+    assert held.samples[0, 0] == GOOD[0, 0]
+    with pytest.raises(ValueError, match="read-only"):
+        held.samples[0] = 0.0
+
+
+def test_weighted_moments_and_quantiles_match_repeated_rows():
+    counts = np.random.default_rng(0).integers(0, 5, 50)
+    weighted, repeated = chain(weights=counts), Chain(np.repeat(GOOD, counts, axis=0), SPACE)
+    np.testing.assert_allclose(weighted.mean(), repeated.mean())
+    np.testing.assert_allclose(weighted.covariance(), repeated.covariance())
+    np.testing.assert_allclose(weighted.covariance(), np.cov(GOOD.T, fweights=counts, bias=True))
+    assert weighted.effective_size == pytest.approx(counts.sum() ** 2 / (counts**2).sum())
+
+
+def test_resampling_is_unbiased_and_systematic():
+    weights = np.random.default_rng(1).exponential(size=50)
+    draws = chain(weights=weights).resample(jax.random.key(0), 5000)
+    assert draws.weights is None
+    counts = np.array([(draws.samples == row).all(axis=1).sum() for row in GOOD])
+    assert np.abs(counts - 5000 * weights / weights.sum()).max() <= 1.0  # systematic: off by less than one each
+
+
+def autoregression(n: int, rho: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=n)
+    x = np.empty(n)
+    x[0] = noise[0]
+    for t in range(1, n):
+        x[t] = rho * x[t - 1] + np.sqrt(1 - rho**2) * noise[t]
+    return x
+
+
+def test_autocorrelation_time_of_an_autoregression():
+    rho = 0.9  # tau = (1 + rho) / (1 - rho) = 19
+    samples = np.column_stack([autoregression(100_000, rho), np.random.default_rng(1).normal(size=100_000)])
+    tau = autocorrelation_time(samples)
+    assert tau[0] == pytest.approx(19.0, rel=0.1)
+    assert tau[1] == pytest.approx(1.0, abs=0.05)
+
+
+def test_chains_stuck_apart_read_as_one_long_correlation():
+    samples = np.random.default_rng(0).normal(size=(2000, 1)) + np.repeat([0.0, 10.0], 1000)[:, None]
+    assert autocorrelation_time(samples, np.repeat([0, 1], 1000))[0] > 100
+
+
+def test_split_of_correlated_rows_keeps_neighbours_together():
+    samples = autoregression(8000, 0.95)[:, None]
+    whole = Chain(samples, ParameterSpace(["x"]))
+    first, second = whole.split(0.75, jax.random.key(0))
+    assert first.n + second.n == 8000
+    assert first.n == pytest.approx(6000, rel=0.05)
+    taken = np.isin(samples[:, 0], first.samples[:, 0])
+    assert (np.diff(taken.astype(int)) != 0).sum() <= 40  # blocks, not rows
+    assert set(first.samples[:, 0]) | set(second.samples[:, 0]) == set(samples[:, 0])
+
+
+def test_select_and_thin_keep_what_belongs_together():
+    held = chain(log_prob=np.arange(50.0), chain_id=np.repeat([0, 1], 25), weights=np.arange(1.0, 51.0))
+    swapped = held.select(["b", "a"])
+    np.testing.assert_array_equal(swapped.samples, GOOD[:, ::-1])
+    np.testing.assert_array_equal(swapped.log_prob, held.log_prob)
+    assert held.select(["b"]).log_prob is None
+    thinned = held.thin(10)
+    np.testing.assert_array_equal(thinned.log_prob, [0, 10, 20, 25, 35, 45])
+    np.testing.assert_array_equal(thinned.weights, thinned.log_prob + 1)
+
+
+def test_fingerprint_follows_content():
+    assert chain().fingerprint() == chain().fingerprint()
+    assert chain().fingerprint() != chain(weights=np.arange(50.0)).fingerprint()
+    assert chain().fingerprint() != Chain(GOOD + 1e-12, SPACE).fingerprint()
+
+
+def test_npz_round_trip(tmp_path):
+    held = chain(
+        log_prob=np.arange(50.0),
+        log_prior=np.zeros(50),
+        log_likelihood=np.arange(50.0),
+        weights=np.arange(50.0),
+        chain_id=np.repeat([0, 1], 25),
+        log_evidence=-3.5,
+        log_evidence_error=0.1,
+    )
+    back = read_chain(write_chain_npz(tmp_path / "c.npz", held))
+    assert back.space == held.space
+    assert (back.log_evidence, back.log_evidence_error) == (-3.5, 0.1)
+    for name in ("samples", "log_prob", "log_prior", "log_likelihood", "weights", "chain_id"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(held, name))
+
+
+def test_csv_with_named_columns(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("b, a ,log_prob,weight\n1,0.5,-2,3\n2,0.25,-1,1\n\n")
+    held = read_chain(path, SPACE)
+    np.testing.assert_array_equal(held.samples, [[0.5, 1.0], [0.25, 2.0]])
+    np.testing.assert_array_equal(held.log_prob, [-2.0, -1.0])
+    np.testing.assert_array_equal(held.weights, [3.0, 1.0])
+    assert read_chain(path).names == ("b", "a")
+    assert read_chain(path, SPACE.select(["a"])).log_prob is None  # a marginal: the density is not its own
+
+
+CSV_ERRORS = [
+    ("a,b\n1,x\n", "line 2: expected numbers; got 'x'"),
+    ("a,b\n1,2,3\n", "line 2: expected 2 values"),
+    ("a,a\n1,2\n", "'a' occur more than once"),
+    ("1.0,2.0\n3.0,4.0\n", "expected a header row"),
+    ("a,b\n", "got none"),
+    ("", "got none"),
+    ("log_prob\n1\n", "at least one parameter column"),
+    ("a,b,chain_id\n1,2,0.5\n", "whole numbers"),
+    ("a,b\n1,nan\n", "'b': 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), CSV_ERRORS)
+def test_bad_csv_is_refused_with_file_and_reason(tmp_path, text, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"bad.csv: .*{message}"):
+        read_chain(path)
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_bad_npz_is_refused_with_file_and_reason(tmp_path):
+    path = tmp_path / "bad.npz"
+    cases = [
+        ({"x": GOOD}, "expected an array 'samples'"),
+        ({"samples": GOOD, "names": ["a"]}, r"expected shape \(n, 1\)"),
+        ({"samples": GOOD, "names": ["a", "b"], "bounds": np.zeros((3, 2))}, r"bounds: expected shape \(2, 2\)"),
+        ({"samples": np.array([{}, {}])}, "Python objects"),
+    ]
+    for arrays, message in cases:
+        with pytest.raises(ValueError, match=message):
+            read_chain(npz(path, **arrays))
+    good = npz(path, samples=GOOD).read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        read_chain(path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_chain(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match=r"ending in '.npz', '.csv'"):
+        path.rename(tmp_path / "c.dat")
+        read_chain(tmp_path / "c.dat")
+    with pytest.raises(TypeError, match="expected a path or a Chain"):
+        read_chain(3)
+
+
+def test_arviz_round_trip(tmp_path):
+    held = chain(
+        log_prob=np.arange(50.0), log_prior=np.ones(50), log_likelihood=np.arange(50.0) - 1,
+        chain_id=np.repeat([0, 1], 25), log_evidence=-1.5, log_evidence_error=0.2, info={"sampler": "x"},
+    )  # fmt: skip
+    data = to_arviz(held)
+    assert dict(data.posterior.sizes) == {"chain": 2, "draw": 25}
+    assert data.posterior["a"].attrs["units"] == "GeV"
+    data.to_netcdf(tmp_path / "c.nc")
+    import arviz
+
+    back = from_arviz(arviz.from_netcdf(tmp_path / "c.nc"), SPACE)
+    for name in ("samples", "log_prob", "log_prior", "log_likelihood", "chain_id", "log_evidence", "info"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(held, name))
+    with pytest.raises(ValueError, match="'z'"):
+        from_arviz(data, ParameterSpace(["z"]))
+
+
+def test_arviz_of_a_weighted_chain_is_resampled():
+    weights = np.exp(-0.5 * GOOD[:, 1] ** 2)
+    held = chain(weights=weights)
+    data = to_arviz(held)
+    assert data.posterior.sizes["draw"] == round(held.effective_size)
+    assert data.posterior.attrs["resampled_from_weights"] == 1
+    assert float(data.posterior["b"].std()) == pytest.approx(1.0, abs=0.15)

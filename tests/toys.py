@@ -1,0 +1,49 @@
+"""Small priors, chains and models that several tests share."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace
+from numpyro_flowprior.flows.build import init_trained
+
+INF = np.inf
+
+# name, (lower, upper) of each parameter, configuration
+PRIOR_TABLE = [
+    ("1-D interval, normal", [(0.0, 2.0)], FlowConfig(base="normal", layers=2, hidden=(8,))),
+    ("1-D interval, mixture", [(-1.0, 3.0)], FlowConfig(layers=2, hidden=(8,))),
+    ("1-D half line", [(2.0, INF)], FlowConfig(layers=1, hidden=(8,))),
+    ("1-D line", [(-INF, INF)], FlowConfig(layers=1, hidden=(8,))),
+    ("2-D box", [(0.0, 1.0), (1e-4, 0.28)], FlowConfig(layers=2, hidden=(8,))),
+    ("2-D mixed", [(-INF, 1.0), (0.0, 5.0)], FlowConfig(layers=2, hidden=(8,), base="normal")),
+    ("7-D box", [(0.02, 1.2)] * 7, FlowConfig(layers=3, hidden=(16, 16))),
+    ("16-D mixed", [(0.0, INF), (-INF, INF), (-INF, 2.0), (0.1, 0.7)] * 4, FlowConfig(layers=2, hidden=(16,))),
+]
+PRIOR_IDS = [row[0] for row in PRIOR_TABLE]
+
+
+def make_prior(bounds, config: FlowConfig, seed: int = 0, strength: float = 0.3) -> FlowPrior:
+    """Returns an untrained prior whose weights are all random, so that nothing in it is trivial."""
+    lower, upper = np.array(bounds, dtype=float).T
+    space = ParameterSpace([f"p{j}" for j in range(len(bounds))], lower, upper)
+    rng = np.random.default_rng(seed)
+    dim = space.dim
+    trained = jax.tree.map(
+        lambda a: np.asarray(a + strength * rng.normal(size=a.shape) / np.sqrt(max(a.shape[:1] + (1,))), np.float32),
+        init_trained(jax.random.key(seed), config, dim),
+    )
+    tril = np.tril(0.2 * rng.normal(size=(dim, dim)) / np.sqrt(dim), -1) + np.diag(rng.uniform(0.6, 1.1, dim))
+    fixed = {
+        "support": {"scale": rng.uniform(0.5, 2.0, dim)},
+        "whitening": {"loc": 0.3 * rng.normal(size=dim), "tril": tril},
+    }
+    return FlowPrior(config, space, {**fixed, **trained})
+
+
+def correlated_chain(n: int = 4000, seed: int = 0, **parts) -> Chain:
+    """Returns independent draws of a correlated normal pair pushed into the unit square."""
+    rng = np.random.default_rng(seed)
+    z = rng.multivariate_normal([0.3, -0.2], [[1.0, 0.7], [0.7, 1.5]], size=n)
+    return Chain(1.0 / (1.0 + np.exp(-z)), ParameterSpace(["a", "b"], 0.0, 1.0), **parts)
