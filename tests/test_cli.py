@@ -1,0 +1,100 @@
+"""The command line: each command on a small chain, and its errors."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from toys import correlated_chain
+
+from numpyro_flowprior import FlowPrior, read_chain, write_chain_npz
+from numpyro_flowprior.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_chain_npz(folder / "chain.npz", correlated_chain(4000))
+    write_chain_npz(folder / "other.npz", correlated_chain(2000, seed=1))
+    arguments = ["fit", str(folder / "chain.npz"), "-o", str(folder / "prior.safetensors"), "-q"]
+    assert main([*arguments, "--max-steps", "300", "--layers", "2"]) == 0
+    return folder
+
+
+def test_fit_writes_a_prior_and_its_picture(folder):
+    prior = FlowPrior.load(folder / "prior.safetensors")
+    assert prior.names == ("a", "b")
+    assert prior.config.layers == 2
+    assert (folder / "prior.png").stat().st_size > 5000
+
+
+def test_info(folder, capsys):
+    assert main(["info", str(folder / "prior.safetensors")]) == 0
+    text = capsys.readouterr().out
+    assert "prior over 2 parameters" in text
+    assert "gain over a Gaussian" in text
+    assert main(["info", str(folder / "prior.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chain"]["rows"] == 4000
+
+
+def test_sample_is_reproducible_and_carries_its_density(folder):
+    out = str(folder / "draws.npz")
+    for seed in ("1", "1", "2"):
+        assert main(["sample", str(folder / "prior.safetensors"), "-n", "500", "-o", out, "--seed", seed]) == 0
+        draws = read_chain(out)
+        if seed == "1":
+            first = draws
+    assert draws.n == first.n == 500
+    assert not np.array_equal(draws.samples, first.samples)
+    prior = FlowPrior.load(folder / "prior.safetensors")
+    np.testing.assert_allclose(draws.log_prob, prior.log_prob(draws.samples), atol=1e-3)
+
+
+def test_check_passes_on_the_same_density_and_fails_on_another(folder, capsys):
+    prior = str(folder / "prior.safetensors")
+    assert main(["check", prior, str(folder / "other.npz")]) == 0
+    assert "verdict: PASS" in capsys.readouterr().out
+    other = read_chain(folder / "other.npz")
+    write_chain_npz(folder / "wrong.npz", other.replace(samples=1.0 - other.samples))
+    assert main(["check", prior, str(folder / "wrong.npz"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "fail"
+
+
+def test_plot(folder):
+    out = folder / "corner.png"
+    assert main(["plot", str(folder / "chain.npz"), str(folder / "prior.safetensors"), "-o", str(out)]) == 0
+    assert out.stat().st_size > 5000
+
+
+def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
+    chain = correlated_chain(500)
+    rows = np.column_stack([chain.samples, np.arange(500)])
+    np.savetxt(folder / "c.csv", rows, delimiter=",", header="a,b,c", comments="")
+    out = folder / "subset.safetensors"
+    arguments = ["fit", str(folder / "c.csv"), "-o", str(out), "-q", "--max-steps", "50", "--no-picture"]
+    assert main([*arguments, "--parameters", "b,a", "--bounds", "a", "0", "1", "--bounds", "b", "0", "inf"]) == 0
+    prior = FlowPrior.load(out)
+    assert prior.names == ("b", "a")
+    np.testing.assert_array_equal(prior.space.bounds, [[0, np.inf], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "none.npz"], "none.npz: no such file"),
+        (["info", "none.safetensors"], "no such file"),
+        (["sample", "PRIOR", "-n", "0"], "at least one draw"),
+        (["fit", "CHAIN", "--parameters", "a,zz"], "no parameter named 'zz'"),
+        (["fit", "CHAIN", "--bounds", "a", "0.4", "1"], "rows are outside"),
+        (["fit", "CHAIN", "--bounds", "a", "low", "1"], "could not convert"),
+        (["fit", "CHAIN", "--layers", "-2"], "FlowConfig.layers"),
+        (["check", "CHAIN", "CHAIN"], "not a readable safetensors file"),
+    ],
+)
+def test_bad_input_exits_with_2_and_a_reason(folder, capsys, arguments, message):
+    paths = {"PRIOR": str(folder / "prior.safetensors"), "CHAIN": str(folder / "chain.npz")}
+    assert main([paths.get(argument, argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"flowprior {arguments[0]}: error: ")
+    assert message in error

@@ -1,0 +1,197 @@
+"""ModelDensity: any model as functions of a vector, against numpyro.infer.util.log_density and closed forms."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.util import log_density
+from scipy import stats
+from toys import make_prior
+
+from numpyro_flowprior import FlowConfig, ModelDensity, ParameterSpace, UniformPrior
+
+KEY = jax.random.key(0)
+Y = np.random.default_rng(0).normal(1.0, 2.0, 30)
+PRIOR = make_prior([(0.0, 1.0), (-np.inf, np.inf), (2.0, np.inf)], FlowConfig(layers=2, hidden=(8,)))
+
+
+def scalars(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 3.0))
+    sigma = numpyro.sample("sigma", dist.HalfCauchy(2.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def with_prior(y):
+    theta = numpyro.sample("theta", PRIOR)
+    extra = numpyro.sample("extra", dist.Uniform(-1.0, 2.0))
+    numpyro.sample("y", dist.Normal(theta[0] + extra, theta[2]).expand([len(y)]).to_event(1), obs=y)
+
+
+def arrays_factors_and_scales(y):
+    with numpyro.plate("groups", 3):
+        a = numpyro.sample("a", dist.Gamma(2.0, 1.0))
+    b = numpyro.sample("b", dist.Uniform(jnp.zeros((2, 2)), jnp.ones((2, 2))).to_event(2))
+    numpyro.factor("penalty", -jnp.sum(b**2))
+    with numpyro.handlers.scale(scale=0.5):
+        numpyro.sample("y", dist.Normal(a.sum(), 1.0), obs=y[0])
+    with numpyro.handlers.mask(mask=np.array([True, False])):
+        numpyro.sample("z", dist.Normal(b[0], 1.0), obs=y[1:3])
+
+
+def box_model(y):
+    theta = numpyro.sample("theta", UniformPrior(ParameterSpace(["u", "v"], [0.0, -1.0], [2.0, 1.0])))
+    numpyro.sample("y", dist.Normal(theta[0] * theta[1], 1.0), obs=y[0])
+
+
+MODELS = [scalars, with_prior, arrays_factors_and_scales, box_model]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+def test_prior_plus_likelihood_is_log_density(model):
+    density = ModelDensity(model, Y)
+    x = density.sample_prior(KEY, 40)
+    assert x.dtype == np.float64
+    assert x.shape == (40, density.dim)
+    with jax.enable_x64(True):
+        sites = density.constrain(x)
+        expected = [log_density(model, (Y,), {}, {k: v[i] for k, v in sites.items()})[0] for i in range(40)]
+    np.testing.assert_allclose(density.log_prior(x) + density.log_likelihood(x), expected, rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(density.log_posterior(x), expected, rtol=1e-11, atol=1e-10)
+    prior, likelihood = density.log_prior_and_likelihood(x)
+    np.testing.assert_array_equal(prior, density.log_prior(x))
+    np.testing.assert_allclose(sum(density.log_likelihood_by_site(x).values()), likelihood, rtol=1e-12)
+
+
+def test_split_against_scipy():
+    density = ModelDensity(scalars, Y)
+    x = np.array([[0.5, 1.5], [-2.0, 0.3]])
+    prior = stats.norm.logpdf(x[:, 0], 0, 3) + stats.halfcauchy.logpdf(x[:, 1], scale=2)
+    likelihood = stats.norm.logpdf(Y[None], x[:, :1], x[:, 1:]).sum(axis=1)
+    np.testing.assert_allclose(density.log_prior(x), prior, rtol=1e-12)
+    np.testing.assert_allclose(density.log_likelihood(x), likelihood, rtol=1e-12)
+
+
+def test_names_bounds_and_observed():
+    density = ModelDensity(with_prior, y=Y)
+    assert density.names == ("p0", "p1", "p2", "extra")
+    np.testing.assert_array_equal(density.bounds, [[0, 1], [-np.inf, np.inf], [2, np.inf], [-1, 2]])
+    assert list(density.observed) == ["y"]
+    assert ModelDensity(arrays_factors_and_scales, Y).names == (
+        "a[0]", "a[1]", "a[2]", "b[0,0]", "b[0,1]", "b[1,0]", "b[1,1]",
+    )  # fmt: skip
+    assert ModelDensity(box_model, Y).names == ("u", "v")
+    assert "observed: y" in repr(density)
+
+
+def test_float64_whatever_the_callers_flag_and_flag_unchanged():
+    density = ModelDensity(scalars, Y)
+    x = density.sample_prior(KEY, 5)
+    assert not jax.config.jax_enable_x64
+    outside = density.log_posterior(x)
+    assert jnp.ones(1).dtype == jnp.float32
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(density.log_posterior(x), outside)
+
+
+def test_no_recompilation_for_new_batch_sizes():
+    """Sizes are padded to powers of two; the model is traced once for each of them and no more."""
+    traces = []
+
+    def counted(y):
+        traces.append(1)
+        scalars(y)
+
+    density = ModelDensity(counted, Y)
+    x = density.sample_prior(KEY, 5000)
+    values = density.log_posterior(x)
+    done = len(traces)
+    for n in (1025, 1500, 2047, 2048, 4096, 4097 + 2047):
+        np.testing.assert_array_equal(density.log_posterior(x[:n]), values[:n])
+    for n in (1, 3, 7, 8, 9, 16, 17, 100, 128, 1000):
+        np.testing.assert_allclose(density.log_posterior(x[:n]), values[:n], rtol=1e-12)
+    assert len(traces) - done <= 8  # 8, 16, 32, 128, 1024 and none for the rest
+    assert density.log_posterior(x[:0]).shape == (0,)
+
+
+def test_edges_and_outside():
+    density = ModelDensity(with_prior, Y)
+    x = density.sample_prior(KEY, 4)
+    assert (x > density.bounds[:, 0]).all()
+    assert (x < density.bounds[:, 1]).all()
+    x[0, 0], x[1, 0], x[2, 2] = -1e-9, 1.0, 1.0
+    prior, likelihood = density.log_prior(x), density.log_likelihood(x)
+    np.testing.assert_array_equal(np.isneginf(prior), [True, False, True, False])
+    np.testing.assert_array_equal(np.isneginf(likelihood), [True, False, True, False])
+
+
+def test_nan_counts_as_minus_infinity_and_is_told():
+    def broken():
+        x = numpyro.sample("x", dist.Uniform(-1.0, 1.0))
+        numpyro.factor("f", jnp.sqrt(x))
+
+    density = ModelDensity(broken)
+    with pytest.warns(UserWarning, match="NaN"):
+        values = density.log_likelihood(np.array([[0.25], [-0.5]]))
+    np.testing.assert_array_equal(values, [0.5, -np.inf])
+    assert density.nan_count == 1
+
+
+def discrete():
+    numpyro.sample("k", dist.Poisson(3.0))
+
+
+def simplex():
+    numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+
+
+def dependent():
+    a = numpyro.sample("a", dist.Uniform(0.0, 1.0))
+    numpyro.sample("b", dist.Uniform(0.0, a))
+
+
+def clash():
+    numpyro.sample("theta", PRIOR)
+    numpyro.sample("p1", dist.Normal())
+
+
+def param():
+    numpyro.sample("x", dist.Normal(numpyro.param("m", 0.0), 1.0))
+
+
+def nothing():
+    numpyro.sample("y", dist.Normal(), obs=0.0)
+
+
+def subsampled():
+    with numpyro.plate("rows", 10, subsample_size=5):
+        numpyro.sample("x", dist.Normal())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (discrete, "'k' is discrete"),
+        (simplex, "'w' has support"),
+        (dependent, "support of site 'b' depends"),
+        (clash, "'p1' has two priors, at sites 'theta' and 'p1'"),
+        (param, "'m' is a numpyro.param"),
+        (nothing, "at least one latent"),
+        (subsampled, "plate 'rows' subsamples"),
+    ],
+)
+def test_models_that_no_bridge_can_hold_are_refused_by_name(model, message):
+    with pytest.raises(ValueError, match=message):
+        ModelDensity(model)
+
+
+def test_points_of_the_wrong_shape_are_refused():
+    density = ModelDensity(scalars, Y)
+    with pytest.raises(ValueError, match=r"expected shape \(n, 2\) for mu, sigma; got \(2,\)"):
+        density.log_prior(np.zeros(2))
+    with pytest.raises(ValueError, match="expected shape"):
+        density.log_likelihood(np.zeros((3, 5)))

@@ -1,0 +1,108 @@
+"""Divergences, comparisons and reports against closed forms and against priors that are wrong on purpose."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from toys import make_prior
+
+from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, compare, marginal_kl, quality_report
+from numpyro_flowprior.diagnostics.divergences import noise_floor
+
+LINE = ParameterSpace(["x", "y"], -8.0, 8.0)
+
+
+def normal_chain(n: int, shift: float = 0.0, sigma: float = 1.0, seed: int = 0, **parts) -> Chain:
+    samples = np.random.default_rng(seed).normal(shift, sigma, size=(n, 2)).clip(-7.9, 7.9)
+    return Chain(samples, LINE, **parts)
+
+
+def test_marginal_kl_of_two_normals_is_the_closed_form():
+    """KL(N(0,1) || N(0.5,1.2)) = ln 1.2 + (1 + 0.25) / (2 1.44) - 1/2; independent pairs have twice as much."""
+    exact = np.log(1.2) + 1.25 / (2 * 1.44) - 0.5
+    found = marginal_kl(normal_chain(2_000_000), normal_chain(2_000_000, 0.5, 1.2, seed=1))
+    np.testing.assert_allclose(found.one_d, exact, rtol=0.03)  # bins of 0.21 lose a little
+    np.testing.assert_allclose(found.two_d, 2 * exact, rtol=0.05)
+    assert found.average == pytest.approx(0.5 * (found.one_d.mean() + found.two_d.mean()))
+
+
+def test_weights_count_like_repetitions():
+    counts = np.random.default_rng(2).integers(0, 4, 3000)
+    base, other = normal_chain(3000), normal_chain(3000, seed=5)
+    weighted = marginal_kl(base.replace(weights=counts), other)
+    repeated = marginal_kl(Chain(np.repeat(base.samples, counts, axis=0), LINE), other)
+    np.testing.assert_allclose(weighted.one_d, repeated.one_d)
+    np.testing.assert_allclose(weighted.two_d, repeated.two_d)
+
+
+def test_excess_over_the_floor_is_zero_for_equal_densities_and_positive_for_others():
+    """False-alarm rate: the excess of equal densities is within 4 standard deviations of its floor (1 in 16,000)."""
+    same = compare(normal_chain(5000), normal_chain(5000, seed=3), repeats=16)
+    assert abs(same.excess) < 4 * same.excess_error
+    assert same.kl.average > 0.1  # the value alone would mislead
+    shifted = compare(normal_chain(5000), normal_chain(5000, 0.2, seed=3), repeats=16)
+    assert shifted.excess > 4 * shifted.excess_error
+    np.testing.assert_allclose(shifted.shift, 0.2, atol=0.1)
+
+
+def test_floor_of_correlated_walkers_is_higher():
+    """Each walker sits in its own place: dealing rows one by one would call two such ensembles different."""
+
+    def ensemble(seed: int) -> Chain:
+        rng = np.random.default_rng(seed)
+        centres = rng.normal(size=(40, 1, 2))
+        samples = (centres + 0.1 * rng.normal(size=(40, 100, 2))).reshape(-1, 2)
+        return Chain(samples, LINE, chain_id=np.repeat(np.arange(40), 100))
+
+    a, b = ensemble(0), ensemble(1)
+    by_walker = noise_floor(a, b, repeats=16)
+    by_row = noise_floor(a.replace(chain_id=None), b.replace(chain_id=None), repeats=16)
+    assert by_walker.mean() > by_row.mean() + 10 * by_row.std()
+    assert abs(marginal_kl(a, b).average - by_walker.mean()) < 4 * by_walker.std()
+
+
+def test_comparison_is_by_name():
+    a = normal_chain(1000)
+    b = Chain(a.samples[:, ::-1], LINE.select(["y", "x"]))
+    assert compare(a, b).kl.average == 0.0
+    with pytest.raises(ValueError, match="no parameter named 'x'"):
+        compare(a, Chain(a.samples, ParameterSpace(["u", "y"])))
+    with pytest.raises(ValueError, match="same parameters"):
+        marginal_kl(a, b)
+
+
+def test_a_right_prior_passes_and_a_wrong_one_fails():
+    prior = make_prior([(0.0, 1.0), (0.0, 1.0)], FlowConfig(layers=2, hidden=(8,)))
+    with jax.enable_x64(True):
+        draws = np.asarray(prior.sample(jax.random.key(1), (4000,)))
+    own = Chain(draws, prior.space)
+    right = quality_report(jax.random.key(0), prior, own)
+    assert right.verdict == "pass"
+    other = make_prior([(0.0, 1.0), (0.0, 1.0)], FlowConfig(layers=2, hidden=(8,)), seed=7)
+    wrong = quality_report(jax.random.key(0), other, own)
+    assert wrong.verdict != "pass"
+    assert "noise floor" in wrong.reasons[0] or "Gaussian" in wrong.reasons[0]
+    assert right.log_density > wrong.log_density
+    assert "held-out" in str(right)
+
+
+def test_report_finds_columns_by_name_and_refuses_misfits():
+    prior = make_prior([(0.0, 1.0), (0.0, 2.0)], FlowConfig(layers=1, hidden=(8,)))
+    samples = np.asarray(prior.sample(jax.random.key(1), (500,)), np.float64)
+    straight = quality_report(jax.random.key(0), prior, Chain(samples, prior.space))
+    swapped = quality_report(jax.random.key(0), prior, Chain(samples[:, ::-1], prior.space.select(["p1", "p0"])))
+    assert straight.log_density == pytest.approx(swapped.log_density)
+    with pytest.raises(ValueError, match="'p1' missing"):
+        quality_report(jax.random.key(0), prior, Chain(samples[:, :1], prior.space.select(["p0"])))
+    wide = Chain(samples + [0.0, 1.0], ParameterSpace(["p0", "p1"], 0.0, 3.0))
+    with pytest.raises(ValueError, match="outside the prior's support"):
+        quality_report(jax.random.key(0), prior, wide)
+
+
+def test_few_rows_only_warn():
+    prior = make_prior([(0.0, 1.0)], FlowConfig(layers=0))
+    draws = Chain(np.asarray(prior.sample(jax.random.key(1), (100,)), np.float64), prior.space)
+    report = quality_report(jax.random.key(0), prior, draws)
+    assert report.verdict == "warn"
+    assert "coarse" in report.reasons[-1]

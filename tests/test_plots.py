@@ -1,0 +1,44 @@
+"""plot_corner: its contours hold the masses they claim, and it refuses what it cannot draw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from toys import correlated_chain
+
+from numpyro_flowprior import Chain, ParameterSpace, plot_corner
+from numpyro_flowprior.plots import CONTOUR_MASSES, density_2d, highest_density_levels
+
+
+def test_contours_enclose_one_two_three_sigma():
+    """For a 2-D normal, the k-sigma region is r < k; the level must be the density there, smoothing allowed for."""
+    np.testing.assert_allclose(CONTOUR_MASSES, 1 - np.exp(-0.5 * np.arange(1, 4) ** 2), atol=1e-4)
+    samples = np.random.default_rng(0).normal(size=(400_000, 2)).clip(-5.9, 5.9)
+    chain = Chain(samples, ParameterSpace(["x", "y"], -6.0, 6.0))
+    x, y, density = density_2d(chain, (0, 1), chain.space.bounds, 120)
+    levels = highest_density_levels(density, CONTOUR_MASSES)
+    radius = np.hypot(*np.meshgrid(x, y, indexing="ij"))
+    for k, level in enumerate(levels, start=1):
+        boundary = radius[(density > level * 0.93) & (density < level * 1.07)]
+        assert boundary.mean() == pytest.approx(k, rel=0.03)
+
+
+def test_axes_span_the_declared_box_and_names_are_matched(tmp_path):
+    first = correlated_chain(2000)
+    second = first.select(["b", "a"])
+    figure = plot_corner({"one": first, "two": second}, truth={"a": 0.5}, title="t")
+    assert len(figure.axes) == 4
+    assert figure.axes[2].get_xlim() == (0.0, 1.0)
+    assert figure.axes[2].get_ylim() == (0.0, 1.0)
+    figure.savefig(tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(ValueError, match="at least one chain"):
+        plot_corner({})
+    with pytest.raises(ValueError, match="'one' lacks 'z'"):
+        plot_corner({"one": correlated_chain(100)}, names=["z"])
+    other = Chain(np.random.default_rng(0).normal(size=(100, 1)), ParameterSpace(["q"]))
+    with pytest.raises(ValueError, match="no parameter in common"):
+        plot_corner({"one": correlated_chain(100), "two": other})

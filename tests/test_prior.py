@@ -1,0 +1,326 @@
+"""FlowPrior's contract: one table of priors, every use that a NumPyro distribution is put to."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, autoguide
+from scipy.integrate import quad
+from toys import PRIOR_IDS, PRIOR_TABLE, make_prior
+
+from numpyro_flowprior import FlowConfig, FlowPrior, ParameterSpace, UniformPrior
+from numpyro_flowprior.storage import FileFormatError
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(params=PRIOR_TABLE, ids=PRIOR_IDS)
+def prior(request) -> FlowPrior:
+    return make_prior(request.param[1], request.param[2])
+
+
+def grid_integral(prior: FlowPrior, panels: int = 2000) -> float:
+    """Integrates a 2-D density by Gauss-Legendre in tan-transformed coordinates that end on the declared bounds."""
+    points = []
+    for low, high in zip(prior.space.lower, prior.space.upper, strict=True):
+        nodes, weights = np.polynomial.legendre.leggauss(8)
+        edges = np.linspace(-27.0, 27.0, panels // 8 + 1)
+        centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * np.diff(edges)
+        t = (centre[:, None] + half[:, None] * nodes).ravel()
+        w = (half[:, None] * weights).ravel()
+        if np.isfinite(low) and np.isfinite(high):  # logistic in t
+            near = 1.0 / (1.0 + np.exp(np.abs(t)))
+            x = np.where(t < 0, low + (high - low) * near, high - (high - low) * near)
+            jacobian = (high - low) * near * (1 - near)
+        elif np.isfinite(low) or np.isfinite(high):
+            x, jacobian = (low + np.exp(t), np.exp(t)) if np.isfinite(low) else (high - np.exp(t), np.exp(t))
+        else:
+            x, jacobian = np.sinh(t), np.cosh(t)
+        points.append((x, w * jacobian))
+    (x, wx), (y, wy) = points
+    mesh = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+    with jax.enable_x64(True):
+        density = np.exp(np.asarray(jax.jit(jax.vmap(prior.log_prob))(mesh)))
+    return float(wx @ density @ wy)
+
+
+@pytest.mark.parametrize("row", PRIOR_TABLE[:4], ids=PRIOR_IDS[:4])
+def test_one_dimensional_density_is_normalised(row):
+    prior = make_prior(row[1], row[2])
+    low, high = prior.space.bounds[0]
+    with jax.enable_x64(True):
+        log_prob = jax.jit(prior.log_prob)
+        middle = float(np.median(prior.sample(KEY, (999,))))
+        density = lambda x: float(jnp.exp(log_prob(jnp.array([x]))))
+        total = sum(quad(density, *piece, limit=200)[0] for piece in ((low, middle), (middle, high)))
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("row", PRIOR_TABLE[4:6], ids=PRIOR_IDS[4:6])
+def test_two_dimensional_density_is_normalised(row):
+    assert grid_integral(make_prior(row[1], row[2])) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_samples_follow_the_density(prior):
+    """Importance estimate of the normalisation by draws: E_q[uniform-like weight / q] = 1 for any reference density.
+
+    The reference is the base density pushed through the support alone; 5 standard errors, false alarms 6e-7.
+    """
+    reference = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
+    reference.params["whitening"] = {k: v * (0.5 if k == "tril" else 1.0) for k, v in prior.params["whitening"].items()}
+    with jax.enable_x64(True):
+        draws = prior.sample(KEY, (20_000,))
+        inner = FlowPrior(reference.config, prior.space, {**reference.params, "support": prior.params["support"]})
+        log_ratio = np.asarray(inner.log_prob(draws) - prior.log_prob(draws))
+    ratio = np.exp(log_ratio)
+    if prior.space.dim <= 2:  # in more dimensions the weights are too uneven to say anything
+        assert ratio.mean() == pytest.approx(1.0, abs=5 * ratio.std() / np.sqrt(len(ratio)))
+    assert np.isfinite(log_ratio).all()
+
+
+def test_shapes_support_and_strict_interior(prior):
+    draws = prior.sample(KEY, (500, 3))
+    assert draws.shape == (500, 3, prior.space.dim) == prior.shape((500, 3))
+    assert prior.event_shape == (prior.space.dim,)
+    assert prior.batch_shape == ()
+    assert prior.log_prob(draws).shape == (500, 3)
+    assert prior.support(draws).all()
+    low, high = prior.space.bounds.T
+    assert (np.asarray(draws, np.float64) > low).all()
+    assert (np.asarray(draws, np.float64) < high).all()
+
+
+def test_density_matches_autodiff_change_of_variables(prior):
+    with jax.enable_x64(True):
+        theta = prior.sample(KEY, (5,))
+        base = prior._flow(theta.dtype).distribution
+        jacobian = jax.vmap(jax.jacfwd(prior.to_latent))(theta)
+        expected = base.log_prob(prior.to_latent(theta)) + jnp.linalg.slogdet(jacobian)[1]
+        np.testing.assert_allclose(prior.log_prob(theta), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_latent_round_trip(prior):
+    with jax.enable_x64(True):
+        omega = 0.5 * jax.random.normal(KEY, (100, prior.space.dim))
+        np.testing.assert_allclose(prior.to_latent(prior.from_latent(omega)), omega, atol=1e-7)
+
+
+def test_jit_takes_the_prior_as_an_argument_and_does_not_retrace(prior):
+    traces = []
+
+    @jax.jit
+    def log_prob(prior, theta):
+        traces.append(1)
+        return prior.log_prob(theta)
+
+    theta = prior.sample(KEY)
+    np.testing.assert_allclose(log_prob(prior, theta), prior.log_prob(theta), rtol=2e-5, atol=1e-4)
+    other = FlowPrior(prior.config, prior.space, jax.tree.map(lambda a: 0.9 * a, prior.params))
+    assert log_prob(other, theta) != log_prob(prior, theta)
+    assert len(traces) == 1
+
+
+def test_vmap_over_points_and_over_stacked_priors(prior):
+    theta = prior.sample(KEY, (4,))
+    each = jnp.stack([prior.log_prob(point) for point in theta])
+    np.testing.assert_allclose(jax.vmap(prior.log_prob)(theta), each, rtol=1e-5, atol=1e-4)
+    other = FlowPrior(prior.config, prior.space, jax.tree.map(lambda a: 0.9 * a, prior.params))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), prior, other)
+    both = jax.vmap(lambda p, t: p.log_prob(t))(stacked, theta[:2])
+    np.testing.assert_allclose(both, [prior.log_prob(theta[0]), other.log_prob(theta[1])], rtol=1e-4, atol=1e-3)
+
+
+def test_gradient_against_finite_differences(prior):
+    with jax.enable_x64(True):
+        theta = np.asarray(prior.sample(KEY, (3,)))
+        log_prob = jax.jit(prior.log_prob)
+        gradient = jax.jit(jax.vmap(jax.grad(prior.log_prob)))(theta)
+        step = 1e-6 * np.minimum(np.abs(theta), 1.0)
+        for j in range(prior.space.dim):
+            shift = np.zeros_like(theta)
+            shift[:, j] = step[:, j]
+            numeric = (log_prob(theta + shift) - log_prob(theta - shift)) / (2 * step[:, j])
+            np.testing.assert_allclose(gradient[:, j], numeric, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 1e-6, 1e-3])
+def test_precision_up_to_the_edges(fraction):
+    prior = make_prior([(0.02, 1.2), (1e-4, 0.28)], FlowConfig(layers=2, hidden=(8,)))
+    low, high = prior.space.bounds.T
+    for edge, sign in ((low, 1.0), (high, -1.0)):
+        theta = np.float32(edge + sign * fraction * (high - low))
+        single = prior.log_prob(jnp.asarray(theta))
+        gradient = jax.grad(prior.log_prob)(jnp.asarray(theta))
+        with jax.enable_x64(True):
+            double = prior.log_prob(jnp.asarray(theta, dtype=jnp.float64))
+        assert np.isfinite(gradient).all()
+        if np.isfinite(double):  # where float32 rounds the point out of the box, both must say so
+            np.testing.assert_allclose(single, double, atol=1e-4)
+        else:
+            assert single == double
+
+
+def test_outside_the_support_the_density_is_zero_and_its_gradient_finite():
+    prior = make_prior([(0.0, 1.0), (2.0, np.inf)], FlowConfig(layers=2, hidden=(8,)))
+    outside = jnp.array([[-0.1, 3.0], [0.5, 1.9], [1.5, 1.0], [jnp.nan, 3.0]])
+    assert (prior.log_prob(outside) == -jnp.inf).all()
+    assert np.isfinite(jax.vmap(jax.grad(prior.log_prob))(outside[:3])).all()
+    assert np.isfinite(prior.log_prob(jnp.array([0.0, 2.0])))  # the edge itself: finite, no spike
+
+
+def model(prior, y=None):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(theta.sum(), 0.5), obs=y)
+
+
+@pytest.mark.parametrize("row", [PRIOR_TABLE[4], PRIOR_TABLE[5]], ids=[PRIOR_IDS[4], PRIOR_IDS[5]])
+def test_nuts_with_the_prior_as_a_model_argument(row):
+    """Posterior mean by NUTS against importance sampling from the prior; 5 standard errors of each."""
+    prior = make_prior(row[1], row[2])
+    mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=2000, progress_bar=False)
+    mcmc.run(jax.random.PRNGKey(1), prior, y=1.0)
+    found = np.asarray(mcmc.get_samples()["theta"])
+    draws = np.asarray(prior.sample(KEY, (100_000,)))
+    weights = np.exp(np.asarray(dist.Normal(draws.sum(axis=1), 0.5).log_prob(1.0)))
+    weights /= weights.sum()
+    expected = weights @ draws
+    sigma = np.sqrt(weights @ (draws - expected) ** 2)
+    effective = min(200.0, 1.0 / (weights**2).sum())  # a cautious count of NUTS's independent draws
+    np.testing.assert_allclose(found.mean(axis=0), expected, atol=5 * sigma.max() / np.sqrt(effective))
+
+
+def test_predictive_with_old_and_typed_keys(prior):
+    for key in (jax.random.PRNGKey(0), KEY):
+        found = Predictive(model, num_samples=7)(key, prior)
+        assert found["theta"].shape == (7, prior.space.dim)
+        assert found["y"].shape == (7,)
+        assert prior.support(found["theta"]).all()
+
+
+def test_svi_with_a_guide(prior):
+    guide = autoguide.AutoNormal(model)
+    svi = SVI(model, guide, numpyro.optim.Adam(0.01), Trace_ELBO())
+    losses = svi.run(jax.random.PRNGKey(0), 50, prior, y=1.0, progress_bar=False).losses
+    assert np.isfinite(losses).all()
+
+
+def test_numpyro_wrappers(prior):
+    theta = prior.sample(KEY, (3,))
+    expanded = prior.expand([3])
+    np.testing.assert_allclose(expanded.log_prob(theta), prior.log_prob(theta), rtol=1e-5, atol=1e-4)
+    assert expanded.sample(KEY).shape == (3, prior.space.dim)
+    assert expanded.to_event(1).log_prob(theta).shape == ()
+    assert (prior.mask(False).log_prob(theta) == 0).all()
+
+    def plated(prior):
+        with numpyro.plate("systems", 3):
+            numpyro.sample("theta", prior)
+
+    assert Predictive(plated, num_samples=2)(KEY, prior)["theta"].shape == (2, 3, prior.space.dim)
+    conditioned = numpyro.handlers.condition(model, {"theta": theta[0]})
+    trace = numpyro.handlers.trace(numpyro.handlers.seed(conditioned, 0)).get_trace(prior)
+    assert trace["theta"]["is_observed"]
+
+
+def test_copies_and_pickles_are_the_same_density(prior):
+    theta = prior.sample(KEY, (3,))
+    for other in (copy.copy(prior), copy.deepcopy(prior), pickle.loads(pickle.dumps(prior))):
+        np.testing.assert_array_equal(other.log_prob(theta), prior.log_prob(theta))
+        assert other.space == prior.space
+
+
+def test_file_round_trip_is_bit_exact(prior, tmp_path):
+    prior.info = {"report": {"verdict": "pass"}}
+    path = prior.save(tmp_path / "p.safetensors", metadata={"title": "a test"})
+    back = FlowPrior.load(path)
+    theta = prior.sample(KEY, (5,))
+    np.testing.assert_array_equal(back.log_prob(theta), prior.log_prob(theta))
+    np.testing.assert_array_equal(back.sample(KEY, (5,)), theta)
+    assert (back.config, back.space) == (prior.config, prior.space)
+    assert back.info["metadata"] == {"title": "a test"}
+    assert back.info["report"] == {"verdict": "pass"}
+    assert "jax" in back.info["versions"]
+
+
+def test_damaged_files_are_refused(tmp_path):
+    prior = make_prior(PRIOR_TABLE[4][1], PRIOR_TABLE[4][2])
+    path = prior.save(tmp_path / "p.safetensors")
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for cut in rng.integers(0, len(good), 30):
+        path.write_bytes(good[:cut])
+        with pytest.raises(FileFormatError, match="p.safetensors"):
+            FlowPrior.load(path)
+    header = good.index(b"}") // 2
+    for position in rng.integers(8, header, 30):  # a flipped byte in the header: an error, or the same prior
+        flipped = bytearray(good)
+        flipped[position] ^= 0x5A
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(FileFormatError):
+            FlowPrior.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record, arrays: record.update(schema=99), "Upgrade"),
+        (lambda record, arrays: record.update(kind="gp_emulator"), "of kind 'flow_prior'; it is of kind"),
+        (lambda record, arrays: record["config"].pop("layers"), "missing: 'layers'"),
+        (lambda record, arrays: record["config"].update(layers=-1), "FlowConfig.layers"),
+        (lambda record, arrays: record["space"].update(lower=[5, 5]), "lower < upper"),
+        (lambda record, arrays: arrays.pop("final/shift"), "missing: 'final/shift'"),
+        (lambda record, arrays: arrays.update(extra=np.zeros(2)), "unknown: 'extra'"),
+        (lambda record, arrays: arrays.update({"final/shift": np.zeros(3)}), r"expected shape \(2,\); got \(3,\)"),
+        (lambda record, arrays: arrays.update({"final/shift": np.zeros(2, int)}), "expected float32 or float64"),
+        (lambda record, arrays: arrays.update({"final/shift": np.full(2, np.nan)}), "NaN or infinity"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(tmp_path, change, message):
+    from numpyro_flowprior.storage import load_file, save_file
+
+    path = make_prior(PRIOR_TABLE[4][1], PRIOR_TABLE[4][2]).save(tmp_path / "p.safetensors")
+    stored = load_file(path, "flow_prior", newest_schema=1)
+    record, arrays = {**stored.record, "kind": "flow_prior", "schema": 1}, dict(stored.arrays)
+    change(record, arrays)
+    save_file(path, record.pop("kind"), record.pop("schema"), record, arrays)
+    with pytest.raises(FileFormatError, match=message):
+        FlowPrior.load(path)
+
+
+def test_bad_arguments_are_refused():
+    good = make_prior(PRIOR_TABLE[4][1], PRIOR_TABLE[4][2])
+    with pytest.raises(TypeError, match="expected a FlowConfig"):
+        FlowPrior({}, good.space, good.params)
+    with pytest.raises(ValueError, match="expected shape"):
+        FlowPrior(good.config, good.space, {**good.params, "final": {"shift": np.zeros(3), "log_scale": np.zeros(2)}})
+    with pytest.raises(ValueError, match="expected exactly the arrays"):
+        FlowPrior(good.config, good.space, {})
+    with pytest.raises(ValueError, match=r"last axis of 2 values for p0, p1; got shape \(3,\)"):
+        good.log_prob(jnp.zeros(3))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        good.save("/nowhere/at/all/p.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        FlowPrior.load("nothing.safetensors")
+    with pytest.raises(ValueError, match="'spline'"):
+        FlowConfig(transformer="spline")
+    with pytest.raises(ValueError, match="FlowConfig.max_log_scale"):
+        FlowConfig(max_log_scale=0.0)
+
+
+def test_uniform_prior_against_scipy():
+    space = ParameterSpace(["a", "b"], [0.0, -2.0], [2.0, 3.0])
+    uniform = UniformPrior(space)
+    draws = uniform.sample(KEY, (2000,))
+    assert uniform.support(draws).all()
+    np.testing.assert_allclose(uniform.log_prob(draws), -np.log(10.0), rtol=1e-6)
+    assert uniform.log_prob(jnp.array([3.0, 0.0])) == -jnp.inf
+    np.testing.assert_allclose(draws.mean(axis=0), [1.0, 0.5], atol=0.2)
+    with pytest.raises(ValueError, match="'c' have none"):
+        UniformPrior(ParameterSpace(["c"], 0.0))

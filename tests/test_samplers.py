@@ -1,0 +1,133 @@
+"""pocoMC and emcee through the bridge, against exact posteriors and evidences."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from toys import make_prior
+
+from numpyro_flowprior import FlowConfig, ModelDensity, sample_emcee, sample_pocomc, to_arviz
+
+KEY = jax.random.key(1)
+FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "flow": "maf3", "progress": False}
+
+
+def conjugate(y):
+    """Normal mean with a normal prior, and a second parameter that the data leave alone."""
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    numpyro.sample("free", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+Y = np.array([2.5])
+POSTERIOR_MEAN, POSTERIOR_SD = (1.0 / 4 + 2.5) / (1 + 1 / 4), np.sqrt(1 / (1 + 1 / 4))
+LOG_EVIDENCE = -0.5 * np.log(2 * np.pi * 5.0) - 0.5 * (2.5 - 1.0) ** 2 / 5.0
+
+
+def check_posterior(chain):
+    """Means and widths within 5 standard errors at the reported effective size (false alarms under 1e-5)."""
+    error = POSTERIOR_SD / np.sqrt(chain.effective_size)
+    assert chain.mean()[0] == pytest.approx(POSTERIOR_MEAN, abs=5 * error)
+    assert np.sqrt(chain.covariance()[0, 0]) == pytest.approx(POSTERIOR_SD, abs=5 * error)
+    assert chain.mean()[1] == pytest.approx(0.5, abs=5 * 0.289 / np.sqrt(chain.effective_size))
+    np.testing.assert_allclose(chain.log_prob, chain.log_prior + chain.log_likelihood)
+
+
+@pytest.fixture(scope="module")
+def density():
+    return ModelDensity(conjugate, Y)
+
+
+@pytest.fixture(scope="module")
+def pocomc_chain(density):
+    return sample_pocomc(KEY, density, **FAST)
+
+
+def test_pocomc_posterior_and_evidence(density, pocomc_chain):
+    check_posterior(pocomc_chain)
+    error = np.hypot(5 * pocomc_chain.log_evidence_error, 0.02)
+    assert pocomc_chain.log_evidence == pytest.approx(LOG_EVIDENCE, abs=error)
+    np.testing.assert_allclose(pocomc_chain.log_likelihood, density.log_likelihood(pocomc_chain.samples))
+    assert pocomc_chain.weights is not None
+    assert pocomc_chain.info["sampler"] == "pocomc"
+    assert pocomc_chain.info["calls"] > 0
+
+
+def test_pocomc_with_a_constant_likelihood_gives_log_evidence_zero():
+    """A prior that leaks out of its box, or that is truncated without being renormalised, would not."""
+    prior = make_prior([(0.02, 1.2), (1e-4, 0.28), (0.0, 1.5)], FlowConfig(layers=2, hidden=(16,)))
+
+    def flat():
+        numpyro.sample("theta", prior)
+        numpyro.factor("nothing", jnp.zeros(()))
+
+    chain = sample_pocomc(KEY, ModelDensity(flat), **FAST)
+    assert abs(chain.log_evidence) < 4 * chain.log_evidence_error + 1e-6
+    assert chain.log_evidence_error < 0.1
+    assert prior.space.contains(chain.samples).all()
+
+
+def test_emcee_posterior(density):
+    chain = sample_emcee(KEY, density, n_walkers=32, max_steps=4000, progress=False)
+    assert chain.info["converged"]
+    assert 0.2 < chain.info["acceptance"] < 0.9
+    check_posterior(chain)
+    assert len(np.unique(chain.chain_id)) == 32
+    data = to_arviz(chain, density)
+    assert data.posterior.sizes["chain"] == 32
+    np.testing.assert_allclose(data.log_likelihood["y"].values.ravel(), chain.log_likelihood)
+    np.testing.assert_array_equal(data.observed_data["y"].values, Y)
+
+
+def test_same_key_same_chain_and_global_generators_untouched(density, pocomc_chain):
+    import torch
+
+    np.random.seed(3)
+    torch.manual_seed(3)
+    expected = np.random.normal(), float(torch.randn(()))
+    np.random.seed(3)
+    torch.manual_seed(3)
+    again = sample_pocomc(KEY, density, **FAST)
+    sampled = sample_emcee(KEY, density, n_walkers=8, max_steps=300, progress=False)
+    assert (np.random.normal(), float(torch.randn(()))) == expected
+    np.testing.assert_array_equal(again.samples, pocomc_chain.samples)
+    np.testing.assert_array_equal(
+        sample_emcee(KEY, density, n_walkers=8, max_steps=300, progress=False).samples, sampled.samples
+    )
+
+
+def test_emcee_that_did_not_converge_says_so(density):
+    with pytest.warns(UserWarning, match="not converged: raise max_steps"):
+        chain = sample_emcee(KEY, density, n_walkers=8, max_steps=100, progress=False)
+    assert not chain.info["converged"]
+
+
+def test_emcee_never_starts_at_zero_density():
+    def mostly_impossible():
+        x = numpyro.sample("x", dist.Uniform(0.0, 1.0))
+        numpyro.factor("half", jnp.where(x < 0.2, 0.0, -jnp.inf))
+
+    chain = sample_emcee(KEY, ModelDensity(mostly_impossible), n_walkers=16, max_steps=2000, progress=False)
+    assert (chain.samples < 0.2).all()
+
+    def impossible():
+        numpyro.sample("x", dist.Uniform(0.0, 1.0))
+        numpyro.factor("none", -jnp.inf)
+
+    with pytest.raises(ValueError, match="0 of 1600 prior draws have a finite posterior density"):
+        sample_emcee(KEY, ModelDensity(impossible), n_walkers=16, progress=False)
+
+
+def test_bad_settings_are_refused(density):
+    with pytest.raises(ValueError, match="n_active <= n_effective"):
+        sample_pocomc(KEY, density, n_effective=10, n_active=20)
+    with pytest.raises(TypeError, match="n_total: expected an integer"):
+        sample_pocomc(KEY, density, n_total=1e3)
+    with pytest.raises(ValueError, match="n_walkers: expected an integer >= 4"):
+        sample_emcee(KEY, density, n_walkers=2)
+    with pytest.raises(TypeError, match="colour"):
+        sample_pocomc(KEY, density, colour="red")
