@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,16 @@ class DemoSize:
     n_total: int
     n_effective: int
     n_active: int
-    max_steps: int
+    train: TrainConfig
     emcee_steps: int
     design: int
 
 
-FULL = DemoSize(n_total=8_000, n_effective=2048, n_active=1024, max_steps=3000, emcee_steps=6000, design=500)
-QUICK = DemoSize(n_total=2_000, n_effective=1024, n_active=512, max_steps=800, emcee_steps=1500, design=200)
+_TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=512, max_steps=4000)
+FULL = DemoSize(n_total=8_000, n_effective=2048, n_active=1024, train=_TRAIN, emcee_steps=4000, design=500)
+QUICK = DemoSize(
+    n_total=2_000, n_effective=1024, n_active=512, train=replace(_TRAIN, max_steps=1500), emcee_steps=1500, design=200
+)
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
 SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
 
@@ -150,7 +153,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         chains["stage1"] = sample_pocomc(keys["stage1"], density, **settings)
         files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], density))
     with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
-        fit = fit_flow(keys["fit"], chains["stage1"], train=TrainConfig(max_steps=size.max_steps), progress=progress)
+        fit = fit_flow(keys["fit"], chains["stage1"], train=size.train, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
     second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
     with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):

@@ -43,7 +43,7 @@ CHAIN_ERRORS = [
     (lambda: Chain(GOOD[0], SPACE), ValueError, "expected shape"),
     (lambda: Chain(GOOD[:0], SPACE), ValueError, "at least one row"),
     (lambda: Chain(np.where(GOOD > 2, np.nan, GOOD), SPACE), ValueError, r"NaN or infinity in 9 of 50 rows.*'b': 9"),
-    (lambda: Chain(GOOD + [0.5, 0.0], SPACE), ValueError, "25 of 50 rows are outside.*'a': 25 rows"),
+    (lambda: Chain(GOOD + np.array([0.5, 0.0]), SPACE), ValueError, "25 of 50 rows are outside.*'a': 25 rows"),
     (lambda: Chain([["x", "y"]], SPACE), TypeError, "real numbers"),
     (lambda: Chain(GOOD + 1j, SPACE), TypeError, "complex"),
     (lambda: chain(weights=np.ones(3)), ValueError, r"chain.weights: expected shape \(50\)"),
@@ -73,7 +73,7 @@ def test_constant_column_is_named():
 def test_space_is_immutable_hashable_and_survives_pickle_and_json():
     assert pickle.loads(pickle.dumps(SPACE)) == SPACE == ParameterSpace.from_json(SPACE.to_json())
     assert hash(SPACE) == hash(ParameterSpace.from_json(SPACE.to_json()))
-    assert SPACE != ParameterSpace(["a", "b"])
+    assert ParameterSpace(["a", "b"]) != SPACE
     with pytest.raises(AttributeError, match="immutable"):
         SPACE.names = ("x",)
     selected = SPACE.select(["b", "a"])
@@ -228,8 +228,8 @@ def test_bad_npz_is_refused_with_file_and_reason(tmp_path):
         read_chain(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_chain(tmp_path / "none.npz")
+    path.rename(tmp_path / "c.dat")
     with pytest.raises(ValueError, match=r"ending in '.npz', '.csv'"):
-        path.rename(tmp_path / "c.dat")
         read_chain(tmp_path / "c.dat")
     with pytest.raises(TypeError, match="expected a path or a Chain"):
         read_chain(3)

@@ -58,7 +58,10 @@ def test_one_dimensional_density_is_normalised(row):
     with jax.enable_x64(True):
         log_prob = jax.jit(prior.log_prob)
         middle = float(np.median(prior.sample(KEY, (999,))))
-        density = lambda x: float(jnp.exp(log_prob(jnp.array([x]))))
+
+        def density(x):
+            return float(jnp.exp(log_prob(jnp.array([x]))))
+
         total = sum(quad(density, *piece, limit=200)[0] for piece in ((low, middle), (middle, high)))
     assert total == pytest.approx(1.0, abs=1e-4)
 
@@ -256,7 +259,7 @@ def test_damaged_files_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     for cut in rng.integers(0, len(good), 30):
         path.write_bytes(good[:cut])
-        with pytest.raises(FileFormatError, match="p.safetensors"):
+        with pytest.raises(FileFormatError, match=r"p\.safetensors"):
             FlowPrior.load(path)
     header = good.index(b"}") // 2
     for position in rng.integers(8, header, 30):  # a flipped byte in the header: an error, or the same prior

@@ -31,7 +31,7 @@ def make_prior(bounds, config: FlowConfig, seed: int = 0, strength: float = 0.3)
     rng = np.random.default_rng(seed)
     dim = space.dim
     trained = jax.tree.map(
-        lambda a: np.asarray(a + strength * rng.normal(size=a.shape) / np.sqrt(max(a.shape[:1] + (1,))), np.float32),
+        lambda a: np.asarray(a + strength * rng.normal(size=a.shape) / np.sqrt(max((*a.shape[:1], 1))), np.float32),
         init_trained(jax.random.key(seed), config, dim),
     )
     tril = np.tril(0.2 * rng.normal(size=(dim, dim)) / np.sqrt(dim), -1) + np.diag(rng.uniform(0.6, 1.1, dim))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._checks import FloatArray
@@ -73,10 +74,14 @@ def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: 
         repeats: number of random partitions for the noise floor.
         seed: of those partitions.
 
+    Weighted chains are first resampled to round(effective size) rows of equal weight: a random partition of rows of
+    very different weights would misjudge the floor.
+
     Raises:
         ValueError: b lacks a parameter of a.
     """
     b = b if b.names == a.names else b.select(a.names)
+    a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
     return Comparison(
         kl=marginal_kl(a, b, bounds, bins),
@@ -84,3 +89,9 @@ def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: 
         shift=(b.mean() - a.mean()) / sigma_a,
         width_ratio=sigma_b / sigma_a,
     )
+
+
+def _equally_weighted(chain: Chain, seed: int) -> Chain:
+    if chain.weights is None:
+        return chain
+    return chain.resample(jax.random.key(seed), max(round(chain.effective_size), 1))

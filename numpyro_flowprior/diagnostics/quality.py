@@ -33,7 +33,7 @@ class QualityReport:
             unconstrained space, nats; positive if the flow is better than that Gaussian.
         gain_error: its standard error (paired).
         worst: lowest log q - log Gaussian of any held-out row, nats.
-        comparison: held-out rows against as many draws from the prior.
+        comparison: held-out rows against as many draws from the prior as their effective size.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
@@ -84,7 +84,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
     """
     chain = _matching(prior, chain)
     log_q, log_gauss = held_out_log_densities(prior, chain)
-    draws = Chain(_draws(key, prior, chain.n), prior.space)
+    draws = Chain(_draws(key, prior, max(round(chain.effective_size), 1)), prior.space)
     comparison = compare(chain, draws)
     mean, error = _mean_and_error(log_q, chain)
     gain, gain_error = _mean_and_error(log_q - log_gauss, chain)

@@ -34,7 +34,7 @@ class FlowConfig:
     transformer: str = "affine"
     base: str = "mixture"
     components: int = 8
-    max_log_scale: float = 0.5
+    max_log_scale: float = 1.0
     hull: float = 4.0
 
     def __post_init__(self) -> None:

@@ -166,14 +166,8 @@ def representable_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.nda
 
 
 def interior_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each.
-
-    "Strictly" is meant against the exact bounds and against their rounding to float32, because samplers compare in
-    either: float32(0.28) > 0.28, float32(0.1) > 0.1.
-    """
-    single_low, single_high = (np.array(b).astype(np.float32).astype(np.float64) for b in (space.lower, space.upper))
-    low = np.maximum(np.array(space.lower), single_low).astype(dtype)
-    high = np.minimum(np.array(space.upper), single_high).astype(dtype)
-    low, high = (np.nextafter(b, np.array(to, dtype)) for b, to in ((low, np.inf), (high, -np.inf)))
-    low = np.where(np.isfinite(space.lower), low, np.array(-np.inf, dtype))
-    return low, np.where(np.isfinite(space.upper), high, np.array(np.inf, dtype))
+    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each."""
+    low, high = representable_bounds(space, dtype)
+    inner_low = np.where(low.astype(np.float64) > space.lower, low, np.nextafter(low, np.array(np.inf, dtype)))
+    inner_high = np.where(high.astype(np.float64) < space.upper, high, np.nextafter(high, np.array(-np.inf, dtype)))
+    return np.where(np.isfinite(space.lower), inner_low, low), np.where(np.isfinite(space.upper), inner_high, high)

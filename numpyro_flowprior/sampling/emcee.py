@@ -19,6 +19,7 @@ from .record import run_record
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a chain
 _BURN_IN = 5.0  # autocorrelation times dropped from the start
+_FEWEST_KEPT = 100  # steps per walker that thinning leaves, if there are so many
 _TRIES = 100  # rounds of prior draws in search of starts with a finite density
 
 
@@ -34,8 +35,8 @@ def sample_emcee(
     """Returns posterior draws from emcee, started from the prior and stopped by its autocorrelation time.
 
     Stops when the run is longer than 50 autocorrelation times of every parameter, or at `max_steps` with a warning.
-    Five autocorrelation times of burn-in are dropped and the rest thinned by half of one. Interrupting with the
-    keyboard returns what there is.
+    Five autocorrelation times of burn-in (at most half the run) are dropped and the rest thinned by half of one (but
+    not below 100 steps per walker). Interrupting with the keyboard returns what there is.
 
     Args:
         key: JAX random key; seeds the starts and emcee's generator.
@@ -126,7 +127,7 @@ def _tau(steps: FloatArray) -> float:
 
 def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, float], interrupted: bool) -> Chain:
     burn_in = min(int(np.ceil(_BURN_IN * tau)), sampler.iteration // 2)
-    thin = max(1, int(tau / 2))
+    thin = max(1, min(int(tau / 2), (sampler.iteration - burn_in) // _FEWEST_KEPT))
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)
     parts = np.swapaxes(sampler.get_blobs(discard=burn_in, thin=thin), 0, 1)
     walkers, kept, dim = samples.shape

@@ -57,7 +57,9 @@ def sample_pocomc(
         **options: further arguments of `pocomc.Sampler` (flow, precondition, periodic, reflective, train_config, ...).
 
     Returns:
-        A Chain with importance weights, log prior and log likelihood per draw, log evidence and its error.
+        A Chain of the particles of all temperatures with their importance weights (those of the early ones are all
+        but zero), log prior and log likelihood, log evidence and its error. The particles of low weight cost nothing
+        in any weighted average, and teach `fit_flow` the tails (loss "log_variance").
 
     Raises:
         ImportError: pocoMC is not installed.
@@ -86,8 +88,12 @@ def sample_pocomc(
             **options,
         )
         sampler.run(n_total=n_total, n_evidence=n_evidence, progress=progress)
-        samples, weights, log_likelihood, log_prior = sampler.posterior()
+        samples, weights, log_likelihood, log_prior = sampler.posterior(trim_importance_weights=False)
         log_evidence, error = sampler.evidence()
+    alive = np.isfinite(log_likelihood + log_prior)  # the rest has weight zero, and no density to regress on
+    samples, weights, log_likelihood, log_prior = (
+        values[alive] for values in (samples, weights, log_likelihood, log_prior)
+    )
     settings = {**sizes, "n_evidence": n_evidence, "calls": int(sampler.calls), "iterations": int(sampler.t)}
     return Chain(
         samples,

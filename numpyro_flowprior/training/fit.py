@@ -1,6 +1,7 @@
 """fit_flow: train a flow on a chain.
 
-The loop is a `lax.scan` over minibatches, compiled once; the host sees one validation loss per `eval_every` steps.
+The host's side of training: splits, the loop over compiled chunks of steps, early stopping, what is written down. The
+host sees one validation loss per `eval_every` steps.
 """
 
 from __future__ import annotations
@@ -8,27 +9,24 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm.auto import tqdm
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
 from ..diagnostics.quality import QualityReport, quality_report
-from ..flows.build import Params, build_whitened_flow, init_trained
+from ..flows.build import Params, init_trained
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
 from .config import TrainConfig
-from .losses import negative_log_likelihood
 from .prepare import Prepared, apply_prepared, prepare
+from .steps import Data, Rows, cumulative_weights, make_rows, optimiser, run_steps, validation_loss
 
-_WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
-_EVALUATION_ROWS = 8192  # the validation loss is summed in slices of this many rows
+_MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
+_DEPTH = 60.0  # nats below the highest density at which points stop teaching anything
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class History:
     Attributes:
         step: (k,) steps done at each evaluation, starting with 0.
         train_loss: (k,) mean loss over the steps since the evaluation before, nats (NaN at step 0).
-        validation_loss: (k,) mean of -log q over the validation rows, nats, in the parameters' own units.
+        validation_loss: (k,) the loss on validation rows, nats; for "nll" the mean of -log q in the parameters' units.
         seconds: wall time, compilation included.
         interrupted: training was stopped by the keyboard; the best weights until then were kept.
     """
@@ -70,6 +68,7 @@ def fit_flow(
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     *,
+    support_points: Chain | None = None,
     progress: bool = True,
 ) -> FlowFit:
     """Returns a FlowPrior trained on a chain, with its history and quality report.
@@ -82,29 +81,24 @@ def fit_flow(
         chain: draws, weighted or not.
         config: architecture; FlowConfig() if None.
         train: optimiser settings; TrainConfig() if None.
+        support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. of
+            a tempered run; used by the loss "log_variance" alone. Rows of the chain with weight zero serve likewise:
+            the chain of `sample_pocomc` brings its own.
         progress: show a progress bar.
 
     Raises:
         TypeError: `chain` is not a Chain.
-        ValueError: constant or linearly dependent columns, or too few rows.
+        ValueError: constant or linearly dependent columns, too few rows, or no log density for "log_variance".
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     config, train = config or FlowConfig(), train or TrainConfig()
+    support_points = _checked_support(chain, support_points, train)
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     seen, test = chain.split(0.9, key_test)
-    fitted, validation = seen.split(1.0 - train.validation, key_validation)
-    prepared = prepare(fitted)
-    trained, history = _train(
-        key_train,
-        prepared,
-        apply_prepared(validation, prepared.fixed),
-        config,
-        train,
-        weighted=chain.weights is not None,
-        progress=progress,
-    )
-    params = jax.tree.map(np.asarray, {**prepared.fixed, **trained})
+    fixed, problem = _pose(key_validation, seen, support_points, train)
+    trained, history = _train(key_train, problem, config, train, progress=progress)
+    params = jax.tree.map(np.asarray, {**fixed, **trained})
     prior = FlowPrior(config, chain.space, params)
     report = quality_report(key_report, prior, test)
     prior.info = {
@@ -119,6 +113,73 @@ def fit_flow(
         "report": report.to_json(),
     }
     return FlowFit(prior, history, report)
+
+
+def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig) -> Chain | None:
+    if train.loss == "nll":
+        if support_points is not None:
+            raise ValueError('fit_flow: support_points are used by TrainConfig(loss="log_variance") alone.')
+        return None
+    for name, part in (("chain", chain), ("support_points", support_points)):
+        if part is not None and part.log_prob is None:
+            raise ValueError(
+                f'fit_flow: {name}: the loss "log_variance" needs the log density of each row (log_prob); there is '
+                'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
+            )
+    return None if support_points is None else support_points.select(chain.names).replace(space=chain.space)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Training data, validation rows of both kinds, and what turns a loss in x into nats in theta."""
+
+    data: Data
+    held_draws: Rows
+    held_points: Rows
+    offset: float
+    dim: int
+
+
+def _pose(
+    key: jax.Array, seen: Chain, support_points: Chain | None, train: TrainConfig
+) -> tuple[dict[str, Any], _Problem]:
+    """Returns the flow's fixed parameters and the training problem in the coordinates that they define."""
+    key_rows, key_support, key_held = jax.random.split(key, 3)
+    fitted, validation = seen.split(1.0 - train.validation, key_rows)
+    prepared = prepare(fitted)
+    held = validation.resample(key_held, min(round(validation.effective_size) + 1, _MOST_HELD))
+    held_prepared = apply_prepared(held, prepared.fixed)
+    draws, held_draws = make_rows(prepared.x, None), make_rows(held_prepared.x, None)
+    points = held_points = make_rows(prepared.x[:0], None)
+    if train.loss == "log_variance":
+        top = float(_log_p(fitted, prepared)[prepared.probabilities > 0].max())
+        draws, held_draws = (_with_log_p(*pair, top) for pair in ((fitted, prepared), (held, held_prepared)))
+        more = [None, None] if support_points is None else support_points.split(1.0 - train.validation, key_support)
+        points, held_points = (
+            _regression_rows([part for part in pair if part is not None], prepared.fixed, top)
+            for pair in zip((fitted, validation), more, strict=True)
+        )
+        held_points = Rows(*(column[:_MOST_HELD] for column in held_points))
+    cumulative = None if fitted.weights is None else cumulative_weights(prepared.probabilities)
+    offset = float(held_prepared.log_det.mean())
+    return prepared.fixed, _Problem(Data(draws, cumulative, points), held_draws, held_points, offset, seen.dim)
+
+
+def _log_p(chain: Chain, prepared: Prepared) -> FloatArray:
+    """Returns the chain's log density in training coordinates, (n,), up to its constant."""
+    return np.asarray(chain.log_prob) - prepared.log_det
+
+
+def _with_log_p(chain: Chain, prepared: Prepared, top: float) -> Rows:
+    return make_rows(prepared.x, np.maximum(_log_p(chain, prepared) - top, -_DEPTH))
+
+
+def _regression_rows(chains: list[Chain], fixed: dict[str, Any], top: float) -> Rows:
+    """Returns the rows of all chains whose density is within reach of the highest, whatever their weight."""
+    parts = [(chain, apply_prepared(chain, fixed)) for chain in chains]
+    x = np.concatenate([prepared.x for _, prepared in parts])
+    log_p = np.concatenate([_log_p(*part) for part in parts]) - top
+    return make_rows(x[log_p > -_DEPTH], log_p[log_p > -_DEPTH])
 
 
 @dataclass
@@ -139,25 +200,16 @@ class _Best:
 
 
 def _train(
-    key: jax.Array,
-    prepared: Prepared,
-    held: Prepared,
-    config: FlowConfig,
-    train: TrainConfig,
-    *,
-    weighted: bool,
-    progress: bool,
+    key: jax.Array, problem: _Problem, config: FlowConfig, train: TrainConfig, *, progress: bool
 ) -> tuple[Params, History]:
     start = time.perf_counter()
-    data = jnp.asarray(prepared.x, jnp.float32), _cumulative(prepared.probabilities, weighted=weighted)
-    validation_x, validation_weights = _padded(held)
-    offset = float(held.probabilities @ held.log_det)
 
     def validate(trained: Params) -> float:
-        return float(_validation_loss(trained, validation_x, validation_weights, config=config)) - offset
+        loss = validation_loss(trained, problem.held_draws, problem.held_points, config=config, train=train)
+        return float(loss) - problem.offset
 
-    trained = init_trained(jax.random.fold_in(key, 0), config, prepared.x.shape[1])
-    state = _optimiser(train).init(trained)
+    trained = init_trained(jax.random.fold_in(key, 0), config, problem.dim)
+    state = optimiser(train).init(trained)
     best = _Best(trained)
     interrupted = False
     chunks = -(-train.max_steps // train.eval_every)
@@ -166,8 +218,8 @@ def _train(
             best.update(0, trained, np.nan, validate(trained))
             for chunk in range(1, chunks + 1):
                 chunk_key = jax.random.fold_in(key, chunk)
-                trained, state, loss = _run_steps(chunk_key, trained, state, data, config=config, train=train)
-                best.update(chunk * train.eval_every, trained, float(loss) - offset, validate(trained))
+                trained, state, loss = run_steps(chunk_key, trained, state, problem.data, config=config, train=train)
+                best.update(chunk * train.eval_every, trained, float(loss) - problem.offset, validate(trained))
                 bar.update(train.eval_every)
                 bar.set_postfix(validation=f"{best.rows[-1][2]:.4f}", best=f"{best.loss:.4f}")
                 if best.since >= train.patience or not np.isfinite(best.rows[-1][2]):
@@ -179,64 +231,3 @@ def _train(
             warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=3)
     steps, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
     return best.trained, History(steps, losses, validation, time.perf_counter() - start, interrupted)
-
-
-def _optimiser(train: TrainConfig) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, train.learning_rate, max(1, int(_WARM_UP * train.max_steps)), train.max_steps
-    )
-    return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
-
-
-@partial(jax.jit, static_argnames=("config", "train"))
-def _run_steps(
-    key: jax.Array, trained: Params, state: Any, data: Any, *, config: FlowConfig, train: TrainConfig
-) -> tuple[Params, Any, jax.Array]:
-    """Returns the weights and optimiser state after `eval_every` steps, and the mean loss over them."""
-    x, cumulative = data
-    size = min(train.batch_size, len(x))
-    rows = _draw_rows(key, cumulative, len(x), (train.eval_every, size))
-    optimiser = _optimiser(train)
-
-    def loss_of(trained: Params, batch: jax.Array) -> jax.Array:
-        flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
-        return negative_log_likelihood(flow.log_prob(batch))
-
-    def step(carry: Any, chosen: jax.Array) -> tuple[Any, jax.Array]:
-        trained, state = carry
-        loss, gradient = jax.value_and_grad(loss_of)(trained, x[chosen])
-        updates, state = optimiser.update(gradient, state, trained)
-        return (optax.apply_updates(trained, updates), state), loss
-
-    (trained, state), losses = jax.lax.scan(step, (trained, state), rows)
-    return trained, state, jnp.mean(losses)
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _validation_loss(trained: Params, x: jax.Array, weights: jax.Array, *, config: FlowConfig) -> jax.Array:
-    """Returns the weighted mean of -log q over sliced rows (k, r, d), weights (k, r) that sum to one."""
-    flow = build_whitened_flow(config, x.shape[-1], trained, x.dtype)
-    return jnp.sum(jax.lax.map(lambda part: negative_log_likelihood(flow.log_prob(part[0]), part[1]), (x, weights)))
-
-
-def _padded(held: Prepared) -> tuple[jax.Array, jax.Array]:
-    slices = -(-len(held.x) // _EVALUATION_ROWS)
-    size = -(-len(held.x) // slices)
-    x = np.zeros((slices * size, held.x.shape[1]), np.float32)
-    weights = np.zeros(slices * size, np.float32)
-    x[: len(held.x)], weights[: len(held.x)] = held.x, held.probabilities
-    return jnp.asarray(x.reshape(slices, size, -1)), jnp.asarray(weights.reshape(slices, size))
-
-
-def _draw_rows(key: jax.Array, cumulative: jax.Array | None, n: int, shape: tuple[int, int]) -> jax.Array:
-    """Returns row numbers drawn in proportion to the weights, or uniformly where there are none."""
-    if cumulative is None:
-        return jax.random.randint(key, shape, 0, n)
-    return jnp.minimum(jnp.searchsorted(cumulative, jax.random.uniform(key, shape)), n - 1)
-
-
-def _cumulative(probabilities: FloatArray, *, weighted: bool) -> jax.Array | None:
-    if not weighted:
-        return None
-    total = np.cumsum(probabilities)
-    return jnp.asarray(total / total[-1], jnp.float32)

@@ -1,0 +1,105 @@
+"""The compiled part of training: minibatches, the loss of a batch, many optimiser steps in one scan."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._checks import FloatArray
+from ..flows.build import Params, build_whitened_flow
+from ..flows.config import FlowConfig
+from .config import TrainConfig
+from .losses import log_ratio_spread, negative_log_likelihood
+
+_WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
+
+
+class Rows(NamedTuple):
+    """Points x (n, d) in training coordinates and their log target density there (n,), zeros where not used."""
+
+    x: jax.Array
+    log_p: jax.Array
+
+
+class Data(NamedTuple):
+    """What minibatches are taken from.
+
+    `draws` are rows of the chain, taken in proportion to their weights (`cumulative`, None for equal weights);
+    `points` are rows with a log density, taken evenly, for the regression alone (empty if it is not used).
+    """
+
+    draws: Rows
+    cumulative: jax.Array | None
+    points: Rows
+
+
+def make_rows(x: FloatArray, log_p: FloatArray | None) -> Rows:
+    """Returns rows in float32 on the device."""
+    log_p = np.zeros(len(x)) if log_p is None else log_p
+    return Rows(jnp.asarray(x, jnp.float32), jnp.asarray(log_p, jnp.float32))
+
+
+def cumulative_weights(probabilities: FloatArray) -> jax.Array:
+    """Returns the running sum of probabilities, (n,), ending at one."""
+    total = np.cumsum(probabilities)
+    return jnp.asarray(total / total[-1], jnp.float32)
+
+
+def optimiser(train: TrainConfig) -> optax.GradientTransformation:
+    """Returns AdamW with clipped gradients; the learning rate warms up, then decays to zero along a cosine."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, train.learning_rate, max(1, int(_WARM_UP * train.max_steps)), train.max_steps
+    )
+    return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
+
+
+@partial(jax.jit, static_argnames=("config", "train"))
+def run_steps(
+    key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig
+) -> tuple[Params, Any, jax.Array]:
+    """Returns the weights and optimiser state after `eval_every` steps, and the mean loss over them."""
+    key_draws, key_points = jax.random.split(key)
+    shape = train.eval_every, min(train.batch_size, len(data.draws.x))
+    drawn = _draw_rows(key_draws, data.cumulative, len(data.draws.x), shape)
+    pointed = jax.random.randint(key_points, shape, 0, max(len(data.points.x), 1))
+    descend = optimiser(train)
+
+    def step(carry: Any, chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        trained, state = carry
+        draws, points = _take(data.draws, chosen[0]), _take(data.points, chosen[1])
+        loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
+        updates, state = descend.update(gradient, state, trained)
+        return (optax.apply_updates(trained, updates), state), loss
+
+    (trained, state), losses = jax.lax.scan(step, (trained, state), (drawn, pointed))
+    return trained, state, jnp.mean(losses)
+
+
+def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig, train: TrainConfig) -> jax.Array:
+    """Returns the loss of a batch: -log q over the draws and, if asked for, the spread of the log ratio."""
+    flow = build_whitened_flow(config, draws.x.shape[1], trained, draws.x.dtype)
+    if train.loss == "nll":
+        return negative_log_likelihood(flow.log_prob(draws.x))
+    x, log_p = (jnp.concatenate(pair) for pair in zip(draws, points, strict=True))
+    log_q, n = flow.log_prob(x), len(draws.x)
+    centre = jax.lax.stop_gradient(jnp.median(log_p[:n] - log_q[:n]))
+    return negative_log_likelihood(log_q[:n]) + train.supervision * log_ratio_spread(log_p, log_q, centre)
+
+
+validation_loss = partial(jax.jit, static_argnames=("config", "train"))(batch_loss)
+
+
+def _take(rows: Rows, chosen: jax.Array) -> Rows:
+    return Rows(rows.x[chosen], rows.log_p[chosen]) if len(rows.x) else rows
+
+
+def _draw_rows(key: jax.Array, cumulative: jax.Array | None, n: int, shape: tuple[int, int]) -> jax.Array:
+    """Returns row numbers drawn in proportion to the weights, or evenly where there are none."""
+    if cumulative is None:
+        return jax.random.randint(key, shape, 0, n)
+    return jnp.minimum(jnp.searchsorted(cumulative, jax.random.uniform(key, shape)), n - 1)
