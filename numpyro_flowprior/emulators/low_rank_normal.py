@@ -4,7 +4,7 @@
 
 With S0 = L L^T and the QR factors L^-1 V = Q_1 R of the full Q = [Q_1 Q_2], the residual in the rotated frame,
 z = Q^T L^-1 (y - mean), has covariance I + R diag(v) R^T in its first p entries and the identity in the rest. S0 is
-factored once; a point costs one Cholesky factor of p x p. No difference of large terms occurs, unlike in Woodbury's
+factored once; a point costs one elimination of p x p. No difference of large terms occurs, unlike in Woodbury's
 formula, and v may be zero.
 """
 
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
@@ -43,6 +42,24 @@ def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
     return FixedFactors(whiten, cholesky @ rotation, factor[:p], np.asarray(2 * np.log(np.diag(cholesky)).sum()))
 
 
+def log_det_and_squared(covariance: jax.Array, residual: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns log det C and r^T C^-1 r, (...,) each, of C (..., p, p) positive definite and r (..., p).
+
+    Symmetric elimination without pivots (L D L^T), one column after the other, all points at once. Written out instead
+    of a batched LAPACK Cholesky because two of those running at a time can deadlock in XLA's CPU thread pool (seen with
+    jaxlib 0.10.2 on two cores: each waits for a free thread that the other holds).
+    """
+    log_det = squared = jnp.zeros(residual.shape[:-1], residual.dtype)
+    for _ in range(covariance.shape[-1]):
+        pivot, first = covariance[..., 0, 0], residual[..., 0]
+        column = covariance[..., 1:, 0] / pivot[..., None]
+        log_det += jnp.log(pivot)
+        squared += first**2 / pivot
+        residual = residual[..., 1:] - column * first[..., None]
+        covariance = covariance[..., 1:, 1:] - column[..., :, None] * covariance[..., None, 0, 1:]
+    return log_det, squared
+
+
 class LowRankNormal(Distribution):
     """Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised. A plain pytree.
 
@@ -65,23 +82,20 @@ class LowRankNormal(Distribution):
         self.loc, self.variances, self.fixed = native((loc, variances, fixed))
         super().__init__(batch_shape, jnp.shape(loc)[-1:], validate_args=validate_args)
 
-    def _head_cholesky(self) -> jax.Array:
-        """Returns the Cholesky factor (..., p, p) of I + R diag(v) R^T."""
+    def _head_covariance(self) -> jax.Array:
+        """Returns I + R diag(v) R^T, (..., p, p)."""
         factor = jnp.asarray(self.fixed.factor)
         scaled = factor * jnp.asarray(self.variances)[..., None, :]
-        return jnp.linalg.cholesky(jnp.eye(factor.shape[0], dtype=factor.dtype) + scaled @ factor.T)
+        return jnp.eye(factor.shape[0], dtype=factor.dtype) + scaled @ factor.T
 
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
         rotated = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T
         p = self.fixed.factor.shape[0]
-        cholesky = self._head_cholesky()
-        log_det = self.fixed.log_det + 2 * jnp.log(jnp.diagonal(cholesky, axis1=-2, axis2=-1)).sum(-1)
-        shape = (*rotated.shape[:-1], p)
-        head = jnp.broadcast_to(rotated[..., :p], shape)[..., None]
-        head = solve_triangular(jnp.broadcast_to(cholesky, (*shape, p)), head, lower=True)[..., 0]
-        squared = jnp.sum(head**2, axis=-1) + jnp.sum(rotated[..., p:] ** 2, axis=-1)
+        log_det, squared = log_det_and_squared(self._head_covariance(), rotated[..., :p])
+        log_det += self.fixed.log_det
+        squared += jnp.sum(rotated[..., p:] ** 2, axis=-1)
         return -0.5 * (self.event_shape[0] * _LOG_2PI + log_det + squared)
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
@@ -89,7 +103,7 @@ class LowRankNormal(Distribution):
         assert key is not None
         p = self.fixed.factor.shape[0]
         white = jax.random.normal(key, self.shape(sample_shape))
-        head = jnp.squeeze(self._head_cholesky() @ white[..., :p, None], axis=-1)
+        head = jnp.squeeze(jnp.linalg.cholesky(self._head_covariance()) @ white[..., :p, None], axis=-1)
         return self.loc + jnp.concatenate([head, white[..., p:]], axis=-1) @ jnp.asarray(self.fixed.colour).T
 
     @property
