@@ -83,6 +83,7 @@ def test_emcee_posterior(density):
     np.testing.assert_array_equal(data.observed_data["y"].values, Y)
 
 
+@pytest.mark.filterwarnings("ignore:sample_emcee. stopped at max_steps")
 def test_same_key_same_chain_and_global_generators_untouched(density, pocomc_chain):
     import torch
 

@@ -25,8 +25,9 @@ from ..chains.parameters import ParameterSpace
 
 # Closer to an edge than this fraction of the range (of the scale, for a half line) the density is held constant: a
 # flow's tail may be wider than the normal one, and a density that grows without bound at an edge misleads samplers.
-# The mass concerned is of the order of the fraction itself.
-EDGE = 1e-12
+# Points nearer than this to an upper edge cannot be told apart in float64 in any case; the flow's mass there is what it
+# has beyond |z| = 7.9.
+EDGE = 1e-15
 
 _LARGEST_LOG = 80.0  # exp(80) scales from the edge of a half line is as far as a point goes: finite in float32
 
