@@ -50,7 +50,12 @@ class DemoSize:
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=512, max_steps=4000)
 FULL = DemoSize(n_total=8_000, n_effective=2048, n_active=1024, train=_TRAIN, emcee_steps=4000, design=500)
 QUICK = DemoSize(
-    n_total=2_000, n_effective=1024, n_active=512, train=replace(_TRAIN, max_steps=1500), emcee_steps=1500, design=200
+    n_total=1_500,
+    n_effective=512,
+    n_active=256,
+    train=replace(_TRAIN, max_steps=1000),
+    emcee_steps=800,
+    design=200,
 )
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
 SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time

@@ -129,6 +129,22 @@ def test_edges_and_outside():
     np.testing.assert_array_equal(np.isneginf(likelihood), [True, False, True, False])
 
 
+def test_prior_draws_stay_finite_in_a_samplers_own_probit():
+    """Half of the mass sits within a rounding of the upper bound: (x - low) / (high - low) must not round to one."""
+    space = ParameterSpace(["x"], 1e-4, 0.28)
+
+    prior = make_prior([(1e-4, 0.28)], FlowConfig(layers=0, base="normal"), strength=0.0)
+    prior.params["whitening"]["tril"] = np.array([[20.0]])  # standard deviation in probit space
+
+    def piled():
+        numpyro.sample("theta", prior)
+
+    x = ModelDensity(piled).sample_prior(KEY, 2000)
+    fraction = (x - space.lower) / (space.bounds[:, 1] - space.lower)
+    assert np.isfinite(stats.norm.ppf(fraction)).all()
+    assert (np.abs(stats.norm.ppf(fraction)) > 7).any()
+
+
 def test_nan_counts_as_minus_infinity_and_is_told():
     def broken():
         x = numpyro.sample("x", dist.Uniform(-1.0, 1.0))

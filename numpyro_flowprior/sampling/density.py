@@ -22,6 +22,10 @@ from ..chains.parameters import ParameterSpace
 from ..flows.support import interior_bounds
 from .sites import find_latents, merged_space, observed_sites, trace_model
 
+# Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
+# probit, and NaN from there on. Prior draws keep this fraction of the range away.
+_MARGIN = 1e-13
+
 _SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
 
 
@@ -105,7 +109,8 @@ class ModelDensity:
             keys = jax.random.split(key, sum(size for _, _, size in slices))
             parts = [draw(keys[start : start + size])[:kept] for start, kept, size in slices]
             draws = np.concatenate([np.asarray(part) for part in parts])
-        return np.clip(draws, self._low, self._high)
+        width = np.where(np.isfinite(self.bounds).all(axis=1), np.diff(self.bounds, axis=1)[:, 0], 0.0)
+        return np.clip(draws, self._low + _MARGIN * width, self._high - _MARGIN * width)
 
     def constrain(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
