@@ -50,10 +50,10 @@ class DemoSize:
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=512, max_steps=4000)
 FULL = DemoSize(n_total=8_000, n_effective=2048, n_active=1024, train=_TRAIN, emcee_steps=4000, design=500)
 QUICK = DemoSize(
-    n_total=1_500,
+    n_total=1_200,
     n_effective=512,
     n_active=256,
-    train=replace(_TRAIN, max_steps=1000),
+    train=replace(_TRAIN, max_steps=600),
     emcee_steps=800,
     design=200,
 )
