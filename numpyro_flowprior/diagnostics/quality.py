@@ -11,6 +11,7 @@ import numpy as np
 
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
+from ..chains.edges import off_the_edges
 from ..prior import FlowPrior
 from .comparison import Comparison, compare
 
@@ -112,7 +113,7 @@ def _matching(prior: FlowPrior, chain: Chain) -> Chain:
             f"chain: {int(outside.sum())} of {chain.n} rows are outside the prior's support, where its density is "
             "zero. The prior was trained for other bounds."
         )
-    return chain.replace(space=prior.space)
+    return off_the_edges(chain.replace(space=prior.space))
 
 
 def held_out_log_densities(prior: FlowPrior, chain: Chain) -> tuple[FloatArray, FloatArray]:

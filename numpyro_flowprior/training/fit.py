@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
+from ..chains.edges import off_the_edges
 from ..diagnostics.quality import QualityReport, quality_report
 from ..flows.build import Params, init_trained
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
 from .config import TrainConfig
-from .prepare import Prepared, apply_prepared, prepare
+from .prepare import Prepared, apply_prepared, prepare, require_learnable
 from .steps import Data, Rows, cumulative_weights, make_rows, optimiser, run_steps, validation_loss
 
 _MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
@@ -94,6 +95,9 @@ def fit_flow(
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     config, train = config or FlowConfig(), train or TrainConfig()
     support_points = _checked_support(chain, support_points, train)
+    require_learnable(chain)
+    fingerprint = chain.fingerprint()
+    chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     seen, test = chain.split(0.9, key_test)
     fixed, problem = _pose(key_validation, seen, support_points, train)
@@ -102,7 +106,7 @@ def fit_flow(
     prior = FlowPrior(config, chain.space, params)
     report = quality_report(key_report, prior, test)
     prior.info = {
-        "chain": {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": chain.fingerprint()},
+        "chain": {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": fingerprint},
         "training": {
             **train.to_json(),
             "steps": int(history.step[-1]),
@@ -126,7 +130,9 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
                 f'fit_flow: {name}: the loss "log_variance" needs the log density of each row (log_prob); there is '
                 'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
             )
-    return None if support_points is None else support_points.select(chain.names).replace(space=chain.space)
+    if support_points is None:
+        return None
+    return off_the_edges(support_points.select(chain.names).replace(space=chain.space))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,6 @@ from scipy.linalg import solve_triangular
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..flows.support import Support
-
-_PILED = 0.01  # share of the draws exactly on a bound above which the user is told
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,13 @@ class Prepared:
 
 
 def prepare(chain: Chain) -> Prepared:
-    """Returns the chain in training coordinates.
+    """Returns the chain, whose draws are off the edges, in training coordinates.
 
     Raises:
-        ValueError: constant or linearly dependent columns (named), or too few distinct rows.
+        ValueError: linearly dependent columns (named).
     """
-    _require_learnable(chain)
-    samples = off_the_edges(chain)
-    scale = half_line_scales(chain, samples)
-    z, log_det = to_line(samples, chain.space, scale)
+    scale = half_line_scales(chain)
+    z, log_det = to_line(chain.samples, chain.space, scale)
     probabilities = chain.probabilities
     loc = probabilities @ z
     centred = z - loc
@@ -56,7 +51,7 @@ def prepare(chain: Chain) -> Prepared:
 
 def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
     """Returns another chain of the same parameters in the coordinates that `fixed` describes."""
-    z, log_det = to_line(off_the_edges(chain), chain.space, fixed["support"]["scale"])
+    z, log_det = to_line(chain.samples, chain.space, fixed["support"]["scale"])
     tril = fixed["whitening"]["tril"]
     x = _whiten(z - fixed["whitening"]["loc"], tril)
     return Prepared(x, chain.probabilities, log_det - np.log(np.diagonal(tril)).sum(), fixed)
@@ -73,7 +68,8 @@ def _whiten(centred: FloatArray, tril: FloatArray) -> FloatArray:
     return solve_triangular(tril, centred.T, lower=True).T
 
 
-def _require_learnable(chain: Chain) -> None:
+def require_learnable(chain: Chain) -> None:
+    """Raises ValueError for constant columns (named) or too few distinct rows, counted in the chain as it was given."""
     constant = chain.constant_columns
     if constant:
         kept = [name for name in chain.names if name not in constant]
@@ -89,35 +85,9 @@ def _require_learnable(chain: Chain) -> None:
         )
 
 
-def off_the_edges(chain: Chain) -> FloatArray:
-    """Returns the samples with draws that sit exactly on a bound moved inside.
-
-    A value on the bound is a rounded one. Such draws are spread evenly over half the distance to the nearest draw off
-    the bound, in the order of the rows. A warning tells when more than one per cent of the draws are concerned: then
-    the density may have an atom there, which no flow can hold.
-    """
-    samples = chain.samples.copy()
-    for j, name in enumerate(chain.names):
-        for bound, sign in ((chain.space.lower[j], 1.0), (chain.space.upper[j], -1.0)):
-            on_edge = samples[:, j] == bound
-            count = int(on_edge.sum())
-            if count == 0:
-                continue
-            gap = np.min(sign * (samples[~on_edge, j] - bound))
-            samples[on_edge, j] = bound + sign * 0.5 * gap * (np.arange(count) + 0.5) / count
-            if count > _PILED * chain.n:
-                warnings.warn(
-                    f"chain: {count} of {chain.n} draws of {name!r} sit exactly on the bound {bound:g}; they are "
-                    "taken for rounded values and spread just inside. If the parameter was clipped there, use the "
-                    "unclipped draws.",
-                    stacklevel=2,
-                )
-    return samples
-
-
-def half_line_scales(chain: Chain, samples: FloatArray) -> FloatArray:
+def half_line_scales(chain: Chain) -> FloatArray:
     """Returns the weighted median distance from the edge for half-bounded parameters, one for others, (d,)."""
-    median = chain.replace(samples=samples).quantile([0.5])[0]
+    median = chain.quantile([0.5])[0]
     lower, upper = np.array(chain.space.lower), np.array(chain.space.upper)
     half = np.isfinite(lower) != np.isfinite(upper)
     edge = np.where(np.isfinite(lower), lower, np.where(np.isfinite(upper), upper, 0.0))
