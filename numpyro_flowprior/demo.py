@@ -23,6 +23,7 @@ from .chains.inference_data import to_arviz
 from .diagnostics.comparison import Comparison, compare
 from .emulators.emulator import GPEmulator
 from .emulators.likelihood import EmulatorLikelihood
+from .flows.config import FlowConfig
 from .plots import plot_corner
 from .prior import FlowPrior
 from .sampling.density import ModelDensity
@@ -37,28 +38,38 @@ FIRST, SECOND = "gamma_p", "gamma_Pb"
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much work the demo does."""
+    """How much work the demo does.
 
-    n_total: int
-    n_effective: int
-    n_active: int
+    Attributes:
+        pocomc: arguments of `sample_pocomc`.
+        train: how the prior is trained.
+        emcee_steps: moves of each walker at most.
+        design: training points of each emulator.
+    """
+
+    pocomc: dict[str, Any]
     train: TrainConfig
     emcee_steps: int
     design: int
 
 
+_FLOW = FlowConfig(layers=6)
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=512, max_steps=4000)
-FULL = DemoSize(n_total=8_000, n_effective=2048, n_active=1024, train=_TRAIN, emcee_steps=4000, design=500)
+_SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
+_SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
+FULL = DemoSize(
+    pocomc={"n_total": 8_000, "n_effective": 2048, "n_active": 1024, "flow": _SAMPLER_FLOW},
+    train=_TRAIN,
+    emcee_steps=2000,
+    design=500,
+)
 QUICK = DemoSize(
-    n_total=1_200,
-    n_effective=512,
-    n_active=256,
-    train=replace(_TRAIN, max_steps=600),
-    emcee_steps=800,
+    pocomc={"n_total": 1_200, "n_effective": 512, "n_active": 256, "flow": _SAMPLER_FLOW},
+    train=replace(_TRAIN, max_steps=400),
+    emcee_steps=400,
     design=200,
 )
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
-SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
 
 
 @dataclass(frozen=True)
@@ -141,13 +152,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
     )
     seconds: dict[str, float] = {}
     files: list[Path] = []
-    settings: dict[str, Any] = {
-        "n_total": size.n_total,
-        "n_effective": size.n_effective,
-        "n_active": size.n_active,
-        "flow": SAMPLER_FLOW,
-        "progress": progress,
-    }
+    settings: dict[str, Any] = {**size.pocomc, "progress": progress}
 
     with _timed("emulators", seconds, progress=progress):
         likelihoods = {system: _likelihood(system, size, out, files, progress=progress) for system in (FIRST, SECOND)}
@@ -158,11 +163,11 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         chains["stage1"] = sample_pocomc(keys["stage1"], density, **settings)
         files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], density))
     with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
-        fit = fit_flow(keys["fit"], chains["stage1"], train=size.train, progress=progress)
+        fit = fit_flow(keys["fit"], chains["stage1"], _FLOW, size.train, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
     second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
     with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):
-        chains["stage2_pocomc"] = sample_pocomc(keys["stage2"], second, **settings)
+        chains["stage2_pocomc"] = sample_pocomc(keys["stage2"], second, n_steps=_SECOND_STEPS, **settings)
         files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
     with _timed("stage 2: gamma+Pb with emcee", seconds, "stage2_emcee", progress=progress):
         chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=size.emcee_steps, progress=progress)

@@ -17,6 +17,7 @@ from .comparison import Comparison, compare
 
 _ROWS_PER_BATCH = 16384
 _FEW = 200  # independent held-out rows below which a report can only warn
+_COUNTS = 1e-3  # share of the mean weight below which a row does not count among the worst
 _EXCESS = 0.05  # nats of average marginal divergence above the noise floor that call for a warning
 _BROKEN = 0.5  # ... and that fail
 
@@ -33,7 +34,8 @@ class QualityReport:
         gain: mean of log q minus log density of the Gaussian with the training chain's moments in the same
             unconstrained space, nats; positive if the flow is better than that Gaussian.
         gain_error: its standard error (paired).
-        worst: lowest log q - log Gaussian of any held-out row, nats.
+        worst: lowest log q - log Gaussian of any held-out row that counts (weight above a thousandth of the mean: a
+            tempered particle of next to no weight may rightly be far below a Gaussian), nats.
         comparison: held-out rows against as many draws from the prior as their effective size.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
@@ -96,7 +98,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
         "log_density_error": error,
         "gain": gain,
         "gain_error": gain_error,
-        "worst": float((log_q - log_gauss)[chain.probabilities > 0].min()),
+        "worst": float((log_q - log_gauss)[chain.probabilities * chain.n > _COUNTS].min()),
     }
     verdict, reasons = _judge(numbers, comparison, int((~np.isfinite(log_q)).sum()))
     return QualityReport(**numbers, comparison=comparison, verdict=verdict, reasons=reasons)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from .prepare import Prepared, apply_prepared, prepare, require_learnable
 from .steps import Data, Rows, cumulative_weights, make_rows, optimiser, run_steps, validation_loss
 
 _MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
-_DEPTH = 60.0  # nats below the highest density at which points stop teaching anything
+_DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
 
 
 @dataclass(frozen=True)
