@@ -42,31 +42,33 @@ class DemoSize:
 
     Attributes:
         pocomc: arguments of `sample_pocomc`.
-        train: how the prior is trained.
+        flow, train: the prior and how it is trained.
         emcee_steps: moves of each walker at most.
         design: training points of each emulator.
     """
 
     pocomc: dict[str, Any]
+    flow: FlowConfig
     train: TrainConfig
     emcee_steps: int
     design: int
 
 
-_FLOW = FlowConfig(layers=6)
-_TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=512, max_steps=4000)
+_TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=5000)
 _SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
 _SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
 FULL = DemoSize(
-    pocomc={"n_total": 8_000, "n_effective": 2048, "n_active": 1024, "flow": _SAMPLER_FLOW},
+    pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024, "flow": _SAMPLER_FLOW},
+    flow=FlowConfig(layers=6),
     train=_TRAIN,
     emcee_steps=2000,
     design=500,
 )
 QUICK = DemoSize(
-    pocomc={"n_total": 1_200, "n_effective": 512, "n_active": 256, "flow": _SAMPLER_FLOW},
+    pocomc={"n_total": 800, "n_effective": 400, "n_active": 200, "flow": _SAMPLER_FLOW},
+    flow=FlowConfig(),
     train=replace(_TRAIN, max_steps=400),
-    emcee_steps=400,
+    emcee_steps=300,
     design=200,
 )
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
@@ -163,7 +165,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         chains["stage1"] = sample_pocomc(keys["stage1"], density, **settings)
         files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], density))
     with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
-        fit = fit_flow(keys["fit"], chains["stage1"], _FLOW, size.train, progress=progress)
+        fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
     second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
     with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):
