@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -183,7 +184,7 @@ def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int,
 
 
 def _label(space: ParameterSpace, column: int) -> str:
-    unit = space.units[column]
+    unit = re.sub(r"\^(-?\d+)", r"$^{\1}$", space.units[column] or "")  # GeV^-2 with its exponent raised
     return f"{space.labels[column]} [{unit}]" if unit else space.labels[column]
 
 
