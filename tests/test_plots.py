@@ -34,6 +34,13 @@ def test_axes_span_the_declared_box_and_names_are_matched(tmp_path):
     assert (tmp_path / "c.png").stat().st_size > 5000
 
 
+def test_axes_carry_labels_and_units_with_raised_exponents():
+    samples = np.random.default_rng(0).uniform(size=(500, 2))
+    space = ParameterSpace(["b", "s"], 0.0, 1.0, units=["GeV^-2", ""], labels=["$B_G$", "s"])
+    axes = plot_corner({"one": Chain(samples, space)}).axes
+    assert {axis.get_xlabel() for axis in axes} == {"", "$B_G$ [GeV$^{-2}$]", "s"}
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="at least one chain"):
         plot_corner({})

@@ -57,6 +57,16 @@ def test_pocomc_posterior_and_evidence(density, pocomc_chain):
     assert pocomc_chain.info["calls"] > 0
 
 
+def test_pocomc_bar_is_short_and_quiet_when_told(density, capsys):
+    """pocoMC redraws at every move, thousands of times; in a log file that is megabytes."""
+    sample_pocomc(KEY, density, **{**FAST, "progress": True})
+    shown = capsys.readouterr().err
+    assert "beta=1" in shown
+    assert shown.count("\r") < 50
+    sample_pocomc(KEY, density, **{**FAST, "progress": False})
+    assert capsys.readouterr().err == ""
+
+
 def test_pocomc_with_a_constant_likelihood_gives_log_evidence_zero():
     """A prior that leaks out of its box, or that is truncated without being renormalised, would not."""
     prior = make_prior([(0.02, 1.2), (1e-4, 0.28), (0.0, 1.5)], FlowConfig(layers=2, hidden=(16,)))
