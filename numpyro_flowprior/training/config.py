@@ -7,15 +7,18 @@ from typing import Any
 
 from .._checks import one_of, positive_int, real_in
 
+LOSSES = ("nll", "kl", "jeffreys", "log_variance")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of the optimiser.
 
     Attributes:
-        loss: "nll", the negative log likelihood of the samples (Roch and Shen 2025, Eq. 8), for chains without a log
-            density; or "log_variance", which adds `supervision` times the spread of log p - log q (training.losses)
-            and needs `chain.log_prob`: more faithful wherever draws are few, above all in the tails.
+        loss: what is minimised (training.losses). "nll", the negative log likelihood of the samples (Roch and Shen
+            2025, Eq. 8), for chains without a log density. The others need `chain.log_prob`: "log_variance",
+            `likelihood` times "nll" plus `supervision` times the spread of log p - log q, the most faithful wherever
+            draws are few, above all in the tails; "kl" (Eq. 5), whose gradient is that of "nll"; "jeffreys" (Eq. 4).
         learning_rate: peak learning rate of AdamW, after a short warm-up; it decays to zero along a cosine.
         batch_size: rows per step, drawn in proportion to their weights.
         max_steps: number of steps if training is not stopped early.
@@ -23,6 +26,7 @@ class TrainConfig:
         patience: evaluations without improvement of the validation loss after which training stops.
         validation: fraction of the chain kept for choosing the weights.
         weight_decay: of AdamW.
+        likelihood: weight of the likelihood in "log_variance"; 0 for the regression alone.
         supervision: weight of the regression in "log_variance".
         clip: largest global norm of a gradient.
 
@@ -38,16 +42,18 @@ class TrainConfig:
     patience: int = 20
     validation: float = 0.15
     weight_decay: float = 1e-4
+    likelihood: float = 1.0
     supervision: float = 10.0
     clip: float = 5.0
 
     def __post_init__(self) -> None:
-        one_of(self.loss, "TrainConfig.loss", ("nll", "log_variance"))
+        one_of(self.loss, "TrainConfig.loss", LOSSES)
         real_in(self.learning_rate, "TrainConfig.learning_rate", 0.0, 1.0, open_low=True)
         for name in ("batch_size", "max_steps", "eval_every", "patience"):
             positive_int(getattr(self, name), f"TrainConfig.{name}")
         real_in(self.validation, "TrainConfig.validation", 0.0, 0.5, open_low=True)
         real_in(self.weight_decay, "TrainConfig.weight_decay", 0.0, 10.0)
+        real_in(self.likelihood, "TrainConfig.likelihood", 0.0, 1e6)
         real_in(self.supervision, "TrainConfig.supervision", 0.0, 1e6, open_low=True)
         real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
 

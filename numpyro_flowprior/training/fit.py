@@ -37,7 +37,8 @@ class History:
     Attributes:
         step: (k,) steps done at each evaluation, starting with 0.
         train_loss: (k,) mean loss over the steps since the evaluation before, nats (NaN at step 0).
-        validation_loss: (k,) the loss on validation rows, nats; for "nll" the mean of -log q in the parameters' units.
+        validation_loss: (k,) the loss on validation rows, nats; for "nll" the mean of -log q in the parameters' units,
+            for "kl" and "jeffreys" the divergence (the former up to the constant of `chain.log_prob`).
         seconds: wall time, compilation included.
         interrupted: training was stopped by the keyboard; the best weights until then were kept.
     """
@@ -89,7 +90,7 @@ def fit_flow(
 
     Raises:
         TypeError: `chain` is not a Chain.
-        ValueError: constant or linearly dependent columns, too few rows, or no log density for "log_variance".
+        ValueError: constant or linearly dependent columns, too few rows, or no log density for a loss that needs it.
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
@@ -120,14 +121,14 @@ def fit_flow(
 
 
 def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig) -> Chain | None:
+    if train.loss != "log_variance" and support_points is not None:
+        raise ValueError('fit_flow: support_points are used by TrainConfig(loss="log_variance") alone.')
     if train.loss == "nll":
-        if support_points is not None:
-            raise ValueError('fit_flow: support_points are used by TrainConfig(loss="log_variance") alone.')
         return None
     for name, part in (("chain", chain), ("support_points", support_points)):
         if part is not None and part.log_prob is None:
             raise ValueError(
-                f'fit_flow: {name}: the loss "log_variance" needs the log density of each row (log_prob); there is '
+                f'fit_flow: {name}: the loss "{train.loss}" needs the log density of each row (log_prob); there is '
                 'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
             )
     if support_points is None:
@@ -157,9 +158,12 @@ def _pose(
     held_prepared = apply_prepared(held, prepared.fixed)
     draws, held_draws = make_rows(prepared.x, None), make_rows(held_prepared.x, None)
     points = held_points = make_rows(prepared.x[:0], None)
-    if train.loss == "log_variance":
+    nats = float(held_prepared.log_det.mean())  # what turns -log q in x into nats in theta
+    if train.loss != "nll":
         top = float(_log_p(fitted, prepared)[prepared.probabilities > 0].max())
         draws, held_draws = (_with_log_p(*pair, top) for pair in ((fitted, prepared), (held, held_prepared)))
+        nats = {"kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
+    if train.loss == "log_variance":
         more = [None, None] if support_points is None else support_points.split(1.0 - train.validation, key_support)
         points, held_points = (
             _regression_rows([part for part in pair if part is not None], prepared.fixed, top)
@@ -167,8 +171,7 @@ def _pose(
         )
         held_points = Rows(*(column[:_MOST_HELD] for column in held_points))
     cumulative = None if fitted.weights is None else cumulative_weights(prepared.probabilities)
-    offset = float(held_prepared.log_det.mean())
-    return prepared.fixed, _Problem(Data(draws, cumulative, points), held_draws, held_points, offset, seen.dim)
+    return prepared.fixed, _Problem(Data(draws, cumulative, points), held_draws, held_points, nats, seen.dim)
 
 
 def _log_p(chain: Chain, prepared: Prepared) -> FloatArray:

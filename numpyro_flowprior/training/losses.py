@@ -13,7 +13,7 @@ def negative_log_likelihood(log_q: jax.Array) -> jax.Array:
     """Returns -E_p[log q], estimated by the mean over draws of p.
 
     Needs samples only. Equals the entropy of p plus KL(p || q), so its minimum is the best q in Kullback-Leibler
-    divergence.
+    divergence, and its gradient that of `kullback_leibler`.
 
     Args:
         log_q: (n,) normalised log density of the flow at draws of p.
@@ -21,6 +21,40 @@ def negative_log_likelihood(log_q: jax.Array) -> jax.Array:
     Source: Roch and Shen (2025), Eq. 8.
     """
     return -jnp.mean(log_q)
+
+
+def kullback_leibler(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Returns KL(p || q) = E_p[log p - log q], estimated by the mean over draws of p.
+
+    Needs the log density of p, and gains nothing from it in training: log p does not depend on the flow, so the
+    gradient is that of `negative_log_likelihood`. The value is a divergence in nats if log p is normalised, and one up
+    to an additive constant if not. For comparison with published results.
+
+    Args:
+        log_p: (n,) log density of the target at draws of p.
+        log_q: (n,) log density of the flow there.
+
+    Source: Roch and Shen (2025), Eq. 5.
+    """
+    return jnp.mean(log_p - log_q)
+
+
+def jeffreys(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """Returns KL(p || q) + KL(q || p), estimated over draws of p alone; a constant in log p cancels.
+
+    The reverse term is an expectation over q. Draws of p stand in for it with the self-normalised weights
+    w = softmax(log q - log p), so that it only sees where p has draws: mass that q puts elsewhere goes unnoticed. At
+    q = p the gradient of every batch is zero, without noise. Use it where p has a log density and no support points;
+    "log_variance" is the more robust of the two, as single rows can carry most of the weight here.
+
+    Args:
+        log_p: (n,) log density of the target at draws of p, up to a constant.
+        log_q: (n,) log density of the flow there.
+
+    Source: Roch and Shen (2025), Eq. 4; there with clipped raw weights, which depend on the constant.
+    """
+    log_ratio = log_q - log_p
+    return jnp.sum(jax.nn.softmax(log_ratio) * log_ratio) - jnp.mean(log_ratio)
 
 
 def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> jax.Array:

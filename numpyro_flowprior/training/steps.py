@@ -14,7 +14,7 @@ from .._checks import FloatArray
 from ..flows.build import Params, build_whitened_flow
 from ..flows.config import FlowConfig
 from .config import TrainConfig
-from .losses import log_ratio_spread, negative_log_likelihood
+from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
 
 _WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
 
@@ -81,14 +81,18 @@ def run_steps(
 
 
 def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig, train: TrainConfig) -> jax.Array:
-    """Returns the loss of a batch: -log q over the draws and, if asked for, the spread of the log ratio."""
+    """Returns the loss of a batch; `points` count in the regression of "log_variance" alone."""
     flow = build_whitened_flow(config, draws.x.shape[1], trained, draws.x.dtype)
+    if train.loss == "log_variance":
+        x, log_p = (jnp.concatenate(pair) for pair in zip(draws, points, strict=True))
+        log_q, n = flow.log_prob(x), len(draws.x)
+        centre = jax.lax.stop_gradient(jnp.median(log_p[:n] - log_q[:n]))
+        regression = log_ratio_spread(log_p, log_q, centre)
+        return train.likelihood * negative_log_likelihood(log_q[:n]) + train.supervision * regression
+    log_q = flow.log_prob(draws.x)
     if train.loss == "nll":
-        return negative_log_likelihood(flow.log_prob(draws.x))
-    x, log_p = (jnp.concatenate(pair) for pair in zip(draws, points, strict=True))
-    log_q, n = flow.log_prob(x), len(draws.x)
-    centre = jax.lax.stop_gradient(jnp.median(log_p[:n] - log_q[:n]))
-    return negative_log_likelihood(log_q[:n]) + train.supervision * log_ratio_spread(log_p, log_q, centre)
+        return negative_log_likelihood(log_q)
+    return {"kl": kullback_leibler, "jeffreys": jeffreys}[train.loss](draws.log_p, log_q)
 
 
 validation_loss = partial(jax.jit, static_argnames=("config", "train"))(batch_loss)
