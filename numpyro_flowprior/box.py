@@ -126,6 +126,11 @@ class UniformPrior(Distribution):
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns minus the log volume (...,) at points (..., d) inside the box; -inf outside."""
+        if jnp.shape(value)[-1:] != self.event_shape:
+            raise ValueError(
+                f"UniformPrior: value: expected a last axis of {self.space.dim} values for "
+                f"{', '.join(self.space.names)}; got shape {jnp.shape(value)}."
+            )
         log_volume = float(np.sum(np.log(np.diff(self.space.bounds, axis=1))))
         return jnp.where(inside(jnp.asarray(value), self.space), -log_volume, -jnp.inf)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .flows.support import inside
 from .storage import FileFormatError, load_file, require_arrays, save_file
 
 KIND, SCHEMA = "flow_prior", 1
+_INFO = ("metadata", "chain", "training", "report", "versions")  # parts of `info` that are records
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
@@ -91,23 +93,20 @@ class FlowPrior(Distribution):
         Computed in the precision of `value` (float64 where JAX has it enabled). One pass through the flow.
         """
         theta = self._points(value, "value")
-        return jnp.where(inside(theta, self.space), self._flow(theta.dtype).log_prob(theta), -jnp.inf)
+        return _log_prob(self.params, theta, config=self.config, space=self.space)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, d), strictly inside the support."""
-        flow = self._flow(jnp.result_type(float))
-        omega = flow.distribution.sample(seed=key, sample_shape=sample_shape)
-        return keep_inside(flow.bijector.forward(omega), self.space)
+        shape = tuple(sample_shape)
+        return _sample(self.params, key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
 
     def to_latent(self, theta: Any) -> jax.Array:
         """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base."""
-        theta = self._points(theta, "theta")
-        return self._flow(theta.dtype).bijector.inverse(theta)
+        return _to_latent(self.params, self._points(theta, "theta"), config=self.config, space=self.space)
 
     def from_latent(self, omega: Any) -> jax.Array:
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
-        omega = self._points(omega, "omega")
-        return keep_inside(self._flow(omega.dtype).bijector.forward(omega), self.space)
+        return _from_latent(self.params, self._points(omega, "omega"), config=self.config, space=self.space)
 
     def _flow(self, dtype: Any) -> distrax.Transformed:
         return build_flow(self.config, self.space, self.params, dtype)
@@ -153,14 +152,57 @@ class FlowPrior(Distribution):
             raise FileFormatError(f"{path}: its header is not that of a prior: {error}") from error
         shapes = param_shapes(config, space.dim)
         require_arrays(path, stored.arrays, flatten_params(shapes))
+        _require_invertible(path, stored.arrays)
         info = stored.record.get("info", {})
-        if not isinstance(info, dict):
-            raise FileFormatError(f"{path}: its header's info: expected a JSON object; got {type(info).__name__}.")
-        info["versions"] = stored.record.get("versions", {})
+        info = {**info, "versions": stored.record.get("versions", {})} if isinstance(info, dict) else info
+        parts = {"info": info, **{name: info[name] for name in _INFO if isinstance(info, dict) and name in info}}
+        for name, part in parts.items():
+            if not isinstance(part, dict):
+                raise FileFormatError(f"{path}: its header's {name}: expected a JSON object; got {part!r}.")
         return cls(config, space, unflatten_params(shapes, stored.arrays), info=info)
 
     def __repr__(self) -> str:
         return f"FlowPrior({self.space!r}, {self.config!r})"
+
+
+def _working_dtype() -> np.dtype:
+    return jnp.result_type(float)
+
+
+# Compiled once for a configuration and shape, so that calls outside of any jit are not run operation by operation.
+_compiled = partial(jax.jit, static_argnames=("config", "space"))
+
+
+@_compiled
+def _log_prob(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    log_prob = build_flow(config, space, params, theta.dtype).log_prob(theta)
+    return jnp.where(inside(theta, space), log_prob, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("config", "space", "shape", "dtype"))
+def _sample(params: Any, key: jax.Array, *, config: FlowConfig, space: ParameterSpace, shape: Any, dtype: Any) -> Any:
+    flow = build_flow(config, space, params, dtype)
+    return keep_inside(flow.bijector.forward(flow.distribution.sample(seed=key, sample_shape=shape)), space)
+
+
+@_compiled
+def _to_latent(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return build_flow(config, space, params, theta.dtype).bijector.inverse(theta)
+
+
+@_compiled
+def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return keep_inside(build_flow(config, space, params, omega.dtype).bijector.forward(omega), space)
+
+
+def _require_invertible(path: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    scales = {"support/scale": arrays["support/scale"], "whitening/tril": np.diagonal(arrays["whitening/tril"])}
+    for name, values in scales.items():
+        if not (values > 0).all():
+            raise FileFormatError(
+                f"{path}: array {name!r}: expected positive scales; the smallest is {values.min():g}. "
+                "The file is damaged."
+            )
 
 
 def _require_shapes(params: Any, shapes: Any) -> None:

@@ -285,6 +285,8 @@ def test_damaged_files_are_refused(tmp_path):
         (lambda record, arrays: arrays.update({"final/shift": np.zeros(3)}), r"expected shape \(2,\); got \(3,\)"),
         (lambda record, arrays: arrays.update({"final/shift": np.zeros(2, int)}), "expected float32 or float64"),
         (lambda record, arrays: arrays.update({"final/shift": np.full(2, np.nan)}), "NaN or infinity"),
+        (lambda record, arrays: arrays.update({"whitening/tril": -np.eye(2)}), "expected positive scales"),
+        (lambda record, arrays: record.update(info={"report": "good"}), "report: expected a JSON object"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, change, message):
@@ -330,3 +332,9 @@ def test_uniform_prior_against_scipy():
     np.testing.assert_allclose(draws.mean(axis=0), [1.0, 0.5], atol=0.2)
     with pytest.raises(ValueError, match="'c' have none"):
         UniformPrior(ParameterSpace(["c"], 0.0))
+
+
+def test_a_last_axis_of_one_is_not_broadcast():
+    space = ParameterSpace(["a", "b"], 0.0, 1.0)
+    with pytest.raises(ValueError, match="last axis of 2 values"):
+        UniformPrior(space).log_prob(np.full(1, 0.5))

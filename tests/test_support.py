@@ -11,7 +11,7 @@ from scipy import stats
 
 from numpyro_flowprior.box import Box
 from numpyro_flowprior.chains.parameters import ParameterSpace
-from numpyro_flowprior.flows.support import Support, interior_bounds, representable_bounds
+from numpyro_flowprior.flows.support import Support, inside, interior_bounds, representable_bounds
 
 MIXED = ParameterSpace(list("abcd"), [0.1, 2.0, -np.inf, -np.inf], [0.28, np.inf, 1.0, np.inf])
 SCALE = np.array([1.0, 3.0, 0.5, 1.0])
@@ -74,3 +74,17 @@ def test_numpyro_finds_the_transform_of_the_constraint():
         np.testing.assert_allclose(transform.log_abs_det_jacobian(jnp.asarray(Z), None), expected, atol=1e-9)
     assert box == Box(MIXED) != Box(MIXED.select(["a", "b"]))
     assert box(box.feasible_like(np.zeros((3, 4)))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_points_next_to_a_bound_at_zero_are_not_flushed_onto_it(dtype):
+    space = ParameterSpace(["up", "down"], [0.0, -1.0], [1.0, 0.0])
+    low, high = interior_bounds(space, np.dtype(dtype))
+    with jax.enable_x64(True):
+        doubled = np.asarray(jax.jit(lambda x: 2.0 * x)(np.array([low[0], high[1]], dtype)))
+    assert doubled[0] > 0.0 > doubled[1]
+
+
+def test_integer_points_are_judged_as_numbers():
+    space = ParameterSpace(["a", "b"], [0.5, -np.inf], [1.5, np.inf])
+    np.testing.assert_array_equal(inside(jnp.array([[1, 7], [2, 7]]), space), [True, False])

@@ -91,6 +91,10 @@ class LowRankNormal(Distribution):
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
+        if jnp.shape(value)[-1:] != self.event_shape:
+            raise ValueError(
+                f"LowRankNormal: value: expected a last axis of {self.event_shape[0]}; got shape {jnp.shape(value)}."
+            )
         rotated = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T
         p = self.fixed.factor.shape[0]
         log_det, squared = log_det_and_squared(self._head_covariance(), rotated[..., :p])

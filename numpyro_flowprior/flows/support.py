@@ -55,7 +55,7 @@ def distance_to(theta: jax.Array, bound: np.ndarray) -> jax.Array:
     """Returns theta - bound, exact to the working precision even where the bound itself is not representable."""
     high = bound.astype(theta.dtype)
     low = (bound - high.astype(np.float64)).astype(theta.dtype)
-    return (theta - high) - low
+    return jax.lax.optimization_barrier(theta - high) - low  # else XLA folds the two constants into one
 
 
 def interval_to_line(theta: jax.Array, lower: np.ndarray, upper: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -153,6 +153,7 @@ def _half_line(
 
 def inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
     """Returns whether each point (..., d) is in the closed support, judged in its own precision: (...,) of bool."""
+    theta = theta.astype(jnp.result_type(theta, float))
     lower, upper = representable_bounds(space, theta.dtype)
     return jnp.all((theta >= lower) & (theta <= upper), axis=-1)
 
@@ -167,8 +168,18 @@ def representable_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.nda
 
 
 def interior_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each."""
+    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each.
+
+    Next to a bound at zero that is the smallest normal number: XLA flushes anything smaller to zero.
+    """
     low, high = representable_bounds(space, dtype)
-    inner_low = np.where(low.astype(np.float64) > space.lower, low, np.nextafter(low, np.array(np.inf, dtype)))
-    inner_high = np.where(high.astype(np.float64) < space.upper, high, np.nextafter(high, np.array(-np.inf, dtype)))
+    inner_low = np.where(low.astype(np.float64) > space.lower, low, _neighbour(low, np.inf))
+    inner_high = np.where(high.astype(np.float64) < space.upper, high, _neighbour(high, -np.inf))
     return np.where(np.isfinite(space.lower), inner_low, low), np.where(np.isfinite(space.upper), inner_high, high)
+
+
+def _neighbour(values: np.ndarray, towards: float) -> np.ndarray:
+    following = np.nextafter(values, np.array(towards, values.dtype))
+    tiny = np.finfo(values.dtype).smallest_normal
+    subnormal = (np.abs(following) < tiny) & (np.sign(following) == np.sign(towards))
+    return np.where(subnormal, np.copysign(tiny, following), following)
