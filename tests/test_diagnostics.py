@@ -106,3 +106,18 @@ def test_few_rows_only_warn():
     report = quality_report(jax.random.key(0), prior, draws)
     assert report.verdict == "warn"
     assert "coarse" in report.reasons[-1]
+
+
+def test_one_wild_draw_does_not_hide_a_difference():
+    line = ParameterSpace(["x", "y"])
+    p, q = (normal_chain(5000, shift, seed=j).replace(space=line) for j, shift in enumerate((0.0, 2.0)))
+    samples = p.samples.copy()
+    samples[0] = 1e6
+    assert compare(p.replace(samples=samples), q).excess > 0.5
+
+
+@pytest.mark.parametrize("bounds", [[[0, 1], [1, 0]], [[0, np.inf], [0, 1]], [[0, 1]]])
+def test_bad_histogram_bounds_are_refused(bounds):
+    for function in (marginal_kl, noise_floor):
+        with pytest.raises(ValueError, match="bounds: expected"):
+            function(normal_chain(50), normal_chain(50), bounds)

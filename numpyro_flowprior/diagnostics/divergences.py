@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int
+from .._checks import FloatArray, float_array, positive_int, require_finite
 from ..chains.chain import Chain
 
 EMPTY = 1e-10  # probability added to every cell, so that an empty one costs a finite amount (as in the paper's scripts)
@@ -45,16 +45,16 @@ def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int = 75) -> Margi
     Args:
         p: reference draws, weighted or not.
         q: draws to compare, with the same parameters.
-        bounds: (d, 2) range of the histograms; None for the declared bounds, or for the pooled range where a
-            parameter has none. Draws outside are counted in the outermost bins.
+        bounds: (d, 2) range of the histograms; None for the declared bounds, and the range that holds the central 99 %
+            of both chains where a parameter has none. Draws outside are counted in the outermost bins.
         bins: bins along each axis.
 
     Raises:
-        ValueError: different parameters, or bounds of the wrong shape.
+        ValueError: different parameters, or bounds of the wrong shape or order.
     """
     bins = positive_int(bins, "marginal_kl: bins", minimum=2)
-    edges = histogram_bounds(p, q) if bounds is None else float_array(bounds, "marginal_kl: bounds", shape=(p.dim, 2))
     require_same_names(p, q)
+    edges = _edges(p, q, bounds, "marginal_kl")
     cells = [_cells(chain.samples, edges, bins) for chain in (p, q)]
     return _marginal_kl(p.names, cells, [p.probabilities, q.probabilities], bins)
 
@@ -68,7 +68,7 @@ def noise_floor(
     that autocorrelation shows in the floor as it does in the value.
     """
     require_same_names(p, q)
-    edges = histogram_bounds(p, q) if bounds is None else float_array(bounds, "noise_floor: bounds", shape=(p.dim, 2))
+    edges = _edges(p, q, bounds, "noise_floor")
     cells = np.concatenate([_cells(chain.samples, edges, bins) for chain in (p, q)])
     weights = np.concatenate([chain.probabilities * chain.n for chain in (p, q)])
     units = _units(p, q)
@@ -100,19 +100,32 @@ def require_same_names(p: Chain, q: Chain) -> None:
         raise ValueError(f"expected two chains of the same parameters; got {p.names} and {q.names}. Use chain.select.")
 
 
+def _edges(p: Chain, q: Chain, bounds: Any, subject: str) -> FloatArray:
+    if bounds is None:
+        return histogram_bounds(p, q)
+    edges = float_array(bounds, f"{subject}: bounds", shape=(p.dim, 2))
+    require_finite(edges, f"{subject}: bounds")
+    if not (edges[:, 0] < edges[:, 1]).all():
+        raise ValueError(f"{subject}: bounds: expected lower < upper in every row; got {edges.tolist()}.")
+    return edges
+
+
 def histogram_bounds(p: Chain, q: Chain) -> FloatArray:
-    """Returns the declared bounds (d, 2), with the pooled range of the draws where there are none."""
-    bounds = p.space.bounds.copy()
-    for side, extreme in ((0, np.minimum), (1, np.maximum)):
-        reduce = np.min if side == 0 else np.max
-        pooled = extreme(reduce(p.samples, axis=0), reduce(q.samples, axis=0))
-        bounds[:, side] = np.where(np.isfinite(bounds[:, side]), bounds[:, side], pooled)
-    return bounds
+    """Returns the declared bounds (d, 2); where there are none, the range of the central 99 % of both chains.
+
+    Quantiles, not extremes: one wild draw would put all others into a single bin and hide every difference.
+    """
+    low, high = (np.stack([chain.quantile([0.005, 0.995])[side] for chain in (p, q)]) for side in (0, 1))
+    low, high = low.min(axis=0), high.max(axis=0)
+    high = np.where(high > low, high, low + np.maximum(1.0, np.abs(low)))  # a constant column
+    pooled = np.stack([low, high], axis=1)
+    bounds = p.space.bounds
+    return np.where(np.isfinite(bounds), bounds, pooled)
 
 
 def _cells(samples: FloatArray, bounds: FloatArray, bins: int) -> np.ndarray:
     fraction = (samples - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
-    return np.clip((fraction * bins).astype(np.int64), 0, bins - 1)
+    return np.clip(np.floor(fraction * bins), 0, bins - 1).astype(np.int64)
 
 
 def _marginal_kl(names: tuple[str, ...], cells: Any, probabilities: Any, bins: int) -> MarginalKL:

@@ -20,6 +20,9 @@ _FEW = 200  # independent held-out rows below which a report can only warn
 _COUNTS = 1e-3  # share of the mean weight below which a row does not count among the worst
 _EXCESS = 0.05  # nats of average marginal divergence above the noise floor that call for a warning
 _BROKEN = 0.5  # ... and that fail
+_SHIFTED, _MOVED = 0.1, 0.4  # standard deviations between the means that call for a warning, and that fail
+_DRAWS, _MOST_DRAWS = 4, 200_000  # draws from the prior, per effective held-out row and at most
+_PER_CELL = 10  # effective rows per cell of the two-dimensional histograms
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class QualityReport:
         gain_error: its standard error (paired).
         worst: lowest log q - log Gaussian of any held-out row that counts (weight above a thousandth of the mean: a
             tempered particle of next to no weight may rightly be far below a Gaussian), nats.
-        comparison: held-out rows against as many draws from the prior as their effective size.
+        comparison: held-out rows against draws from the prior, four times as many as their effective size; the
+            histograms have few enough bins that a pair's cells hold ten rows on average.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
@@ -53,13 +57,13 @@ class QualityReport:
     reasons: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready record."""
+        """Returns a JSON-ready record; NaN and infinity, which JSON lacks, become null."""
         numbers = ("effective_size", "log_density", "log_density_error", "gain", "gain_error", "worst")
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             "rows": self.rows,
-            **{name: float(np.nan_to_num(getattr(self, name), neginf=-1e300)) for name in numbers},
+            **{name: _json_number(getattr(self, name)) for name in numbers},
             "comparison": self.comparison.to_json(),
         }
 
@@ -72,6 +76,10 @@ class QualityReport:
             f"marginals: {self.comparison}",
         ]
         return "\n".join(lines)
+
+
+def _json_number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityReport:
@@ -87,8 +95,9 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
     """
     chain = _matching(prior, chain)
     log_q, log_gauss = held_out_log_densities(prior, chain)
-    draws = Chain(_draws(key, prior, max(round(chain.effective_size), 1)), prior.space)
-    comparison = compare(chain, draws)
+    draws = Chain(_draws(key, prior, int(np.clip(_DRAWS * chain.effective_size, 1000, _MOST_DRAWS))), prior.space)
+    bins = int(np.clip(np.sqrt(chain.effective_size / _PER_CELL), 5, 75))
+    comparison = compare(chain, draws, bins=bins)
     mean, error = _mean_and_error(log_q, chain)
     gain, gain_error = _mean_and_error(log_q - log_gauss, chain)
     numbers = {
@@ -170,6 +179,11 @@ def _judge(numbers: dict[str, Any], comparison: Comparison, infinite: int) -> tu
         failures.append(f"marginals differ by {comparison.excess:.2f} nats above the noise floor")
     elif comparison.excess > _EXCESS + noise:
         warnings.append(f"marginals differ by {comparison.excess:.3f} nats above the noise floor")
+    far = np.abs(comparison.shift) - 3.0 / np.sqrt(numbers["effective_size"])
+    for limit, found in ((_MOVED, failures), (_SHIFTED, [] if far.max() > _MOVED else warnings)):
+        names = [name for name, excess in zip(comparison.kl.names, far, strict=True) if excess > limit]
+        if names:
+            found.append(f"means differ by up to {np.abs(comparison.shift).max():.2f} sigma ({shorten(names)})")
     if numbers["effective_size"] < _FEW:
         warnings.append(f"only {numbers['effective_size']:.0f} effective held-out rows: a coarse check")
     verdict = "fail" if failures else "warn" if warnings else "pass"
