@@ -55,6 +55,7 @@ CHAIN_ERRORS = [
     (lambda: chain().split(1.5, jax.random.key(0)), ValueError, r"in \(0, 1\)"),
     (lambda: chain().thin(0), ValueError, "integer >= 1"),
     (lambda: chain().thin(2.5), TypeError, "integer"),
+    (lambda: chain().quantile([0.5, 1.5]), ValueError, r"quantile: q: expected numbers in \[0, 1\]"),
     (lambda: chain().replace(colour=1), TypeError, "no field named 'colour'"),
 ]
 
@@ -186,6 +187,7 @@ def test_csv_with_named_columns(tmp_path):
 
 
 CSV_ERRORS = [
+    ("a,weight,weights\n1,1,1\n", "one column of weights"),
     ("a,b\n1,x\n", "line 2: expected numbers; got 'x'"),
     ("a,b\n1,2,3\n", "line 2: expected 2 values"),
     ("a,a\n1,2\n", "'a' occur more than once"),
@@ -260,3 +262,45 @@ def test_arviz_of_a_weighted_chain_is_resampled():
     assert data.posterior.sizes["draw"] == round(held.effective_size)
     assert data.posterior.attrs["resampled_from_weights"] == 1
     assert float(data.posterior["b"].std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_arviz_of_others_gives_samples_alone():
+    """`lp` is NumPyro's and PyMC's density in unconstrained coordinates: not log_prob of ours."""
+    arviz = pytest.importorskip("arviz")
+    data = arviz.from_dict(posterior={"a": GOOD[None, :, 0]}, sample_stats={"lp": np.zeros((1, 50))})
+    assert from_arviz(data, SPACE.select(["a"])).log_prob is None
+    ours = to_arviz(chain(log_prob=np.arange(50.0)))
+    assert from_arviz(ours, SPACE.select(["b", "a"])).log_prob[3] == 3.0
+    assert from_arviz(ours, SPACE.select(["a"])).log_prob is None  # a marginal's density is not the row's
+
+
+def test_rows_of_weight_zero_do_not_move_quantiles():
+    weights = np.where(np.arange(50) < 25, 1.0, 0.0)
+    np.testing.assert_allclose(
+        chain(weights=weights).quantile([0.1, 0.5, 1.0]), Chain(GOOD[:25], SPACE).quantile([0.1, 0.5, 1.0])
+    )
+
+
+@pytest.mark.filterwarnings("ignore:chain. 'b' takes a single value")
+def test_a_constant_column_does_not_hide_independent_draws():
+    samples = np.column_stack([np.random.default_rng(0).uniform(size=1000), np.full(1000, 0.1)])
+    assert Chain(samples, SPACE).effective_size > 800
+
+
+def test_npz_of_other_programs(tmp_path):
+    path = tmp_path / "c.npz"
+    np.savez(path, samples=GOOD, names=np.array([b"a", b"b"]), log_evidence=np.array([-3.5]))
+    read = read_chain(path)
+    assert (read.names, read.log_evidence) == (("a", "b"), -3.5)
+    np.savez(path, samples=GOOD, log_evidence=np.zeros(3))
+    with pytest.raises(ValueError, match="log_evidence: expected one number"):
+        read_chain(path)
+    with path.open("wb") as file:
+        np.save(file, GOOD)
+    with pytest.raises(ValueError, match="not a readable npz file"):
+        read_chain(path)
+
+
+def test_a_chain_is_read_like_a_file():
+    read = read_chain(chain(log_prob=np.arange(50.0)), SPACE.select(["b"]))
+    assert (read.names, read.log_prob) == (("b",), None)

@@ -26,14 +26,15 @@ def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None
     chain_id = np.zeros(len(samples), dtype=int) if chain_id is None else chain_id
     mean = samples.mean(axis=0)
     chains = [samples[chain_id == label][:_MOST_ROWS] - mean for label in np.unique(chain_id)]
+    varies = np.ptp(samples, axis=0) > 0  # about a rounded mean, a constant column would look like one long correlation
     longest = max(len(chain) for chain in chains)
     covariance = np.zeros((longest, samples.shape[1]))
     for chain in chains:
         size = next_fast_len(2 * len(chain))
         transform = rfft(chain, n=size, axis=0)
         covariance[: len(chain)] += irfft(np.abs(transform) ** 2, n=size, axis=0)[: len(chain)]
-    variance = np.where(covariance[0] > 0, covariance[0], 1.0)
+    variance = np.where(varies, covariance[0], 1.0)
     tau = 2.0 * np.cumsum(covariance / variance, axis=0) - 1.0
     past_window = np.arange(longest)[:, None] >= _WINDOW * tau
     window = np.where(past_window.any(axis=0), past_window.argmax(axis=0), longest - 1)
-    return np.maximum(tau[window, np.arange(samples.shape[1])], 1.0)
+    return np.where(varies, np.maximum(tau[window, np.arange(samples.shape[1])], 1.0), 1.0)

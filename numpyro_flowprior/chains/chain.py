@@ -148,13 +148,18 @@ class Chain:
         return (centred * self.probabilities[:, None]).T @ centred
 
     def quantile(self, q: Any) -> FloatArray:
-        """Returns weighted quantiles of each parameter, (len(q), d); `q` in [0, 1]."""
-        order = np.argsort(self.samples, axis=0)
+        """Returns weighted quantiles of each parameter, (len(q), d); `q` in [0, 1]. Zero weights do not count."""
+        q = np.atleast_1d(float_array(q, "quantile: q"))
+        if not ((q >= 0.0) & (q <= 1.0)).all():
+            raise ValueError(f"quantile: q: expected numbers in [0, 1]; got {shorten(q)}.")
+        counted = self.probabilities > 0
+        samples, probabilities = self.samples[counted], self.probabilities[counted]
         columns = []
-        for j in range(self.dim):
-            cumulative = np.cumsum(self.probabilities[order[:, j]])
-            centres = cumulative - 0.5 * self.probabilities[order[:, j]]
-            columns.append(np.interp(np.atleast_1d(q), centres, self.samples[order[:, j], j]))
+        for column in samples.T:
+            order = np.argsort(column)
+            weights = probabilities[order]
+            centres = np.cumsum(weights) - 0.5 * weights
+            columns.append(np.interp(q, centres, column[order]))
         return np.stack(columns, axis=-1)
 
     def select(self, names: Sequence[str]) -> Chain:

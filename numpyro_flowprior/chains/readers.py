@@ -31,7 +31,7 @@ def read_chain(source: Any, space: ParameterSpace | None = None) -> Chain:
     and chain_id are what they say, all others are parameters.
 
     Args:
-        source: path of an .npz or .csv file, or a Chain (returned as it is).
+        source: path of an .npz or .csv file, or a Chain.
         space: which parameters to read, in which order, with their bounds. Takes precedence over what the file says;
             may name a subset of the columns. None: all of them, with the file's bounds (npz) or unbounded (csv).
 
@@ -40,7 +40,7 @@ def read_chain(source: Any, space: ParameterSpace | None = None) -> Chain:
         ValueError: an unknown format, a missing array or column, or values that no Chain may hold.
     """
     if isinstance(source, Chain):
-        return source if space is None else source.replace(samples=_columns(source, space), space=space)
+        return source if space is None else source.select(space.names).replace(space=space)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"read_chain: expected a path or a Chain; got {type(source).__name__}.")
     path = Path(source)
@@ -74,17 +74,11 @@ def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
     return path
 
 
-def _columns(chain: Chain, space: ParameterSpace) -> np.ndarray:
-    if set(space.names) != set(chain.names):
-        raise ValueError(
-            f"space: expected the chain's names {shorten(chain.names, 40)}; got {shorten(space.names, 40)}."
-        )
-    return chain.samples[:, [chain.space.index(name) for name in space.names]]
-
-
 def _read_npz(path: Path, space: ParameterSpace | None) -> Chain:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("no zip archive")
+        with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"not a readable npz file ({error}). It may be truncated: copy it again.") from error
@@ -96,7 +90,7 @@ def _read_npz(path: Path, space: ParameterSpace | None) -> Chain:
         )
     samples = arrays["samples"]
     if "names" in arrays:
-        names = [str(name) for name in np.atleast_1d(arrays["names"])]
+        names = _texts(arrays["names"])
     elif space is not None:
         names = list(space.names)
     else:
@@ -110,8 +104,18 @@ def _space_of(arrays: dict[str, np.ndarray], names: list[str]) -> ParameterSpace
     bounds = arrays.get("bounds", np.tile([-np.inf, np.inf], (len(names), 1)))
     if bounds.shape != (len(names), 2):
         raise ValueError(f"bounds: expected shape ({len(names)}, 2) for the names; got {bounds.shape}.")
-    texts = {field: [str(text) for text in arrays[field]] for field in ("units", "labels") if field in arrays}
+    texts = {field: _texts(arrays[field]) for field in ("units", "labels") if field in arrays}
     return ParameterSpace(names, bounds[:, 0], bounds[:, 1], **texts)
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in np.atleast_1d(array).tolist()]
+
+
+def _scalar(array: np.ndarray, name: str) -> float:
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected one number; got dtype {array.dtype}, shape {array.shape}.")
+    return float(array.item())
 
 
 def _read_csv(path: Path, space: ParameterSpace | None) -> Chain:
@@ -123,6 +127,8 @@ def _read_csv(path: Path, space: ParameterSpace | None) -> Chain:
     if repeated:
         raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
     fields = {name: table[:, header.index(name)] for name in header if name in _CSV_FIELDS}
+    if "weight" in fields and "weights" in fields:
+        raise ValueError("expected one column of weights; got both 'weight' and 'weights'. Remove or rename one.")
     if "weight" in fields:
         fields["weights"] = fields.pop("weight")
     if "chain_id" in fields:
@@ -188,7 +194,9 @@ def _assemble(
     if set(space.names) != set(names):  # a marginal: the per-draw densities belong to all the parameters
         fields = {name: value for name, value in fields.items() if not name.startswith("log_")}
     evidence: dict[str, Any] = {
-        name: float(scalars[name]) for name in ("log_evidence", "log_evidence_error") if scalars.get(name) is not None
+        name: _scalar(scalars[name], name)
+        for name in ("log_evidence", "log_evidence_error")
+        if scalars.get(name) is not None
     }
     columns = [names.index(name) for name in space.names]
     return Chain(samples[:, columns], space, **fields, **evidence)
