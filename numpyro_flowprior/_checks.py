@@ -103,6 +103,13 @@ def real_in(
     return number
 
 
+def plain_numbers(frozen: Any) -> None:
+    """Turns the NumPy scalars among a frozen dataclass's fields into Python's own, which JSON can hold."""
+    for name, value in vars(frozen).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(frozen, name, value.item())
+
+
 def one_of(value: Any, subject: str, allowed: Sequence[str]) -> str:
     """Returns `value` if it is one of the allowed words."""
     if value not in allowed:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from toys import correlated_chain
 
-from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, fit_flow
+from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, TrainConfig, fit_flow
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
@@ -250,6 +250,17 @@ REFUSED = [
         ValueError,
         "support_points are used by",
     ),
+    (
+        lambda: fit_flow(
+            KEY,
+            correlated_chain(200, log_prob=np.zeros(200)),
+            train=TrainConfig(loss="log_variance"),
+            support_points=Chain(PAIR[:, [0, 0, 1]], ParameterSpace(["a", "b", "c"]), log_prob=np.zeros(200)),
+            progress=False,
+        ),
+        ValueError,
+        "support_points: expected the chain's parameters",
+    ),
     (lambda: TrainConfig(loss="mse"), ValueError, "TrainConfig.loss"),
     (lambda: TrainConfig(learning_rate=0.0), ValueError, "TrainConfig.learning_rate"),
     (lambda: TrainConfig(max_steps=0), ValueError, "TrainConfig.max_steps"),
@@ -277,3 +288,23 @@ def test_progress_bar_shows_and_is_quiet_when_told(capsys):
     assert capsys.readouterr().err == ""
     fit_flow(KEY, chain, SMALL, train)
     assert "training flow" in capsys.readouterr().err
+
+
+def test_steps_are_counted_exactly():
+    for most, expected in ((1, [0, 1]), (120, [0, 50, 100, 120])):
+        fitted = fit(correlated_chain(300), train=TrainConfig(max_steps=most, batch_size=32))
+        assert fitted.history.step.tolist() == expected
+
+
+def test_diverged_training_is_told_and_keeps_the_best_weights():
+    train = TrainConfig(max_steps=200, eval_every=10, learning_rate=1.0, clip=1e6, batch_size=64)
+    with pytest.warns(UserWarning, match="training diverged"):
+        fitted = fit(correlated_chain(500), FlowConfig(layers=12, hidden=(64,), max_log_scale=10.0), train)
+    assert np.isfinite(fitted.report.log_density)
+    assert fitted.history.best_step < fitted.history.step[-1]
+
+
+def test_numpy_scalars_in_configurations_can_be_saved(tmp_path):
+    config = FlowConfig(layers=np.int64(1), hidden=(8,), hull=np.float32(4.0))
+    fitted = fit(correlated_chain(300), config, TrainConfig(max_steps=np.int32(10), learning_rate=np.float64(1e-3)))
+    assert FlowPrior.load(fitted.prior.save(tmp_path / "p.safetensors")).config == FlowConfig(layers=1, hidden=(8,))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .._checks import one_of, positive_int, real_in, shorten
+from .._checks import one_of, plain_numbers, positive_int, real_in, shorten
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class FlowConfig:
         positive_int(self.components, "FlowConfig.components")
         real_in(self.max_log_scale, "FlowConfig.max_log_scale", 0.0, 10.0, open_low=True)
         real_in(self.hull, "FlowConfig.hull", 1.0, 1e6)
+        plain_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready description."""

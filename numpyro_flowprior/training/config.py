@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .._checks import one_of, positive_int, real_in
+from .._checks import one_of, plain_numbers, positive_int, real_in
 
 LOSSES = ("nll", "kl", "jeffreys", "log_variance")
 
@@ -56,6 +56,7 @@ class TrainConfig:
         real_in(self.likelihood, "TrainConfig.likelihood", 0.0, 1e6)
         real_in(self.supervision, "TrainConfig.supervision", 0.0, 1e6, open_low=True)
         real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
+        plain_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready description."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import FloatArray
+from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import QualityReport, quality_report
@@ -52,7 +53,7 @@ class History:
     @property
     def best_step(self) -> int:
         """The step whose weights were kept."""
-        return int(self.step[np.argmin(self.validation_loss)])
+        return int(self.step[np.nanargmin(self.validation_loss)])
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def fit_flow(
             "steps": int(history.step[-1]),
             "best_step": history.best_step,
             "seconds": round(history.seconds, 3),
-            "validation_loss": float(history.validation_loss.min()),
+            "validation_loss": float(np.nanmin(history.validation_loss)),
         },
         "report": report.to_json(),
     }
@@ -133,6 +134,11 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
             )
     if support_points is None:
         return None
+    if set(support_points.names) != set(chain.names):
+        raise ValueError(
+            f"fit_flow: support_points: expected the chain's parameters {shorten(chain.names, 40)}; "
+            f"got {shorten(support_points.names, 40)}. A log density cannot be marginalised point by point."
+        )
     return off_the_edges(support_points.select(chain.names).replace(space=chain.space))
 
 
@@ -197,13 +203,14 @@ class _Best:
 
     trained: Params
     loss: float = np.inf
+    step: int = 0
     since: int = 0
     rows: list[tuple[int, float, float]] = field(default_factory=list)
 
     def update(self, step: int, trained: Params, train_loss: float, loss: float) -> None:
         self.rows.append((step, train_loss, loss))
         if loss < self.loss:
-            self.trained, self.loss, self.since = trained, loss, 0
+            self.trained, self.loss, self.step, self.since = trained, loss, step, 0
         else:
             self.since += 1
 
@@ -219,24 +226,32 @@ def _train(
 
     trained = init_trained(jax.random.fold_in(key, 0), config, problem.dim)
     state = optimiser(train).init(trained)
+    advance = partial(run_steps, config=config, train=train)
     best = _Best(trained)
     interrupted = False
-    chunks = -(-train.max_steps // train.eval_every)
-    with tqdm(total=chunks * train.eval_every, desc="training flow", unit="step", disable=not progress) as bar:
+    with tqdm(total=train.max_steps, desc="training flow", unit="step", disable=not progress) as bar:
         try:
             best.update(0, trained, np.nan, validate(trained))
-            for chunk in range(1, chunks + 1):
-                chunk_key = jax.random.fold_in(key, chunk)
-                trained, state, loss = run_steps(chunk_key, trained, state, problem.data, config=config, train=train)
-                best.update(chunk * train.eval_every, trained, float(loss) - problem.offset, validate(trained))
-                bar.update(train.eval_every)
+            for done in range(0, train.max_steps, train.eval_every):
+                steps = min(train.eval_every, train.max_steps - done)
+                chunk_key = jax.random.fold_in(key, done + 1)
+                trained, state, loss = advance(chunk_key, trained, state, problem.data, steps=steps)
+                best.update(done + steps, trained, float(loss) - problem.offset, validate(trained))
+                bar.update(steps)
                 bar.set_postfix(validation=f"{best.rows[-1][2]:.4f}", best=f"{best.loss:.4f}")
-                if best.since >= train.patience or not np.isfinite(best.rows[-1][2]):
+                if not np.isfinite(best.rows[-1][2]):
+                    warnings.warn(
+                        f"fit_flow: the validation loss is {best.rows[-1][2]} after {done + steps} steps: training "
+                        f"diverged. The weights of step {best.step} are kept; try a lower learning rate.",
+                        stacklevel=3,
+                    )
+                    break
+                if best.since >= train.patience:
                     break
         except KeyboardInterrupt:
             if not best.rows:
                 raise
             interrupted = True
             warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=3)
-    steps, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
-    return best.trained, History(steps, losses, validation, time.perf_counter() - start, interrupted)
+    step, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
+    return best.trained, History(step, losses, validation, time.perf_counter() - start, interrupted)

@@ -52,19 +52,18 @@ def cumulative_weights(probabilities: FloatArray) -> jax.Array:
 
 def optimiser(train: TrainConfig) -> optax.GradientTransformation:
     """Returns AdamW with clipped gradients; the learning rate warms up, then decays to zero along a cosine."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, train.learning_rate, max(1, int(_WARM_UP * train.max_steps)), train.max_steps
-    )
+    warm_up = max(1, int(_WARM_UP * train.max_steps))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warm_up, max(train.max_steps, warm_up + 1))
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
 
 
-@partial(jax.jit, static_argnames=("config", "train"))
+@partial(jax.jit, static_argnames=("config", "train", "steps"))
 def run_steps(
-    key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig
+    key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig, steps: int
 ) -> tuple[Params, Any, jax.Array]:
-    """Returns the weights and optimiser state after `eval_every` steps, and the mean loss over them."""
+    """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
     key_draws, key_points = jax.random.split(key)
-    shape = train.eval_every, min(train.batch_size, len(data.draws.x))
+    shape = steps, min(train.batch_size, len(data.draws.x))
     drawn = _draw_rows(key_draws, data.cumulative, len(data.draws.x), shape)
     pointed = jax.random.randint(key_points, shape, 0, max(len(data.points.x), 1))
     descend = optimiser(train)
