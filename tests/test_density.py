@@ -12,7 +12,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 from toys import make_prior
 
-from numpyro_flowprior import FlowConfig, ModelDensity, ParameterSpace, UniformPrior
+from numpyro_flowprior import Chain, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, to_arviz
 
 KEY = jax.random.key(0)
 Y = np.random.default_rng(0).normal(1.0, 2.0, 30)
@@ -138,6 +138,7 @@ def test_prior_draws_stay_finite_in_a_samplers_own_probit():
 
     def piled():
         numpyro.sample("theta", prior)
+        numpyro.factor("flat", 0.0)
 
     x = ModelDensity(piled).sample_prior(KEY, 2000)
     fraction = (x - space.lower) / (space.bounds[:, 1] - space.lower)
@@ -211,3 +212,45 @@ def test_points_of_the_wrong_shape_are_refused():
         density.log_prior(np.zeros(2))
     with pytest.raises(ValueError, match="expected shape"):
         density.log_likelihood(np.zeros((3, 5)))
+
+
+def test_only_wrappers_that_keep_the_coordinates_are_looked_through():
+    """A transformed prior is no longer over the prior's named parameters."""
+    base = UniformPrior(ParameterSpace(["u", "v"], 0.0, 1.0))
+
+    def shifted():
+        numpyro.sample("theta", dist.TransformedDistribution(base, dist.transforms.AffineTransform(5.0, 2.0)))
+        numpyro.factor("flat", 0.0)
+
+    assert ModelDensity(shifted).names == ("theta[0]", "theta[1]")
+
+
+def test_nan_observations_are_refused_unless_masked():
+    y = np.array([1.0, np.nan])
+
+    def masked(y):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(x, 1.0).mask(~np.isnan(y)), obs=y)
+
+    def bare(y):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(x, 1.0).expand([2]).to_event(1), obs=y)
+
+    with pytest.raises(ValueError, match="observed site 'y': expected numbers; got NaN in 1 of 2"):
+        ModelDensity(bare, y)
+    assert ModelDensity(masked, y).log_likelihood(np.zeros((1, 1)))[0] == pytest.approx(stats.norm.logpdf(1.0))
+
+
+def test_a_model_without_data_is_told():
+    with pytest.warns(UserWarning, match="observes nothing"):
+        ModelDensity(lambda: numpyro.sample("x", dist.Normal(0.0, 1.0)))
+
+
+def test_arviz_finds_columns_by_name():
+    density = ModelDensity(scalars, Y)
+    x = density.sample_prior(KEY, 20)
+    backwards = Chain(x[:, ::-1], density.space.select(density.names[::-1]))
+    group = to_arviz(backwards, density).log_likelihood
+    np.testing.assert_allclose(group["y"].values.ravel(), density.log_likelihood(x))
+    with pytest.raises(ValueError, match="density: expected the chain's parameters"):
+        to_arviz(backwards.select(["mu"]), density)

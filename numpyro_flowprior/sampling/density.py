@@ -47,7 +47,7 @@ class ModelDensity:
 
     Raises:
         ValueError: discrete latents, supports that are not boxes or that depend on other latents, or two priors over
-            one parameter name (each named).
+            one parameter name (each named); NaN among observed values.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -57,7 +57,8 @@ class ModelDensity:
             self._latents = find_latents(first)
             again = find_latents(trace_model(model, args, kwargs, jax.random.key(1)))
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
-        _require_fixed_supports(self._latents, again)
+            _require_fixed_supports(self._latents, again)
+            _look_at_data(first, self.observed)
         self.space: ParameterSpace = merged_space(self._latents)
         self._low, self._high = interior_bounds(self.space, np.dtype(np.float64))
         self._compiled: dict[str, Any] = {}
@@ -198,6 +199,24 @@ def _slices(n: int) -> list[tuple[int, int, int]]:
         rows = min(_LARGEST, n - start)
         slices.append((start, rows, max(_SMALLEST, 1 << (rows - 1).bit_length())))
     return slices
+
+
+def _is_undefined(function: Any, value: np.ndarray) -> bool:
+    """Returns whether the data, NaN among them, have no finite log density (a mask may hide them)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # NumPyro's own remark on values out of support
+        return not np.isfinite(function.log_prob(value)).all()
+
+
+def _look_at_data(model_trace: dict[str, Any], observed: dict[str, np.ndarray]) -> None:
+    if not observed:
+        warnings.warn("ModelDensity: the model observes nothing: its posterior is its prior.", stacklevel=3)
+    for name, value in observed.items():
+        if np.isnan(value).any() and _is_undefined(model_trace[name]["fn"], value):
+            raise ValueError(
+                f"model: observed site {name!r}: expected numbers; got NaN in {int(np.isnan(value).sum())} of "
+                f"{value.size} values. Leave them out, or mask them (numpyro.handlers.mask with finite stand-ins)."
+            )
 
 
 def _require_fixed_supports(first: Any, again: Any) -> None:

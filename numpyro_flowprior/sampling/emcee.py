@@ -41,7 +41,7 @@ def sample_emcee(
     Args:
         key: JAX random key; seeds the starts and emcee's generator.
         density: the posterior.
-        n_walkers: number of walkers, even; None for max(64, 4 d rounded up to even).
+        n_walkers: number of walkers, at least 2 d (one more if odd); None for max(64, 4 d rounded up to even).
         max_steps: most steps taken.
         progress: show a progress bar.
         **options: further arguments of `emcee.EnsembleSampler` (moves, ...).
@@ -57,7 +57,8 @@ def sample_emcee(
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
     emcee = optional_import("emcee", "samplers", "sample_emcee")
-    n_walkers = positive_int(n_walkers or max(64, 4 * density.dim), "sample_emcee: n_walkers", minimum=2 * density.dim)
+    n_walkers = max(64, 4 * density.dim) if n_walkers is None else n_walkers
+    n_walkers = positive_int(n_walkers, "sample_emcee: n_walkers", minimum=2 * density.dim)
     n_walkers += n_walkers % 2
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
     key_start, key_seed = jax.random.split(key)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import constraints
+from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, constraints
 from numpyro.handlers import seed, trace
 
 from ..box import Box
@@ -74,7 +74,7 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
 
 def _named_space_of(function: Any) -> ParameterSpace | None:
     """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
-    while not hasattr(function, "space") and hasattr(function, "base_dist"):
+    while isinstance(function, ExpandedDistribution | Independent | MaskedDistribution):
         function = function.base_dist
     space = getattr(function, "space", None)
     return space if isinstance(space, ParameterSpace) else None
