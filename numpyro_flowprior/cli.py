@@ -27,7 +27,8 @@ from .training.fit import fit_flow
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 for a prior that fails its check, 2 for bad input."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args([f" {word}" if _is_negative_number(word) else word for word in arguments])
     try:
         return options.run(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -36,6 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"flowprior {options.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_negative_number(word: str) -> bool:
+    """Returns whether argparse would take a number, such as -inf or -1e-3, for an option."""
+    try:
+        return word.startswith("-") and float(word) <= 0.0
+    except ValueError:
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,9 +108,22 @@ def _add_chain_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser, run: Any) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of the random key (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the random key (default: %(default)s)")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=run)
+
+
+def _seed(word: str) -> int:
+    if not 0 <= int(word) < 2**32:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**32 - 1; got {word.strip()}")
+    return int(word)
+
+
+def _require_folder(*paths: Path) -> None:
+    """Raises before the work is done, not after, if there is no folder to write into."""
+    for path in paths:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
 
 
 def _read(options: argparse.Namespace) -> Chain:
@@ -123,6 +145,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    picture = options.picture or options.output.with_suffix(".png")
+    _require_folder(options.output, picture)
     chain = _read(options)
     config = FlowConfig(layers=options.layers)
     train = TrainConfig(max_steps=options.max_steps, batch_size=options.batch_size, learning_rate=options.learning_rate)
@@ -131,7 +155,6 @@ def _fit(options: argparse.Namespace) -> int:
     print(fit.report)
     print(f"wrote {fit.prior.save(options.output)}")
     if not options.no_picture:
-        picture = options.picture or options.output.with_suffix(".png")
         _save_corner(picture, {"chain": chain, "flow": _draws(fit.prior, key_draws, 100_000)})
     return 0 if fit.report.verdict != "fail" else 1
 
@@ -161,13 +184,22 @@ def _card(path: Path, prior: FlowPrior) -> str:
             lines.append(f"{part}: " + ", ".join(f"{key} {value}" for key, value in info[part].items()))
     report = info.get("report")
     if report:
-        lines.append(f"report: {report['verdict']}" + "".join(f"; {reason}" for reason in report["reasons"]))
-        lines.append(f"  held-out log density {report['log_density']:.4f} +- {report['log_density_error']:.4f} nats")
-        lines.append(f"  gain over a Gaussian {report['gain']:.4f} +- {report['gain_error']:.4f} nats")
+        lines.append(
+            f"report: {report.get('verdict')}" + "".join(f"; {reason}" for reason in report.get("reasons", []))
+        )
+        for name, text in (("log_density", "held-out log density"), ("gain", "gain over a Gaussian")):
+            lines.append(f"  {text} {_number(report.get(name))} +- {_number(report.get(f'{name}_error'))} nats")
     return "\n".join(lines)
 
 
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "unknown"
+
+
 def _sample(options: argparse.Namespace) -> int:
+    _require_folder(options.output)
+    if options.output.suffix != ".npz":
+        raise ValueError(f"{options.output}: expected a name ending in .npz, the format that is written.")
     prior = FlowPrior.load(options.prior)
     draws = _draws(prior, jax.random.key(options.seed), options.n)
     with jax.enable_x64(True):
@@ -177,11 +209,15 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    chains = {}
+    _require_folder(options.output)
+    chains: dict[str, Chain] = {}
     for j, path in enumerate(options.sources):
         key = jax.random.fold_in(jax.random.key(options.seed), j)
         is_prior = path.suffix == ".safetensors"
-        chains[path.name] = _draws(FlowPrior.load(path), key, 100_000) if is_prior else read_chain(path)
+        name = path.name if path.name not in chains else str(path)
+        if name in chains:
+            raise ValueError(f"{path}: given twice; each chain is drawn once.")
+        chains[name] = _draws(FlowPrior.load(path), key, 100_000) if is_prior else read_chain(path)
     _save_corner(options.output, chains)
     return 0
 

@@ -85,6 +85,10 @@ def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
         (["fit", "none.npz"], "none.npz: no such file"),
         (["info", "none.safetensors"], "no such file"),
         (["sample", "PRIOR", "-n", "0"], "at least one draw"),
+        (["sample", "PRIOR", "-o", "draws.csv"], "expected a name ending in .npz"),
+        (["sample", "PRIOR", "-o", "missing/draws.npz"], "Make it first"),
+        (["fit", "CHAIN", "-o", "missing/p.safetensors"], "Make it first"),
+        (["plot", "CHAIN", "CHAIN", "CHAIN"], "given twice"),
         (["fit", "CHAIN", "--parameters", "a,zz"], "no parameter named 'zz'"),
         (["fit", "CHAIN", "--bounds", "a", "0.4", "1"], "rows are outside"),
         (["fit", "CHAIN", "--bounds", "a", "low", "1"], "could not convert"),
@@ -98,3 +102,26 @@ def test_bad_input_exits_with_2_and_a_reason(folder, capsys, arguments, message)
     error = capsys.readouterr().err
     assert error.startswith(f"flowprior {arguments[0]}: error: ")
     assert message in error
+
+
+def test_numbers_below_zero_are_not_options(folder):
+    out = folder / "unbounded.safetensors"
+    bounds = ["--bounds", "a", "-inf", "inf", "--bounds", "b", "-1e-3", "1"]
+    arguments = ["fit", str(folder / "chain.npz"), "-o", str(out), "-q", "--max-steps", "20", "--no-picture", *bounds]
+    assert main(arguments) == 0
+    np.testing.assert_array_equal(FlowPrior.load(out).space.bounds, [[-np.inf, np.inf], [-1e-3, 1.0]])
+
+
+def test_files_of_one_name_are_all_drawn(folder, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("numpyro_flowprior.cli._save_corner", lambda path, chains: drawn.update(chains))
+    (folder / "more").mkdir(exist_ok=True)
+    write_chain_npz(folder / "more" / "chain.npz", correlated_chain(100))
+    assert main(["plot", str(folder / "chain.npz"), str(folder / "more" / "chain.npz")]) == 0
+    assert [chain.n for chain in drawn.values()] == [4000, 100]
+
+
+def test_seeds_out_of_range_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--seed", "-1"])
+    assert "from 0 to 2**32 - 1" in capsys.readouterr().err
