@@ -13,7 +13,7 @@ quick: $(INSTALLED)
 	$(BIN)/flowprior demo --quick
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
