@@ -93,20 +93,24 @@ class FlowPrior(Distribution):
         Computed in the precision of `value` (float64 where JAX has it enabled). One pass through the flow.
         """
         theta = self._points(value, "value")
-        return _log_prob(self.params, theta, config=self.config, space=self.space)
+        return _log_prob(self._arrays(), theta, config=self.config, space=self.space)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, d), strictly inside the support."""
         shape = tuple(sample_shape)
-        return _sample(self.params, key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
+        return _sample(self._arrays(), key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
 
     def to_latent(self, theta: Any) -> jax.Array:
         """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base."""
-        return _to_latent(self.params, self._points(theta, "theta"), config=self.config, space=self.space)
+        return _to_latent(self._arrays(), self._points(theta, "theta"), config=self.config, space=self.space)
 
     def from_latent(self, omega: Any) -> jax.Array:
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
-        return _from_latent(self.params, self._points(omega, "omega"), config=self.config, space=self.space)
+        return _from_latent(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
+    def _arrays(self) -> Any:
+        """Returns the params as JAX arrays: NumPy's float64 in a jit inside another confuses JAX with x64 off."""
+        return jax.tree.map(jnp.asarray, self.params)
 
     def _flow(self, dtype: Any) -> distrax.Transformed:
         return build_flow(self.config, self.space, self.params, dtype)

@@ -254,3 +254,10 @@ def test_arviz_finds_columns_by_name():
     np.testing.assert_allclose(group["y"].values.ravel(), density.log_likelihood(x))
     with pytest.raises(ValueError, match="density: expected the chain's parameters"):
         to_arviz(backwards.select(["mu"]), density)
+
+
+def test_a_prior_used_in_the_bridge_may_be_closed_over_by_a_float32_jit():
+    """JAX lowered the prior's float64 arrays, seen first in the bridge's precision, as they were, not as float32."""
+    density = ModelDensity(with_prior, Y)
+    density.log_posterior(density.sample_prior(KEY, 10))
+    assert jax.jit(lambda key: PRIOR.sample(key, (7,)))(KEY).dtype == np.float32

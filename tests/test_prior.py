@@ -130,6 +130,15 @@ def test_jit_takes_the_prior_as_an_argument_and_does_not_retrace(prior):
     assert len(traces) == 1
 
 
+def test_a_jitted_function_may_close_over_the_prior_in_either_precision(prior):
+    assert any(np.asarray(leaf).dtype == np.float64 for leaf in jax.tree.leaves(prior.params))
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            theta = jax.jit(lambda key: prior.sample(key, (3,)))(jax.random.key(0))
+            value = jax.jit(lambda x: prior.log_prob(x) + prior.log_prob(prior.from_latent(prior.to_latent(x))))(theta)
+            np.testing.assert_allclose(value, 2 * prior.log_prob(theta), atol=1e-8 if x64 else 0.02)
+
+
 def test_vmap_over_points_and_over_stacked_priors(prior):
     theta = prior.sample(KEY, (4,))
     each = jnp.stack([prior.log_prob(point) for point in theta])
