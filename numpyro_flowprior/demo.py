@@ -65,10 +65,10 @@ FULL = DemoSize(
     design=500,
 )
 QUICK = DemoSize(
-    pocomc={"n_total": 800, "n_effective": 400, "n_active": 200, "flow": _SAMPLER_FLOW},
-    flow=FlowConfig(),
+    pocomc={"n_total": 600, "n_effective": 300, "n_active": 150, "flow": _SAMPLER_FLOW},
+    flow=FlowConfig(layers=3),
     train=replace(_TRAIN, max_steps=400),
-    emcee_steps=300,
+    emcee_steps=200,
     design=200,
 )
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
