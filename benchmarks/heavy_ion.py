@@ -8,18 +8,15 @@ twice: how far two joint fits with different seeds are apart is the control.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import numpyro
+from tables import origin, table
 
 import numpyro_flowprior as fp
 
@@ -109,16 +106,8 @@ def run(systems: dict[str, System], *, quick: bool, seed: int) -> tuple[dict[str
     return chains, fit
 
 
-def table(head: str, rows: Any) -> str:
-    """Returns a Markdown table; the head's columns are separated by bars."""
-    cells = [head.split("|"), ["---"] * len(head.split("|")), *rows]
-    return "\n".join("| " + " | ".join(str(cell).strip() for cell in row) + " |" for row in cells) + "\n"
-
-
 def report(systems: dict[str, System], chains: dict[str, fp.Chain], fit: fp.FlowFit, command: str) -> str:
     """Returns the results as Markdown."""
-    packages = ("jax", "numpyro", "distrax", "pocomc", "numpyro-flowprior")
-    versions = f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages)
     one, two, joint = (chains[name] for name in ("stage one", "stage two", "joint"))
     (z1, e1), (z2, e2), (z, e) = ((chain.log_evidence, chain.log_evidence_error) for chain in (one, two, joint))
     compared = {bins: fp.compare(joint.select(two.names), two, bins=bins) for bins in BINS}
@@ -130,7 +119,7 @@ def report(systems: dict[str, System], chains: dict[str, fp.Chain], fit: fp.Flow
     )
     parts = [
         "# Heavy-ion calibration: Au+Au, then Pb+Pb, against the joint fit\n",
-        f"Reproduce with `{command}`. {datetime.date.today()}; {os.cpu_count()} cores, {processor()}; {versions}.\n",
+        origin(command, "pocomc"),
         "## Emulators on the held-out design\n\nRows with NaN are left out. Coverage: mean over the observables.\n",
         table(EMULATORS, (system.row for system in systems.values())),
         f"## The flow: Au+Au's posterior of {fit.prior.space.dim} shared parameters\n",
@@ -168,12 +157,6 @@ def moments(chain: fp.Chain, name: str) -> str:
     """Returns a parameter's mean and standard deviation as text; a dash where the chain lacks it."""
     marginal = chain.select([name]) if name in chain.names else None
     return "-" if marginal is None else f"{marginal.mean()[0]:.3g} +- {np.sqrt(marginal.covariance()[0, 0]):.2g}"
-
-
-def processor() -> str:
-    """Returns the processor's model."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def draw(chains: dict[str, fp.Chain], path: Path) -> None:

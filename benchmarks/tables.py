@@ -1,0 +1,29 @@
+"""What the benchmarks' result files share: Markdown tables, and the line that says where the numbers come from."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def table(head: str, rows: Any) -> str:
+    """Returns a Markdown table; the head's columns are separated by bars."""
+    cells = [head.split("|"), ["---"] * len(head.split("|")), *rows]
+    return "\n".join("| " + " | ".join(str(cell).strip() for cell in row) + " |" for row in cells) + "\n"
+
+
+def origin(command: str, *packages: str) -> str:
+    """Returns the command, the date, the machine and the versions, of our own stack and of further packages."""
+    names = ("jax", "numpyro", "distrax", *packages, "numpyro-flowprior")
+    versions = f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names)
+    return f"Reproduce with `{command}`. {datetime.date.today()}; {os.cpu_count()} cores, {processor()}; {versions}.\n"
+
+
+def processor() -> str:
+    """Returns the processor's model."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
