@@ -23,7 +23,7 @@ from numpyro.distributions.util import validate_sample
 
 from .box import Box, keep_inside
 from .chains.parameters import ParameterSpace
-from .flows.build import build_flow, flatten_params, param_shapes, unflatten_params
+from .flows.build import build_flow, build_latent_map, flatten_params, param_shapes, unflatten_params
 from .flows.config import FlowConfig
 from .flows.support import inside
 from .storage import FileFormatError, load_file, require_arrays, save_file
@@ -101,7 +101,10 @@ class FlowPrior(Distribution):
         return _sample(self._arrays(), key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
 
     def to_latent(self, theta: Any) -> jax.Array:
-        """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base."""
+        """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base.
+
+        With several members the map is the first one's; the density there is close to its base, but not equal.
+        """
         return _to_latent(self._arrays(), self._points(theta, "theta"), config=self.config, space=self.space)
 
     def from_latent(self, omega: Any) -> jax.Array:
@@ -185,18 +188,17 @@ def _log_prob(params: Any, theta: jax.Array, *, config: FlowConfig, space: Param
 
 @partial(jax.jit, static_argnames=("config", "space", "shape", "dtype"))
 def _sample(params: Any, key: jax.Array, *, config: FlowConfig, space: ParameterSpace, shape: Any, dtype: Any) -> Any:
-    flow = build_flow(config, space, params, dtype)
-    return keep_inside(flow.bijector.forward(flow.distribution.sample(seed=key, sample_shape=shape)), space)
+    return keep_inside(build_flow(config, space, params, dtype).sample(seed=key, sample_shape=shape), space)
 
 
 @_compiled
 def _to_latent(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
-    return build_flow(config, space, params, theta.dtype).bijector.inverse(theta)
+    return build_latent_map(config, space, params, theta.dtype).inverse(theta)
 
 
 @_compiled
 def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
-    return keep_inside(build_flow(config, space, params, omega.dtype).bijector.forward(omega), space)
+    return keep_inside(build_latent_map(config, space, params, omega.dtype).forward(omega), space)
 
 
 def _require_invertible(path: Any, arrays: Mapping[str, np.ndarray]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from scipy.integrate import quad
 from toys import PRIOR_IDS, PRIOR_TABLE, make_prior
 
 from numpyro_flowprior import FlowConfig, FlowPrior, ParameterSpace, UniformPrior
+from numpyro_flowprior.flows.build import FIXED, is_ensemble
 from numpyro_flowprior.storage import FileFormatError
 
 KEY = jax.random.key(0)
@@ -51,7 +54,12 @@ def grid_integral(prior: FlowPrior, panels: int = 2000) -> float:
     return float(wx @ density @ wy)
 
 
-@pytest.mark.parametrize("row", PRIOR_TABLE[:4], ids=PRIOR_IDS[:4])
+def rows_of(dim: int) -> dict:
+    chosen = [row for row in PRIOR_TABLE if len(row[1]) == dim]
+    return {"argvalues": chosen, "ids": [row[0] for row in chosen]}
+
+
+@pytest.mark.parametrize("row", **rows_of(1))
 def test_one_dimensional_density_is_normalised(row):
     prior = make_prior(row[1], row[2])
     low, high = prior.space.bounds[0]
@@ -66,7 +74,7 @@ def test_one_dimensional_density_is_normalised(row):
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("row", PRIOR_TABLE[4:6], ids=PRIOR_IDS[4:6])
+@pytest.mark.parametrize("row", **rows_of(2))
 def test_two_dimensional_density_is_normalised(row):
     assert grid_integral(make_prior(row[1], row[2])) == pytest.approx(1.0, abs=1e-4)
 
@@ -100,10 +108,35 @@ def test_shapes_support_and_strict_interior(prior):
     assert (np.asarray(draws, np.float64) < high).all()
 
 
+def members_of(prior: FlowPrior) -> list[FlowPrior]:
+    """Returns the flows that a prior mixes, each as a prior."""
+    if not is_ensemble(prior.config):
+        return [prior]
+    config = replace(prior.config, members=1, background=False)
+    fixed = {name: prior.params[name] for name in ("support", "whitening")}
+    trained = {name: part for name, part in prior.params.items() if name not in FIXED}
+    picked = [jax.tree.map(itemgetter(k), trained) for k in range(prior.config.members)]
+    return [FlowPrior(config, prior.space, {**fixed, **one}) for one in picked]
+
+
+def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior):
+    members = members_of(prior)
+    weight = float(prior.params["background"]["weight"]) if len(members) > 1 else 0.0
+    with jax.enable_x64(True):
+        theta = prior.sample(KEY, (50,))
+        gaussian = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
+        fixed = {name: prior.params[name] for name in ("support", "whitening")}
+        gaussian = FlowPrior(gaussian.config, prior.space, {**gaussian.params, **fixed})
+        density = (1 - weight) * np.mean([np.exp(member.log_prob(theta)) for member in members], axis=0)
+        density += weight * np.exp(gaussian.log_prob(theta))
+        np.testing.assert_allclose(prior.log_prob(theta), np.log(density), rtol=1e-9, atol=1e-9)
+
+
 def test_density_matches_autodiff_change_of_variables(prior):
+    prior = members_of(prior)[0]
     with jax.enable_x64(True):
         theta = prior.sample(KEY, (5,))
-        base = prior._flow(theta.dtype).distribution
+        base = prior._flow(theta.dtype).distribution.distribution
         jacobian = jax.vmap(jax.jacfwd(prior.to_latent))(theta)
         expected = base.log_prob(prior.to_latent(theta)) + jnp.linalg.slogdet(jacobian)[1]
         np.testing.assert_allclose(prior.log_prob(theta), expected, rtol=1e-9, atol=1e-9)

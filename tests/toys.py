@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace
-from numpyro_flowprior.flows.build import init_trained
+from numpyro_flowprior.flows.build import init_trained, is_ensemble, stack_members
 
 INF = np.inf
 
@@ -19,6 +19,8 @@ PRIOR_TABLE = [
     ("2-D box", [(0.0, 1.0), (1e-4, 0.28)], FlowConfig(layers=2, hidden=(8,))),
     ("2-D mixed", [(-INF, 1.0), (0.0, 5.0)], FlowConfig(layers=2, hidden=(8,), base="normal")),
     ("7-D box", [(0.02, 1.2)] * 7, FlowConfig(layers=3, hidden=(16, 16))),
+    ("1-D ensemble", [(0.0, 2.0)], FlowConfig(layers=1, hidden=(8,), members=2)),
+    ("2-D ensemble", [(0.0, 1.0), (0.0, INF)], FlowConfig(layers=1, hidden=(8,), members=3, background=True)),
     ("16-D mixed", [(0.0, INF), (-INF, INF), (-INF, 2.0), (0.1, 0.7)] * 4, FlowConfig(layers=2, hidden=(16,))),
 ]
 PRIOR_IDS = [row[0] for row in PRIOR_TABLE]
@@ -30,15 +32,21 @@ def make_prior(bounds, config: FlowConfig, seed: int = 0, strength: float = 0.3)
     space = ParameterSpace([f"p{j}" for j in range(len(bounds))], lower, upper)
     rng = np.random.default_rng(seed)
     dim = space.dim
-    trained = jax.tree.map(
-        lambda a: np.asarray(a + strength * rng.normal(size=a.shape) / np.sqrt(max((*a.shape[:1], 1))), np.float32),
-        init_trained(jax.random.key(seed), config, dim),
-    )
+    members = [
+        jax.tree.map(
+            lambda a: np.asarray(a + strength * rng.normal(size=a.shape) / np.sqrt(max((*a.shape[:1], 1))), np.float32),
+            init_trained(jax.random.key(seed + j), config, dim),
+        )
+        for j in range(config.members)
+    ]
+    trained = stack_members(members) if is_ensemble(config) else members[0]
     tril = np.tril(0.2 * rng.normal(size=(dim, dim)) / np.sqrt(dim), -1) + np.diag(rng.uniform(0.6, 1.1, dim))
     fixed = {
         "support": {"scale": rng.uniform(0.5, 2.0, dim)},
         "whitening": {"loc": 0.3 * rng.normal(size=dim), "tril": tril},
     }
+    if is_ensemble(config):
+        fixed["background"] = {"weight": np.array(0.05)}
     return FlowPrior(config, space, {**fixed, **trained})
 
 

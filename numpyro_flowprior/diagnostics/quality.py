@@ -132,11 +132,9 @@ def held_out_log_densities(prior: FlowPrior, chain: Chain) -> tuple[FloatArray, 
 
     def both(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
         flow = prior._flow(theta.dtype)
-        support, whitening = flow.bijector.bijectors[:2]
-        z, log_det = support.inverse_and_log_det(theta)
-        x, log_det_white = whitening.inverse_and_log_det(z)
+        x, log_det = flow.bijector.inverse_and_log_det(theta)
         log_normal = -0.5 * jnp.sum(x * x + jnp.log(2 * jnp.pi), axis=-1)
-        return prior.log_prob(theta), log_normal + log_det + log_det_white
+        return prior.log_prob(theta), log_normal + log_det
 
     return _in_batches(both, chain.samples)
 

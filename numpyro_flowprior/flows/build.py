@@ -5,6 +5,8 @@
 `params` is a nested dictionary of arrays:
     support.scale (d,), whitening.loc (d,), whitening.tril (d, d)     fixed, computed from the chain
     final.log_scale (d,), final.shift (d,), couplings[j][layer], base trained
+With several members, or a background, the trained arrays have a leading axis of members, and background.weight () is
+there too, chosen on rows that the members did not see.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from typing import Any
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from ..chains.parameters import ParameterSpace
 from .base import base_shapes, build_base, init_base
 from .config import FlowConfig
 from .couplings import build_coupling, coupling_masks, coupling_shapes, init_couplings
+from .ensemble import Ensemble
 from .support import Support
 
 Params = dict[str, Any]
-FIXED = ("support", "whitening")  # the parameters that training leaves alone
+FIXED = ("support", "whitening", "background")  # the parameters that training leaves alone
 
 
 class Whitening(distrax.Bijector):
@@ -56,13 +60,26 @@ def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
 
 def param_shapes(config: FlowConfig, dim: int) -> Params:
     """Returns the shape of every array in a flow's params, nested as they are."""
-    return {
-        "support": {"scale": (dim,)},
-        "whitening": {"loc": (dim,), "tril": (dim, dim)},
+    fixed: Params = {"support": {"scale": (dim,)}, "whitening": {"loc": (dim,), "tril": (dim, dim)}}
+    trained: Params = {
         "couplings": coupling_shapes(config, dim),
         "final": {"log_scale": (dim,), "shift": (dim,)},
         "base": base_shapes(config, dim),
     }
+    if is_ensemble(config):
+        fixed["background"] = {"weight": ()}
+        trained = jax.tree.map(lambda s: (config.members, *s), trained, is_leaf=lambda s: isinstance(s, tuple))
+    return {**fixed, **trained}
+
+
+def is_ensemble(config: FlowConfig) -> bool:
+    """Returns whether the density is a mixture of members and background, rather than one flow."""
+    return config.members > 1 or config.background
+
+
+def stack_members(members: list[Params]) -> Params:
+    """Returns members' trained parameters with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
 def build_whitened_flow(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
@@ -78,13 +95,34 @@ def build_whitened_flow(config: FlowConfig, dim: int, params: Params, dtype: Any
 
 
 def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Transformed:
-    """Returns the whole flow: a distribution over theta (d,), normalised on the declared support."""
+    """Returns the whole flow: a distribution over theta (d,), normalised on the declared support.
+
+    Its bijector is the fixed part alone, support after whitening; its distribution is over whitened points.
+    """
+    if is_ensemble(config):
+        inner: distrax.Distribution = Ensemble(
+            lambda member: build_whitened_flow(config, space.dim, member, dtype),
+            {name: part for name, part in params.items() if name not in FIXED},
+            jnp.asarray(params["background"]["weight"], dtype),
+            space.dim,
+        )
+    else:
+        inner = build_whitened_flow(config, space.dim, params, dtype)
+    return distrax.Transformed(inner, build_outer(space, params, dtype))
+
+
+def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
+    """Returns the fixed part of the flow, from whitened points (d,) to theta (d,)."""
+    whitening = Whitening(*(jnp.asarray(params["whitening"][name], dtype) for name in ("loc", "tril")))
+    return distrax.Chain([Support(space, jnp.asarray(params["support"]["scale"], dtype)), whitening])
+
+
+def build_latent_map(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
+    """Returns the map from latent points omega (d,) to theta (d,), of the first member if there are several."""
+    if is_ensemble(config):
+        params = {k: part if k in FIXED else jax.tree.map(lambda leaf: leaf[0], part) for k, part in params.items()}
     inner = build_whitened_flow(config, space.dim, params, dtype)
-    outer = [
-        Support(space, jnp.asarray(params["support"]["scale"], dtype)),
-        Whitening(*(jnp.asarray(params["whitening"][name], dtype) for name in ("loc", "tril"))),
-    ]
-    return distrax.Transformed(inner.distribution, distrax.Chain([*outer, inner.bijector]))
+    return distrax.Chain([build_outer(space, params, dtype), inner.bijector])
 
 
 def flatten_params(nested: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,9 @@ class FlowConfig:
             most exp(max_log_scale), so that it cannot blow up where it saw no data.
         hull: distance from the centre, in standard deviations of the whitened chain, at which the conditioners'
             inputs saturate; beyond it the flow is linear.
+        members: number of flows, trained from other weights and on other rows, that are mixed as densities.
+        background: mix in the Gaussian of the chain's moments, with a weight chosen on rows unseen in training (1e-5
+            at least), so that no point is far less likely than under that Gaussian.
 
     Raises:
         TypeError, ValueError: a field is not of its type or range.
@@ -36,6 +39,8 @@ class FlowConfig:
     components: int = 8
     max_log_scale: float = 1.0
     hull: float = 4.0
+    members: int = 1
+    background: bool = False
 
     def __post_init__(self) -> None:
         positive_int(self.layers, "FlowConfig.layers", minimum=0)
@@ -47,6 +52,9 @@ class FlowConfig:
         positive_int(self.components, "FlowConfig.components")
         real_in(self.max_log_scale, "FlowConfig.max_log_scale", 0.0, 10.0, open_low=True)
         real_in(self.hull, "FlowConfig.hull", 1.0, 1e6)
+        positive_int(self.members, "FlowConfig.members")
+        if not isinstance(self.background, bool):
+            raise TypeError(f"FlowConfig.background: expected True or False; got {self.background!r}.")
         plain_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
