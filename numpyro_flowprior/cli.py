@@ -64,10 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("-o", "--output", type=Path, default=Path("prior.safetensors"), help="default: prior.safetensors")
     fit.add_argument("--picture", type=Path, help="corner plot of chain and flow (default: beside the output, .png)")
     fit.add_argument("--no-picture", action="store_true", help="draw none")
-    fit.add_argument("--layers", type=int, default=FlowConfig.layers, help="pairs of couplings (default: %(default)s)")
-    fit.add_argument("--max-steps", type=int, default=TrainConfig.max_steps, help="default: %(default)s")
-    fit.add_argument("--batch-size", type=int, default=TrainConfig.batch_size, help="default: %(default)s")
-    fit.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="default: %(default)s")
+    for name, type_, text in (
+        ("layers", int, "pairs of couplings in one flow"),
+        ("max-steps", int, "of training"),
+        ("batch-size", int, "rows per step"),
+        ("learning-rate", float, "peak"),
+    ):
+        fit.add_argument(f"--{name}", type=type_, help=f"{text} (default: what suits the chain)")
     _add_run_options(fit, _fit)
 
     check = commands.add_parser("check", help="judge a prior on a chain that its training did not see")
@@ -148,8 +151,10 @@ def _fit(options: argparse.Namespace) -> int:
     picture = options.picture or options.output.with_suffix(".png")
     _require_folder(options.output, picture)
     chain = _read(options)
-    config = FlowConfig(layers=options.layers)
-    train = TrainConfig(max_steps=options.max_steps, batch_size=options.batch_size, learning_rate=options.learning_rate)
+    config = None if options.layers is None else FlowConfig(layers=options.layers)
+    asked = {name: getattr(options, name) for name in ("max_steps", "batch_size", "learning_rate")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    train = TrainConfig(**asked) if asked else None
     key_fit, key_draws = jax.random.split(jax.random.key(options.seed))
     fit = fit_flow(key_fit, chain, config, train, progress=not options.quiet)
     print(fit.report)

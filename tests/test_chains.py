@@ -304,3 +304,15 @@ def test_npz_of_other_programs(tmp_path):
 def test_a_chain_is_read_like_a_file():
     read = read_chain(chain(log_prob=np.arange(50.0)), SPACE.select(["b"]))
     assert (read.names, read.log_prob) == (("b",), None)
+
+
+def test_deal_gives_disjoint_parts_of_whole_blocks():
+    rng = np.random.default_rng(0)
+    chain = Chain(np.repeat(rng.normal(size=(300, 2)), 20, axis=0), ParameterSpace(["a", "b"]))
+    parts = chain.deal([0.5, 0.25, 0.25], jax.random.key(0))
+    assert np.sort(np.concatenate(parts)).tolist() == list(range(chain.n))
+    np.testing.assert_allclose([len(part) / chain.n for part in parts], [0.5, 0.25, 0.25], atol=0.05)
+    cuts = [int(np.sum(np.diff(part) > 1)) for part in parts]
+    assert max(cuts) < 40  # rows stay with their neighbours
+    with pytest.raises(ValueError, match="expected at least 200 rows; got 100"):
+        chain.take(np.arange(100)).deal([1 / 200] * 200, jax.random.key(0))

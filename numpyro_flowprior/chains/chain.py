@@ -186,10 +186,7 @@ class Chain:
     def resample(self, key: jax.Array, n: int) -> Chain:
         """Returns n equally weighted rows, drawn by systematic resampling (the least added noise)."""
         n = positive_int(n, "resample")
-        start = float(jax.random.uniform(key))
-        positions = (np.arange(n) + start) / n
-        rows = np.searchsorted(np.cumsum(self.probabilities), positions)
-        chosen = self.take(np.minimum(rows, self.n - 1))
+        chosen = self.take(systematic_rows(key, self.probabilities, n))
         return chosen.replace(weights=None, chain_id=None)
 
     def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
@@ -199,25 +196,32 @@ class Chain:
         autocorrelation times, at least 40 blocks in all, so that near-copies of a row do not land in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
-        if self.n < 2:
-            raise ValueError(f"split: expected at least 2 rows; got {self.n}.")
-        tau = self.autocorrelation_time
-        length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
-        blocks = self._blocks(length)
-        order = _generator(key).permutation(len(blocks))
-        sizes = np.cumsum([len(blocks[i]) for i in order])
-        cut = int(np.clip(np.argmin(np.abs(sizes - fraction * self.n)) + 1, 1, len(blocks) - 1))
-        first, second = (np.sort(np.concatenate([blocks[i] for i in part])) for part in (order[:cut], order[cut:]))
+        first, second = self.deal([fraction, 1.0 - fraction], key)
         return self.take(first), self.take(second)
 
-    def _blocks(self, length: int) -> list[np.ndarray]:
+    def deal(self, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
+        """Returns row numbers, sorted, of disjoint parts with about the given fractions of the rows (see `split`)."""
+        if self.n < len(fractions):
+            raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
+        tau = self.autocorrelation_time
+        length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
+        blocks = self._blocks(length, len(fractions))
+        order = _generator(key).permutation(len(blocks))
+        ends = np.cumsum([len(blocks[i]) for i in order])
+        cuts, parts = [0], len(fractions)
+        for j, share in enumerate(np.cumsum(fractions)[:-1]):
+            nearest = int(np.argmin(np.abs(ends - share * self.n))) + 1
+            cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
+        return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
+
+    def _blocks(self, length: int, fewest: int) -> list[np.ndarray]:
         labels = np.zeros(self.n, dtype=int) if self.chain_id is None else self.chain_id
         blocks = []
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             blocks += np.array_split(rows, max(1, len(rows) // length))
-        if len(blocks) < 2:
-            raise ValueError("split: the chain is too short, for its autocorrelation, to be cut into two blocks.")
+        if len(blocks) < fewest:
+            raise ValueError(f"split: the chain is too short, for its autocorrelation, to be cut into {fewest} blocks.")
         return blocks
 
     def take(self, rows: Any) -> Chain:
@@ -256,6 +260,12 @@ class Chain:
         extras = [name for name in _PER_DRAW if getattr(self, name) is not None]
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.3f}"
         return f"Chain({self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence})"
+
+
+def systematic_rows(key: jax.Array, probabilities: FloatArray, n: int) -> np.ndarray:
+    """Returns n row numbers, drawn in proportion to the probabilities by systematic resampling."""
+    positions = (np.arange(n) + float(jax.random.uniform(key))) / n
+    return np.minimum(np.searchsorted(np.cumsum(probabilities), positions), len(probabilities) - 1)
 
 
 def _generator(key: jax.Array) -> np.random.Generator:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,15 +20,16 @@ from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import QualityReport, quality_report
-from ..flows.build import Params, init_trained
+from ..flows.build import Params, init_trained, is_ensemble, stack_members
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
 from .config import TrainConfig
-from .prepare import Prepared, apply_prepared, prepare, require_learnable
-from .steps import Data, Rows, cumulative_weights, make_rows, optimiser, run_steps, validation_loss
+from .defaults import default_configs
+from .prepare import require_learnable
+from .problem import Problem, pose
+from .steps import log_densities, optimiser, run_steps, validation_loss
 
-_MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
-_DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
+_FAINTEST, _STRONGEST = 1e-5, 0.5  # limits of the background's weight
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class History:
 
 @dataclass(frozen=True)
 class FlowFit:
-    """The outcome of `fit_flow`: the prior, how training went, and how good the prior is on unseen rows."""
+    """The outcome of `fit_flow`: the prior, each member's training, and how good the prior is on unseen rows."""
 
     prior: FlowPrior
-    history: History
+    histories: tuple[History, ...]
     report: QualityReport
+
+    @property
+    def history(self) -> History:
+        """How the training of the first member went."""
+        return self.histories[0]
 
 
 def fit_flow(
@@ -82,8 +88,9 @@ def fit_flow(
     Args:
         key: JAX random key; the same key gives the same prior on the same machine.
         chain: draws, weighted or not.
-        config: architecture; FlowConfig() if None.
-        train: optimiser settings; TrainConfig() if None.
+        config: architecture; None for FlowConfig(), or, with `train` and `support_points` None too, for what suits the
+            chain's size and, as short pilot runs tell, its density (training.defaults).
+        train: optimiser settings; None for TrainConfig(), or as above.
         support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. of
             a tempered run; used by the loss "log_variance" alone. Rows of the chain with weight zero serve likewise:
             the chain of `sample_pocomc` brings its own.
@@ -95,30 +102,67 @@ def fit_flow(
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
-    config, train = config or FlowConfig(), train or TrainConfig()
-    support_points = _checked_support(chain, support_points, train)
     require_learnable(chain)
     fingerprint = chain.fingerprint()
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     seen, test = chain.split(0.9, key_test)
-    fixed, problem = _pose(key_validation, seen, support_points, train)
-    trained, history = _train(key_train, problem, config, train, progress=progress)
-    params = jax.tree.map(np.asarray, {**fixed, **trained})
-    prior = FlowPrior(config, chain.space, params)
+    if config is None and train is None and support_points is None:
+        config, train = default_configs(seen, partial(_pilot, key_validation, seen, progress=progress))
+    config, train = config or FlowConfig(), train or TrainConfig()
+    support_points = _checked_support(chain, support_points, train)
+    fixed, problems = pose(key_validation, seen, support_points, train, config.members)
+    trained, histories = _train_members(key_train, problems, config, train, progress=progress)
+    config = replace(config, members=len(trained))  # fewer if interrupted
+    prior = FlowPrior(config, chain.space, _assembled(fixed, trained, problems, config))
     report = quality_report(key_report, prior, test)
     prior.info = {
         "chain": {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": fingerprint},
-        "training": {
-            **train.to_json(),
-            "steps": int(history.step[-1]),
-            "best_step": history.best_step,
-            "seconds": round(history.seconds, 3),
-            "validation_loss": float(np.nanmin(history.validation_loss)),
-        },
+        "training": {**train.to_json(), **_training_record(histories)},
         "report": report.to_json(),
     }
-    return FlowFit(prior, history, report)
+    return FlowFit(prior, histories, report)
+
+
+def _pilot(key: jax.Array, seen: Chain, config: FlowConfig, train: TrainConfig, *, progress: bool) -> float:
+    """Returns the mean of -log q at validation rows after a short training, nats in whitened coordinates."""
+    _, (problem,) = pose(key, seen, None, train, 1)
+    label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
+    trained, history = _train(key, problem, config, train, label)
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return -float(log_densities(trained, problem.held_draws.x, config=config)[0].mean())
+
+
+def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:
+    first = histories[0]
+    return {
+        "steps": sum(int(history.step[-1]) for history in histories),
+        "best_step": first.best_step,
+        "seconds": round(sum(history.seconds for history in histories), 3),
+        "validation_loss": float(np.mean([np.nanmin(history.validation_loss) for history in histories])),
+    }
+
+
+def _assembled(fixed: Params, trained: list[Params], problems: list[Problem], config: FlowConfig) -> Params:
+    """Returns the flow's parameters from what was computed and what was trained."""
+    if not is_ensemble(config):
+        return jax.tree.map(np.asarray, {**fixed, **trained[0]})
+    weight = _background_weight(trained, problems, config) if config.background else _FAINTEST
+    return {**fixed, "background": {"weight": np.asarray(weight)}, **stack_members(trained)}
+
+
+def _background_weight(trained: list[Params], problems: list[Problem], config: FlowConfig) -> float:
+    """Returns the background's most likely weight at rows that each member did not see, by expectation-maximisation."""
+    pairs = [
+        log_densities(*pair, config=config) for pair in zip(trained, [p.held_draws.x for p in problems], strict=False)
+    ]
+    log_flow, log_gauss = (np.concatenate([np.asarray(pair[j], np.float64) for pair in pairs]) for j in (0, 1))
+    weight = 0.05
+    for _ in range(200):
+        share = 1.0 / (1.0 + np.exp(np.clip(log_flow - log_gauss, -500.0, 500.0)) * (1.0 - weight) / weight)
+        weight = float(np.clip(share.mean(), _FAINTEST, _STRONGEST))
+    return weight
 
 
 def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig) -> Chain | None:
@@ -142,61 +186,6 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
     return off_the_edges(support_points.select(chain.names).replace(space=chain.space))
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Training data, validation rows of both kinds, and what turns a loss in x into nats in theta."""
-
-    data: Data
-    held_draws: Rows
-    held_points: Rows
-    offset: float
-    dim: int
-
-
-def _pose(
-    key: jax.Array, seen: Chain, support_points: Chain | None, train: TrainConfig
-) -> tuple[dict[str, Any], _Problem]:
-    """Returns the flow's fixed parameters and the training problem in the coordinates that they define."""
-    key_rows, key_support, key_held = jax.random.split(key, 3)
-    fitted, validation = seen.split(1.0 - train.validation, key_rows)
-    prepared = prepare(fitted)
-    held = validation.resample(key_held, min(round(validation.effective_size) + 1, _MOST_HELD))
-    held_prepared = apply_prepared(held, prepared.fixed)
-    draws, held_draws = make_rows(prepared.x, None), make_rows(held_prepared.x, None)
-    points = held_points = make_rows(prepared.x[:0], None)
-    nats = float(held_prepared.log_det.mean())  # what turns -log q in x into nats in theta
-    if train.loss != "nll":
-        top = float(_log_p(fitted, prepared)[prepared.probabilities > 0].max())
-        draws, held_draws = (_with_log_p(*pair, top) for pair in ((fitted, prepared), (held, held_prepared)))
-        nats = {"kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
-    if train.loss == "log_variance":
-        more = [None, None] if support_points is None else support_points.split(1.0 - train.validation, key_support)
-        points, held_points = (
-            _regression_rows([part for part in pair if part is not None], prepared.fixed, top)
-            for pair in zip((fitted, validation), more, strict=True)
-        )
-        held_points = Rows(*(column[:_MOST_HELD] for column in held_points))
-    cumulative = None if fitted.weights is None else cumulative_weights(prepared.probabilities)
-    return prepared.fixed, _Problem(Data(draws, cumulative, points), held_draws, held_points, nats, seen.dim)
-
-
-def _log_p(chain: Chain, prepared: Prepared) -> FloatArray:
-    """Returns the chain's log density in training coordinates, (n,), up to its constant."""
-    return np.asarray(chain.log_prob) - prepared.log_det
-
-
-def _with_log_p(chain: Chain, prepared: Prepared, top: float) -> Rows:
-    return make_rows(prepared.x, np.maximum(_log_p(chain, prepared) - top, -_DEPTH))
-
-
-def _regression_rows(chains: list[Chain], fixed: dict[str, Any], top: float) -> Rows:
-    """Returns the rows of all chains whose density is within reach of the highest, whatever their weight."""
-    parts = [(chain, apply_prepared(chain, fixed)) for chain in chains]
-    x = np.concatenate([prepared.x for _, prepared in parts])
-    log_p = np.concatenate([_log_p(*part) for part in parts]) - top
-    return make_rows(x[log_p > -_DEPTH], log_p[log_p > -_DEPTH])
-
-
 @dataclass
 class _Best:
     """The best weights so far and the record of losses."""
@@ -215,8 +204,27 @@ class _Best:
             self.since += 1
 
 
+def _train_members(
+    key: jax.Array, problems: list[Problem], config: FlowConfig, train: TrainConfig, *, progress: bool
+) -> tuple[list[Params], tuple[History, ...]]:
+    """Returns trained parameters and history of each member; of those done when interrupted."""
+    results: list[tuple[Params, History]] = []
+    for k, problem in enumerate(problems):
+        label = "training flow" if len(problems) == 1 else f"training flow {k + 1}/{len(problems)}"
+        try:
+            results.append(_train(jax.random.fold_in(key, k), problem, config, train, label if progress else None))
+        except KeyboardInterrupt:
+            if not results:
+                raise
+            break
+        if results[-1][1].interrupted:
+            break
+    trained, histories = zip(*results, strict=True)
+    return list(trained), histories
+
+
 def _train(
-    key: jax.Array, problem: _Problem, config: FlowConfig, train: TrainConfig, *, progress: bool
+    key: jax.Array, problem: Problem, config: FlowConfig, train: TrainConfig, label: str | None
 ) -> tuple[Params, History]:
     start = time.perf_counter()
 
@@ -229,7 +237,7 @@ def _train(
     advance = partial(run_steps, config=config, train=train)
     best = _Best(trained)
     interrupted = False
-    with tqdm(total=train.max_steps, desc="training flow", unit="step", disable=not progress) as bar:
+    with tqdm(total=train.max_steps, desc=label, unit="step", disable=label is None) as bar:
         try:
             best.update(0, trained, np.nan, validate(trained))
             for done in range(0, train.max_steps, train.eval_every):
@@ -243,7 +251,7 @@ def _train(
                     warnings.warn(
                         f"fit_flow: the validation loss is {best.rows[-1][2]} after {done + steps} steps: training "
                         f"diverged. The weights of step {best.step} are kept; try a lower learning rate.",
-                        stacklevel=3,
+                        stacklevel=4,
                     )
                     break
                 if best.since >= train.patience:
@@ -252,6 +260,6 @@ def _train(
             if not best.rows:
                 raise
             interrupted = True
-            warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=3)
+            warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=4)
     step, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
     return best.trained, History(step, losses, validation, time.perf_counter() - start, interrupted)

@@ -97,6 +97,13 @@ def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig
 validation_loss = partial(jax.jit, static_argnames=("config", "train"))(batch_loss)
 
 
+@partial(jax.jit, static_argnames="config")
+def log_densities(trained: Params, x: jax.Array, *, config: FlowConfig) -> tuple[jax.Array, jax.Array]:
+    """Returns a member's and the standard normal's log density at whitened points x (n, d), (n,) each."""
+    flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
+    return flow.log_prob(x), -0.5 * jnp.sum(x * x + jnp.log(2 * jnp.pi), axis=-1)
+
+
 def _take(rows: Rows, chosen: jax.Array) -> Rows:
     return Rows(rows.x[chosen], rows.log_p[chosen]) if len(rows.x) else rows
 
