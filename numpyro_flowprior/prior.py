@@ -71,6 +71,11 @@ class FlowPrior(Distribution):
             raise TypeError(f"FlowPrior.config: expected a FlowConfig; got {type(config).__name__}.")
         if not isinstance(space, ParameterSpace):
             raise TypeError(f"FlowPrior.space: expected a ParameterSpace; got {type(space).__name__}.")
+        if not config.support and space != space.unbounded():
+            raise ValueError(
+                "FlowPrior.space: FlowConfig(support=False) makes a density without bounds; got bounds. "
+                "Pass space.unbounded()."
+            )
         _require_shapes(params, param_shapes(config, space.dim))
         self.config, self.space, self.params = config, space, params
         self.info = dict(info or {})

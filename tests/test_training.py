@@ -15,6 +15,7 @@ from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, Trai
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
+from numpyro_flowprior.flows.couplings import coupling_masks
 from numpyro_flowprior.training import losses
 from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import default_configs
@@ -366,3 +367,54 @@ def test_nothing_asked_for_is_an_ensemble_and_is_recorded():
     assert fitted.prior.config.members == len(fitted.histories) > 1
     assert fitted.prior.info["training"]["loss"] == "log_variance"
     assert fitted.report.gain > 0
+
+
+def test_paper_configuration_ignores_bounds_and_trains_with_each_of_its_losses():
+    """Roch and Shen's architecture: scale from d tanh units, shift linear; draws leak over the declared edges."""
+    chain = correlated_chain(3000)
+    chain = chain.replace(log_prob=np.zeros(chain.n))
+    for loss in ("nll", "kl", "jeffreys"):
+        train = replace(TrainConfig.paper(loss, learning_rate=1e-3, batch_size=500), max_steps=300, eval_every=100)
+        fitted = fit(chain, FlowConfig.paper(2), train)
+        assert fitted.prior.space == chain.space.unbounded()
+        assert np.isfinite(fitted.prior.log_prob(np.array([-0.1, 1.3])))
+    shapes = [layer["weight"].shape for layer in fitted.prior.params["couplings"][0]]
+    assert shapes == [(1, 2), (2, 1), (1, 1)]
+    with pytest.raises(ValueError, match=r"FlowPrior.space: .*Pass space.unbounded"):
+        FlowPrior(FlowConfig.paper(2), chain.space, fitted.prior.params)
+    with pytest.raises(ValueError, match="TrainConfig.paper: loss"):
+        TrainConfig.paper("log_variance")
+
+
+def test_masks_are_halves_and_permuted_ones_mix_every_pair_of_coordinates():
+    alternating, permuted = (coupling_masks(FlowConfig(layers=6, masks=m), 7) for m in ("alternating", "permuted"))
+    for masks in (alternating, permuted):
+        assert len(masks) == 12
+        assert all(first.sum() in (3, 4) for first in masks)
+        np.testing.assert_array_equal(masks[0::2], ~np.array(masks[1::2]))
+    apart = lambda masks: sum(np.not_equal.outer(mask, mask) for mask in masks)  # noqa: E731
+    assert (apart(alternating)[0, 2], apart(alternating)[0, 1]) == (0, 12)  # 0 and 2 never condition each other
+    assert (apart(permuted) + 12 * np.eye(7)).min() > 0
+
+
+def test_splines_learn_what_affine_couplings_of_one_pair_cannot():
+    """y given x has two modes at +-x / 2; one pair of couplings, exact density, 4 paired standard errors."""
+
+    def draw(n, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(2.0, 6.0, n)
+        y = rng.choice([-0.5, 0.5], n) * x + 0.3 * rng.normal(size=n)
+        return np.column_stack([x, y])
+
+    space = ParameterSpace(["x", "y"], [2.0, -np.inf], [6.0, np.inf])
+    chain, test = Chain(draw(3000, 0), space), Chain(draw(5000, 1), space)
+    train = TrainConfig(max_steps=400, batch_size=256, learning_rate=4e-3)
+    affine, spline = (
+        held_out_log_densities(fit(chain, config, train).prior, test)[0]
+        for config in (
+            FlowConfig(layers=1, hidden=(16,), base="normal"),
+            FlowConfig(layers=1, hidden=(16,), base="normal", transformer="spline"),
+        )
+    )
+    gain = spline - affine
+    assert gain.mean() > max(0.2, 4 * gain.std() / np.sqrt(len(gain)))

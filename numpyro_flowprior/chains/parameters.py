@@ -107,6 +107,10 @@ class ParameterSpace:
             )
         return np.stack([np.asarray(values[name], dtype=np.float64) for name in self.names], axis=-1)
 
+    def unbounded(self) -> ParameterSpace:
+        """Returns the same parameters without any bounds."""
+        return ParameterSpace(self.names, units=self.units, labels=self.labels)
+
     def contains(self, theta: Any) -> np.ndarray:
         """Returns whether each point (..., d) lies inside the closed support, (...,) of bool."""
         theta = np.asarray(theta)

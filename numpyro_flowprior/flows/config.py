@@ -16,7 +16,14 @@ class FlowConfig:
     Attributes:
         layers: N, number of pairs of even/odd masked affine couplings (Roch and Shen 2025, section II), >= 0.
         hidden: widths of the hidden layers of each coupling's conditioner network.
-        transformer: what a coupling applies to a coordinate: "affine".
+        transformer: what a coupling applies to a coordinate: "affine", or "spline", a monotonic rational-quadratic
+            spline followed by an affine map (Durkan et al. 2019); more flexible, and several times slower.
+        conditioner: how a coupling's scale and shift depend on the other coordinates: "mlp", both from one perceptron
+            with SiLU units; or "roch_shen", the scale from one hidden layer of d tanh units and the shift linearly, as
+            in the scripts of Roch and Shen (2025), without bounds (`hidden`, `max_log_scale` and `hull` are not used).
+        bins: of each spline.
+        masks: which half a coupling changes: "alternating", the even and the odd coordinates in turn, or "permuted",
+            halves of a new random order in each pair of couplings.
         base: density of the latent space: "normal" (standard normal) or "mixture" (learned Gaussian mixture with
             diagonal covariances, which lets the flow hold separate modes without tearing).
         components: number of Gaussians in a mixture base.
@@ -24,6 +31,10 @@ class FlowConfig:
             most exp(max_log_scale), so that it cannot blow up where it saw no data.
         hull: distance from the centre, in standard deviations of the whitened chain, at which the conditioners'
             inputs saturate; beyond it the flow is linear.
+        support: make the density live on the declared bounds; False ignores them, as the paper does: the flow's draws
+            leak over the edges, and the prior's support is unbounded.
+        whitening: what is taken out before the couplings: "full", mean and covariance; "diagonal", mean and standard
+            deviation of each coordinate.
         members: number of flows, trained from other weights and on other rows, that are mixed as densities.
         background: mix in the Gaussian of the chain's moments, with a weight chosen on rows unseen in training (1e-5
             at least), so that no point is far less likely than under that Gaussian.
@@ -35,10 +46,15 @@ class FlowConfig:
     layers: int = 4
     hidden: tuple[int, ...] = (64, 64)
     transformer: str = "affine"
+    conditioner: str = "mlp"
+    bins: int = 8
+    masks: str = "alternating"
     base: str = "mixture"
     components: int = 8
     max_log_scale: float = 1.0
     hull: float = 4.0
+    support: bool = True
+    whitening: str = "full"
     members: int = 1
     background: bool = False
 
@@ -47,15 +63,40 @@ class FlowConfig:
         if isinstance(self.hidden, str | int) or not all(positive_int(w, "FlowConfig.hidden") for w in self.hidden):
             raise TypeError(f"FlowConfig.hidden: expected a tuple of layer widths; got {self.hidden!r}.")
         object.__setattr__(self, "hidden", tuple(int(width) for width in self.hidden))
-        one_of(self.transformer, "FlowConfig.transformer", ("affine",))
+        one_of(self.transformer, "FlowConfig.transformer", ("affine", "spline"))
+        positive_int(self.bins, "FlowConfig.bins", minimum=2)
+        one_of(self.masks, "FlowConfig.masks", ("alternating", "permuted"))
+        one_of(self.conditioner, "FlowConfig.conditioner", ("mlp", "roch_shen"))
+        if (self.conditioner, self.transformer) == ("roch_shen", "spline"):
+            raise ValueError('FlowConfig: conditioner="roch_shen" is for transformer="affine" alone.')
+        one_of(self.whitening, "FlowConfig.whitening", ("full", "diagonal"))
         one_of(self.base, "FlowConfig.base", ("normal", "mixture"))
         positive_int(self.components, "FlowConfig.components")
         real_in(self.max_log_scale, "FlowConfig.max_log_scale", 0.0, 10.0, open_low=True)
         real_in(self.hull, "FlowConfig.hull", 1.0, 1e6)
         positive_int(self.members, "FlowConfig.members")
-        if not isinstance(self.background, bool):
-            raise TypeError(f"FlowConfig.background: expected True or False; got {self.background!r}.")
+        for name in ("support", "background"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"FlowConfig.{name}: expected True or False; got {getattr(self, name)!r}.")
         plain_numbers(self)
+
+    @classmethod
+    def paper(cls, layers: int = 6) -> FlowConfig:
+        """Returns the architecture of Roch and Shen (2025): for reruns of their tables, not for use as a prior.
+
+        N pairs of couplings and a final scale and shift, standard normal base, columns standardised, no support: see
+        "roch_shen" above. Their scripts apply the hidden layer's matrix twice in a row; here it is applied once.
+
+        Args:
+            layers: N; 2 to 12 in the paper.
+        """
+        return cls(
+            layers=layers,
+            conditioner="roch_shen",
+            base="normal",
+            support=False,
+            whitening="diagonal",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready description."""

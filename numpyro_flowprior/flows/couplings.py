@@ -1,7 +1,8 @@
-"""Masked affine couplings (RealNVP; Dinh, Sohl-Dickstein and Bengio 2017) that cannot blow up."""
+"""Affine and spline couplings (RealNVP; Dinh, Sohl-Dickstein and Bengio 2017) that cannot blow up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import distrax
@@ -12,32 +13,51 @@ import numpy as np
 from .config import FlowConfig
 from .network import apply_mlp, init_mlp, mlp_shapes
 
+_SPLINE_REACH = 3.0  # bound on a spline's raw parameters: neighbouring bins differ by at most e^6 in width
+
 
 def coupling_masks(config: FlowConfig, dim: int) -> list[np.ndarray]:
     """Returns one boolean mask (d,) per coupling: True where a coordinate passes through and conditions the others.
 
-    N pairs, in each pair the even coordinates first, then the odd. In one dimension there is nothing to condition
-    on, and so no coupling.
+    N pairs, in each pair one half of the coordinates first, then the other: the even and the odd ones ("alternating"),
+    or, from the second pair on, those of a random order that is drawn anew for each pair ("permuted"). In one
+    dimension there is nothing to condition on, and so no coupling.
     """
     if dim == 1:
         return []
-    even = np.arange(dim) % 2 == 0
-    return [~even if j % 2 == 0 else even for j in range(2 * config.layers)]
+    generator, masks = np.random.default_rng(0), []
+    for pair in range(config.layers):
+        order = generator.permutation(dim) if config.masks == "permuted" and pair > 0 else np.arange(dim)
+        even = order % 2 == 0
+        masks += [~even, even]
+    return masks
 
 
-def _sizes(config: FlowConfig, dim: int, mask: np.ndarray) -> list[int]:
-    return [int(mask.sum()), *config.hidden, 2 * (dim - int(mask.sum()))]
+def _sizes(config: FlowConfig, dim: int, mask: np.ndarray) -> list[list[int]]:
+    """Returns the layer sizes of a coupling's networks."""
+    passed, free = int(mask.sum()), dim - int(mask.sum())
+    if config.conditioner == "roch_shen":
+        return [[passed, dim, free], [passed, free]]
+    each = 2 if config.transformer == "affine" else 2 + 3 * config.bins + 1
+    return [[passed, *config.hidden, each * free]]
 
 
 def init_couplings(key: jax.Array, config: FlowConfig, dim: int) -> list[Any]:
-    """Returns the conditioners' weights, one network per coupling; every coupling starts as the identity."""
+    """Returns the conditioners' weights: for each coupling, which starts as the identity, its networks' layers."""
     masks = coupling_masks(config, dim)
-    return [init_mlp(jax.random.fold_in(key, j), _sizes(config, dim, mask)) for j, mask in enumerate(masks)]
+    keys = (jax.random.fold_in(key, j) for j in range(len(masks)))
+    return [
+        [layer for sizes in _sizes(config, dim, mask) for layer in init_mlp(k, sizes)]
+        for k, mask in zip(keys, masks, strict=True)
+    ]
 
 
 def coupling_shapes(config: FlowConfig, dim: int) -> list[Any]:
     """Returns the shapes of `init_couplings`'s arrays."""
-    return [mlp_shapes(_sizes(config, dim, mask)) for mask in coupling_masks(config, dim)]
+    return [
+        [layer for sizes in _sizes(config, dim, mask) for layer in mlp_shapes(sizes)]
+        for mask in coupling_masks(config, dim)
+    ]
 
 
 def squash(x: jax.Array, hull: float) -> jax.Array:
@@ -45,25 +65,68 @@ def squash(x: jax.Array, hull: float) -> jax.Array:
     return hull * jnp.tanh(x / hull)
 
 
-def build_coupling(config: FlowConfig, mask: np.ndarray, weights: Any) -> distrax.Bijector:
-    """Returns y_i = x_i exp(s_i) + t_i on the coordinates that the mask leaves free, s and t from the others.
+class Coupling(distrax.Bijector):
+    """One half of the coordinates (d,), transformed by an elementwise bijector that depends on the other half.
 
-    s is bounded by max_log_scale; s and t are zero on masked coordinates, because Distrax evaluates the inner
-    bijector there too, and an overflow in the branch that is not taken makes NaN gradients.
+    Unlike `distrax.MaskedCoupling` it leaves the half that passes through alone, instead of transforming and then
+    discarding it: half the work, and no overflow in a branch that is not taken.
+
+    Args:
+        mask: (d,) True where a coordinate passes through.
+        transformer: from the coordinates that pass, (..., p), to a bijector of the others, (..., d - p).
     """
-    passed, changed = np.flatnonzero(mask), np.flatnonzero(~mask)
-    spread = np.zeros((len(changed), len(mask)))
-    spread[np.arange(len(changed)), changed] = 1.0
 
-    def conditioner(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = apply_mlp(weights, squash(x[..., passed], config.hull))
-        raw_scale, shift = jnp.split(out, 2, axis=-1)
-        log_scale = config.max_log_scale * jnp.tanh(raw_scale / config.max_log_scale)
-        place = spread.astype(x.dtype)
-        return log_scale @ place, shift @ place
+    def __init__(self, mask: np.ndarray, transformer: Callable[[jax.Array], distrax.Bijector]):
+        super().__init__(event_ndims_in=1, event_ndims_out=1)
+        self._passed, self._changed = np.flatnonzero(mask), np.flatnonzero(~mask)
+        self._order = np.argsort(np.concatenate([self._passed, self._changed]))
+        self._transformer = transformer
 
-    def transformer(parameters: tuple[jax.Array, jax.Array]) -> distrax.Bijector:
-        log_scale, shift = parameters
-        return distrax.ScalarAffine(shift=shift, log_scale=log_scale)
+    def _apply(self, x: jax.Array, direction: str) -> tuple[jax.Array, jax.Array]:
+        passed = x[..., self._passed]
+        changed, log_det = getattr(self._transformer(passed), direction)(x[..., self._changed])
+        return jnp.concatenate([passed, changed], axis=-1)[..., self._order], jnp.sum(log_det, axis=-1)
 
-    return distrax.MaskedCoupling(mask=mask, conditioner=conditioner, bijector=transformer)
+    def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns y (..., d) and the log determinant (...,)."""
+        return self._apply(x, "forward_and_log_det")
+
+    def inverse_and_log_det(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns x (..., d) and the log determinant of the inverse (...,)."""
+        return self._apply(y, "inverse_and_log_det")
+
+
+def build_coupling(config: FlowConfig, mask: np.ndarray, weights: Any) -> distrax.Bijector:
+    """Returns y_i = f(x_i) exp(s_i) + t_i on the coordinates that the mask leaves free; f, s and t from the others.
+
+    f is the identity, or a monotonic rational-quadratic spline on [-hull, hull], the identity beyond (Durkan et al.
+    2019). s and the spline's raw parameters are bounded in terms of max_log_scale.
+    """
+    free = int((~mask).sum())
+
+    if config.conditioner == "roch_shen":
+        return Coupling(mask, lambda passed: _roch_shen(weights, passed))
+
+    def transformer(passed: jax.Array) -> distrax.Bijector:
+        out = apply_mlp(weights, squash(passed, config.hull))
+        raw_scale, shift = out[..., :free], out[..., free : 2 * free]
+        affine = distrax.ScalarAffine(shift=shift, log_scale=_bounded(raw_scale, config.max_log_scale))
+        if config.transformer == "affine":
+            return affine
+        raw = out[..., 2 * free :].reshape(*out.shape[:-1], free, 3 * config.bins + 1)
+        spline = distrax.RationalQuadraticSpline(
+            _bounded(raw, _SPLINE_REACH * config.max_log_scale), -config.hull, config.hull, boundary_slopes="identity"
+        )
+        return distrax.Chain([affine, spline])
+
+    return Coupling(mask, transformer)
+
+
+def _roch_shen(weights: Any, passed: jax.Array) -> distrax.Bijector:
+    """Returns x exp(s) + t with s from one hidden layer of tanh units and t linear, both unbounded."""
+    log_scale = apply_mlp(weights[:2], passed, jnp.tanh)
+    return distrax.ScalarAffine(shift=apply_mlp(weights[2:], passed), log_scale=log_scale)
+
+
+def _bounded(raw: jax.Array, limit: float) -> jax.Array:
+    return limit * jnp.tanh(raw / limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import jax
@@ -33,8 +33,8 @@ def mlp_shapes(sizes: Sequence[int]) -> list[dict[str, tuple[int, ...]]]:
     return [{"weight": (n_in, n_out), "bias": (n_out,)} for n_in, n_out in pairs]
 
 
-def apply_mlp(layers: Layers, x: jax.Array) -> jax.Array:
-    """Returns the perceptron's output (..., n_out) for inputs (..., n_in); SiLU between layers."""
+def apply_mlp(layers: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.silu) -> jax.Array:
+    """Returns the perceptron's output (..., n_out) for inputs (..., n_in), with the activation between layers."""
     for layer in layers[:-1]:
-        x = jax.nn.silu(x @ layer["weight"] + layer["bias"])
+        x = activation(x @ layer["weight"] + layer["bias"])
     return x @ layers[-1]["weight"] + layers[-1]["bias"]

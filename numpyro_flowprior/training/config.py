@@ -19,7 +19,8 @@ class TrainConfig:
             2025, Eq. 8), for chains without a log density. The others need `chain.log_prob`: "log_variance",
             `likelihood` times "nll" plus `supervision` times the spread of log p - log q, the most faithful wherever
             draws are few, above all in the tails; "kl" (Eq. 5), whose gradient is that of "nll"; "jeffreys" (Eq. 4).
-        learning_rate: peak learning rate of AdamW, after a short warm-up; it decays to zero along a cosine.
+        learning_rate: of AdamW, at its peak.
+        schedule: "cosine": the learning rate warms up shortly, then decays to zero along a cosine; or "constant".
         batch_size: rows per step, drawn in proportion to their weights.
         max_steps: number of steps if training is not stopped early.
         eval_every: steps between evaluations of the validation loss; one compiled call each.
@@ -36,6 +37,7 @@ class TrainConfig:
 
     loss: str = "nll"
     learning_rate: float = 2e-3
+    schedule: str = "cosine"
     batch_size: int = 1024
     max_steps: int = 4000
     eval_every: int = 50
@@ -48,6 +50,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         one_of(self.loss, "TrainConfig.loss", LOSSES)
+        one_of(self.schedule, "TrainConfig.schedule", ("cosine", "constant"))
         real_in(self.learning_rate, "TrainConfig.learning_rate", 0.0, 1.0, open_low=True)
         for name in ("batch_size", "max_steps", "eval_every", "patience"):
             positive_int(getattr(self, name), f"TrainConfig.{name}")
@@ -57,6 +60,31 @@ class TrainConfig:
         real_in(self.supervision, "TrainConfig.supervision", 0.0, 1e6, open_low=True)
         real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
         plain_numbers(self)
+
+    @classmethod
+    def paper(cls, loss: str = "nll", learning_rate: float = 1e-4, batch_size: int = 1000) -> TrainConfig:
+        """Returns the settings of Roch and Shen (2025): Adam at a constant rate for 200,000 steps, never stopped early.
+
+        Unlike there, the weights that are best on validation rows are kept, not the last ones.
+
+        Args:
+            loss: "jeffreys", "kl" or "nll" (Eqs. 4, 5 and 8).
+            learning_rate: 1e-3, 5e-4, 1e-4 or 5e-5 in the paper.
+            batch_size: 500, 1000, 2000 or 5000 in the paper.
+        """
+        one_of(loss, "TrainConfig.paper: loss", ("jeffreys", "kl", "nll"))
+        return cls(
+            loss=loss,
+            learning_rate=learning_rate,
+            schedule="constant",
+            batch_size=batch_size,
+            max_steps=200_000,
+            eval_every=1000,
+            patience=200,
+            validation=0.2,
+            weight_decay=0.0,
+            clip=1e6,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready description."""

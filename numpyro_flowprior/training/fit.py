@@ -104,6 +104,8 @@ def fit_flow(
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     require_learnable(chain)
     fingerprint = chain.fingerprint()
+    if config is not None and not config.support:
+        chain = chain.replace(space=chain.space.unbounded())
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     seen, test = chain.split(0.9, key_test)
@@ -111,7 +113,7 @@ def fit_flow(
         config, train = default_configs(seen, partial(_pilot, key_validation, seen, progress=progress))
     config, train = config or FlowConfig(), train or TrainConfig()
     support_points = _checked_support(chain, support_points, train)
-    fixed, problems = pose(key_validation, seen, support_points, train, config.members)
+    fixed, problems = pose(key_validation, seen, support_points, config, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
     prior = FlowPrior(config, chain.space, _assembled(fixed, trained, problems, config))
@@ -126,7 +128,7 @@ def fit_flow(
 
 def _pilot(key: jax.Array, seen: Chain, config: FlowConfig, train: TrainConfig, *, progress: bool) -> float:
     """Returns the mean of -log q at validation rows after a short training, nats in whitened coordinates."""
-    _, (problem,) = pose(key, seen, None, train, 1)
+    _, (problem,) = pose(key, seen, None, config, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
     trained, history = _train(key, problem, config, train, label)
     if history.interrupted:

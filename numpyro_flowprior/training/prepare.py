@@ -31,8 +31,12 @@ class Prepared:
     fixed: dict[str, Any]
 
 
-def prepare(chain: Chain) -> Prepared:
+def prepare(chain: Chain, whitening: str = "full") -> Prepared:
     """Returns the chain, whose draws are off the edges, in training coordinates.
+
+    Args:
+        chain: what will be learnt.
+        whitening: "full", by the Cholesky factor of the covariance, or "diagonal", by the standard deviations.
 
     Raises:
         ValueError: linearly dependent columns (named).
@@ -43,6 +47,8 @@ def prepare(chain: Chain) -> Prepared:
     loc = probabilities @ z
     centred = z - loc
     tril = _cholesky((centred * probabilities[:, None]).T @ centred, chain.names)
+    if whitening == "diagonal":
+        tril = np.diag(np.sqrt(np.sum(tril**2, axis=1)))
     x = _whiten(centred, tril)
     log_det = log_det - np.log(np.diagonal(tril)).sum()
     fixed = {"support": {"scale": scale}, "whitening": {"loc": loc, "tril": tril}}

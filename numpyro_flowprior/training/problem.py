@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ..chains.chain import Chain, systematic_rows
+from ..flows.config import FlowConfig
 from .config import TrainConfig
 from .prepare import Prepared, apply_prepared, prepare
 from .steps import Data, Rows, cumulative_weights, make_rows
@@ -29,7 +30,7 @@ class Problem:
 
 
 def pose(
-    key: jax.Array, seen: Chain, support_points: Chain | None, train: TrainConfig, members: int
+    key: jax.Array, seen: Chain, support_points: Chain | None, config: FlowConfig, train: TrainConfig
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Returns the flow's fixed parameters and, in the coordinates that they define, one problem per member.
 
@@ -38,8 +39,9 @@ def pose(
     All have arrays of the same shapes, so that their training is compiled once.
     """
     key_rows, key_support, key_held = jax.random.split(key, 3)
+    members = config.members
     shares = [train.validation, 1.0 - train.validation] if members == 1 else [1.0 / members] * members
-    prepared = prepare(seen)
+    prepared = prepare(seen, config.whitening)
     draws = prepared.x, prepared.log_det, prepared.probabilities
     table = _Table(*draws, _log_p(seen, prepared) if train.loss != "nll" else None)
     top = 0.0 if table.log_p is None else float(table.log_p[table.probabilities > 0].max())

@@ -51,9 +51,11 @@ def cumulative_weights(probabilities: FloatArray) -> jax.Array:
 
 
 def optimiser(train: TrainConfig) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients; the learning rate warms up, then decays to zero along a cosine."""
+    """Returns AdamW with clipped gradients and the learning rate's schedule."""
     warm_up = max(1, int(_WARM_UP * train.max_steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warm_up, max(train.max_steps, warm_up + 1))
+    schedule: Any = train.learning_rate
+    if train.schedule == "cosine":
+        schedule = optax.warmup_cosine_decay_schedule(0.0, schedule, warm_up, max(train.max_steps, warm_up + 1))
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
 
 
