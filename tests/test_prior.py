@@ -121,14 +121,14 @@ def members_of(prior: FlowPrior) -> list[FlowPrior]:
 
 def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior):
     members = members_of(prior)
-    weight = float(prior.params["background"]["weight"]) if len(members) > 1 else 0.0
+    weights = prior.params["mixture"]["weights"] if len(members) > 1 else np.array([1.0, 0.0])
     with jax.enable_x64(True):
         theta = prior.sample(KEY, (50,))
         gaussian = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
         fixed = {name: prior.params[name] for name in ("support", "whitening")}
         gaussian = FlowPrior(gaussian.config, prior.space, {**gaussian.params, **fixed})
-        density = (1 - weight) * np.mean([np.exp(member.log_prob(theta)) for member in members], axis=0)
-        density += weight * np.exp(gaussian.log_prob(theta))
+        parts = [np.exp(part.log_prob(theta)) for part in (*members, gaussian)]
+        density = np.sum(weights[:, None] * np.array(parts), axis=0)
         np.testing.assert_allclose(prior.log_prob(theta), np.log(density), rtol=1e-9, atol=1e-9)
 
 

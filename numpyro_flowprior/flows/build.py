@@ -5,8 +5,8 @@
 `params` is a nested dictionary of arrays:
     support.scale (d,), whitening.loc (d,), whitening.tril (d, d)     fixed, computed from the chain
     final.log_scale (d,), final.shift (d,), couplings[j][layer], base trained
-With several members, or a background, the trained arrays have a leading axis of members, and background.weight () is
-there too, chosen on rows that the members did not see.
+With several members, or a background, the trained arrays have a leading axis of members, the one of most weight
+first, and mixture.weights (members + 1,) is there too, chosen on rows that the members did not see.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .ensemble import Ensemble
 from .support import Support
 
 Params = dict[str, Any]
-FIXED = ("support", "whitening", "background")  # the parameters that training leaves alone
+FIXED = ("support", "whitening", "mixture")  # the parameters that training leaves alone
 
 
 class Whitening(distrax.Bijector):
@@ -67,7 +67,7 @@ def param_shapes(config: FlowConfig, dim: int) -> Params:
         "base": base_shapes(config, dim),
     }
     if is_ensemble(config):
-        fixed["background"] = {"weight": ()}
+        fixed["mixture"] = {"weights": (config.members + 1,)}
         trained = jax.tree.map(lambda s: (config.members, *s), trained, is_leaf=lambda s: isinstance(s, tuple))
     return {**fixed, **trained}
 
@@ -103,7 +103,7 @@ def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype:
         inner: distrax.Distribution = Ensemble(
             lambda member: build_whitened_flow(config, space.dim, member, dtype),
             {name: part for name, part in params.items() if name not in FIXED},
-            jnp.asarray(params["background"]["weight"], dtype),
+            jnp.asarray(params["mixture"]["weights"], dtype),
             space.dim,
         )
     else:

@@ -10,43 +10,68 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 
 _FEW = 4000  # effective rows below which width only overfits and no pilot is run
-_MANY = 20_000  # effective rows from which members are few and trained for long
+_MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
 
-_NARROW = FlowConfig(layers=3, hidden=(32,), members=4, background=True)
+_FEWEST = FlowConfig(layers=2, hidden=(32,), members=6, background=True)
+_NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
+_MIDDLE = FlowConfig(layers=3, hidden=(32,), members=4, background=True)
 _WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=3, background=True)
 
+T = TypeVar("T")
 Pilot = Callable[[FlowConfig, TrainConfig], float]
 
 
-def default_configs(chain: Chain, pilot: Pilot) -> tuple[FlowConfig, TrainConfig]:
-    """Returns the architecture and the training settings for a chain.
+def default_configs(
+    chain: Chain,
+    pilot: Pilot,
+    *,
+    config: FlowConfig | None = None,
+    train: TrainConfig | None = None,
+    supported: bool = False,
+) -> tuple[FlowConfig, TrainConfig]:
+    """Returns the architecture and the training settings for a chain, where they are not given.
 
     Args:
         chain: what will be learnt.
         pilot: from settings to the mean of -log q at validation rows, nats, after a short training of one member.
+        config: the architecture, if it is given.
+        train: the training settings, if they are given.
+        supported: there are support points, which the regression alone can use.
     """
     rows = chain.effective_size
-    train = TrainConfig(batch_size=256, max_steps=2000)
-    if rows >= _FEW:
-        train = replace(train, max_steps=3000, learning_rate=4e-3, patience=30)
+    candidates = [config] if config else [_FEWEST] if rows < _FEW else [_NARROW, _MIDDLE, _WIDE]
+    chosen = _best(candidates, lambda candidate: _try(pilot, candidate, train or _settings(rows, candidate)))
+    settings = train or _settings(rows, chosen)
+    if train is None and chain.log_prob is not None:
+        taught = replace(settings, loss="log_variance", batch_size=256)
+        settings = taught if supported else _best([settings, taught], lambda one: _try(pilot, chosen, one))
+    return chosen, settings
+
+
+def _settings(rows: float, config: FlowConfig) -> TrainConfig:
+    """Returns how a flow learns from samples: longer from more rows, and longer and faster if it is wide."""
+    if rows < _FEW:
+        return TrainConfig(batch_size=256, max_steps=2000)
+    train = TrainConfig(batch_size=256, max_steps=3000, learning_rate=4e-3, patience=30)
     if rows >= _MANY:
         train = replace(train, batch_size=512, max_steps=6000)
-    config = replace(_NARROW, layers=2, members=6)
-    if rows >= _FEW:
-        config = min((_NARROW, _WIDE), key=lambda candidate: _try(pilot, candidate, train))
-    if chain.log_prob is not None:
-        taught = replace(train, loss="log_variance", batch_size=256)
-        train = min((train, taught), key=lambda candidate: _try(pilot, config, candidate))
-    return config, train
+    if config == _WIDE:
+        train = replace(train, learning_rate=8e-3, max_steps=2 * train.max_steps)
+    return train
+
+
+def _best(candidates: list[T], judge: Callable[[T], float]) -> T:
+    return candidates[0] if len(candidates) == 1 else min(candidates, key=judge)
 
 
 def _try(pilot: Pilot, config: FlowConfig, train: TrainConfig) -> float:
-    found = pilot(replace(config, members=1), replace(train, max_steps=_PILOT_STEPS))
+    found = pilot(replace(config, members=1), replace(train, max_steps=min(train.max_steps, _PILOT_STEPS)))
     return found if found == found else float("inf")  # NaN: it diverged

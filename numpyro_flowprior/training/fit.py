@@ -25,11 +25,10 @@ from ..flows.config import FlowConfig
 from ..prior import FlowPrior
 from .config import TrainConfig
 from .defaults import default_configs
+from .mixture import mixture_weights
 from .prepare import require_learnable
 from .problem import Problem, pose
 from .steps import log_densities, optimiser, run_steps, validation_loss
-
-_FAINTEST, _STRONGEST = 1e-5, 0.5  # limits of the background's weight
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ def fit_flow(
     Args:
         key: JAX random key; the same key gives the same prior on the same machine.
         chain: draws, weighted or not.
-        config: architecture; None for FlowConfig(), or, with `train` and `support_points` None too, for what suits the
-            chain's size and, as short pilot runs tell, its density (training.defaults).
-        train: optimiser settings; None for TrainConfig(), or as above.
+        config: architecture; None for what suits the chain's size and, as short pilot runs tell, its density
+            (training.defaults).
+        train: loss and optimiser settings; None for what suits the chain, likewise.
         support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. of
             a tempered run; used by the loss "log_variance" alone. Rows of the chain with weight zero serve likewise:
             the chain of `sample_pocomc` brings its own.
@@ -109,10 +108,9 @@ def fit_flow(
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     seen, test = chain.split(0.9, key_test)
-    if config is None and train is None and support_points is None:
-        config, train = default_configs(seen, partial(_pilot, key_validation, seen, progress=progress))
-    config, train = config or FlowConfig(), train or TrainConfig()
     support_points = _checked_support(chain, support_points, train)
+    pilot = partial(_pilot, key_validation, seen, support_points, progress=progress)
+    config, train = default_configs(seen, pilot, config=config, train=train, supported=support_points is not None)
     fixed, problems = pose(key_validation, seen, support_points, config, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
@@ -126,9 +124,11 @@ def fit_flow(
     return FlowFit(prior, histories, report)
 
 
-def _pilot(key: jax.Array, seen: Chain, config: FlowConfig, train: TrainConfig, *, progress: bool) -> float:
+def _pilot(
+    key: jax.Array, seen: Chain, support_points: Chain | None, config: FlowConfig, train: TrainConfig, *, progress: bool
+) -> float:
     """Returns the mean of -log q at validation rows after a short training, nats in whitened coordinates."""
-    _, (problem,) = pose(key, seen, None, config, train)
+    _, (problem,) = pose(key, seen, support_points, config, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
     trained, history = _train(key, problem, config, train, label)
     if history.interrupted:
@@ -150,32 +150,20 @@ def _assembled(fixed: Params, trained: list[Params], problems: list[Problem], co
     """Returns the flow's parameters from what was computed and what was trained."""
     if not is_ensemble(config):
         return jax.tree.map(np.asarray, {**fixed, **trained[0]})
-    weight = _background_weight(trained, problems, config) if config.background else _FAINTEST
-    return {**fixed, "background": {"weight": np.asarray(weight)}, **stack_members(trained)}
+    weights = mixture_weights(trained, problems, config)
+    order = np.argsort(-weights[:-1], kind="stable")
+    weights[:-1] = weights[order]
+    return {**fixed, "mixture": {"weights": weights}, **stack_members([trained[k] for k in order])}
 
 
-def _background_weight(trained: list[Params], problems: list[Problem], config: FlowConfig) -> float:
-    """Returns the background's most likely weight at rows that each member did not see, by expectation-maximisation."""
-    pairs = [
-        log_densities(*pair, config=config) for pair in zip(trained, [p.held_draws.x for p in problems], strict=False)
-    ]
-    log_flow, log_gauss = (np.concatenate([np.asarray(pair[j], np.float64) for pair in pairs]) for j in (0, 1))
-    weight = 0.05
-    for _ in range(200):
-        share = 1.0 / (1.0 + np.exp(np.clip(log_flow - log_gauss, -500.0, 500.0)) * (1.0 - weight) / weight)
-        weight = float(np.clip(share.mean(), _FAINTEST, _STRONGEST))
-    return weight
-
-
-def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig) -> Chain | None:
-    if train.loss != "log_variance" and support_points is not None:
+def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig | None) -> Chain | None:
+    loss = train.loss if train else "nll" if support_points is None else "log_variance"
+    if loss != "log_variance" and support_points is not None:
         raise ValueError('fit_flow: support_points are used by TrainConfig(loss="log_variance") alone.')
-    if train.loss == "nll":
-        return None
     for name, part in (("chain", chain), ("support_points", support_points)):
-        if part is not None and part.log_prob is None:
+        if loss != "nll" and part is not None and part.log_prob is None:
             raise ValueError(
-                f'fit_flow: {name}: the loss "{train.loss}" needs the log density of each row (log_prob); there is '
+                f'fit_flow: {name}: the loss "{loss}" needs the log density of each row (log_prob); there is '
                 'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
             )
     if support_points is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,21 @@ from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..flows.support import Support
 
+_CHUNK = 200_000  # rows transformed at a time
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A chain as training sees it.
 
     Attributes:
-        x: (n, d) whitened, unconstrained coordinates (weighted mean zero, covariance one).
+        x: (n, d) whitened, unconstrained coordinates (weighted mean zero, covariance one), float32.
         probabilities: (n,) weights that sum to one.
         log_det: (n,) log |det dx / dtheta|, so that log q(theta) = log q(x) + log_det.
         fixed: the parameters of the flow that are computed, not trained (flows.build.FIXED).
     """
 
-    x: FloatArray
+    x: np.ndarray
     probabilities: FloatArray
     log_det: FloatArray
     fixed: dict[str, Any]
@@ -42,36 +45,57 @@ def prepare(chain: Chain, whitening: str = "full") -> Prepared:
         ValueError: linearly dependent columns (named).
     """
     scale = half_line_scales(chain)
-    z, log_det = to_line(chain.samples, chain.space, scale)
     probabilities = chain.probabilities
-    loc = probabilities @ z
-    centred = z - loc
-    tril = _cholesky((centred * probabilities[:, None]).T @ centred, chain.names)
+    loc, covariance = _moments(chain, scale, probabilities)
+    tril = _cholesky(covariance, chain.names)
     if whitening == "diagonal":
-        tril = np.diag(np.sqrt(np.sum(tril**2, axis=1)))
-    x = _whiten(centred, tril)
-    log_det = log_det - np.log(np.diagonal(tril)).sum()
-    fixed = {"support": {"scale": scale}, "whitening": {"loc": loc, "tril": tril}}
-    return Prepared(x, probabilities, log_det, fixed)
+        tril = np.diag(np.sqrt(np.diagonal(covariance)))
+    return apply_prepared(chain, {"support": {"scale": scale}, "whitening": {"loc": loc, "tril": tril}})
 
 
 def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
-    """Returns another chain of the same parameters in the coordinates that `fixed` describes."""
-    z, log_det = to_line(chain.samples, chain.space, fixed["support"]["scale"])
+    """Returns a chain of the same parameters in the coordinates that `fixed` describes."""
     tril = fixed["whitening"]["tril"]
-    x = _whiten(z - fixed["whitening"]["loc"], tril)
-    return Prepared(x, chain.probabilities, log_det - np.log(np.diagonal(tril)).sum(), fixed)
+    x = np.empty((chain.n, chain.dim), np.float32)
+    log_det = np.empty(chain.n)
+    for part, z, part_log_det in _in_chunks(chain, fixed["support"]["scale"]):
+        x[part] = solve_triangular(tril, (z - fixed["whitening"]["loc"]).T, lower=True).T
+        log_det[part] = part_log_det - np.log(np.diagonal(tril)).sum()
+    return Prepared(x, chain.probabilities, log_det, fixed)
 
 
-def to_line(samples: FloatArray, space: Any, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns unconstrained coordinates (n, d) and log |det dz / dtheta| (n,), in float64 whatever JAX's flag."""
-    with jax.enable_x64(True):
-        z, log_det = jax.jit(Support(space, scale).inverse_and_log_det)(samples)
-        return np.asarray(z), np.asarray(log_det)
+def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Returns weighted mean (d,) and covariance (d, d) in unconstrained coordinates, merged chunk by chunk.
+
+    Source: Chan, Golub and LeVeque (1983), the update for two parts.
+    """
+    total, loc, covariance = 0.0, np.zeros(chain.dim), np.zeros((chain.dim, chain.dim))
+    for part, z, _ in _in_chunks(chain, scale):
+        weights = probabilities[part]
+        share = weights.sum()
+        if share == 0.0:
+            continue
+        mean = weights @ z / share
+        centred = z - mean
+        apart = mean - loc
+        covariance += (centred * weights[:, None]).T @ centred
+        covariance += np.outer(apart, apart) * total * share / (total + share)
+        loc = loc + apart * share / (total + share)
+        total += share
+    return loc, covariance / total
 
 
-def _whiten(centred: FloatArray, tril: FloatArray) -> FloatArray:
-    return solve_triangular(tril, centred.T, lower=True).T
+def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
+    """Yields rows, unconstrained coordinates (m, d) and log |det dz / dtheta| (m,), in float64 whatever JAX's flag."""
+    size = min(_CHUNK, chain.n)
+    compiled = jax.jit(Support(chain.space, scale).inverse_and_log_det)
+    for start in range(0, chain.n, size):
+        part = slice(start, min(start + size, chain.n))
+        rows = chain.samples[part]
+        padded = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])  # one shape: compiled once
+        with jax.enable_x64(True):
+            z, log_det = (np.asarray(values)[: len(rows)] for values in compiled(padded))
+        yield part, z, log_det
 
 
 def require_learnable(chain: Chain) -> None:

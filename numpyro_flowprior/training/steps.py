@@ -27,27 +27,21 @@ class Rows(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What minibatches are taken from.
+    """What minibatches are taken from: rows, and the numbers of those that teach, drawn evenly from each list.
 
-    `draws` are rows of the chain, taken in proportion to their weights (`cumulative`, None for equal weights);
-    `points` are rows with a log density, taken evenly, for the regression alone (empty if it is not used).
+    `taught` are draws, listed as often as their weights ask for; `pointed` are rows with a log density within reach,
+    for the regression alone (none if it is not used).
     """
 
-    draws: Rows
-    cumulative: jax.Array | None
-    points: Rows
+    rows: Rows
+    taught: jax.Array
+    pointed: jax.Array
 
 
 def make_rows(x: FloatArray, log_p: FloatArray | None) -> Rows:
     """Returns rows in float32 on the device."""
     log_p = np.zeros(len(x)) if log_p is None else log_p
     return Rows(jnp.asarray(x, jnp.float32), jnp.asarray(log_p, jnp.float32))
-
-
-def cumulative_weights(probabilities: FloatArray) -> jax.Array:
-    """Returns the running sum of probabilities, (n,), ending at one."""
-    total = np.cumsum(probabilities)
-    return jnp.asarray(total / total[-1], jnp.float32)
 
 
 def optimiser(train: TrainConfig) -> optax.GradientTransformation:
@@ -65,14 +59,15 @@ def run_steps(
 ) -> tuple[Params, Any, jax.Array]:
     """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
     key_draws, key_points = jax.random.split(key)
-    shape = steps, min(train.batch_size, len(data.draws.x))
-    drawn = _draw_rows(key_draws, data.cumulative, len(data.draws.x), shape)
-    pointed = jax.random.randint(key_points, shape, 0, max(len(data.points.x), 1))
+    shape = steps, min(train.batch_size, len(data.taught))
+    drawn = data.taught[jax.random.randint(key_draws, shape, 0, len(data.taught))]
+    points = min(shape[1], len(data.pointed))
+    pointed = data.pointed[jax.random.randint(key_points, (steps, points), 0, max(len(data.pointed), 1))]
     descend = optimiser(train)
 
     def step(carry: Any, chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         trained, state = carry
-        draws, points = _take(data.draws, chosen[0]), _take(data.points, chosen[1])
+        draws, points = (Rows(data.rows.x[rows], data.rows.log_p[rows]) for rows in chosen)
         loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
         updates, state = descend.update(gradient, state, trained)
         return (optax.apply_updates(trained, updates), state), loss
@@ -104,14 +99,3 @@ def log_densities(trained: Params, x: jax.Array, *, config: FlowConfig) -> tuple
     """Returns a member's and the standard normal's log density at whitened points x (n, d), (n,) each."""
     flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
     return flow.log_prob(x), -0.5 * jnp.sum(x * x + jnp.log(2 * jnp.pi), axis=-1)
-
-
-def _take(rows: Rows, chosen: jax.Array) -> Rows:
-    return Rows(rows.x[chosen], rows.log_p[chosen]) if len(rows.x) else rows
-
-
-def _draw_rows(key: jax.Array, cumulative: jax.Array | None, n: int, shape: tuple[int, int]) -> jax.Array:
-    """Returns row numbers drawn in proportion to the weights, or evenly where there are none."""
-    if cumulative is None:
-        return jax.random.randint(key, shape, 0, n)
-    return jnp.minimum(jnp.searchsorted(cumulative, jax.random.uniform(key, shape)), n - 1)
