@@ -50,10 +50,17 @@ def cumulative_weights(probabilities: FloatArray) -> jax.Array:
     return jnp.asarray(total / total[-1], jnp.float32)
 
 
-def optimiser(train: TrainConfig) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients; the learning rate warms up, then decays to zero along a cosine."""
-    warm_up = max(1, int(_WARM_UP * train.max_steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, train.learning_rate, warm_up, max(train.max_steps, warm_up + 1))
+def learning_rate(step: Any, peak: Any, total: Any) -> jax.Array:
+    """Returns the learning rate at a step of `total`: a linear rise to the peak, then a cosine down to zero."""
+    warm_up = jnp.maximum(1.0, jnp.floor(_WARM_UP * total))
+    way = jnp.clip((step - warm_up) / jnp.maximum(total - warm_up, 1.0), 0.0, 1.0)
+    return peak * jnp.where(step < warm_up, step / warm_up, 0.5 * (1.0 + jnp.cos(jnp.pi * way)))
+
+
+def optimiser(train: TrainConfig, peak: Any = None, total: Any = None) -> optax.GradientTransformation:
+    """Returns AdamW with clipped gradients; its learning rate's peak and length may be traced values of their own."""
+    peak = train.learning_rate if peak is None else peak
+    schedule = partial(learning_rate, peak=peak, total=train.max_steps if total is None else total)
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
 
 
@@ -62,21 +69,46 @@ def run_steps(
     key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig, steps: int
 ) -> tuple[Params, Any, jax.Array]:
     """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
-    key_draws, key_points = jax.random.split(key)
-    shape = steps, min(train.batch_size, len(data.draws.x))
-    drawn = _draw_rows(key_draws, data.cumulative, len(data.draws.x), shape)
-    pointed = jax.random.randint(key_points, shape, 0, max(len(data.points.x), 1))
-    descend = optimiser(train)
-
-    def step(carry: Any, chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        trained, state = carry
-        draws, points = _take(data.draws, chosen[0]), _take(data.points, chosen[1])
-        loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
-        updates, state = descend.update(gradient, state, trained)
-        return (optax.apply_updates(trained, updates), state), loss
-
-    (trained, state), losses = jax.lax.scan(step, (trained, state), (drawn, pointed))
+    chosen = _choose(key, data, (steps, min(train.batch_size, len(data.draws.x))))
+    step = partial(_step, data=data, descend=optimiser(train), config=config, train=train)
+    (trained, state), losses = jax.lax.scan(step, (trained, state), chosen)
     return trained, state, jnp.mean(losses)
+
+
+@partial(jax.jit, static_argnames=("config", "train"))
+def run_between(
+    key: jax.Array, trained: Params, state: Any, data: Data, span: Any, peak: Any, *, config: FlowConfig, train: Any
+) -> tuple[Params, Any]:
+    """Returns the weights and optimiser state after the steps from `start` to `stop` of a training of `total`.
+
+    What `run_steps` does, compiled once for every learning rate and length: `span` (start, stop, total) and `peak` are
+    traced, and `train.learning_rate` and `train.max_steps` are not looked at. `key` is the whole training's.
+    """
+    start, stop, total = span
+    shape = (min(train.batch_size, len(data.draws.x)),)
+    step = partial(_step, data=data, descend=optimiser(train, peak, total), config=config, train=train)
+
+    def body(j: Any, carry: Any) -> Any:
+        return step(carry, _choose(jax.random.fold_in(key, j), data, shape))[0]
+
+    return jax.lax.fori_loop(start, stop, body, (trained, state))
+
+
+def _choose(key: jax.Array, data: Data, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Returns the row numbers of batches: of draws and of points."""
+    key_draws, key_points = jax.random.split(key)
+    drawn = _draw_rows(key_draws, data.cumulative, len(data.draws.x), shape)
+    return drawn, jax.random.randint(key_points, shape, 0, max(len(data.points.x), 1))
+
+
+def _step(
+    carry: Any, chosen: tuple[jax.Array, jax.Array], *, data: Data, descend: Any, config: FlowConfig, train: TrainConfig
+) -> tuple[Any, jax.Array]:
+    trained, state = carry
+    draws, points = _take(data.draws, chosen[0]), _take(data.points, chosen[1])
+    loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
+    updates, state = descend.update(gradient, state, trained)
+    return (optax.apply_updates(trained, updates), state), loss
 
 
 def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig, train: TrainConfig) -> jax.Array:
@@ -108,7 +140,7 @@ def _take(rows: Rows, chosen: jax.Array) -> Rows:
     return Rows(rows.x[chosen], rows.log_p[chosen]) if len(rows.x) else rows
 
 
-def _draw_rows(key: jax.Array, cumulative: jax.Array | None, n: int, shape: tuple[int, int]) -> jax.Array:
+def _draw_rows(key: jax.Array, cumulative: jax.Array | None, n: int, shape: tuple[int, ...]) -> jax.Array:
     """Returns row numbers drawn in proportion to the weights, or evenly where there are none."""
     if cumulative is None:
         return jax.random.randint(key, shape, 0, n)
