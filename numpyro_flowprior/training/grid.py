@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -45,6 +48,28 @@ class Settings(NamedTuple):
 
     config: FlowConfig
     train: TrainConfig
+
+
+def read_grid(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns a grid by name, "quick" or "paper", or from a JSON file of lists by field name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file does not hold a JSON object.
+    """
+    named = {"quick": QUICK_GRID, "paper": PAPER_GRID}
+    if name in named:
+        return dict(named[str(name)])
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Give one, or the name of a grid: {', '.join(named)}.")
+    try:
+        grid = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON object of lists by field name; {error}.") from error
+    if not isinstance(grid, dict):
+        raise ValueError(f"{path}: expected a JSON object of lists by field name; got {type(grid).__name__}.")
+    return grid
 
 
 def expand(grid: Grid, config: FlowConfig, train: TrainConfig) -> tuple[Settings, ...]:

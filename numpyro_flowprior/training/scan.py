@@ -37,7 +37,7 @@ def scan_flows(
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     *,
-    rows: Sequence[int] = (80_000, 320_000, 1_280_000),
+    rows: Sequence[int] = (100_000, 400_000, 1_600_000),
     keep: float = 0.25,
     folder: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
@@ -84,13 +84,12 @@ def scan_flows(
     log = ScanLog(folder, _identity(source, candidates, rows, keep))
     firsts = first_alike(candidates)
     alive = sorted(set(firsts))
-    rungs, finished, interrupted = _plan(len(alive), rows, keep), [], False
+    rungs, interrupted = _plan(len(alive), rows, keep), False
     with tqdm(total=sum(count for _, count in rungs), desc="scan", unit="fit", disable=not progress) as bar:
         try:
             for rung, (budget, count) in enumerate(rungs, 1):
                 alive = _best(log, rung - 1, alive, count) if rung > 1 else alive
                 _run_rung(log, rung, source, {j: candidates[j] for j in alive}, budget, executor, bar)
-            finished = alive  # only if not interrupted
         except KeyboardInterrupt:
             if not log.outcomes:
                 raise
@@ -99,7 +98,8 @@ def scan_flows(
                 "scan_flows: interrupted; the table is of what was done. With folder=..., the same call goes on.",
                 stacklevel=2,
             )
-    return ScanResult(candidates, make_table(candidates, firsts, log.outcomes, rungs, finished), interrupted)
+    table = make_table(candidates, firsts, log.outcomes, rungs, alive if interrupted else ())
+    return ScanResult(candidates, table, interrupted)
 
 
 def _checked_rows(rows: Any) -> tuple[int, ...]:

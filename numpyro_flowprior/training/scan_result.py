@@ -10,7 +10,7 @@ from .grid import Settings, varied
 from .rungs import Outcome
 
 _SHOWN = 10  # rows of the table that are printed
-_ORDER = ("finished", "stopped", "not reached", "diverged", "failed")
+_ORDER = ("finished", "stopped", "waiting", "diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ScanResult:
             "log_density", the mean of log q at held-out rows, nats in the parameters' units, and "error", its standard
             error (all candidates see the same rows, so differences between them are known better than that);
             "seconds" of all its trainings, compilation included, what it shared with others counted once for each;
-            "status": "finished", "stopped" (others were better), "diverged", "failed" or "not reached"; "message".
+            "status": "finished", "stopped" (others were better), "waiting" (the scan was interrupted), "diverged" or
+            "failed"; "message", what went wrong.
         interrupted: stopped by the keyboard; the table is of what was done until then.
     """
 
@@ -66,7 +67,7 @@ def make_table(
     firsts: Sequence[int],
     outcomes: Mapping[tuple[int, int], Outcome],
     rungs: Sequence[tuple[int, int]],
-    finished: Sequence[int],
+    waiting: Sequence[int],
 ) -> tuple[dict[str, Any], ...]:
     """Returns ScanResult.table.
 
@@ -75,15 +76,15 @@ def make_table(
         firsts: for each candidate, the one whose training is the same and has the outcomes.
         outcomes: by (candidate, rung), rungs counted from 1.
         rungs: (rows, number of trainings) of each rung.
-        finished: the candidates that went through all rungs.
+        waiting: the candidates that were to be trained when the scan was interrupted.
     """
     table = []
     for j, (first, settings) in enumerate(zip(firsts, varied(candidates), strict=True)):
         done = [(rung, outcomes[first, rung]) for rung in range(1, len(rungs) + 1) if (first, rung) in outcomes]
-        rung, last = done[-1] if done else (0, {"status": "not reached"})
+        rung, last = done[-1] if done else (0, {"status": "waiting"})
         status = last["status"]
         if status == "trained":
-            status = "finished" if first in finished else "stopped"
+            status = "finished" if rung == len(rungs) else "waiting" if first in waiting else "stopped"
         row = {
             "candidate": j,
             **settings,
