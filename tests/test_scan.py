@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -364,4 +365,5 @@ def test_worker_processes_share_the_cores():
     with process_pool(1) as pool:
         assert pool is None
     with process_pool(2) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_DFL
         assert pool.submit(os.getenv, "NPROC").result() == str(max(1, os.cpu_count() // 2))
