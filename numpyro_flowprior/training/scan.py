@@ -27,6 +27,9 @@ from .rungs import Source, Task, first_alike, run_all, shared_part
 from .scan_log import ScanLog
 from .scan_result import ScanResult, make_table
 
+# What the grid leaves open, as in training.defaults: narrow networks, of which several are mixed when refitted.
+_CONFIG = FlowConfig(hidden=(32,), members=4, background=True)
+_TRAIN = TrainConfig(max_steps=6000, patience=30)
 _FEWEST = 4  # candidates that go on at least, if there are as many: the last rung should have a choice
 
 
@@ -37,7 +40,7 @@ def scan_flows(
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     *,
-    rows: Sequence[int] = (100_000, 400_000, 1_600_000),
+    rows: Sequence[int] = (200_000, 800_000, 3_200_000),
     keep: float = 0.25,
     folder: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
@@ -61,7 +64,8 @@ def scan_flows(
         chain: draws, weighted or not; with its log density if a loss needs it.
         grid: lists of values by name of a field of FlowConfig or TrainConfig, e.g. PAPER_GRID or
             {"layers": [2, 4], "loss": ["nll"]}; or a list of (FlowConfig, TrainConfig).
-        config, train: the other fields' values; None for three members with background, and TrainConfig().
+        config, train: the other fields' values; None for networks with one hidden layer of 32, mixed in the refit:
+            four members over a background, 6000 steps each at most.
         rows: how many rows a candidate is trained on, rung by rung, increasing. Rungs that would stop nobody are left
             out but for the last.
         keep: fraction of the candidates that go on from a rung, in (0, 1); four at least.
@@ -75,8 +79,7 @@ def scan_flows(
         TypeError, ValueError: what is given cannot be scanned; or the folder holds another scan.
         RuntimeError: a worker of the executor died.
     """
-    base = config or FlowConfig(members=3, background=True), train or TrainConfig()
-    candidates = expand(grid, *base)
+    candidates = expand(grid, config or _CONFIG, train or _TRAIN)
     rows = _checked_rows(rows)
     real_in(keep, "scan_flows: keep", 0.0, 1.0, open_low=True, open_high=True)
     _require_scannable(chain, candidates, executor)
