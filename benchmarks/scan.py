@@ -94,10 +94,8 @@ def main() -> None:
     against = []
     for other in others:
         gap = fits[best][0] - fits[other][0]
-        against.append(
-            f"Against {other!r}: ratio {kl[best] / kl[other]:.3f}; row by row {gap.mean():.5f} +- {gap.std() / root:.5f} "
-            "nats more.\n"
-        )
+        more = f"{gap.mean():.5f} +- {gap.std() / root:.5f} nats more, row by row"
+        against.append(f"Against {other!r}: ratio {kl[best] / kl[other]:.3f}; {more}.\n")
     parts = [
         "# Scan: the paper's grid, and its best against the default\n",
         origin(f"python benchmarks/scan.py --data {options.data} --grid {options.grid}"),

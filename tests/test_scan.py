@@ -291,8 +291,8 @@ def test_progress_bar_shows_and_is_quiet_when_told(capsys):
 
 @pytest.fixture
 def on_disk(tmp_path):
-    write_chain_npz(tmp_path / "chain.npz", banana(2000))
-    grid = {"layers": [1], "hidden": [[8], [16]], "learning_rate": [1e-2], "batch_size": [100], "components": [2]}
+    write_chain_npz(tmp_path / "chain.npz", banana(1000))
+    grid = {"layers": [1], "hidden": [[8], [16]], "learning_rate": [1e-2], "batch_size": [100], "base": ["normal"]}
     (tmp_path / "grid.json").write_text(json.dumps(grid))
     return tmp_path
 
