@@ -29,7 +29,7 @@ from .scan_result import ScanResult, make_table
 
 # What the grid leaves open, as in training.defaults: narrow networks, of which several are mixed when refitted.
 _CONFIG = FlowConfig(hidden=(32,), members=4, background=True)
-_TRAIN = TrainConfig(max_steps=6000, patience=30)
+_TRAIN = TrainConfig(max_steps=20_000, patience=60)  # the paper's learning rates are low: they need the steps
 _FEWEST = 4  # candidates that go on at least, if there are as many: the last rung should have a choice
 
 
@@ -65,11 +65,11 @@ def scan_flows(
         grid: lists of values by name of a field of FlowConfig or TrainConfig, e.g. PAPER_GRID or
             {"layers": [2, 4], "loss": ["nll"]}; or a list of (FlowConfig, TrainConfig).
         config, train: the other fields' values; None for networks with one hidden layer of 32, mixed in the refit:
-            four members over a background, 6000 steps each at most.
+            four members over a background, 20,000 steps each at most.
         rows: how many rows a candidate is trained on, rung by rung, increasing. Rungs that would stop nobody are left
             out but for the last.
         keep: fraction of the candidates that go on from a rung, in (0, 1); four at least.
-        folder: keeps what is done, so that the same call goes on after a kill; made if it is missing.
+        folder: keeps what is done, failures too, so that the same call goes on after a kill; made if it is missing.
         executor: where candidates are trained, several at a time: any concurrent.futures.Executor, such as a
             ProcessPoolExecutor (with the "spawn" context: JAX does not survive a fork), Dask's or MPI's. None for
             here, one after the other.
