@@ -30,10 +30,13 @@ from .sampling.pocomc import sample_pocomc
 from .storage import FileFormatError
 from .training.config import TrainConfig
 from .training.fit import FlowFit, fit_flow
+from .training.grid import PAPER_GRID
+from .training.scan import ScanResult, scan_flows
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER_GRID",
     "Chain",
     "Comparison",
     "EmulatorLikelihood",
@@ -47,6 +50,7 @@ __all__ = [
     "ParameterSpace",
     "Prediction",
     "QualityReport",
+    "ScanResult",
     "TrainConfig",
     "UniformPrior",
     "compare",
@@ -58,6 +62,7 @@ __all__ = [
     "read_chain",
     "sample_emcee",
     "sample_pocomc",
+    "scan_flows",
     "to_arviz",
     "write_chain_npz",
 ]

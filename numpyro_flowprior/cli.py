@@ -1,8 +1,9 @@
-"""The command line: `flowprior demo | fit | check | info | sample | plot`. Thin: every command is one call."""
+"""The command line: `flowprior demo | fit | scan | check | info | sample | plot`. Thin: every command is one call."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ from .plots import plot_corner
 from .prior import FlowPrior
 from .training.config import TrainConfig
 from .training.fit import fit_flow
+from .training.grid import read_grid
+from .training.pool import process_pool
+from .training.scan import scan_flows
+from .training.scan_result import ScanResult
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     ):
         fit.add_argument(f"--{name}", type=type_, help=f"{text} (default: what suits the chain)")
     _add_run_options(fit, _fit)
+
+    scan = commands.add_parser("scan", help="try a grid of settings, train a prior with the best")
+    _add_chain_options(scan)
+    scan.add_argument(
+        "--grid", default="quick", help="quick, paper, or a JSON file of lists by field name (default: %(default)s)"
+    )
+    scanned: dict[str, Any] = {"layers": int, "batch-size": int, "learning-rate": float, "loss": str}
+    for name, type_ in scanned.items():
+        scan.add_argument(f"--{name}", type=type_, nargs="+", help="values to try, instead of the grid's")
+    scan.add_argument("--rows", type=int, nargs="+", help="rows that candidates are trained on, rung by rung")
+    scan.add_argument("--folder", type=Path, help="keeps what is done: after a kill the same command goes on")
+    scan.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    scan.add_argument("--csv", type=Path, help="table of all candidates")
+    scan.add_argument("-o", "--output", type=Path, default=Path("best.safetensors"), help="default: best.safetensors")
+    _add_run_options(scan, _scan)
 
     check = commands.add_parser("check", help="judge a prior on a chain that its training did not see")
     check.add_argument("prior", type=Path, help="a prior file")
@@ -162,6 +182,36 @@ def _fit(options: argparse.Namespace) -> int:
     if not options.no_picture:
         _save_corner(picture, {"chain": chain, "flow": _draws(fit.prior, key_draws, 100_000)})
     return 0 if fit.report.verdict != "fail" else 1
+
+
+def _scan(options: argparse.Namespace) -> int:
+    _require_folder(options.output, *([options.csv] if options.csv else []))
+    chain, grid = _read(options), read_grid(options.grid)
+    asked = {name: getattr(options, name) for name in ("layers", "batch_size", "learning_rate", "loss")}
+    grid = {**grid, **{name: values for name, values in asked.items() if values is not None}}
+    budget = {} if options.rows is None else {"rows": options.rows}
+    key_scan, key_fit = jax.random.split(jax.random.key(options.seed))
+    with process_pool(options.workers) as executor:
+        found = scan_flows(
+            key_scan, chain, grid, folder=options.folder, executor=executor, progress=not options.quiet, **budget
+        )
+    print(found)
+    if options.csv:
+        _write_table(options.csv, found)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    fit = fit_flow(key_fit, chain, *found.best, progress=not options.quiet)
+    print(fit.report)
+    print(f"wrote {fit.prior.save(options.output)}")
+    return 0 if fit.report.verdict != "fail" else 1
+
+
+def _write_table(path: Path, found: ScanResult) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, found.table[0])
+        writer.writeheader()
+        writer.writerows(found.table)
+    print(f"wrote {path}")
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -44,12 +44,19 @@ def make_rows(x: FloatArray, log_p: FloatArray | None) -> Rows:
     return Rows(jnp.asarray(x, jnp.float32), jnp.asarray(log_p, jnp.float32))
 
 
-def optimiser(train: TrainConfig) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients and the learning rate's schedule."""
-    warm_up = max(1, int(_WARM_UP * train.max_steps))
-    schedule: Any = train.learning_rate
+def learning_rate(step: Any, peak: Any, total: Any) -> jax.Array:
+    """Returns the learning rate at a step of `total`: a linear rise to the peak, then a cosine down to zero."""
+    warm_up = jnp.maximum(1.0, jnp.floor(_WARM_UP * total))
+    way = jnp.clip((step - warm_up) / jnp.maximum(total - warm_up, 1.0), 0.0, 1.0)
+    return peak * jnp.where(step < warm_up, step / warm_up, 0.5 * (1.0 + jnp.cos(jnp.pi * way)))
+
+
+def optimiser(train: TrainConfig, peak: Any = None, total: Any = None) -> optax.GradientTransformation:
+    """Returns AdamW with clipped gradients; its learning rate's peak and length may be traced values of their own."""
+    peak = train.learning_rate if peak is None else peak
+    schedule: Any = peak
     if train.schedule == "cosine":
-        schedule = optax.warmup_cosine_decay_schedule(0.0, schedule, warm_up, max(train.max_steps, warm_up + 1))
+        schedule = partial(learning_rate, peak=peak, total=train.max_steps if total is None else total)
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
 
 
@@ -58,22 +65,47 @@ def run_steps(
     key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig, steps: int
 ) -> tuple[Params, Any, jax.Array]:
     """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
-    key_draws, key_points = jax.random.split(key)
-    shape = steps, min(train.batch_size, len(data.taught))
-    drawn = data.taught[jax.random.randint(key_draws, shape, 0, len(data.taught))]
-    points = min(shape[1], len(data.pointed))
-    pointed = data.pointed[jax.random.randint(key_points, (steps, points), 0, max(len(data.pointed), 1))]
-    descend = optimiser(train)
-
-    def step(carry: Any, chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        trained, state = carry
-        draws, points = (Rows(data.rows.x[rows], data.rows.log_p[rows]) for rows in chosen)
-        loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
-        updates, state = descend.update(gradient, state, trained)
-        return (optax.apply_updates(trained, updates), state), loss
-
-    (trained, state), losses = jax.lax.scan(step, (trained, state), (drawn, pointed))
+    chosen = _choose(key, data, (steps,), train)
+    step = partial(_step, data=data, descend=optimiser(train), config=config, train=train)
+    (trained, state), losses = jax.lax.scan(step, (trained, state), chosen)
     return trained, state, jnp.mean(losses)
+
+
+@partial(jax.jit, static_argnames=("config", "train"))
+def run_between(
+    key: jax.Array, trained: Params, state: Any, data: Data, span: Any, peak: Any, *, config: FlowConfig, train: Any
+) -> tuple[Params, Any]:
+    """Returns the weights and optimiser state after the steps from `start` to `stop` of a training of `total`.
+
+    What `run_steps` does, compiled once for every learning rate and length: `span` (start, stop, total) and `peak` are
+    traced, and `train.learning_rate` and `train.max_steps` are not looked at. `key` is the whole training's.
+    """
+    start, stop, total = span
+    step = partial(_step, data=data, descend=optimiser(train, peak, total), config=config, train=train)
+
+    def body(j: Any, carry: Any) -> Any:
+        return step(carry, _choose(jax.random.fold_in(key, j), data, (), train))[0]
+
+    return jax.lax.fori_loop(start, stop, body, (trained, state))
+
+
+def _choose(key: jax.Array, data: Data, batches: tuple[int, ...], train: TrainConfig) -> tuple[jax.Array, jax.Array]:
+    """Returns the row numbers of batches, (*batches, batch size): of draws and of points (none if there are none)."""
+    key_draws, key_points = jax.random.split(key)
+    size = min(train.batch_size, len(data.taught))
+    drawn = jax.random.randint(key_draws, (*batches, size), 0, len(data.taught))
+    shape = (*batches, min(size, len(data.pointed)))
+    return data.taught[drawn], data.pointed[jax.random.randint(key_points, shape, 0, max(len(data.pointed), 1))]
+
+
+def _step(
+    carry: Any, chosen: tuple[jax.Array, jax.Array], *, data: Data, descend: Any, config: FlowConfig, train: TrainConfig
+) -> tuple[Any, jax.Array]:
+    trained, state = carry
+    draws, points = (Rows(data.rows.x[rows], data.rows.log_p[rows]) for rows in chosen)
+    loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
+    updates, state = descend.update(gradient, state, trained)
+    return (optax.apply_updates(trained, updates), state), loss
 
 
 def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig, train: TrainConfig) -> jax.Array:

@@ -1,0 +1,151 @@
+"""The work of a scan: training candidates to a budget of rows and judging them on held-out rows.
+
+`run_task` is what executors run, in other processes or on other machines: a function of its argument alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..chains.chain import Chain
+from ..flows.build import init_trained
+from ..flows.config import FlowConfig
+from .config import TrainConfig
+from .grid import Settings
+from .problem import Problem, pose
+from .steps import log_densities, optimiser, run_between
+
+_CHUNK = 50_000  # rows between returns to Python, where the keyboard can interrupt
+
+Outcome = dict[str, Any]  # JSON-ready: status, steps, log_density, error, seconds, message
+
+
+@dataclass(frozen=True)
+class Source:
+    """The chain, its draws off the edges, and the scan's key; equal if the fingerprints are, wherever unpickled."""
+
+    fingerprint: str
+    chain: Chain = field(compare=False, repr=False)
+    key_data: tuple[int, ...]
+
+    @property
+    def keys(self) -> tuple[jax.Array, jax.Array]:
+        """The keys of the split and of the training, common to all candidates so that they differ in settings alone."""
+        key = jax.random.wrap_key_data(jnp.asarray(self.key_data, jnp.uint32), impl="threefry2x32")
+        key_split, key_train = jax.random.split(key)
+        return key_split, key_train
+
+
+@dataclass(frozen=True)
+class Task:
+    """Candidates that share their compiled steps: one architecture, batch size and loss, several learning rates."""
+
+    source: Source
+    config: FlowConfig
+    train: TrainConfig
+    rates: tuple[float, ...]
+    rows: int
+
+
+def shared_part(candidate: Settings) -> tuple[FlowConfig, TrainConfig]:
+    """Returns the settings that compiled steps depend on, and the others at one value each.
+
+    "kl" becomes "nll": the gradients are equal (training.losses), so that one training serves both.
+    """
+    config, train = candidate
+    loss = "nll" if train.loss == "kl" else train.loss
+    train = replace(train, loss=loss, learning_rate=1.0, max_steps=1, eval_every=1, patience=1)
+    return replace(config, members=1, background=False), train
+
+
+def first_alike(candidates: Sequence[Settings]) -> list[int]:
+    """Returns, for each candidate, the number of the first one whose training is the same."""
+    trainings: dict[Any, int] = {}
+    return [
+        trainings.setdefault((shared_part(candidate), candidate.train.learning_rate), j)
+        for j, candidate in enumerate(candidates)
+    ]
+
+
+def run_task(task: Task) -> list[Outcome]:
+    """Returns the outcome at each learning rate; an error while training is an outcome too."""
+    return [_outcome(task, rate) for rate in task.rates]
+
+
+def run_all(tasks: list[Task], executor: Executor | None) -> Iterator[tuple[Task, list[Outcome]]]:
+    """Yields tasks with their outcomes as they are done; those not started are cancelled if the caller stops."""
+    if executor is None:
+        for task in tasks:
+            yield task, run_task(task)
+        return
+    futures = {executor.submit(run_task, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            f"scan_flows: executor: a worker died ({error}). It may have run out of memory: use fewer workers. With "
+            "folder=..., the same call goes on from what was done."
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _outcome(task: Task, rate: float) -> Outcome:
+    start = time.perf_counter()
+    outcome: Outcome = {"steps": 0, "log_density": None, "error": None, "message": ""}
+    try:
+        outcome["steps"], log_q = _held_log_density(task, rate)
+        if np.isfinite(log_q).all():
+            outcome["log_density"] = float(log_q.mean())
+            outcome["error"] = float(log_q.std() / np.sqrt(len(log_q)))
+            outcome["status"] = "trained"
+        else:
+            bad = int((~np.isfinite(log_q)).sum())
+            outcome["status"], outcome["message"] = "diverged", f"log q is not finite at {bad} of {len(log_q)} rows"
+    except Exception as error:  # a failure is a row of the table
+        outcome["status"], outcome["message"] = "failed", f"{type(error).__name__}: {error}"
+    outcome["seconds"] = round(time.perf_counter() - start, 3)
+    return outcome
+
+
+def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray]:
+    """Returns the number of steps and log q at the held-out rows, (n,), nats in the parameters' units."""
+    config, train = task.config, task.train
+    problem, nats = _posed(task.source, train.loss, train.validation, _coordinates(config))
+    steps = -(-task.rows // min(train.batch_size, len(problem.data.taught)))
+    key_init, key_steps = jax.random.split(task.source.keys[1])
+    trained = init_trained(key_init, config, problem.dim)
+    state = optimiser(train).init(trained)
+    chunk = max(1, _CHUNK // train.batch_size)
+    for start in range(0, steps, chunk):
+        span = start, min(start + chunk, steps), steps
+        trained, state = run_between(key_steps, trained, state, problem.data, span, rate, config=config, train=train)
+        jax.block_until_ready(trained)
+    log_q, _ = log_densities(trained, problem.held_draws.x, config=config)
+    return steps, np.asarray(log_q, np.float64) + nats
+
+
+def _coordinates(config: FlowConfig) -> FlowConfig:
+    """Returns what the training coordinates depend on, and the other fields at one value each."""
+    return FlowConfig(support=config.support, whitening=config.whitening)
+
+
+@lru_cache(maxsize=4)
+def _posed(source: Source, loss: str, validation: float, config: FlowConfig) -> tuple[Problem, float]:
+    """Returns the training problem and mean log |det dx / dtheta| at the held-out rows, which no loss changes."""
+    chain = source.chain if config.support else source.chain.replace(space=source.chain.space.unbounded())
+    train = TrainConfig(loss=loss, validation=validation)
+    _, (problem,) = pose(source.keys[0], chain, None, config, train)
+    nats = problem.offset if loss == "nll" else _posed(source, "nll", validation, config)[1]
+    return problem, nats

@@ -1,0 +1,104 @@
+"""ScanResult: the table that a scan ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .grid import Settings, varied
+from .rungs import Outcome
+
+_SHOWN = 10  # rows of the table that are printed
+_ORDER = ("finished", "stopped", "waiting", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The outcome of `scan_flows`.
+
+    Attributes:
+        candidates: the settings tried, in the grid's order.
+        table: one row per candidate, the best first: those that got further before those that were stopped, then by
+            held-out log density; what failed comes last. Columns: "candidate", its place in `candidates`; its settings;
+            "rung", the last it was judged at, from 1 (0: none); "rows" and "steps" of its training there;
+            "log_density", the mean of log q at held-out rows, nats in the parameters' units, and "error", its standard
+            error (all candidates see the same rows, so differences between them are known better than that);
+            "seconds" of all its trainings, compilation included, what it shared with others counted once for each;
+            "status": "finished", "stopped" (others were better), "waiting" (the scan was interrupted), "diverged" or
+            "failed"; "message", what went wrong.
+        interrupted: stopped by the keyboard; the table is of what was done until then.
+    """
+
+    candidates: tuple[Settings, ...]
+    table: tuple[dict[str, Any], ...]
+    interrupted: bool = False
+
+    @property
+    def best(self) -> Settings:
+        """The best candidate's settings: `fit_flow(key, chain, *result.best)` trains it in full.
+
+        Raises:
+            ValueError: no candidate could be trained.
+        """
+        first = self.table[0]
+        if first["log_density"] is None:
+            raise ValueError(f"ScanResult.best: no candidate was trained; the first: {first['message']}")
+        return self.candidates[first["candidate"]]
+
+    def __str__(self) -> str:
+        shown = [name for name in self.table[0] if name not in ("candidate", "message")]
+        cells = [shown, *([_text(row[name]) for name in shown] for row in self.table[:_SHOWN])]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+        counts = [(status, sum(row["status"] == status for row in self.table)) for status in _ORDER]
+        told = ", ".join(f"{count} {status}" for status, count in counts if count)
+        return "\n".join([*lines, f"{len(self.table)} candidates: {told}" + "; interrupted" * self.interrupted])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def make_table(
+    candidates: Sequence[Settings],
+    firsts: Sequence[int],
+    outcomes: Mapping[tuple[int, int], Outcome],
+    rungs: Sequence[tuple[int, int]],
+    waiting: Sequence[int],
+) -> tuple[dict[str, Any], ...]:
+    """Returns ScanResult.table.
+
+    Args:
+        candidates: the settings.
+        firsts: for each candidate, the one whose training is the same and has the outcomes.
+        outcomes: by (candidate, rung), rungs counted from 1.
+        rungs: (rows, number of trainings) of each rung.
+        waiting: the candidates that were to be trained when the scan was interrupted.
+    """
+    table = []
+    for j, (first, settings) in enumerate(zip(firsts, varied(candidates), strict=True)):
+        done = [(rung, outcomes[first, rung]) for rung in range(1, len(rungs) + 1) if (first, rung) in outcomes]
+        rung, last = done[-1] if done else (0, {"status": "waiting"})
+        status = last["status"]
+        if status == "trained":
+            status = "finished" if rung == len(rungs) else "waiting" if first in waiting else "stopped"
+        row = {
+            "candidate": j,
+            **settings,
+            "rung": rung,
+            "rows": rungs[rung - 1][0] if rung else 0,
+            "steps": last.get("steps", 0),
+            "log_density": last.get("log_density"),
+            "error": last.get("error"),
+            "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
+            "status": status,
+            "message": last.get("message", ""),
+        }
+        table.append(row)
+    judged = [row for row in table if row["log_density"] is not None]
+    others = [row for row in table if row["log_density"] is None]
+    judged.sort(key=lambda row: (-row["rung"], -row["log_density"]))
+    return (*judged, *sorted(others, key=lambda row: _ORDER.index(row["status"])))
