@@ -7,7 +7,7 @@ import pytest
 from toys import correlated_chain
 
 from numpyro_flowprior import Chain, ParameterSpace, plot_corner
-from numpyro_flowprior.plots import CONTOUR_MASSES, density_2d, highest_density_levels
+from numpyro_flowprior.plots.corner import CONTOUR_MASSES, density_2d, highest_density_levels
 
 
 def test_contours_enclose_one_two_three_sigma():

@@ -34,6 +34,7 @@ _GAIN = (0.02, 0.1)  # nats worse than a Gaussian
 _RANKS = (0.04, 0.16)  # Kolmogorov-Smirnov distance
 _AREA = (0.03, 0.11)  # area under the ROC curve above its null
 _TAIL = (2.0, 5.0)  # factor by which a tail holds too many rows (or too few, for a warning)
+_MISPLACED = 0.02  # ... and the share of all rows that it holds too many, to fail
 _BEYOND = (0.02, 0.1)  # share of the prior's draws beyond the chain above the share expected
 
 
@@ -90,8 +91,9 @@ def _families(report: QualityReport) -> Iterable[tuple[list[_Finding], tuple[flo
         yield [_gain(report)], _GAIN
     yield from zip(_divergences(report), (_PARAMETER, _PAIR), strict=True)
     size = report.independent_rows
-    yield [_ranks(f"the marginal of {n!r}", u, size) for n, u in report.ranks.items()], _RANKS
-    yield [_ranks("the density", report.density_ranks, size, _width(report.density_ranks))], _RANKS
+    yield [_ranks(f"the cumulative distribution of {n!r}", u, size) for n, u in report.ranks.items()], _RANKS
+    ranks = report.density_ranks
+    yield [_ranks(f"it is too {_width(ranks)}: the coverage of its highest-density regions", ranks, size)], _RANKS
     for density in (True, False):
         yield [_tail(tail) for tail in report.tails if (tail.subject == "density") is density], _TAIL
     test = report.classifier
@@ -132,8 +134,20 @@ def _divergences(report: QualityReport) -> tuple[list[_Finding], list[_Finding]]
     spread = float(np.mean(std.two_d**2)) if len(std.two_d) else 0.0
     freedom = 2.0 * float(np.mean(mean.two_d**2)) / spread if spread > 0 else found.bins**2 - 1.0
     return (
-        _excesses([repr(name) for name in found.kl.names], found.kl.one_d, mean.one_d, std.one_d, found.bins - 1.0),
-        _excesses(["{!r} and {!r}".format(*p) for p in found.kl.pairs], found.kl.two_d, mean.two_d, std.two_d, freedom),
+        _excesses(
+            [f"the marginal of {name!r} differs" for name in found.kl.names],
+            found.kl.one_d,
+            mean.one_d,
+            std.one_d,
+            found.bins - 1.0,
+        ),
+        _excesses(
+            ["{!r} and {!r} together differ".format(*pair) for pair in found.kl.pairs],
+            found.kl.two_d,
+            mean.two_d,
+            std.two_d,
+            freedom,
+        ),
     )
 
 
@@ -142,30 +156,42 @@ def _excesses(
 ) -> list[_Finding]:
     chances = chi2.sf(freedom * values / np.where(floors > 0, floors, np.inf), freedom)
     return [
-        _Finding(value - floor, std, chance, f"{subject} {value - floor:.3f} +- {std:.3f} nats above the noise floor")
+        _Finding(
+            value - floor, std, chance, f"{subject} by {value - floor:.3f} +- {std:.3f} nats above the noise floor"
+        )
         for subject, value, floor, std, chance in zip(
             subjects, *(column.tolist() for column in (values, floors, stds, chances)), strict=True
         )
     ]
 
 
-def _ranks(subject: str, found: Uniformity, size: int, remark: str = "") -> _Finding:
-    text = f"{subject}: its distribution is off by up to {found.distance:.1%}{remark} (p = {found.p_value:.1g})"
+def _ranks(text: str, found: Uniformity, size: int) -> _Finding:
+    """Returns the finding of ranks that are not uniform."""
+    text = f"{text} is off by up to {found.distance:.1%} (p = {found.p_value:.1g})"
     return _Finding(found.distance, 0.5 / np.sqrt(size), found.p_value, text)
 
 
 def _width(found: Uniformity) -> str:
     rank = np.average(np.arange(len(found.counts)) + 0.5, weights=found.counts) / len(found.counts)
-    return ", rows being where it is high: too wide" if rank > 0.5 else ", rows being where it is low: too narrow"
+    if rank > 0.5:
+        return "wide (held-out rows are where its density is high)"
+    return "narrow (held-out rows are where its density is low)"
 
 
 def _tail(tail: Tail) -> _Finding:
+    """Returns the finding of a tail, whose size is the factor by which it is too thin or too heavy.
+
+    Only a tail that holds a good part of the rows beyond its due can fail a prior: a heavy one, or one of few rows, is
+    a matter for a warning.
+    """
     place = "of lowest density" if tail.subject == "density" else f"at the {tail.side} end of {tail.subject!r}"
-    word = "thin" if tail.found > tail.expected else "heavy"
-    text = f"{tail.found:.2%} of the held-out rows in its {tail.expected:.2g} of mass {place}: a tail too {word}"
-    text = text.replace(f"{tail.expected:.2g} of mass", f"{100 * tail.expected:.2g} % of mass")
-    ratio = tail.found / tail.expected
-    if ratio >= 1.0:
-        return _Finding(ratio, tail.error / tail.expected, tail.p_value, text)
-    lack = min(1.0 / ratio, _TAIL[1]) if ratio > 0 else _TAIL[1]  # a tail too heavy never fails by itself
-    return _Finding(lack, tail.error / tail.expected, tail.p_value, text)
+    thin = tail.found > tail.expected
+    text = (
+        f"{100 * tail.found:.2g} % of the held-out rows are in its {100 * tail.expected:.1g} % of mass {place}: "
+        f"a tail too {'thin' if thin else 'heavy'}"
+    )
+    few, many = sorted((tail.found, tail.expected))
+    size = many / few if few > 0 else np.inf
+    if not thin or tail.found - tail.expected < _MISPLACED:
+        size = min(size, _TAIL[1])
+    return _Finding(size, tail.error / tail.expected, tail.p_value, text)
