@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.stats import f as f_ratio
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
@@ -59,6 +60,35 @@ class Comparison:
         j = int(np.argmax(excess / std if (std > 0).all() else excess))
         return names[j], float(excess[j]), float(std[j])
 
+    def chances(self) -> MarginalKL:
+        """Returns the probability of divergences as large between samples of one density, for independent rows.
+
+        They are then proportional to a chi-square variable, of one degree of freedom less than there are cells if all
+        are well filled, as they are in bins of equal mass (Wilks 1938). Many cells of a pair are not: their number
+        follows from the mean and variance of the floors, of all pairs together. The floor's mean, over few repeats, is
+        uncertain in the same way, and the ratio follows an F distribution.
+        """
+        one, two = (
+            f_ratio.sf(value / np.where(floor > 0, floor, np.inf), freedom, freedom * len(self.floor))
+            for value, floor, freedom in zip(_parts(self.kl), _parts(self.floor_mean), self._freedom, strict=True)
+        )
+        return MarginalKL(self.kl.names, one, two)
+
+    def quantiles(self, chance: float) -> MarginalKL:
+        """Returns the divergences, nats, that independent samples of one density exceed with a given probability."""
+        one, two = (
+            floor * f_ratio.isf(chance, freedom, freedom * len(self.floor))
+            for floor, freedom in zip(_parts(self.floor_mean), self._freedom, strict=True)
+        )
+        return MarginalKL(self.kl.names, one, two)
+
+    @property
+    def _freedom(self) -> tuple[float, float]:
+        """Degrees of freedom of the divergences of parameters and of pairs."""
+        spread = float(np.mean(self.floor_std.two_d**2)) if len(self.floor_std.two_d) else 0.0
+        pairs = 2.0 * float(np.mean(self.floor_mean.two_d**2)) / spread if spread > 0 else self.bins**2 - 1.0
+        return self.bins - 1.0, pairs
+
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null."""
         names = self.kl.names
@@ -103,6 +133,10 @@ class Comparison:
             )
         name, excess, error = self.worst
         return "\n".join([head, *rows, f"farthest above its floor: {name}, by {excess:.4f} +- {error:.4f} nats"])
+
+
+def _parts(kl: MarginalKL) -> tuple[FloatArray, FloatArray]:
+    return kl.one_d, kl.two_d
 
 
 def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: int = 8, seed: int = 0) -> Comparison:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.stats import norm
 
 from .._checks import FloatArray, shorten
 from .coverage import Tail, Uniformity
@@ -123,45 +123,20 @@ def _gain(report: QualityReport) -> _Finding:
 
 
 def _divergences(report: QualityReport) -> tuple[list[_Finding], list[_Finding]]:
-    """Returns the findings of parameters and of pairs.
-
-    Between samples of one density a divergence is proportional to a chi-square variable, of one degree of freedom
-    less than there are cells if all are well filled (Wilks 1938). Many cells of a pair are not: their number follows
-    from the floors of all pairs together.
-    """
-    found = report.comparison
-    mean, std = found.floor_mean, found.floor_std
-    spread = float(np.mean(std.two_d**2)) if len(std.two_d) else 0.0
-    freedom = 2.0 * float(np.mean(mean.two_d**2)) / spread if spread > 0 else found.bins**2 - 1.0
+    """Returns the findings of parameters and of pairs."""
+    found, chances = report.comparison, report.comparison.chances()
+    marginals = [f"the marginal of {name!r} differs" for name in found.kl.names]
+    pairs = ["{!r} and {!r} together differ".format(*pair) for pair in found.kl.pairs]
     return (
-        _excesses(
-            [f"the marginal of {name!r} differs" for name in found.kl.names],
-            found.kl.one_d,
-            mean.one_d,
-            std.one_d,
-            found.bins - 1.0,
-        ),
-        _excesses(
-            ["{!r} and {!r} together differ".format(*pair) for pair in found.kl.pairs],
-            found.kl.two_d,
-            mean.two_d,
-            std.two_d,
-            freedom,
-        ),
+        _excesses(marginals, found.kl.one_d - found.floor_mean.one_d, found.floor_std.one_d, chances.one_d),
+        _excesses(pairs, found.kl.two_d - found.floor_mean.two_d, found.floor_std.two_d, chances.two_d),
     )
 
 
-def _excesses(
-    subjects: list[str], values: FloatArray, floors: FloatArray, stds: FloatArray, freedom: float
-) -> list[_Finding]:
-    chances = chi2.sf(freedom * values / np.where(floors > 0, floors, np.inf), freedom)
+def _excesses(subjects: list[str], *columns: FloatArray) -> list[_Finding]:
     return [
-        _Finding(
-            value - floor, std, chance, f"{subject} by {value - floor:.3f} +- {std:.3f} nats above the noise floor"
-        )
-        for subject, value, floor, std, chance in zip(
-            subjects, *(column.tolist() for column in (values, floors, stds, chances)), strict=True
-        )
+        _Finding(excess, error, chance, f"{subject} by {excess:.3f} +- {error:.3f} nats above the noise floor")
+        for subject, excess, error, chance in zip(subjects, *(column.tolist() for column in columns), strict=True)
     ]
 
 

@@ -30,6 +30,7 @@ _MOST_ROWS = 20_000  # independent rows that are compared with the prior's draws
 _DRAWS = 4  # draws from the prior per independent row, at least one batch
 _MOST_CLASSIFIED = 10_000  # rows that the classifier sees, and twice as many draws
 _PER_CELL = 10  # rows per cell of the two-dimensional histograms
+_BINS = (3, 75)  # fewest and most along each axis
 _REPEATS = 16  # partitions for the noise floors: enough for a t test of each
 _BOX_POINTS = 2000
 
@@ -105,7 +106,7 @@ def _compared(chain: Chain, rows: FloatArray, draws: FloatArray) -> Comparison:
     unit = ParameterSpace(chain.names, 0.0, 1.0)
     sorted_draws = np.sort(draws, axis=0)
     ranks = [Chain(_ranks(values, sorted_draws), unit) for values in (rows, draws)]
-    bins = int(np.clip(np.sqrt(len(rows) / _PER_CELL), 5, 75))
+    bins = int(np.clip(np.sqrt(len(rows) / _PER_CELL), *_BINS))
     found = compare(*ranks, bins=bins, repeats=_REPEATS)
     sigma = np.sqrt(np.diagonal(chain.covariance()))
     return replace(found, shift=(draws.mean(axis=0) - chain.mean()) / sigma, width_ratio=draws.std(axis=0) / sigma)

@@ -86,13 +86,13 @@ def _rows(axis: Any, count: int) -> np.ndarray:
 def _draw_divergences(axis: Any, report: QualityReport, names: list[str], size: float) -> None:
     found = report.comparison
     at = _rows(axis, len(names))
-    reach = norm.isf(FALSE_ALARMS / len(names)) * found.floor_std.one_d
-    beyond = found.kl.one_d > found.floor_mean.one_d + reach
-    axis.barh(at, 2 * reach, left=found.floor_mean.one_d - reach, height=0.6, color=_BAND)
+    chance = FALSE_ALARMS / len(names)
+    low, high = (found.quantiles(share).one_d for share in (1.0 - chance, chance))
+    beyond = found.kl.one_d > high
+    axis.barh(at, high - low, left=low, height=0.6, color=_BAND)
     axis.scatter(found.kl.one_d, at, s=22, c=np.where(beyond, _ODD, _FOUND), zorder=3)
     axis.set_yticks(at, names, fontsize=size)
-    high = max(found.kl.one_d.max(), (found.floor_mean.one_d + reach).max())
-    axis.set_xlim(0.0, 1.08 * high)
+    axis.set_xlim(0.0, 1.08 * max(found.kl.one_d.max(), high.max()))
     axis.xaxis.set_major_locator(few_ticks(4))
     axis.set_xlabel("KL of the marginal [nats]")
     axis.set_title("Parameters: KL and its noise floor")
@@ -129,7 +129,7 @@ def _draw_pairs(figure: Any, axis: Any, report: QualityReport, names: list[str],
     table = np.full((count, count), np.nan)
     first, second = np.triu_indices(count, k=1)
     table[second, first] = np.maximum(excess, 0.0)
-    reach = norm.isf(FALSE_ALARMS / len(excess)) * float(np.mean(found.floor_std.two_d))
+    reach = float(np.mean(found.quantiles(FALSE_ALARMS / len(excess)).two_d - found.floor_mean.two_d))
     image = axis.imshow(table[1:, :-1], cmap="Blues", vmin=0.0, vmax=max(excess.max(), reach), aspect="auto")
     for row, column, beyond in zip(second, first, excess > reach, strict=True):
         if beyond:
@@ -163,7 +163,8 @@ def _draw_ranks(axis: Any, report: QualityReport, names: list[str]) -> None:
                 ha="left" if levels[peak] < 0.5 else "right",
                 va="bottom" if difference[peak] > 0 else "top",
             )
-    axis.plot(*_cumulative(report.density_ranks.counts), color=_FOUND, lw=2.0, label="density", zorder=4)
+    colour = _ODD if 100 * report.density_ranks.distance > reach else _FOUND
+    axis.plot(*_cumulative(report.density_ranks.counts), color=colour, lw=2.0, label="density", zorder=4)
     axis.plot([], [], color=_GREY, lw=1.0, label="parameters")
     axis.legend(fontsize=8, frameon=False, loc="best")
     axis.margins(y=0.12)
