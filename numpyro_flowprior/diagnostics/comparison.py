@@ -84,10 +84,16 @@ class Comparison:
 
     @property
     def _freedom(self) -> tuple[float, float]:
-        """Degrees of freedom of the divergences of parameters and of pairs."""
-        spread = float(np.mean(self.floor_std.two_d**2)) if len(self.floor_std.two_d) else 0.0
-        pairs = 2.0 * float(np.mean(self.floor_mean.two_d**2)) / spread if spread > 0 else self.bins**2 - 1.0
-        return self.bins - 1.0, pairs
+        """Degrees of freedom of the divergences of parameters and of pairs.
+
+        The variance of the pairs' floors is taken one standard error up: too few degrees of freedom err on the side of
+        chance.
+        """
+        mean, std = self.floor_mean.two_d, self.floor_std.two_d
+        if not (std > 0).any():
+            return self.bins - 1.0, self.bins**2 - 1.0
+        variance = float(np.mean(std**2)) * (1.0 + np.sqrt(2.0 / (len(std) * len(self.floor))))
+        return self.bins - 1.0, 2.0 * float(np.mean(mean**2)) / variance
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null."""

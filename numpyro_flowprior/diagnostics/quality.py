@@ -31,7 +31,7 @@ _DRAWS = 4  # draws from the prior per independent row, at least one batch
 _MOST_CLASSIFIED = 10_000  # rows that the classifier sees, and twice as many draws
 _PER_CELL = 10  # rows per cell of the two-dimensional histograms
 _BINS = (3, 75)  # fewest and most along each axis
-_REPEATS = 16  # partitions for the noise floors: enough for a t test of each
+_REPEATS = (16, 64)  # partitions for the noise floors: fewer where there are many pairs to learn their scatter from
 _BOX_POINTS = 2000
 
 
@@ -107,7 +107,9 @@ def _compared(chain: Chain, rows: FloatArray, draws: FloatArray) -> Comparison:
     sorted_draws = np.sort(draws, axis=0)
     ranks = [Chain(_ranks(values, sorted_draws), unit) for values in (rows, draws)]
     bins = int(np.clip(np.sqrt(len(rows) / _PER_CELL), *_BINS))
-    found = compare(*ranks, bins=bins, repeats=_REPEATS)
+    pairs = chain.dim * (chain.dim - 1) // 2
+    repeats = int(np.clip(_REPEATS[1] // max(pairs, 1), *_REPEATS))
+    found = compare(*ranks, bins=bins, repeats=repeats)
     sigma = np.sqrt(np.diagonal(chain.covariance()))
     return replace(found, shift=(draws.mean(axis=0) - chain.mean()) / sigma, width_ratio=draws.std(axis=0) / sigma)
 
