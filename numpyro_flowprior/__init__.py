@@ -17,12 +17,14 @@ from .chains.parameters import ParameterSpace
 from .chains.readers import read_chain, write_chain_npz
 from .diagnostics.comparison import Comparison, compare
 from .diagnostics.divergences import MarginalKL, marginal_kl
-from .diagnostics.quality import QualityReport, quality_report
+from .diagnostics.quality import quality_report
+from .diagnostics.report import QualityReport
 from .emulators.emulator import GPEmulator
 from .emulators.gaussian_process import Prediction
 from .emulators.likelihood import EmulatorLikelihood
 from .flows.config import FlowConfig
-from .plots import plot_corner
+from .plots.corner import plot_corner
+from .plots.quality import plot_quality
 from .prior import FlowPrior
 from .sampling.density import ModelDensity
 from .sampling.emcee import sample_emcee
@@ -58,6 +60,7 @@ __all__ = [
     "from_arviz",
     "marginal_kl",
     "plot_corner",
+    "plot_quality",
     "quality_report",
     "read_chain",
     "sample_emcee",

@@ -20,7 +20,8 @@ from .chains.readers import read_chain, write_chain_npz
 from .demo import FULL, QUICK, run_demo
 from .diagnostics.quality import quality_report
 from .flows.config import FlowConfig
-from .plots import plot_corner
+from .plots.corner import plot_corner
+from .plots.quality import plot_quality
 from .prior import FlowPrior
 from .training.config import TrainConfig
 from .training.fit import fit_flow
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("prior", type=Path, help="a prior file")
     _add_chain_options(check)
     check.add_argument("--json", action="store_true", help="print the report as JSON")
+    check.add_argument("--picture", type=Path, help="draw the report into this file (default: no picture)")
     _add_run_options(check, _check)
 
     info = commands.add_parser("info", help="what a prior file holds")
@@ -215,9 +217,14 @@ def _write_table(path: Path, found: ScanResult) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.picture:
+        _require_folder(options.picture)
     prior = FlowPrior.load(options.prior)
     report = quality_report(jax.random.key(options.seed), prior, _read(options))
     print(json.dumps(report.to_json(), indent=2) if options.json else report)
+    if options.picture:
+        plot_quality(report, labels=prior.space.labels).savefig(options.picture, dpi=110)
+        print(f"wrote {options.picture}", file=sys.stderr if options.json else sys.stdout)
     return 0 if report.verdict != "fail" else 1
 
 

@@ -24,7 +24,7 @@ from .diagnostics.comparison import Comparison, compare
 from .emulators.emulator import GPEmulator
 from .emulators.likelihood import EmulatorLikelihood
 from .flows.config import FlowConfig
-from .plots import plot_corner
+from .plots.corner import plot_corner
 from .prior import FlowPrior
 from .sampling.density import ModelDensity
 from .sampling.emcee import sample_emcee

@@ -32,7 +32,7 @@ BACKENDS = {
     "emcee": {"sampling/emcee.py"},
     "sklearn": {"emulators/fit.py"},
     "arviz": {"chains/inference_data.py"},
-    "matplotlib": {"plots.py"},
+    "matplotlib": {"plots/canvas.py"},
     "safetensors": {"storage.py"},
     "optax": {"training/losses.py", "training/steps.py"},
 }

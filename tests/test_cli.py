@@ -53,8 +53,10 @@ def test_sample_is_reproducible_and_carries_its_density(folder):
 
 def test_check_passes_on_the_same_density_and_fails_on_another(folder, capsys):
     prior = str(folder / "prior.safetensors")
-    assert main(["check", prior, str(folder / "other.npz")]) == 0
+    picture = folder / "quality.png"
+    assert main(["check", prior, str(folder / "other.npz"), "--picture", str(picture)]) == 0
     assert "verdict: PASS" in capsys.readouterr().out
+    assert picture.stat().st_size > 5000
     other = read_chain(folder / "other.npz")
     write_chain_npz(folder / "wrong.npz", other.replace(samples=1.0 - other.samples))
     assert main(["check", prior, str(folder / "wrong.npz"), "--json"]) == 1
@@ -88,6 +90,7 @@ def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
         (["sample", "PRIOR", "-o", "draws.csv"], "expected a name ending in .npz"),
         (["sample", "PRIOR", "-o", "missing/draws.npz"], "Make it first"),
         (["fit", "CHAIN", "-o", "missing/p.safetensors"], "Make it first"),
+        (["check", "PRIOR", "CHAIN", "--picture", "missing/q.png"], "Make it first"),
         (["plot", "CHAIN", "CHAIN", "CHAIN"], "given twice"),
         (["fit", "CHAIN", "--parameters", "a,zz"], "no parameter named 'zz'"),
         (["fit", "CHAIN", "--bounds", "a", "0.4", "1"], "rows are outside"),

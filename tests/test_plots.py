@@ -1,13 +1,14 @@
-"""plot_corner: its contours hold the masses they claim, and it refuses what it cannot draw."""
+"""Pictures: contours hold the masses they claim, reports show what they found, and what cannot be drawn is refused."""
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
-from toys import correlated_chain
+from toys import correlated_chain, mixture_prior
 
-from numpyro_flowprior import Chain, ParameterSpace, plot_corner
-from numpyro_flowprior.plots import CONTOUR_MASSES, density_2d, highest_density_levels
+from numpyro_flowprior import Chain, ParameterSpace, plot_corner, plot_quality, quality_report
+from numpyro_flowprior.plots.corner import CONTOUR_MASSES, density_2d, highest_density_levels
 
 
 def test_contours_enclose_one_two_three_sigma():
@@ -49,3 +50,35 @@ def test_bad_requests_are_refused():
     other = Chain(np.random.default_rng(0).normal(size=(100, 1)), ParameterSpace(["q"]))
     with pytest.raises(ValueError, match="no parameter in common"):
         plot_corner({"one": correlated_chain(100), "two": other})
+
+
+@pytest.mark.parametrize("dim", [1, 20])
+def test_a_report_in_one_figure(dim, tmp_path):
+    """The wrong parameter is red, the others are not, and no text runs out of the figure."""
+    prior = mixture_prior(dim, [(1.0, 0.0, 1.0)])
+    rows = np.random.default_rng(0).normal(size=(1500, dim))
+    rows[:, 0] *= 1.5
+    report = quality_report(jax.random.key(0), prior, Chain(rows, prior.space))
+    figure = plot_quality(report)
+    figure.savefig(tmp_path / "q.png")
+    assert figure.get_suptitle().startswith(report.verdict.upper())
+    assert report.reasons[0] in figure.get_suptitle()
+    divergences, _, pairs, *_ = figure.axes
+    assert [label.get_text() for label in divergences.get_yticklabels()] == list(prior.names)
+    red = (divergences.collections[-1].get_facecolors()[:, 0] > 0.5).tolist()
+    assert red == [True] + [False] * (dim - 1)
+    assert pairs.axison == (dim > 1)
+    width, height = figure.bbox.size
+    boxes = [axis.get_tightbbox() for axis in figure.axes]
+    assert all(b.x0 > -5 and b.y0 > -5 and b.x1 < width + 5 and b.y1 < height + 5 for b in boxes)
+
+
+def test_the_report_of_a_prior_is_drawn_with_its_labels():
+    prior = mixture_prior(2, [(1.0, 0.0, 1.0)])
+    with pytest.raises(ValueError, match="holds no report"):
+        plot_quality(prior)
+    chain = Chain(np.random.default_rng(0).normal(size=(500, 2)), prior.space)
+    report = quality_report(jax.random.key(0), prior, chain)
+    prior.info = {"report": report.to_json()}
+    drawn = plot_quality(prior)
+    assert drawn.get_suptitle() == plot_quality(report, labels=prior.space.labels).get_suptitle()

@@ -58,3 +58,27 @@ def correlated_chain(n: int = 4000, seed: int = 0, **parts) -> Chain:
     rng = np.random.default_rng(seed)
     z = rng.multivariate_normal([0.3, -0.2], [[1.0, 0.7], [0.7, 1.5]], size=n)
     return Chain(1.0 / (1.0 + np.exp(-z)), ParameterSpace(["a", "b"], 0.0, 1.0), **parts)
+
+
+def mixture_prior(dim: int, components) -> FlowPrior:
+    """Returns a prior that is a Gaussian mixture exactly: (weight, mean, standard deviations) of each component."""
+    config = FlowConfig(layers=0, base="mixture", components=len(components))
+    weights, means, scales = zip(*components, strict=True)
+    means, scales = (np.array([np.broadcast_to(part, dim) for part in parts], float) for parts in (means, scales))
+    trained = init_trained(jax.random.key(0), config, dim)
+    bound = 3.0  # of the base's log scales (flows.base), approached through a tanh
+    trained["base"] = {
+        "logits": np.log(np.array(weights, np.float32)),
+        "mean": means.astype(np.float32),
+        "log_scale": (bound * np.arctanh(np.log(scales) / bound)).astype(np.float32),
+    }
+    fixed = {"support": {"scale": np.ones(dim)}, "whitening": {"loc": np.zeros(dim), "tril": np.eye(dim)}}
+    return FlowPrior(config, ParameterSpace([f"p{j}" for j in range(dim)]), {**fixed, **trained})
+
+
+def mixture_rows(rng: np.random.Generator, n: int, dim: int, components) -> np.ndarray:
+    """Returns n draws (n, dim) of the same mixture, without the package."""
+    weights, means, scales = zip(*components, strict=True)
+    choice = rng.choice(len(weights), n, p=weights)
+    means, scales = (np.array([np.broadcast_to(part, dim) for part in parts], float) for parts in (means, scales))
+    return means[choice] + scales[choice] * rng.normal(size=(n, dim))

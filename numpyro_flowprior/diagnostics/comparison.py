@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.stats import f as f_ratio
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
-from .divergences import MarginalKL, marginal_kl, noise_floor
+from .divergences import MarginalKL, marginal_floors, marginal_kl
+from .json_numbers import numbers, rounded
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,20 @@ class Comparison:
 
     Attributes:
         kl: divergences KL(a || b) of the marginals, nats.
-        floor: average divergences between random parts of the pooled draws: what noise alone gives, nats.
+        floor: (repeats,) average divergences between random parts of the pooled draws: what noise alone gives, nats.
+        floor_mean, floor_std: mean and standard deviation over the repeats of each parameter's and pair's own, nats.
         shift: (d,) difference of the means b - a, in standard deviations of a.
         width_ratio: (d,) standard deviation of b over that of a.
+        bins: of the histograms along each axis.
     """
 
     kl: MarginalKL
     floor: FloatArray
+    floor_mean: MarginalKL
+    floor_std: MarginalKL
     shift: FloatArray
     width_ratio: FloatArray
+    bins: int
 
     @property
     def excess(self) -> float:
@@ -39,28 +46,103 @@ class Comparison:
         """Standard deviation of the floor over its repeats: how well the excess is known, nats."""
         return float(self.floor.std(ddof=1)) if len(self.floor) > 1 else float("nan")
 
+    @property
+    def worst(self) -> tuple[str, float, float]:
+        """The parameter or pair farthest above its floor, in its standard deviations; the excess and its error, nats.
+
+        Without the floors' scatter (a single repeat) it is the one with the largest excess.
+        """
+        names = [*self.kl.names, *(" and ".join(pair) for pair in self.kl.pairs)]
+        value, mean, std = (
+            np.concatenate([part.one_d, part.two_d]) for part in (self.kl, self.floor_mean, self.floor_std)
+        )
+        excess = value - mean
+        j = int(np.argmax(excess / std if (std > 0).all() else excess))
+        return names[j], float(excess[j]), float(std[j])
+
+    def chances(self) -> MarginalKL:
+        """Returns the probability of divergences as large between samples of one density, for independent rows.
+
+        They are then proportional to a chi-square variable, of one degree of freedom less than there are cells if all
+        are well filled, as they are in bins of equal mass (Wilks 1938). Many cells of a pair are not: their number
+        follows from the mean and variance of the floors, of all pairs together. The floor's mean, over few repeats, is
+        uncertain in the same way, and the ratio follows an F distribution.
+        """
+        one, two = (
+            f_ratio.sf(value / np.where(floor > 0, floor, np.inf), freedom, freedom * len(self.floor))
+            for value, floor, freedom in zip(_parts(self.kl), _parts(self.floor_mean), self._freedom, strict=True)
+        )
+        return MarginalKL(self.kl.names, one, two)
+
+    def quantiles(self, chance: float) -> MarginalKL:
+        """Returns the divergences, nats, that independent samples of one density exceed with a given probability."""
+        one, two = (
+            floor * f_ratio.isf(chance, freedom, freedom * len(self.floor))
+            for floor, freedom in zip(_parts(self.floor_mean), self._freedom, strict=True)
+        )
+        return MarginalKL(self.kl.names, one, two)
+
+    @property
+    def _freedom(self) -> tuple[float, float]:
+        """Degrees of freedom of the divergences of parameters and of pairs.
+
+        The variance of the pairs' floors is taken one standard error up: too few degrees of freedom err on the side of
+        chance.
+        """
+        mean, std = self.floor_mean.two_d, self.floor_std.two_d
+        if not (std > 0).any():
+            return self.bins - 1.0, self.bins**2 - 1.0
+        variance = float(np.mean(std**2)) * (1.0 + np.sqrt(2.0 / (len(std) * len(self.floor))))
+        return self.bins - 1.0, 2.0 * float(np.mean(mean**2)) / variance
+
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready record."""
+        """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null."""
         names = self.kl.names
+        parts = {"": self.kl, "_floor": self.floor_mean, "_floor_std": self.floor_std}
         return {
-            "average_kl": self.kl.average,
-            "noise_floor": float(self.floor.mean()),
-            "noise_floor_std": self.excess_error,
-            "excess": self.excess,
-            "marginal_kl": dict(zip(names, self.kl.one_d.tolist(), strict=True)),
-            "shift_in_sigma": dict(zip(names, self.shift.tolist(), strict=True)),
-            "width_ratio": dict(zip(names, self.width_ratio.tolist(), strict=True)),
+            "average_kl": rounded(self.kl.average),
+            "noise_floor": rounded(self.floor.mean()),
+            "noise_floor_std": rounded(self.excess_error),
+            "excess": rounded(self.excess),
+            **{f"marginal_kl{end}": dict(zip(names, rounded(kl.one_d), strict=True)) for end, kl in parts.items()},
+            **{f"pair_kl{end}": rounded(kl.two_d) for end, kl in parts.items()},  # in itertools.combinations' order
+            "bins": self.bins,
+            "floors": rounded(self.floor),
+            "shift_in_sigma": dict(zip(names, rounded(self.shift), strict=True)),
+            "width_ratio": dict(zip(names, rounded(self.width_ratio), strict=True)),
         }
+
+    @classmethod
+    def from_json(cls, record: Any) -> Comparison:
+        """Returns the comparison that `to_json` described, to four digits; KeyError if a part is missing."""
+        names = tuple(record["marginal_kl"])
+
+        def marginals(end: str) -> MarginalKL:
+            one, two = record[f"marginal_kl{end}"], record[f"pair_kl{end}"]
+            return MarginalKL(names, numbers([one[name] for name in names]), numbers(two))
+
+        shift, width = (numbers([record[part][name] for name in names]) for part in ("shift_in_sigma", "width_ratio"))
+        floors = numbers(record["floors"]), marginals("_floor"), marginals("_floor_std")
+        return cls(marginals(""), *floors, shift, width, record["bins"])
 
     def __str__(self) -> str:
         head = (
             f"average KL {self.kl.average:.4f} nats, noise floor {self.floor.mean():.4f}, "
             f"excess {self.excess:.4f} +- {self.excess_error:.4f}"
         )
-        rows = [f"{'parameter':>16s} {'KL (1-D)':>9s} {'shift/sigma':>12s} {'width ratio':>12s}"]
+        width = max(16, *(len(name) for name in self.kl.names))
+        rows = [f"{'parameter':>{width}s} {'KL (1-D)':>9s} {'floor':>8s} {'shift/sigma':>12s} {'width ratio':>12s}"]
         for j, name in enumerate(self.kl.names):
-            rows.append(f"{name:>16s} {self.kl.one_d[j]:9.4f} {self.shift[j]:12.3f} {self.width_ratio[j]:12.3f}")
-        return "\n".join([head, *rows])
+            rows.append(
+                f"{name:>{width}s} {self.kl.one_d[j]:9.4f} {self.floor_mean.one_d[j]:8.4f} "
+                f"{self.shift[j]:12.3f} {self.width_ratio[j]:12.3f}"
+            )
+        name, excess, error = self.worst
+        return "\n".join([head, *rows, f"farthest above its floor: {name}, by {excess:.4f} +- {error:.4f} nats"])
+
+
+def _parts(kl: MarginalKL) -> tuple[FloatArray, FloatArray]:
+    return kl.one_d, kl.two_d
 
 
 def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: int = 8, seed: int = 0) -> Comparison:
@@ -83,11 +165,17 @@ def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: 
     b = b if b.names == a.names else b.select(a.names)
     a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
+    floors = marginal_floors(a, b, bounds, bins, repeats=repeats, seed=seed)
+    one, two = (np.array([getattr(floor, part) for floor in floors]) for part in ("one_d", "two_d"))
+    ddof = min(1, repeats - 1)
     return Comparison(
         kl=marginal_kl(a, b, bounds, bins),
-        floor=noise_floor(a, b, bounds, bins, repeats=repeats, seed=seed),
+        floor=np.array([floor.average for floor in floors]),
+        floor_mean=MarginalKL(a.names, one.mean(axis=0), two.mean(axis=0)),
+        floor_std=MarginalKL(a.names, one.std(axis=0, ddof=ddof), two.std(axis=0, ddof=ddof)),
         shift=(b.mean() - a.mean()) / sigma_a,
         width_ratio=sigma_b / sigma_a,
+        bins=bins,
     )
 
 

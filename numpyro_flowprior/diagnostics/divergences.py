@@ -38,6 +38,11 @@ class MarginalKL:
         means = [part.mean() for part in (self.one_d, self.two_d) if len(part)]
         return float(np.mean(means))
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The names of each pair, in the order of `two_d`."""
+        return tuple(combinations(self.names, 2))
+
 
 def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int = 75) -> MarginalKL:
     """Returns KL(p || q) of all one- and two-dimensional marginals, by histograms.
@@ -67,21 +72,28 @@ def noise_floor(
     The parts have the sizes of p and q. Chains with ids are dealt whole, chain by chain (or walker by walker), so
     that autocorrelation shows in the floor as it does in the value.
     """
+    return np.array([floor.average for floor in marginal_floors(p, q, bounds, bins, repeats=repeats, seed=seed)])
+
+
+def marginal_floors(
+    p: Chain, q: Chain, bounds: Any = None, bins: int = 75, *, repeats: int = 8, seed: int = 0
+) -> list[MarginalKL]:
+    """Returns `repeats` times what `noise_floor` averages: the floor of each parameter and of each pair."""
     require_same_names(p, q)
     edges = _edges(p, q, bounds, "noise_floor")
     cells = np.concatenate([_cells(chain.samples, edges, bins) for chain in (p, q)])
     weights = np.concatenate([chain.probabilities * chain.n for chain in (p, q)])
     units = _units(p, q)
     generator = np.random.default_rng(seed)
-    values = []
+    floors = []
     for _ in range(positive_int(repeats, "noise_floor: repeats")):
         order = generator.permutation(units.max() + 1)
         rank = np.argsort(order)[units]
         rows = np.argsort(rank, kind="stable")
         parts = rows[: p.n], rows[p.n :]
         probabilities = [weights[part] / weights[part].sum() for part in parts]
-        values.append(_marginal_kl(p.names, [cells[part] for part in parts], probabilities, bins).average)
-    return np.array(values)
+        floors.append(_marginal_kl(p.names, [cells[part] for part in parts], probabilities, bins))
+    return floors
 
 
 def _units(p: Chain, q: Chain) -> np.ndarray:

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
-from ..diagnostics.quality import QualityReport, quality_report
+from ..diagnostics.quality import quality_report
+from ..diagnostics.report import QualityReport
 from ..flows.build import Params, init_trained, is_ensemble, stack_members
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior

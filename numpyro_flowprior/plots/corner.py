@@ -1,4 +1,4 @@
-"""Pictures. Matplotlib is imported here alone, and without pyplot: figures are returned, nothing global is touched."""
+"""plot_corner: all one- and two-dimensional marginals of several chains."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ._checks import FloatArray, optional_import, shorten
-from .chains.chain import Chain
-from .chains.parameters import ParameterSpace
+from .._checks import FloatArray, shorten
+from ..chains.chain import Chain
+from ..chains.parameters import ParameterSpace
+from .canvas import COLOURS, few_ticks, line_sample, new_figure
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
 CONTOUR_MASSES = (0.3935, 0.8647, 0.9889)
-COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
 _BINS = 75
 _MARGIN = 0.08  # of the range of the draws, around parameters without bounds
 _DASHES = ("solid", "dashed", "dotted")
@@ -47,13 +47,12 @@ def plot_corner(
         ImportError: matplotlib is not installed.
         ValueError: no chain, or a name that some chain lacks.
     """
-    figure_module = optional_import("matplotlib.figure", "plots", "plot_corner")
     names = _shared_names(chains, names)
     selected = {legend: chain.select(names) for legend, chain in chains.items()}
     limits = _limits(list(selected.values()), full_range=full_range)
     space = next(iter(selected.values())).space
     size = max(1.55 * len(names), 3.0)
-    figure = figure_module.Figure(figsize=(size + 0.6, size + 0.6))
+    figure = new_figure("plot_corner", size + 0.6, size + 0.6)
     axes = figure.subplots(len(names), len(names), squeeze=False)
     for row in range(len(names)):
         for column in range(len(names)):
@@ -162,16 +161,15 @@ def _mark_truth(axis: Any, truth: Mapping[str, float] | None, names: tuple[str, 
 
 
 def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int, column: int) -> None:
-    ticker = optional_import("matplotlib.ticker", "plots", "plot_corner")
     axis.set_xlim(*limits[column])
-    axis.xaxis.set_major_locator(ticker.MaxNLocator(3, prune="both"))
+    axis.xaxis.set_major_locator(few_ticks(3, prune="both"))
     axis.tick_params(labelsize=8, direction="in")
     if row == column:
         axis.set_yticks([])
         axis.set_ylim(bottom=0)
     else:
         axis.set_ylim(*limits[row])
-        axis.yaxis.set_major_locator(ticker.MaxNLocator(3, prune="both"))
+        axis.yaxis.set_major_locator(few_ticks(3, prune="both"))
     if row == len(space) - 1:
         axis.set_xlabel(_label(space, column), fontsize=9)
         axis.tick_params(axis="x", rotation=45)
@@ -189,6 +187,5 @@ def _label(space: ParameterSpace, column: int) -> str:
 
 
 def _legend(figure: Any, legends: list[str], title: str | None) -> None:
-    lines = optional_import("matplotlib.lines", "plots", "plot_corner")
-    handles = [lines.Line2D([], [], color=COLOURS[j % len(COLOURS)], lw=2) for j in range(len(legends))]
+    handles = [line_sample(COLOURS[j % len(COLOURS)], lw=2) for j in range(len(legends))]
     figure.legend(handles, legends, loc="upper right", bbox_to_anchor=(0.98, 0.98), title=title, fontsize=10)

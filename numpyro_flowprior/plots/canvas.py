@@ -1,0 +1,24 @@
+"""Matplotlib is imported here alone, and without pyplot: figures are returned, nothing global is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._checks import optional_import
+
+COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
+
+
+def new_figure(caller: str, width: float, height: float, **options: Any) -> Any:
+    """Returns an empty figure of a size in inches; ImportError says what to install."""
+    return optional_import("matplotlib.figure", "plots", caller).Figure(figsize=(width, height), **options)
+
+
+def few_ticks(n: int, **options: Any) -> Any:
+    """Returns a locator of at most n + 1 round ticks."""
+    return optional_import("matplotlib.ticker", "plots", "few_ticks").MaxNLocator(n, **options)
+
+
+def line_sample(colour: str, **options: Any) -> Any:
+    """Returns a line for a legend."""
+    return optional_import("matplotlib.lines", "plots", "line_sample").Line2D([], [], color=colour, **options)
