@@ -316,3 +316,24 @@ def test_deal_gives_disjoint_parts_of_whole_blocks():
     assert max(cuts) < 40  # rows stay with their neighbours
     with pytest.raises(ValueError, match="expected at least 200 rows; got 100"):
         chain.take(np.arange(100)).deal([1 / 200] * 200, jax.random.key(0))
+
+
+def test_a_file_mapped_for_reading_is_not_copied_and_writable_memory_is(tmp_path):
+    np.save(tmp_path / "rows.npy", GOOD)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert np.shares_memory(Chain(mapped, SPACE).samples, mapped)
+    for mode in ("r+", "c"):
+        other = np.load(tmp_path / "rows.npy", mmap_mode=mode)
+        assert not np.shares_memory(Chain(other, SPACE).samples, other)
+    view = GOOD.copy()[5:]
+    view.setflags(write=False)  # its owner can still write
+    assert not np.shares_memory(Chain(view, SPACE).samples, view)
+    assert Chain(mapped, SPACE).fingerprint() == chain().fingerprint()
+
+
+def test_long_chains_are_dealt_in_a_bounded_number_of_blocks(monkeypatch):
+    monkeypatch.setattr("numpyro_flowprior.chains.chain._MOST_BLOCKS", 50)
+    rows = np.random.default_rng(0).normal(size=(2000, 2))
+    first, second = Chain(rows, ParameterSpace(["a", "b"])).split(0.5, jax.random.key(0))
+    assert first.n == pytest.approx(1000, abs=40)
+    assert len(np.unique(np.concatenate([first.samples, second.samples]), axis=0)) == 2000

@@ -25,7 +25,7 @@ def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None
     """
     chain_id = np.zeros(len(samples), dtype=int) if chain_id is None else chain_id
     mean = samples.mean(axis=0)
-    chains = [samples[chain_id == label][:_MOST_ROWS] - mean for label in np.unique(chain_id)]
+    chains = [samples[np.flatnonzero(chain_id == label)[:_MOST_ROWS]] - mean for label in np.unique(chain_id)]
     varies = np.ptp(samples, axis=0) > 0  # about a rounded mean, a constant column would look like one long correlation
     longest = max(len(chain) for chain in chains)
     covariance = np.zeros((longest, samples.shape[1]))

@@ -16,6 +16,7 @@ from .parameters import ParameterSpace
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
+_MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
 class Chain:
@@ -153,9 +154,9 @@ class Chain:
         if not ((q >= 0.0) & (q <= 1.0)).all():
             raise ValueError(f"quantile: q: expected numbers in [0, 1]; got {shorten(q)}.")
         counted = self.probabilities > 0
-        samples, probabilities = self.samples[counted], self.probabilities[counted]
+        probabilities = self.probabilities[counted]
         columns = []
-        for column in samples.T:
+        for column in (self.samples[counted, j] for j in range(self.dim)):
             order = np.argsort(column)
             weights = probabilities[order]
             centres = np.cumsum(weights) - 0.5 * weights
@@ -205,6 +206,7 @@ class Chain:
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
         tau = self.autocorrelation_time
         length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
+        length = max(length, self.n // _MOST_BLOCKS)
         blocks = self._blocks(length, len(fractions))
         order = _generator(key).permutation(len(blocks))
         ends = np.cumsum([len(blocks[i]) for i in order])
@@ -230,7 +232,10 @@ class Chain:
         for name in _PER_DRAW:
             if parts[name] is not None:
                 parts[name] = parts[name][rows]
-        return Chain(self.samples[rows], self.space, **parts)
+        samples = self.samples[rows]
+        if samples.base is None:
+            samples.setflags(write=False)  # ours alone: it need not be copied again
+        return Chain(samples, self.space, **parts)
 
     def replace(self, **changes: Any) -> Chain:
         """Returns a copy with some fields changed."""
@@ -248,7 +253,7 @@ class Chain:
     def fingerprint(self) -> str:
         """Returns the SHA-256 of names, samples and weights: identifies the chain without holding it."""
         digest = hashlib.sha256("\0".join(self.names).encode())
-        digest.update(np.ascontiguousarray(self.samples).tobytes())
+        digest.update(self.samples.data)
         if self.weights is not None:
             digest.update(self.probabilities.tobytes())
         return digest.hexdigest()
@@ -287,11 +292,17 @@ def _checked_samples(samples: Any, space: ParameterSpace) -> FloatArray:
         )
     if len(array) == 0:
         raise ValueError("chain.samples: expected at least one row; got none.")
-    if array is samples or array.base is not None:
+    if not _is_constant(array) and (array is samples or array.base is not None):
         array = array.copy()
     require_finite(array, "chain.samples", columns=space.names)
     _require_inside(array, space)
     return array
+
+
+def _is_constant(array: FloatArray) -> bool:
+    """Returns whether nobody can change the values: read-only memory, or a file mapped for reading."""
+    owner = array if array.base is None else array.base
+    return not array.flags.writeable and (owner is array or (isinstance(owner, np.memmap) and owner.mode == "r"))
 
 
 def _require_inside(samples: FloatArray, space: ParameterSpace) -> None:

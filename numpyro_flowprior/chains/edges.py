@@ -18,13 +18,14 @@ def off_the_edges(chain: Chain) -> Chain:
     the bound, in the order of the rows. A warning tells when more than one per cent of the draws are concerned: then
     the density may have an atom there, which no flow can hold.
     """
-    samples = chain.samples.copy()
+    samples = chain.samples
     for j, name in enumerate(chain.names):
         for bound, sign in ((chain.space.lower[j], 1.0), (chain.space.upper[j], -1.0)):
             on_edge = samples[:, j] == bound
             count = int(on_edge.sum())
             if count in (0, chain.n):
                 continue
+            samples = samples.copy() if samples is chain.samples else samples
             gap = np.min(sign * (samples[~on_edge, j] - bound))
             samples[on_edge, j] = bound + sign * 0.5 * gap * (np.arange(count) + 0.5) / count
             if count > _PILED * chain.n:
@@ -34,4 +35,7 @@ def off_the_edges(chain: Chain) -> Chain:
                     "unclipped draws.",
                     stacklevel=3,
                 )
+    if samples is chain.samples:
+        return chain
+    samples.setflags(write=False)
     return chain.replace(samples=samples)

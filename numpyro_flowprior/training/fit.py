@@ -103,22 +103,23 @@ def fit_flow(
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     require_learnable(chain)
-    fingerprint = chain.fingerprint()
+    record = {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": chain.fingerprint()}
     if config is not None and not config.support:
         chain = chain.replace(space=chain.space.unbounded())
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
-    seen, test = chain.split(0.9, key_test)
     support_points = _checked_support(chain, support_points, train)
+    seen, test = chain.split(0.9, key_test)
+    del chain  # a copy, if draws sat on an edge
     pilot = partial(_pilot, key_validation, seen, support_points, progress=progress)
     config, train = default_configs(seen, pilot, config=config, train=train, supported=support_points is not None)
     fixed, problems = pose(key_validation, seen, support_points, config, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
-    prior = FlowPrior(config, chain.space, _assembled(fixed, trained, problems, config))
+    prior = FlowPrior(config, seen.space, _assembled(fixed, trained, problems, config))
     report = quality_report(key_report, prior, test)
     prior.info = {
-        "chain": {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": fingerprint},
+        "chain": record,
         "training": {**train.to_json(), **_training_record(histories)},
         "report": report.to_json(),
     }

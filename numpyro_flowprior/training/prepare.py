@@ -107,7 +107,7 @@ def require_learnable(chain: Chain) -> None:
             f"chain: {shorten(constant, 40)} takes a single value in every row; no density can be learnt from it. "
             f"Leave it out with chain.select({kept})."
         )
-    distinct = len(np.unique(chain.samples[chain.probabilities > 0], axis=0))
+    distinct = _distinct_rows(chain, 10 * chain.dim)
     if distinct < 10 * chain.dim:
         raise ValueError(
             f"chain: expected at least {10 * chain.dim} distinct rows of positive weight for {chain.dim} parameters; "
@@ -115,11 +115,23 @@ def require_learnable(chain: Chain) -> None:
         )
 
 
+def _distinct_rows(chain: Chain, enough: int) -> int:
+    """Returns the number of distinct rows of positive weight, counted until there are enough."""
+    counted = np.arange(chain.n) if chain.weights is None else np.flatnonzero(chain.weights > 0)
+    found, start, size = np.empty((0, chain.dim)), 0, 10 * enough
+    while start < len(counted) and len(found) < enough:
+        found = np.unique(np.concatenate([found, chain.samples[counted[start : start + size]]]), axis=0)
+        start, size = start + size, 2 * size
+    return len(found)
+
+
 def half_line_scales(chain: Chain) -> FloatArray:
     """Returns the weighted median distance from the edge for half-bounded parameters, one for others, (d,)."""
-    median = chain.quantile([0.5])[0]
     lower, upper = np.array(chain.space.lower), np.array(chain.space.upper)
     half = np.isfinite(lower) != np.isfinite(upper)
+    if not half.any():
+        return np.ones(chain.dim)
+    median = chain.quantile([0.5])[0]
     edge = np.where(np.isfinite(lower), lower, np.where(np.isfinite(upper), upper, 0.0))
     return np.where(half, np.abs(median - edge), 1.0)
 
