@@ -32,7 +32,7 @@ FLOWJAX = {
     "flowjax masked autoregressive": "masked_autoregressive_flow",
     "flowjax block neural autoregressive": "block_neural_autoregressive_flow",
 }
-PATIENCE, BATCH, LEARNING_RATE = 20, 512, 1e-3  # flowjax's own defaults (5, 100, 5e-4) are no better and slower
+PATIENCE, BATCH, LEARNING_RATE = 10, 512, 1e-3  # flowjax's own defaults (5, 100, 5e-4) are no better and slower
 Densities = Callable[[np.ndarray], np.ndarray]  # points (n, d), whitened, to log densities (n,)
 
 
@@ -81,7 +81,7 @@ def flowjax_flow(kind: str, seconds: float) -> Callable[[jax.Array, np.ndarray],
             if min(losses["val"]) < best:
                 flow, best = trained, min(losses["val"])
             rate /= 3.0
-        return lambda points: np.asarray(jax.jit(flow.log_prob)(points.astype(np.float32)), np.float64)
+        return lambda points: np.asarray(jax.jit(lambda x: flow.log_prob(x))(points.astype(np.float32)), np.float64)
 
     return train
 

@@ -63,7 +63,7 @@ def flowjax_flow(kind: str, rate: float, train: fp.Chain, test: fp.Chain) -> Run
             max_patience=1000,
             show_progress=False,
         )
-        return np.asarray(jax.jit(flow.log_prob)(held.x), np.float64) + held.log_det
+        return np.asarray(jax.jit(lambda x: flow.log_prob(x))(held.x), np.float64) + held.log_det
 
     return run
 

@@ -19,10 +19,11 @@ from .config import TrainConfig
 _FEW = 4000  # effective rows below which width only overfits and no pilot is run
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
+_MARGIN = 0.03, 1000.0  # wider networks must be ahead by so many nats, and by so many over the number of effective
+# rows, after a pilot: it is too short for overfitting to show
 
-_FEWEST = FlowConfig(layers=2, hidden=(32,), members=6, background=True)
+_FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
 _NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
-_MIDDLE = FlowConfig(layers=3, hidden=(32,), members=4, background=True)
 _WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=3, background=True)
 
 T = TypeVar("T")
@@ -47,8 +48,9 @@ def default_configs(
         supported: there are support points, which the regression alone can use.
     """
     rows = chain.effective_size
-    candidates = [config] if config else [_FEWEST] if rows < _FEW else [_NARROW, _MIDDLE, _WIDE]
-    chosen = _best(candidates, lambda candidate: _try(pilot, candidate, train or _settings(rows, candidate)))
+    candidates = [config] if config else [_FEWEST] if rows < _FEW else [_NARROW, _WIDE]
+    margin = _MARGIN[0] + _MARGIN[1] / rows
+    chosen = _best(candidates, lambda candidate: _try(pilot, candidate, train or _settings(rows, candidate)), margin)
     settings = train or _settings(rows, chosen)
     if train is None and chain.log_prob is not None:
         taught = replace(settings, loss="log_variance", batch_size=256)
@@ -68,8 +70,13 @@ def _settings(rows: float, config: FlowConfig) -> TrainConfig:
     return train
 
 
-def _best(candidates: list[T], judge: Callable[[T], float]) -> T:
-    return candidates[0] if len(candidates) == 1 else min(candidates, key=judge)
+def _best(candidates: list[T], judge: Callable[[T], float], margin: float = 0.0) -> T:
+    """Returns the candidate of the lowest value, or the first one if none is lower than it by more than the margin."""
+    if len(candidates) == 1:
+        return candidates[0]
+    values = [judge(candidate) for candidate in candidates]
+    best = min(range(len(values)), key=values.__getitem__)
+    return candidates[best] if values[best] < values[0] - margin else candidates[0]
 
 
 def _try(pilot: Pilot, config: FlowConfig, train: TrainConfig) -> float:
