@@ -133,7 +133,7 @@ class QualityReport:
             f"classifier: area under the curve {test.auc:.4f}, by chance {test.null_mean:.4f} +- {test.null_std:.4f} "
             f"(p = {test.p_value:.2g})",
             f"extrapolation: {_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
-            f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the declared box",
+            f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
         ]
         return "\n".join(lines)
 
