@@ -22,6 +22,7 @@ from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import default_configs
 from numpyro_flowprior.training.mixture import _most_likely
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
+from numpyro_flowprior.training.problem import pose
 from numpyro_flowprior.training.steps import batch_loss, make_rows
 
 KEY = jax.random.key(0)
@@ -473,3 +474,18 @@ def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):
     assert weights[2] < 1e-3  # members are sorted by weight
     assert min(weights[:2]) > 0.1
     assert weights.sum() == pytest.approx(1.0)
+
+
+def test_pilots_by_likelihood_leave_support_points_aside(monkeypatch):
+    monkeypatch.setattr("numpyro_flowprior.training.defaults._FEW", 100)
+    monkeypatch.setattr("numpyro_flowprior.training.defaults._PILOT_STEPS", 20)
+    monkeypatch.setattr("numpyro_flowprior.training.defaults._WIDE", FlowConfig(layers=1, hidden=(8,)))
+    monkeypatch.setattr("numpyro_flowprior.training.defaults._NARROW", FlowConfig(layers=2, hidden=(8,)))
+    config, train = default_configs(curved_chain(500), lambda config, train: 0.0, supported=True)
+    assert train.loss == "log_variance"
+    fixed, (alone,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, replace(train, loss="nll"))
+    assert len(alone.data.rows.x) == 500
+    _, (both,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, train)
+    assert len(both.data.rows.x) == 800
+    assert both.data.taught.max() < 500
+    assert both.data.pointed.max() > 500

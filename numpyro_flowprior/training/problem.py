@@ -49,7 +49,7 @@ def pose(
     top = 0.0 if log_p is None else float(log_p[prepared.probabilities > 0].max())
     folds, x = seen.deal(shares, key_rows), prepared.x
     more_folds = [np.empty(0, np.int64)] * len(folds)
-    if support_points is not None:
+    if support_points is not None and log_p is not None:  # no other loss looks at them
         apart = apply_prepared(support_points, prepared.fixed)
         more_folds = [fold + len(x) for fold in support_points.deal(shares, key_support)]
         x, log_p = np.concatenate([x, apart.x]), np.concatenate([log_p, _log_p(support_points, apart)])
