@@ -483,7 +483,7 @@ def test_pilots_by_likelihood_leave_support_points_aside(monkeypatch):
     monkeypatch.setattr("numpyro_flowprior.training.defaults._NARROW", FlowConfig(layers=2, hidden=(8,)))
     config, train = default_configs(curved_chain(500), lambda config, train: 0.0, supported=True)
     assert train.loss == "log_variance"
-    fixed, (alone,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, replace(train, loss="nll"))
+    _, (alone,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, replace(train, loss="nll"))
     assert len(alone.data.rows.x) == 500
     _, (both,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, train)
     assert len(both.data.rows.x) == 800
