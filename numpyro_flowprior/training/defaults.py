@@ -19,6 +19,7 @@ from .config import TrainConfig
 _FEW = 4000  # effective rows below which width only overfits and no pilot is run
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
+_TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # at most, where the log density teaches
 _MARGIN = 0.03, 1000.0  # wider networks must be ahead by so many nats, and by so many over the number of effective
 # rows, after a pilot: it is too short for overfitting to show
 
@@ -45,15 +46,17 @@ def default_configs(
         pilot: from settings to the mean of -log q at validation rows, nats, after a short training of one member.
         config: the architecture, if it is given.
         train: the training settings, if they are given.
-        supported: there are support points, which the regression alone can use.
+        supported: there are support points, which the regression alone can use, and tails to be learnt that hold next
+            to none of the draws that pilots are judged by: they take width.
     """
     rows = chain.effective_size
-    candidates = [config] if config else [_FEWEST] if rows < _FEW else [_NARROW, _WIDE]
+    candidates = [_FEWEST] if rows < _FEW else [_WIDE] if supported else [_NARROW, _WIDE]
+    candidates = [config] if config else candidates
     margin = _MARGIN[0] + _MARGIN[1] / rows
     chosen = _best(candidates, lambda candidate: _try(pilot, candidate, train or _settings(rows, candidate)), margin)
     settings = train or _settings(rows, chosen)
     if train is None and chain.log_prob is not None:
-        taught = replace(settings, loss="log_variance", batch_size=256)
+        taught = _taught(settings)
         settings = taught if supported else _best([settings, taught], lambda one: _try(pilot, chosen, one))
     return chosen, settings
 
@@ -68,6 +71,11 @@ def _settings(rows: float, config: FlowConfig) -> TrainConfig:
     if config == _WIDE:
         train = replace(train, learning_rate=8e-3, max_steps=2 * train.max_steps)
     return train
+
+
+def _taught(train: TrainConfig) -> TrainConfig:
+    steps, rate = min(train.max_steps, _TAUGHT_STEPS), min(train.learning_rate, _TAUGHT_RATE)
+    return replace(train, loss="log_variance", batch_size=256, max_steps=steps, learning_rate=rate)
 
 
 def _best(candidates: list[T], judge: Callable[[T], float], margin: float = 0.0) -> T:

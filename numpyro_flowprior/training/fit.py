@@ -112,7 +112,8 @@ def fit_flow(
     seen, test = chain.split(0.9, key_test)
     del chain  # a copy, if draws sat on an edge
     pilot = partial(_pilot, key_validation, seen, support_points, progress=progress)
-    config, train = default_configs(seen, pilot, config=config, train=train, supported=support_points is not None)
+    supported = support_points is not None or _brings_support(seen)
+    config, train = default_configs(seen, pilot, config=config, train=train, supported=supported)
     fixed, problems = pose(key_validation, seen, support_points, config, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
@@ -124,6 +125,13 @@ def fit_flow(
         "report": report.to_json(),
     }
     return FlowFit(prior, histories, report)
+
+
+def _brings_support(chain: Chain) -> bool:
+    """Returns whether a chain has a log density and more rows of weight zero than effective ones."""
+    if chain.log_prob is None or chain.weights is None:
+        return False
+    return int((chain.weights == 0.0).sum()) > chain.effective_size
 
 
 def _pilot(
