@@ -20,7 +20,7 @@ _FEW = 4000  # effective rows below which width only overfits and no pilot is ru
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
 _TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # at most, where the log density teaches
-_MARGIN = 0.03, 1000.0  # wider networks must be ahead by so many nats, and by so many over the number of effective
+_MARGIN = 0.06, 1000.0  # wider networks must be ahead by so many nats, and by so many over the number of effective
 # rows, after a pilot: it is too short for overfitting to show
 
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
