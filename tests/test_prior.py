@@ -357,8 +357,10 @@ def test_bad_arguments_are_refused():
         good.save("/nowhere/at/all/p.safetensors")
     with pytest.raises(FileNotFoundError, match="no such file"):
         FlowPrior.load("nothing.safetensors")
-    with pytest.raises(ValueError, match="'spline'"):
-        FlowConfig(transformer="spline")
+    with pytest.raises(ValueError, match="'affine', 'spline'; got 'cubic'"):
+        FlowConfig(transformer="cubic")
+    with pytest.raises(ValueError, match='conditioner="roch_shen" is for'):
+        FlowConfig(transformer="spline", conditioner="roch_shen")
     with pytest.raises(ValueError, match="FlowConfig.max_log_scale"):
         FlowConfig(max_log_scale=0.0)
 

@@ -20,8 +20,8 @@ _FEW = 4000  # effective rows below which width only overfits and no pilot is ru
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
 _TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # at most, where the log density teaches
-_MARGIN = 0.06, 1000.0  # wider networks must be ahead by so many nats, and by so many over the number of effective
-# rows, after a pilot: it is too short for overfitting to show
+_MARGIN = 0.06, 1000.0  # nats, and nats over the number of effective rows, by which pilots must speak for width, or
+# against the log density: they are too short for overfitting to show
 
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
 _NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
@@ -53,11 +53,11 @@ def default_configs(
     candidates = [_FEWEST] if rows < _FEW else [_WIDE] if supported else [_NARROW, _WIDE]
     candidates = [config] if config else candidates
     margin = _MARGIN[0] + _MARGIN[1] / rows
-    chosen = _best(candidates, lambda candidate: _try(pilot, candidate, train or _settings(rows, candidate)), margin)
+    chosen = _best(candidates, lambda one: _try(pilot, one, train or _settings(rows, one)), margin)
     settings = train or _settings(rows, chosen)
     if train is None and chain.log_prob is not None:
         taught = _taught(settings)
-        settings = taught if supported else _best([settings, taught], lambda one: _try(pilot, chosen, one))
+        settings = taught if supported else _best([taught, settings], lambda one: _try(pilot, chosen, one), _MARGIN[0])
     return chosen, settings
 
 
