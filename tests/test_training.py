@@ -362,23 +362,37 @@ def test_members_on_their_own_folds_are_better_than_one_flow_on_a_small_chain():
 def test_defaults_follow_the_size_of_the_chain_and_the_pilots():
     tried = []
 
-    def pilot(favoured):
+    def pilot(value):
         def run(config, train):
             tried.append((config, train))
-            return np.nan if len(tried) == 1 else 0.0 if favoured(config, train) else 1.0
+            return value(config, train)
 
+        tried.clear()
         return run
 
-    config, train = default_configs(curved_chain(500).replace(log_prob=None), pilot(lambda config, train: True))
+    few, many = curved_chain(500), curved_chain(5000)
+    samples = many.replace(log_prob=None)
+    config, train = default_configs(few.replace(log_prob=None), pilot(lambda config, train: 0.0))
     assert (config.background, train.loss, tried) == (True, "nll", [])  # too few rows for a pilot
-    config, train = default_configs(curved_chain(500), pilot(lambda config, train: train.loss == "log_variance"))
-    assert train.loss == "log_variance"
+    _, train = default_configs(few, pilot(lambda config, train: 0.05 * (train.loss == "log_variance")))
+    assert train.loss == "log_variance"  # the log density teaches, if it is not much worse ...
     assert {train.loss for _, train in tried} == {"nll", "log_variance"}
-    tried.clear()
-    config, _ = default_configs(curved_chain(5000).replace(log_prob=None), pilot(lambda config, train: True))
-    assert config == replace(tried[1][0], members=config.members)  # the first diverged
-    assert config.members > 1
+    _, train = default_configs(few, pilot(lambda config, train: 0.5 * (train.loss == "log_variance")))
+    assert train.loss == "nll"  # ... as one that does not belong to the draws would be
+    narrow, _ = default_configs(samples, pilot(lambda config, train: -0.1 * len(config.hidden)))
+    first, second = (config for config, _ in tried)
+    assert narrow == replace(first, members=narrow.members)
+    assert narrow.members > 1
     assert all(config.members == 1 and train.max_steps <= 1000 for config, train in tried)
+    wide, _ = default_configs(samples, pilot(lambda config, train: -float(config.hidden == second.hidden)))
+    assert wide == replace(second, members=wide.members)
+    diverged, _ = default_configs(samples, pilot(lambda c, train: np.nan if c.hidden == first.hidden else 1e6))
+    assert diverged == wide
+    config, train = default_configs(many, pilot(lambda config, train: 0.0), supported=True)
+    assert (config, train.loss, tried) == (wide, "log_variance", [])
+    given = FlowConfig(layers=1), TrainConfig(max_steps=7)
+    assert default_configs(many, pilot(lambda config, train: 0.0), config=given[0], train=given[1]) == given
+    assert not tried
 
 
 def test_nothing_asked_for_is_an_ensemble_and_is_recorded():
