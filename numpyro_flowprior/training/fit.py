@@ -128,10 +128,8 @@ def fit_flow(
 
 
 def _brings_support(chain: Chain) -> bool:
-    """Returns whether a chain has a log density and more rows of weight zero than effective ones."""
-    if chain.log_prob is None or chain.weights is None:
-        return False
-    return int((chain.weights == 0.0).sum()) > chain.effective_size
+    """Returns whether most rows of a chain tell of its density and count for little, as a tempered run leaves them."""
+    return chain.log_prob is not None and chain.weights is not None and chain.n > 2.0 * chain.effective_size
 
 
 def _pilot(
