@@ -54,7 +54,7 @@ class DemoSize:
     design: int
 
 
-# One deep flow: with the defaults the second stage's excess was 0.064 nats, where this has 0.025 to 0.038.
+# One deep flow: with the defaults the second stage's excess was 0.064 nats, where this has 0.025 to 0.044.
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=5000)
 _SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
 _SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
