@@ -318,6 +318,30 @@ def test_deal_gives_disjoint_parts_of_whole_blocks():
         chain.take(np.arange(100)).deal([1 / 200] * 200, jax.random.key(0))
 
 
+def test_weighted_rows_are_dealt_with_their_weight():
+    """Half of the weight is on 30 of 3000 rows: each part gets its share of rows and of weight, whatever the key."""
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.permutation(3000) < 30, 1.0, rng.uniform(0.0, 0.02, 3000))
+    weighted = Chain(rng.normal(size=(3000, 2)), ParameterSpace(["a", "b"]), weights=weights)
+    first_rows = set()
+    for seed in range(20):
+        parts = weighted.deal([0.5, 0.3, 0.2], jax.random.key(seed))
+        assert np.sort(np.concatenate(parts)).tolist() == list(range(3000))
+        np.testing.assert_allclose([len(part) / 3000 for part in parts], [0.5, 0.3, 0.2], atol=0.005)
+        shares = [weighted.probabilities[part].sum() for part in parts]
+        np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.05)  # by chance alone: 0.05 is one deviation
+        first_rows.add(parts[0][0])
+    assert len(first_rows) > 1
+    with pytest.raises(ValueError, match="enough rows of positive weight for 5 parts .* got 2"):
+        weighted.replace(weights=1.0 * (np.arange(3000) < 2)).deal([0.2] * 5, jax.random.key(0))
+
+
+def test_every_row_is_as_likely_in_a_part_as_its_fraction_says():
+    weighted = chain(weights=np.arange(50) % 3 + 1.0)
+    counts = sum(np.bincount(weighted.deal([0.7, 0.3], jax.random.key(seed))[1], minlength=50) for seed in range(400))
+    assert abs(counts - 120.0).max() < 45  # binomial deviation 9.2; false alarms below 1e-4
+
+
 def test_a_file_mapped_for_reading_is_not_copied_and_writable_memory_is(tmp_path):
     np.save(tmp_path / "rows.npy", GOOD)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")

@@ -184,6 +184,13 @@ def test_weights_are_honoured():
     assert kl < 0.02 + 3 * error
 
 
+def test_a_few_heavy_rows_among_many_of_no_weight_are_shared_out_among_the_members():
+    """28 rows of weight one in 560, learnt by ten members: every fold needs a row that counts."""
+    rows = np.random.default_rng(0).normal(size=(560, 1))
+    chain = Chain(rows, ParameterSpace(["x"]), weights=1.0 * (np.arange(560) % 20 == 0))
+    assert fit(chain, None, TrainConfig(max_steps=50, batch_size=32)).prior.config.members == 10
+
+
 def test_same_key_same_prior_and_history_is_told():
     chain = correlated_chain(2000)
     train = TrainConfig(max_steps=100, eval_every=50, batch_size=256)
@@ -263,9 +270,11 @@ def test_draws_on_a_bound_are_counted_once_and_do_not_fail_the_report():
 
 RNG = np.random.default_rng(0)
 PAIR = RNG.normal(size=(200, 2))
+FEW = np.where(np.arange(200) % 10 == 0, 1.0, 1e-300)
 REFUSED = [
     (lambda: fit(PAIR), TypeError, "expected a Chain"),
-    (lambda: fit(Chain(PAIR[:15], ParameterSpace(["a", "b"]))), ValueError, "at least 20 distinct rows .* got 15"),
+    (lambda: fit(Chain(PAIR[:15], ParameterSpace(["a", "b"]))), ValueError, "at least 25 distinct rows .* got 15"),
+    (lambda: fit(Chain(PAIR, ParameterSpace(["a", "b"]), weights=FEW)), ValueError, "effective size of 25 .* got 20.0"),
     (lambda: fit(Chain(PAIR[:, [0, 0]], ParameterSpace(["a", "b"]))), ValueError, "'a', 'b' are linearly dependent"),
     (lambda: fit(correlated_chain(200), train=TrainConfig(loss="log_variance")), ValueError, "needs the log density"),
     (

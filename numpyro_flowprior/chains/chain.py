@@ -16,6 +16,7 @@ from .parameters import ParameterSpace
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
+_GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of rows evenly, whatever the fractions
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
@@ -193,8 +194,9 @@ class Chain:
     def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
-        Independent (or weighted) rows are dealt one by one. Rows that are autocorrelated are dealt in blocks of ten
-        autocorrelation times, at least 40 blocks in all, so that near-copies of a row do not land in both parts.
+        Independent rows are dealt one by one; weighted ones so that each part has its share of the heavy rows. Rows
+        that are autocorrelated are dealt in blocks of ten autocorrelation times, at least 40 blocks in all, so that
+        near-copies of a row do not land in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal([fraction, 1.0 - fraction], key)
@@ -204,6 +206,8 @@ class Chain:
         """Returns row numbers, sorted, of disjoint parts with about the given fractions of the rows (see `split`)."""
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
+        if self.weights is not None:
+            return self._dealt_by_weight(fractions, key)
         tau = self.autocorrelation_time
         length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
@@ -215,6 +219,21 @@ class Chain:
             nearest = int(np.argmin(np.abs(ends - share * self.n))) + 1
             cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
         return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
+
+    def _dealt_by_weight(self, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
+        """Returns row numbers, dealt in the order of their weights, so that every part has its share of those too."""
+        generator = _generator(key)
+        shuffled = generator.permutation(self.n)
+        order = shuffled[np.argsort(-self.weights[shuffled], kind="stable")]
+        place = (generator.random() + _GOLDEN * np.arange(self.n)) % 1.0
+        part = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
+        dealt = [np.sort(order[part == j]) for j in range(len(fractions))]
+        if not all(self.weights[rows].any() for rows in dealt):
+            raise ValueError(
+                f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
+                f"{shorten(fractions)}; got {np.count_nonzero(self.weights)}."
+            )
+        return dealt
 
     def _blocks(self, length: int, fewest: int) -> list[np.ndarray]:
         labels = np.zeros(self.n, dtype=int) if self.chain_id is None else self.chain_id

@@ -15,6 +15,7 @@ from ..chains.chain import Chain
 from ..flows.support import Support
 
 _CHUNK = 200_000  # rows transformed at a time
+_FEWEST = 25  # distinct rows that anything at all can be learnt from, of however few parameters
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatAr
 
 
 def require_learnable(chain: Chain) -> None:
-    """Raises ValueError for constant columns (named) or too few distinct rows, counted in the chain as it was given."""
+    """Raises ValueError for constant columns (named) or too few distinct or weighty rows, in the chain as given."""
     constant = chain.constant_columns
     if constant:
         kept = [name for name in chain.names if name not in constant]
@@ -107,11 +108,18 @@ def require_learnable(chain: Chain) -> None:
             f"chain: {shorten(constant, 40)} takes a single value in every row; no density can be learnt from it. "
             f"Leave it out with chain.select({kept})."
         )
-    distinct = _distinct_rows(chain, 10 * chain.dim)
-    if distinct < 10 * chain.dim:
+    enough = max(10 * chain.dim, _FEWEST)
+    distinct = _distinct_rows(chain, enough)
+    if distinct < enough:
         raise ValueError(
-            f"chain: expected at least {10 * chain.dim} distinct rows of positive weight for {chain.dim} parameters; "
+            f"chain: expected at least {enough} distinct rows of positive weight for {chain.dim} parameters; "
             f"got {distinct}. Use a longer chain or fewer parameters (chain.select)."
+        )
+    if chain.weights is not None and chain.effective_size < enough:
+        raise ValueError(
+            f"chain.weights: expected weights of an effective size of {enough} draws at least for {chain.dim} "
+            f"parameters; got {chain.effective_size:.1f} from {chain.n} rows: few rows carry all the weight. Use a "
+            "longer chain or fewer parameters (chain.select)."
         )
 
 
