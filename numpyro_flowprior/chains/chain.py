@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -133,7 +134,7 @@ class Chain:
             return float(1.0 / np.sum(probabilities**2))
         return self.n / self.autocorrelation_time
 
-    @property
+    @cached_property
     def autocorrelation_time(self) -> float:
         """The longest integrated autocorrelation time of any parameter, in rows (1 for weighted chains)."""
         if self.weights is not None or self.n < 10:
@@ -207,7 +208,7 @@ class Chain:
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
         if self.weights is not None:
-            return self._dealt_by_weight(fractions, key)
+            return _dealt_by_weight(self.weights, fractions, key)
         tau = self.autocorrelation_time
         length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
@@ -219,21 +220,6 @@ class Chain:
             nearest = int(np.argmin(np.abs(ends - share * self.n))) + 1
             cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
         return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
-
-    def _dealt_by_weight(self, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
-        """Returns row numbers, dealt in the order of their weights, so that every part has its share of those too."""
-        generator = _generator(key)
-        shuffled = generator.permutation(self.n)
-        order = shuffled[np.argsort(-self.weights[shuffled], kind="stable")]
-        place = (generator.random() + _GOLDEN * np.arange(self.n)) % 1.0
-        part = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
-        dealt = [np.sort(order[part == j]) for j in range(len(fractions))]
-        if not all(self.weights[rows].any() for rows in dealt):
-            raise ValueError(
-                f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
-                f"{shorten(fractions)}; got {np.count_nonzero(self.weights)}."
-            )
-        return dealt
 
     def _blocks(self, length: int, fewest: int) -> list[np.ndarray]:
         labels = np.zeros(self.n, dtype=int) if self.chain_id is None else self.chain_id
@@ -290,6 +276,22 @@ def systematic_rows(key: jax.Array, probabilities: FloatArray, n: int) -> np.nda
     """Returns n row numbers, drawn in proportion to the probabilities by systematic resampling."""
     positions = (np.arange(n) + float(jax.random.uniform(key))) / n
     return np.minimum(np.searchsorted(np.cumsum(probabilities), positions), len(probabilities) - 1)
+
+
+def _dealt_by_weight(weights: FloatArray, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
+    """Returns row numbers, dealt in the order of their weights, so that every part has its share of those too."""
+    generator, n = _generator(key), len(weights)
+    shuffled = generator.permutation(n)
+    order = shuffled[np.argsort(-weights[shuffled], kind="stable")]
+    place = (generator.random() + _GOLDEN * np.arange(n)) % 1.0
+    part = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
+    dealt = [np.sort(order[part == j]) for j in range(len(fractions))]
+    if not all(weights[rows].any() for rows in dealt):
+        raise ValueError(
+            f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
+            f"{shorten(fractions)}; got {np.count_nonzero(weights)}."
+        )
+    return dealt
 
 
 def _generator(key: jax.Array) -> np.random.Generator:
