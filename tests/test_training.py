@@ -223,8 +223,8 @@ def test_best_weights_are_restored_when_training_overfits():
 def test_whitening_is_exact_and_moves_to_other_chains():
     chain = correlated_chain(3000, weights=np.random.default_rng(1).exponential(size=3000))
     prepared = prepare(chain)
-    mean = prepared.probabilities @ prepared.x
-    covariance = (prepared.x * prepared.probabilities[:, None]).T @ prepared.x
+    mean = chain.probabilities @ prepared.x
+    covariance = (prepared.x * chain.probabilities[:, None]).T @ prepared.x
     np.testing.assert_allclose(mean, 0.0, atol=1e-7)  # x is kept in float32
     np.testing.assert_allclose(covariance, np.eye(2), atol=1e-6)
     np.testing.assert_array_equal(apply_prepared(chain, prepared.fixed).x, prepared.x)
@@ -499,16 +499,12 @@ def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):
     assert weights.sum() == pytest.approx(1.0)
 
 
-def test_pilots_by_likelihood_leave_support_points_aside(monkeypatch):
-    monkeypatch.setattr("numpyro_flowprior.training.defaults._FEW", 100)
-    monkeypatch.setattr("numpyro_flowprior.training.defaults._PILOT_STEPS", 20)
-    monkeypatch.setattr("numpyro_flowprior.training.defaults._WIDE", FlowConfig(layers=1, hidden=(8,)))
-    monkeypatch.setattr("numpyro_flowprior.training.defaults._NARROW", FlowConfig(layers=2, hidden=(8,)))
-    config, train = default_configs(curved_chain(500), lambda config, train: 0.0, supported=True)
-    assert train.loss == "log_variance"
-    _, (alone,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, replace(train, loss="nll"))
+def test_training_by_likelihood_leaves_support_points_aside():
+    seen = prepare(curved_chain(500))
+    support = apply_prepared(curved_chain(300, seed=1), seen.fixed)
+    (alone,) = pose(KEY, seen, support, 1, TrainConfig(loss="nll"))
     assert len(alone.data.rows.x) == 500
-    _, (both,) = pose(KEY, curved_chain(500), curved_chain(300, seed=1), config, train)
+    (both,) = pose(KEY, seen, support, 1, TrainConfig(loss="log_variance"))
     assert len(both.data.rows.x) == 800
     assert both.data.taught.max() < 500
     assert both.data.pointed.max() > 500

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from ..prior import FlowPrior
 from .config import TrainConfig
 from .defaults import default_configs
 from .mixture import mixture_weights
-from .prepare import require_learnable
+from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import Problem, pose
 from .steps import log_densities, optimiser, run_steps, validation_loss
 
@@ -82,8 +83,9 @@ def fit_flow(
 ) -> FlowFit:
     """Returns a FlowPrior trained on a chain, with its history and quality report.
 
-    A tenth of the chain is set aside for the report and never seen in training; of the rest, `train.validation` is
-    used to choose the weights. Interrupting with the keyboard keeps the best weights so far.
+    A tenth of the chain is set aside for the report and never seen in training. A single flow keeps `train.validation`
+    of the rest to choose its weights by; each of several members keeps a part of its own, one over their number.
+    Interrupting training with the keyboard keeps the best weights so far.
 
     Args:
         key: JAX random key; the same key gives the same prior on the same machine.
@@ -104,20 +106,22 @@ def fit_flow(
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     require_learnable(chain)
     record = {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": chain.fingerprint()}
-    if config is not None and not config.support:
-        chain = chain.replace(space=chain.space.unbounded())
+    chain = as_configured(chain, config or FlowConfig())
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     support_points = _checked_support(chain, support_points, train)
     seen, test = chain.split(0.9, key_test)
     del chain  # a copy, if draws sat on an edge
-    pilot = partial(_pilot, key_validation, seen, support_points, progress=progress)
-    supported = support_points is not None or _brings_support(seen)
+    prepared = prepare(seen, (config or FlowConfig()).whitening)
+    support = None if support_points is None else apply_prepared(support_points, prepared.fixed)
+    supported = support is not None or _brings_support(seen)
+    posed = partial(pose, key_validation, prepared, support)
+    pilot = partial(_pilot, key_validation, posed, progress=progress)
     config, train = default_configs(seen, pilot, config=config, train=train, supported=supported)
-    fixed, problems = pose(key_validation, seen, support_points, config, train)
+    problems = posed(config.members, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
-    prior = FlowPrior(config, seen.space, _assembled(fixed, trained, problems, config))
+    prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config))
     report = quality_report(key_report, prior, test)
     prior.info = {
         "chain": record,
@@ -133,10 +137,15 @@ def _brings_support(chain: Chain) -> bool:
 
 
 def _pilot(
-    key: jax.Array, seen: Chain, support_points: Chain | None, config: FlowConfig, train: TrainConfig, *, progress: bool
+    key: jax.Array,
+    posed: Callable[[int, TrainConfig], list[Problem]],
+    config: FlowConfig,
+    train: TrainConfig,
+    *,
+    progress: bool,
 ) -> float:
     """Returns the mean of -log q at validation rows after a short training, nats in whitened coordinates."""
-    _, (problem,) = pose(key, seen, support_points, config, train)
+    (problem,) = posed(1, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
     trained, history = _train(key, problem, config, train, label)
     if history.interrupted:
@@ -217,6 +226,8 @@ def _train_members(
             break
         if results[-1][1].interrupted:
             break
+    if len(results) < len(problems) or results[-1][1].interrupted:
+        warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=3)
     trained, histories = zip(*results, strict=True)
     return list(trained), histories
 
@@ -258,6 +269,5 @@ def _train(
             if not best.rows:
                 raise
             interrupted = True
-            warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=4)
     step, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
     return best.trained, History(step, losses, validation, time.perf_counter() - start, interrupted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from scipy.linalg import solve_triangular
 
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
+from ..chains.parameters import ParameterSpace
+from ..flows.config import FlowConfig
 from ..flows.support import Support
 
 _CHUNK = 200_000  # rows transformed at a time
@@ -23,16 +26,21 @@ class Prepared:
     """A chain as training sees it.
 
     Attributes:
+        chain: the chain itself.
         x: (n, d) whitened, unconstrained coordinates (weighted mean zero, covariance one), float32.
-        probabilities: (n,) weights that sum to one.
         log_det: (n,) log |det dx / dtheta|, so that log q(theta) = log q(x) + log_det.
         fixed: the parameters of the flow that are computed, not trained (flows.build.FIXED).
     """
 
+    chain: Chain
     x: np.ndarray
-    probabilities: FloatArray
     log_det: FloatArray
     fixed: dict[str, Any]
+
+    @property
+    def log_p(self) -> FloatArray:
+        """The chain's log density in these coordinates, (n,), up to its constant."""
+        return np.asarray(self.chain.log_prob) - self.log_det
 
 
 def prepare(chain: Chain, whitening: str = "full") -> Prepared:
@@ -62,7 +70,7 @@ def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
     for part, z, part_log_det in _in_chunks(chain, fixed["support"]["scale"]):
         x[part] = solve_triangular(tril, (z - fixed["whitening"]["loc"]).T, lower=True).T
         log_det[part] = part_log_det - np.log(np.diagonal(tril)).sum()
-    return Prepared(x, chain.probabilities, log_det, fixed)
+    return Prepared(chain, x, log_det, fixed)
 
 
 def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -89,14 +97,25 @@ def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tupl
 def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
     """Yields rows, unconstrained coordinates (m, d) and log |det dz / dtheta| (m,), in float64 whatever JAX's flag."""
     size = min(_CHUNK, chain.n)
-    compiled = jax.jit(Support(chain.space, scale).inverse_and_log_det)
     for start in range(0, chain.n, size):
         part = slice(start, min(start + size, chain.n))
         rows = chain.samples[part]
         padded = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])  # one shape: compiled once
         with jax.enable_x64(True):
-            z, log_det = (np.asarray(values)[: len(rows)] for values in compiled(padded))
+            z, log_det = (
+                np.asarray(values)[: len(rows)] for values in _unconstrained(padded, scale, space=chain.space)
+            )
         yield part, z, log_det
+
+
+@partial(jax.jit, static_argnames="space")
+def _unconstrained(theta: Any, scale: Any, *, space: ParameterSpace) -> tuple[jax.Array, jax.Array]:
+    return Support(space, scale).inverse_and_log_det(theta)
+
+
+def as_configured(chain: Chain, config: FlowConfig) -> Chain:
+    """Returns the chain, without its bounds if the configuration ignores them."""
+    return chain if config.support else chain.replace(space=chain.space.unbounded())
 
 
 def require_learnable(chain: Chain) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..chains.chain import Chain, systematic_rows
-from ..flows.config import FlowConfig
+from ..chains.chain import systematic_rows
 from .config import TrainConfig
-from .prepare import Prepared, apply_prepared, prepare
+from .prepare import Prepared
 from .steps import Data, Rows, make_rows
 
 _MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
@@ -32,62 +30,63 @@ class Problem:
     dim: int
 
 
-def pose(
-    key: jax.Array, seen: Chain, support_points: Chain | None, config: FlowConfig, train: TrainConfig
-) -> tuple[dict[str, Any], list[Problem]]:
-    """Returns the flow's fixed parameters and, in the coordinates that they define, one problem per member.
+def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int, train: TrainConfig) -> list[Problem]:
+    """Returns one training problem per member.
 
     A single member keeps `train.validation` of the rows for choosing its weights. Several are trained as in
     cross-validation: the rows are dealt into as many folds, and each member chooses by the fold that it did not see.
     All share one copy of the rows, and have lists of the same lengths, so that their training is compiled once.
+
+    Args:
+        key: JAX random key.
+        seen: the chain that teaches, with its log density unless the loss is "nll".
+        support: points with a log density, in the coordinates of `seen`.
+        members: how many.
+        train: the loss decides what is used of all that.
     """
     key_rows, key_support, key_list = jax.random.split(key, 3)
-    members = config.members
     shares = [train.validation, 1.0 - train.validation] if members == 1 else [1.0 / members] * members
-    prepared = prepare(seen, config.whitening)
-    log_p = None if train.loss == "nll" else _log_p(seen, prepared)
-    top = 0.0 if log_p is None else float(log_p[prepared.probabilities > 0].max())
-    folds, x = seen.deal(shares, key_rows), prepared.x
+    probabilities = seen.chain.probabilities
+    log_p = None if train.loss == "nll" else seen.log_p
+    top = 0.0 if log_p is None else float(log_p[probabilities > 0].max())
+    folds, x = seen.chain.deal(shares, key_rows), seen.x
     more_folds = [np.empty(0, np.int64)] * len(folds)
-    if support_points is not None and log_p is not None:  # no other loss looks at them
-        apart = apply_prepared(support_points, prepared.fixed)
-        more_folds = [fold + len(x) for fold in support_points.deal(shares, key_support)]
-        x, log_p = np.concatenate([x, apart.x]), np.concatenate([log_p, _log_p(support_points, apart)])
+    if support is not None and log_p is not None:  # no other loss looks at them
+        more_folds = [fold + len(x) for fold in support.chain.deal(shares, key_support)]
+        x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
     rows = make_rows(x, None if log_p is None else np.maximum(log_p - top, -_DEPTH))
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
         reached = log_p - top > -_DEPTH
     problems = []
     for k in range(members):
-        fold, more = folds[k], more_folds[k]
         in_fold = np.zeros(len(x), bool)
-        in_fold[fold] = in_fold[more] = True
-        taught = np.flatnonzero(~in_fold[: seen.n])
+        in_fold[folds[k]] = in_fold[more_folds[k]] = True
+        taught = np.flatnonzero(~in_fold[: seen.chain.n])
         key_taught, key_held = jax.random.split(jax.random.fold_in(key_list, k))
-        held = fold[_drawn(key_held, prepared.probabilities[fold], _effective(prepared.probabilities[fold]))]
-        data = Data(
-            rows,
-            _as_list(key_taught, taught, prepared.probabilities[taught]),
-            _numbers(np.flatnonzero(reached & ~in_fold)),
-        )
-        nats = float(prepared.log_det[held].mean())  # what turns -log q in x into nats in theta
+        held = _drawn(key_held, folds[k], probabilities)
+        data = Data(rows, _as_list(key_taught, taught, probabilities), _numbers(np.flatnonzero(reached & ~in_fold)))
+        nats = float(seen.log_det[held].mean())  # what turns -log q in x into nats in theta
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
         held_points = np.flatnonzero(reached & in_fold)
         held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
         problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1]))
-    return prepared.fixed, _of_equal_shapes(problems)
+    return _of_equal_shapes(problems)
 
 
 def _as_list(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> jax.Array:
     """Returns row numbers, as often as their weights ask for: drawn evenly, they are draws of the weighted chain."""
-    if np.ptp(probabilities) == 0.0:
+    shares = _normalised(probabilities[taught])
+    if np.ptp(shares) == 0.0:
         return _numbers(taught)
     length = max(len(taught), min(_COPIES * len(taught), _MOST_LISTED))
-    return _numbers(taught[systematic_rows(key, _normalised(probabilities), length)])
+    return _numbers(taught[systematic_rows(key, shares, length)])
 
 
-def _drawn(key: jax.Array, probabilities: np.ndarray, effective: float) -> np.ndarray:
-    return systematic_rows(key, _normalised(probabilities), min(round(effective) + 1, _MOST_HELD))
+def _drawn(key: jax.Array, fold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns as many of a fold's row numbers as it has effective draws, drawn by their weights."""
+    shares = _normalised(probabilities[fold])
+    return fold[systematic_rows(key, shares, min(round(1.0 / np.sum(shares**2)) + 1, _MOST_HELD))]
 
 
 def _numbers(rows: np.ndarray) -> jax.Array:
@@ -118,14 +117,5 @@ def _of_equal_shapes(problems: list[Problem]) -> list[Problem]:
     ]
 
 
-def _log_p(chain: Chain, prepared: Prepared) -> np.ndarray:
-    """Returns the chain's log density in training coordinates, (n,), up to its constant."""
-    return np.asarray(chain.log_prob) - prepared.log_det
-
-
 def _normalised(probabilities: np.ndarray) -> np.ndarray:
     return probabilities / probabilities.sum()
-
-
-def _effective(probabilities: np.ndarray) -> float:
-    return float(probabilities.sum() ** 2 / np.sum(probabilities**2))

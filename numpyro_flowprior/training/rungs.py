@@ -21,6 +21,7 @@ from ..flows.build import init_trained
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 from .grid import Settings
+from .prepare import Prepared, as_configured, prepare
 from .problem import Problem, pose
 from .steps import log_densities, optimiser, run_between
 
@@ -144,8 +145,12 @@ def _coordinates(config: FlowConfig) -> FlowConfig:
 @lru_cache(maxsize=4)
 def _posed(source: Source, loss: str, validation: float, config: FlowConfig) -> tuple[Problem, float]:
     """Returns the training problem and mean log |det dx / dtheta| at the held-out rows, which no loss changes."""
-    chain = source.chain if config.support else source.chain.replace(space=source.chain.space.unbounded())
-    train = TrainConfig(loss=loss, validation=validation)
-    _, (problem,) = pose(source.keys[0], chain, None, config, train)
+    seen = _prepared(source, config)
+    (problem,) = pose(source.keys[0], seen, None, 1, TrainConfig(loss=loss, validation=validation))
     nats = problem.offset if loss == "nll" else _posed(source, "nll", validation, config)[1]
     return problem, nats
+
+
+@lru_cache(maxsize=2)
+def _prepared(source: Source, config: FlowConfig) -> Prepared:
+    return prepare(as_configured(source.chain, config), config.whitening)
