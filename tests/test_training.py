@@ -337,6 +337,36 @@ def test_diverged_training_is_told_and_keeps_the_best_weights(monkeypatch):
     assert np.isfinite(fitted.report.log_density)
 
 
+def interrupt_after(monkeypatch, calls: int) -> None:
+    """Presses Ctrl-C, as it were, at the given call of the compiled steps."""
+    counted, real = iter(range(1000)), fit_module.run_steps
+
+    def run_steps(*args, **settings):
+        if next(counted) >= calls:
+            raise KeyboardInterrupt
+        return real(*args, **settings)
+
+    monkeypatch.setattr(fit_module, "run_steps", run_steps)
+
+
+def test_an_interrupt_keeps_what_is_trained(monkeypatch):
+    interrupt_after(monkeypatch, 3)  # of two evaluations per member: in the middle of the second one
+    config, train = replace(SMALL, members=3), TrainConfig(max_steps=100, batch_size=64)
+    with pytest.warns(UserWarning, match="interrupted; keeping the best weights so far") as caught:
+        found = fit(correlated_chain(500), config, train)
+    assert len(caught) == 1
+    assert [history.interrupted for history in found.histories] == [False, True]
+    assert found.prior.config.members == 2
+    assert np.isfinite(found.prior.log_prob(correlated_chain(20).samples)).all()
+
+
+def test_an_interrupt_of_a_pilot_is_passed_on_without_a_claim(monkeypatch):
+    interrupt_after(monkeypatch, 1)
+    monkeypatch.setattr("numpyro_flowprior.training.defaults._FEW", 100)
+    with pytest.raises(KeyboardInterrupt):  # a warning would be an error
+        fit(correlated_chain(500), None, None)
+
+
 def test_numpy_scalars_in_configurations_can_be_saved(tmp_path):
     config = FlowConfig(layers=np.int64(1), hidden=(8,), hull=np.float32(4.0))
     fitted = fit(correlated_chain(300), config, TrainConfig(max_steps=np.int32(10), learning_rate=np.float64(1e-3)))
