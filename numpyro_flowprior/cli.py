@@ -19,12 +19,13 @@ from .chains.parameters import ParameterSpace
 from .chains.readers import read_chain, write_chain_npz
 from .demo import FULL, QUICK, run_demo
 from .diagnostics.quality import quality_report
+from .diagnostics.report import QualityReport
 from .flows.config import FlowConfig
 from .plots.corner import plot_corner
 from .plots.quality import plot_quality
 from .prior import FlowPrior
 from .training.config import TrainConfig
-from .training.fit import fit_flow
+from .training.fit import FlowFit, fit_flow
 from .training.grid import read_grid
 from .training.pool import process_pool
 from .training.scan import scan_flows
@@ -179,11 +180,10 @@ def _fit(options: argparse.Namespace) -> int:
     train = TrainConfig(**asked) if asked else None
     key_fit, key_draws = jax.random.split(jax.random.key(options.seed))
     fit = fit_flow(key_fit, chain, config, train, progress=not options.quiet)
-    print(fit.report)
-    print(f"wrote {fit.prior.save(options.output)}")
+    status = _save_fit(fit, options.output)
     if not options.no_picture:
         _save_corner(picture, {"chain": chain, "flow": _draws(fit.prior, key_draws, 100_000)})
-    return 0 if fit.report.verdict != "fail" else 1
+    return status
 
 
 def _scan(options: argparse.Namespace) -> int:
@@ -203,9 +203,18 @@ def _scan(options: argparse.Namespace) -> int:
     if found.interrupted:
         raise KeyboardInterrupt
     fit = fit_flow(key_fit, chain, *found.best, progress=not options.quiet)
+    return _save_fit(fit, options.output)
+
+
+def _save_fit(fit: FlowFit, path: Path) -> int:
+    """Prints the report, saves the prior and returns the exit status."""
     print(fit.report)
-    print(f"wrote {fit.prior.save(options.output)}")
-    return 0 if fit.report.verdict != "fail" else 1
+    print(f"wrote {fit.prior.save(path)}")
+    return _status(fit.report)
+
+
+def _status(report: QualityReport) -> int:
+    return 0 if report.verdict != "fail" else 1
 
 
 def _write_table(path: Path, found: ScanResult) -> None:
@@ -225,7 +234,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.picture:
         plot_quality(report, labels=prior.space.labels).savefig(options.picture, dpi=110)
         print(f"wrote {options.picture}", file=sys.stderr if options.json else sys.stdout)
-    return 0 if report.verdict != "fail" else 1
+    return _status(report)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,9 +118,6 @@ class FlowPrior(Distribution):
     def _arrays(self) -> Any:
         """Returns the params as JAX arrays: NumPy's float64 in a jit inside another confuses JAX with x64 off."""
         return jax.tree.map(jnp.asarray, self.params)
-
-    def _flow(self, dtype: Any) -> distrax.Transformed:
-        return build_flow(self.config, self.space, self.params, dtype)
 
     def _points(self, value: Any, subject: str) -> jax.Array:
         array = jnp.asarray(value)

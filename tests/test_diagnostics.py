@@ -8,7 +8,7 @@ import pytest
 from toys import make_prior
 
 from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, compare, marginal_kl, quality_report
-from numpyro_flowprior.diagnostics.divergences import noise_floor
+from numpyro_flowprior.diagnostics.divergences import marginal_floors
 
 LINE = ParameterSpace(["x", "y"], -8.0, 8.0)
 
@@ -55,9 +55,12 @@ def test_floor_of_correlated_walkers_is_higher():
         samples = (centres + 0.1 * rng.normal(size=(40, 100, 2))).reshape(-1, 2)
         return Chain(samples, LINE, chain_id=np.repeat(np.arange(40), 100))
 
+    def averages(p: Chain, q: Chain) -> np.ndarray:
+        return np.array([floor.average for floor in marginal_floors(p, q, repeats=16)])
+
     a, b = ensemble(0), ensemble(1)
-    by_walker = noise_floor(a, b, repeats=16)
-    by_row = noise_floor(a.replace(chain_id=None), b.replace(chain_id=None), repeats=16)
+    by_walker = averages(a, b)
+    by_row = averages(a.replace(chain_id=None), b.replace(chain_id=None))
     assert by_walker.mean() > by_row.mean() + 10 * by_row.std()
     assert abs(marginal_kl(a, b).average - by_walker.mean()) < 4 * by_walker.std()
 
@@ -118,6 +121,6 @@ def test_one_wild_draw_does_not_hide_a_difference():
 
 @pytest.mark.parametrize("bounds", [[[0, 1], [1, 0]], [[0, np.inf], [0, 1]], [[0, 1]]])
 def test_bad_histogram_bounds_are_refused(bounds):
-    for function in (marginal_kl, noise_floor):
+    for function in (marginal_kl, marginal_floors):
         with pytest.raises(ValueError, match="bounds: expected"):
             function(normal_chain(50), normal_chain(50), bounds)

@@ -64,29 +64,22 @@ def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int = 75) -> Margi
     return _marginal_kl(p.names, cells, [p.probabilities, q.probabilities], bins)
 
 
-def noise_floor(
+def marginal_floors(
     p: Chain, q: Chain, bounds: Any = None, bins: int = 75, *, repeats: int = 8, seed: int = 0
-) -> FloatArray:
-    """Returns `repeats` values of the average marginal KL between random parts of the pooled draws, nats.
+) -> list[MarginalKL]:
+    """Returns `repeats` times the marginal KL between random parts of the pooled draws: the value of no difference.
 
     The parts have the sizes of p and q. Chains with ids are dealt whole, chain by chain (or walker by walker), so
     that autocorrelation shows in the floor as it does in the value.
     """
-    return np.array([floor.average for floor in marginal_floors(p, q, bounds, bins, repeats=repeats, seed=seed)])
-
-
-def marginal_floors(
-    p: Chain, q: Chain, bounds: Any = None, bins: int = 75, *, repeats: int = 8, seed: int = 0
-) -> list[MarginalKL]:
-    """Returns `repeats` times what `noise_floor` averages: the floor of each parameter and of each pair."""
     require_same_names(p, q)
-    edges = _edges(p, q, bounds, "noise_floor")
+    edges = _edges(p, q, bounds, "marginal_floors")
     cells = np.concatenate([_cells(chain.samples, edges, bins) for chain in (p, q)])
     weights = np.concatenate([chain.probabilities * chain.n for chain in (p, q)])
     units = _units(p, q)
     generator = np.random.default_rng(seed)
     floors = []
-    for _ in range(positive_int(repeats, "noise_floor: repeats")):
+    for _ in range(positive_int(repeats, "marginal_floors: repeats")):
         order = generator.permutation(units.max() + 1)
         rank = np.argsort(order)[units]
         rows = np.argsort(rank, kind="stable")

@@ -24,7 +24,7 @@ _MARGIN = 0.06, 1000.0  # nats, and nats over the number of effective rows, by w
 # against the log density: they are too short for overfitting to show
 
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
-_NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
+NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
 _WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=3, background=True)
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def default_configs(
             to none of the draws that pilots are judged by: they take width.
     """
     rows = chain.effective_size
-    candidates = [_FEWEST] if rows < _FEW else [_WIDE] if supported else [_NARROW, _WIDE]
+    candidates = [_FEWEST] if rows < _FEW else [_WIDE] if supported else [NARROW, _WIDE]
     candidates = [config] if config else candidates
     margin = _MARGIN[0] + _MARGIN[1] / rows
     chosen = _best(candidates, lambda one: _try(pilot, one, train or _settings(rows, one)), margin)

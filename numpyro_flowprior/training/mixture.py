@@ -10,7 +10,7 @@ from ..flows.config import FlowConfig
 from .problem import Problem
 from .steps import log_densities
 
-_FAINTEST = 1e-5  # weight of the background at least, and of all that is left out of the configuration
+_FAINTEST = 1e-5  # least weight of the background, if it is asked for or not: it keeps log q from running away
 _ENOUGH = 500  # rows kept for validation per member from which members are weighed against one another
 _ITERATIONS = 1000
 

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -21,14 +22,14 @@ from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..flows.config import FlowConfig
 from .config import TrainConfig
+from .defaults import NARROW
 from .grid import Grid, Settings, expand
 from .prepare import require_learnable
 from .rungs import Source, Task, first_alike, run_all, shared_part
 from .scan_log import ScanLog
 from .scan_result import ScanResult, make_table
 
-# What the grid leaves open, as in training.defaults: narrow networks, of which several are mixed when refitted.
-_CONFIG = FlowConfig(hidden=(16,), components=4, members=6, background=True)
+_CONFIG = replace(NARROW, layers=FlowConfig.layers)  # what the grid leaves open
 _TRAIN = TrainConfig(max_steps=20_000, patience=60)  # the paper's learning rates are low: they need the steps
 _FEWEST = 4  # candidates that go on at least, if there are as many: the last rung should have a choice
 
