@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, type_ in scanned.items():
         scan.add_argument(f"--{name}", type=type_, nargs="+", help="values to try, instead of the grid's")
     scan.add_argument("--rows", type=int, nargs="+", help="rows that candidates are trained on, rung by rung")
+    scan.add_argument("--finalists", type=int, default=4, help="candidates trained in full (default: %(default)s)")
     scan.add_argument("--folder", type=Path, help="keeps what is done: after a kill the same command goes on")
     scan.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     scan.add_argument("--csv", type=Path, help="table of all candidates")
@@ -195,7 +196,14 @@ def _scan(options: argparse.Namespace) -> int:
     key_scan, key_fit = jax.random.split(jax.random.key(options.seed))
     with process_pool(options.workers) as executor:
         found = scan_flows(
-            key_scan, chain, grid, folder=options.folder, executor=executor, progress=not options.quiet, **budget
+            key_scan,
+            chain,
+            grid,
+            finalists=options.finalists,
+            folder=options.folder,
+            executor=executor,
+            progress=not options.quiet,
+            **budget,
         )
     print(found)
     if options.csv:

@@ -30,9 +30,12 @@ from numpyro_flowprior import (
     write_chain_npz,
 )
 from numpyro_flowprior.cli import main
+from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.training import rungs, scan
 from numpyro_flowprior.training.grid import expand
 from numpyro_flowprior.training.pool import process_pool
+from numpyro_flowprior.training.prepare import prepare
+from numpyro_flowprior.training.problem import held_apart, pose
 from numpyro_flowprior.training.steps import learning_rate
 
 KEY = jax.random.key(0)
@@ -226,10 +229,64 @@ def test_failing_candidates_are_rows(monkeypatch):
 
 
 def test_rungs():
-    assert scan._plan(352, (1, 4, 16), 0.25) == [(1, 352), (4, 88), (16, 22)]
-    assert scan._plan(12, (1, 4, 16), 0.25) == [(1, 12), (16, 4)]
-    assert scan._plan(3, (1, 4, 16), 0.25) == [(16, 3)]
-    assert scan._plan(352, (4,), 0.25) == [(4, 352)]
+    assert scan._plan(352, (1, 4, 16), 0.25, 0) == [(1, 352), (4, 88), (16, 22)]
+    assert scan._plan(12, (1, 4, 16), 0.25, 0) == [(1, 12), (16, 4)]
+    assert scan._plan(3, (1, 4, 16), 0.25, 0) == [(16, 3)]
+    assert scan._plan(352, (4,), 0.25, 0) == [(4, 352)]
+    assert scan._plan(352, (1, 4), 0.25, 3) == [(1, 352), (4, 88), (None, 3)]
+    assert scan._plan(3, (1, 4), 0.25, 4) == [(None, 3)]
+
+
+MIXED = replace(SMALL, members=2, background=True)
+BRIEF = TrainConfig(max_steps=60, batch_size=100, learning_rate=1e-2, eval_every=30)
+
+
+def test_mixtures_are_judged_as_fit_flow_makes_them(counted):
+    """The last rung is fit_flow itself, on the rows that single members learn from, judged on the same others."""
+    grid = {"layers": [1, 2, 3]}
+    result = run(grid, rows=(500, 1000), train=BRIEF, config=MIXED, finalists=2)
+    assert [(row["rung"], row["status"]) for row in result.table] == [(2, "finished"), (2, "finished"), (1, "stopped")]
+    assert result.best.config.members == 2
+    top = result.table[0]
+    assert (top["steps"], top["rows"]) == (120, 12_000)
+    task, _ = counted[0]
+    key_split, key_train = task.source.keys
+    taught, held = held_apart(key_split, banana(), BRIEF.validation)
+    (problem,) = pose(key_split, prepare(banana()), None, 1, BRIEF)
+    np.testing.assert_array_equal(problem.held_draws.x, prepare(banana()).x[held])
+    assert set(taught) == set(np.asarray(problem.data.taught))
+    prior = fit_flow(key_train, banana().take(taught), *result.best, progress=False).prior
+    log_q, _ = held_out_log_densities(prior, banana().take(held))
+    assert top["log_density"] == pytest.approx(log_q.mean(), abs=1e-6)
+    assert top["error"] == pytest.approx(log_q.std() / np.sqrt(len(log_q)), rel=1e-6)
+    assert run(grid, rows=(500,), train=BRIEF, config=MIXED, finalists=0).table[0]["rung"] == 1
+
+
+def test_an_interrupted_finalist_is_not_a_result(monkeypatch):
+    real = rungs.fit_flow
+
+    def interrupted(*args, **settings):
+        fit = real(*args, **settings)
+        return replace(fit, histories=(*fit.histories[:-1], replace(fit.history, interrupted=True)))
+
+    monkeypatch.setattr(rungs, "fit_flow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run({"layers": [1, 2]}, train=BRIEF, config=MIXED)
+
+
+def test_finalists_are_of_all_sizes():
+    """Each better than all smaller ones, from the smallest to the best; the next best where there are too few."""
+    candidates = dict(enumerate(expand({"layers": range(2, 11), "learning_rate": [1e-2, 1e-3]}, SMALL, TrainConfig())))
+    found = {j: 0.1 * config.layers - (train.learning_rate < 1e-2) for j, (config, train) in candidates.items()}
+    log = scan.ScanLog(None, {})
+    log.add(1, {j: {"log_density": value} for j, value in found.items()})
+    chosen = scan._chosen(log, 1, candidates, 4, 2, in_full=True)
+    assert [candidates[j].config.layers for j in chosen] == [2, 5, 7, 10]
+    assert {candidates[j].train.learning_rate for j in chosen} == {1e-2}
+    log.add(1, {j: {"log_density": -value} for j, value in found.items()})
+    chosen = scan._chosen(log, 1, candidates, 3, 2, in_full=True)
+    assert [candidates[j].config.layers for j in chosen] == [2, 3, 4]  # the smallest is the best: no front but it
+    assert scan._chosen(log, 1, candidates, 3, 2, in_full=False) == chosen
 
 
 def test_the_papers_grid():
@@ -312,7 +369,7 @@ def test_command_scans_and_trains_the_best(on_disk, capsys, counted, monkeypatch
     monkeypatch.setattr("numpyro_flowprior.cli.fit_flow", short)
     best, table = on_disk / "best.safetensors", on_disk / "table.csv"
     arguments = scan_command(on_disk, "--folder", on_disk / "scan", "-o", best, "--csv", table, "--rows", 3000)
-    arguments += ["--learning-rate", "1e-2", "1e-5"]
+    arguments += ["--finalists", "0", "--learning-rate", "1e-2", "1e-5"]
     assert main(arguments) in (0, 1)
     text = capsys.readouterr().out
     assert "4 candidates: 4 finished" in text

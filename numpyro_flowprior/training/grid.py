@@ -34,12 +34,12 @@ QUICK_GRID: Mapping[str, Sequence[Any]] = MappingProxyType(
 Grid = Mapping[str, Sequence[Any]] | Sequence[tuple[FlowConfig, TrainConfig]]
 
 _NOT_SCANNED = {
-    "members": "every candidate is judged by one member; set it in `config`, for the refit",
-    "background": "every candidate is judged by one member; set it in `config`, for the refit",
+    "members": "candidates are compared one member each; set it in `config`, for the finalists and the refit",
+    "background": "candidates are compared one member each; set it in `config`, for the finalists and the refit",
     "validation": "all candidates are judged on the same rows; set it in `train`",
-    "max_steps": "`rows` says how long candidates are trained; set it in `train`, for the refit",
-    "eval_every": "candidates are not stopped early; set it in `train`, for the refit",
-    "patience": "candidates are not stopped early; set it in `train`, for the refit",
+    "max_steps": "`rows` says how long candidates are trained; set it in `train`, for the finalists and the refit",
+    "eval_every": "only finalists are stopped early; set it in `train`",
+    "patience": "only finalists are stopped early; set it in `train`",
 }
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..chains.chain import systematic_rows
+from ..chains.chain import Chain, systematic_rows
 from .config import TrainConfig
 from .prepare import Prepared
 from .steps import Data, Rows, make_rows
@@ -72,6 +72,14 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
         problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1]))
     return _of_equal_shapes(problems)
+
+
+def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the row numbers that teach a single member, and those of the draws that it is judged by, as in `pose`."""
+    key_rows, _, key_list = jax.random.split(key, 3)
+    fold, taught = chain.deal([validation, 1.0 - validation], key_rows)
+    _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
+    return taught, _drawn(key_held, fold, chain.probabilities)
 
 
 def _as_list(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> jax.Array:

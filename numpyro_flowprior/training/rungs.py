@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..chains.chain import Chain
+from ..diagnostics.quality import held_out_log_densities
 from ..flows.build import init_trained
 from ..flows.config import FlowConfig
 from .config import TrainConfig
+from .fit import fit_flow
 from .grid import Settings
 from .prepare import Prepared, as_configured, prepare
-from .problem import Problem, pose
+from .problem import Problem, held_apart, pose
 from .steps import log_densities, optimiser, run_between
 
 _CHUNK = 50_000  # rows between returns to Python, where the keyboard can interrupt
@@ -51,10 +53,20 @@ class Task:
     """Candidates that share their compiled steps: one architecture, batch size and loss, several learning rates."""
 
     source: Source
+    candidates: tuple[int, ...]
     config: FlowConfig
     train: TrainConfig
     rates: tuple[float, ...]
     rows: int
+
+
+@dataclass(frozen=True)
+class FullTask:
+    """A candidate to be trained as `fit_flow` trains it: all members, until it stops early."""
+
+    source: Source
+    candidates: tuple[int]
+    settings: Settings
 
 
 def shared_part(candidate: Settings) -> tuple[FlowConfig, TrainConfig]:
@@ -77,12 +89,16 @@ def first_alike(candidates: Sequence[Settings]) -> list[int]:
     ]
 
 
-def run_task(task: Task) -> list[Outcome]:
+def run_task(task: Task | FullTask) -> list[Outcome]:
     """Returns the outcome at each learning rate; an error while training is an outcome too."""
-    return [_outcome(task, rate) for rate in task.rates]
+    if isinstance(task, FullTask):
+        return [_outcome(partial(_in_full, task))]
+    return [_outcome(partial(_held_log_density, task, rate)) for rate in task.rates]
 
 
-def run_all(tasks: list[Task], executor: Executor | None) -> Iterator[tuple[Task, list[Outcome]]]:
+def run_all(
+    tasks: Sequence[Task | FullTask], executor: Executor | None
+) -> Iterator[tuple[Task | FullTask, list[Outcome]]]:
     """Yields tasks with their outcomes as they are done; those not started are cancelled if the caller stops."""
     if executor is None:
         for task in tasks:
@@ -102,11 +118,11 @@ def run_all(tasks: list[Task], executor: Executor | None) -> Iterator[tuple[Task
             future.cancel()
 
 
-def _outcome(task: Task, rate: float) -> Outcome:
+def _outcome(train: Callable[[], tuple[int, np.ndarray]]) -> Outcome:
     start = time.perf_counter()
     outcome: Outcome = {"steps": 0, "log_density": None, "error": None, "message": ""}
     try:
-        outcome["steps"], log_q = _held_log_density(task, rate)
+        outcome["steps"], log_q = train()
         if np.isfinite(log_q).all():
             outcome["log_density"] = float(log_q.mean())
             outcome["error"] = float(log_q.std() / np.sqrt(len(log_q)))
@@ -135,6 +151,18 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray]:
         jax.block_until_ready(trained)
     log_q, _ = log_densities(trained, problem.held_draws.x, config=config)
     return steps, np.asarray(log_q, np.float64) + nats
+
+
+def _in_full(task: FullTask) -> tuple[int, np.ndarray]:
+    """Returns what `_held_log_density` does, of the prior that `fit_flow` makes of the other rows."""
+    (config, train), (key_split, key_train) = task.settings, task.source.keys
+    chain = as_configured(task.source.chain, config)
+    taught, held = held_apart(key_split, chain, train.validation)
+    fit = fit_flow(key_train, chain.take(taught), config, train, progress=False)
+    if fit.histories[-1].interrupted or fit.prior.config.members < config.members:
+        raise KeyboardInterrupt
+    steps = sum(int(history.step[-1]) for history in fit.histories)
+    return steps, held_out_log_densities(fit.prior, chain.take(held))[0]
 
 
 def _coordinates(config: FlowConfig) -> FlowConfig:

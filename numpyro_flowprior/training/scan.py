@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import jax
@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 from .._checks import positive_int, real_in, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
+from ..flows.build import is_ensemble, param_shapes
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 from .defaults import NARROW
 from .grid import Grid, Settings, expand
 from .prepare import require_learnable
-from .rungs import Source, Task, first_alike, run_all, shared_part
+from .rungs import FullTask, Source, Task, first_alike, run_all, shared_part
 from .scan_log import ScanLog
 from .scan_result import ScanResult, make_table
 
@@ -43,6 +44,7 @@ def scan_flows(
     *,
     rows: Sequence[int] = (200_000, 800_000, 3_200_000),
     keep: float = 0.25,
+    finalists: int = 4,
     folder: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     progress: bool = True,
@@ -56,8 +58,11 @@ def scan_flows(
     own length, because half of a long schedule is not a short one; with `keep` = 1/4 that is a third more work, and
     no weights need to be kept. With one number of rows, all candidates are treated alike.
 
-    `train.validation` of the chain is held out: no candidate is trained on it, all are judged on it. A candidate is
-    judged by one member, without background. "kl" has the gradient of "nll": the two are one training, go on or
+    `train.validation` of the chain is held out: no candidate is trained on it, all are judged on it. Up to here a
+    candidate is judged by one member, without background. Where mixtures are asked for, that favours large networks:
+    single flows like to be deeper than members of a mixture should be. So at the last rung some finalists are trained
+    as `fit_flow` will train the best: all members, `train.max_steps` at most. They are taken from the whole range of
+    sizes, each better than all that are smaller. "kl" has the gradient of "nll": the two are one training, go on or
     stop together, and their rows of the table are equal.
 
     Args:
@@ -70,6 +75,7 @@ def scan_flows(
         rows: how many rows a candidate is trained on, rung by rung, increasing. Rungs that would stop nobody are left
             out but for the last.
         keep: fraction of the candidates that go on from a rung, in (0, 1); four at least.
+        finalists: how many candidates are trained in full at most, if they are mixtures; 0 for none.
         folder: keeps what is done, failures too, so that the same call goes on after a kill; made if it is missing.
         executor: where candidates are trained, several at a time: any concurrent.futures.Executor, such as a
             ProcessPoolExecutor (with the "spawn" context: JAX does not survive a fork), Dask's or MPI's. None for
@@ -83,16 +89,21 @@ def scan_flows(
     candidates = expand(grid, config or _CONFIG, train or _TRAIN)
     rows = _checked_rows(rows)
     real_in(keep, "scan_flows: keep", 0.0, 1.0, open_low=True, open_high=True)
+    positive_int(finalists, "scan_flows: finalists", minimum=0)
     _require_scannable(chain, candidates, executor)
     source = _source(key, off_the_edges(chain))
-    log = ScanLog(folder, _identity(source, candidates, rows, keep))
+    log = ScanLog(folder, _identity(source, candidates, rows, keep, finalists))
     firsts = first_alike(candidates)
     alive = sorted(set(firsts))
-    rungs, interrupted = _plan(len(alive), rows, keep), False
+    mixtures = any(is_ensemble(candidates[j].config) for j in alive)
+    rungs, interrupted = _plan(len(alive), rows, keep, finalists if mixtures else 0), False
     with tqdm(total=sum(count for _, count in rungs), desc="scan", unit="fit", disable=not progress) as bar:
         try:
             for rung, (budget, count) in enumerate(rungs, 1):
-                alive = _best(log, rung - 1, alive, count) if rung > 1 else alive
+                if rung > 1:
+                    alive = _chosen(
+                        log, rung - 1, {j: candidates[j] for j in alive}, count, chain.dim, in_full=budget is None
+                    )
                 _run_rung(log, rung, source, {j: candidates[j] for j in alive}, budget, executor, bar)
         except KeyboardInterrupt:
             if not log.outcomes:
@@ -140,27 +151,58 @@ def _source(key: jax.Array, chain: Chain) -> Source:
     return Source(digest.hexdigest(), chain, tuple(jax.random.bits(key, (2,), "uint32").tolist()))
 
 
-def _identity(source: Source, candidates: Sequence[Settings], rows: Sequence[int], keep: float) -> dict[str, Any]:
+def _identity(
+    source: Source, candidates: Sequence[Settings], rows: Sequence[int], keep: float, finalists: int
+) -> dict[str, Any]:
     """Returns what makes a scan the same scan."""
     tried = json.dumps([(config.to_json(), train.to_json()) for config, train in candidates])
     grid = hashlib.sha256(tried.encode()).hexdigest()
-    return {"chain": source.fingerprint, "key": source.key_data, "grid": grid, "rows": rows, "keep": keep}
+    return {
+        "chain": source.fingerprint,
+        "key": source.key_data,
+        "grid": grid,
+        "rows": rows,
+        "keep": keep,
+        "finalists": finalists,
+    }
 
 
-def _plan(n: int, rows: Sequence[int], keep: float) -> list[tuple[int, int]]:
-    """Returns (rows, number of candidates) of each rung."""
+def _plan(n: int, rows: Sequence[int], keep: float, finalists: int) -> list[tuple[int | None, int]]:
+    """Returns (rows, number of candidates) of each rung; None for training in full."""
     counts = [n]
     for _ in rows[1:]:
         counts.append(max(ceil(keep * counts[-1]), min(_FEWEST, counts[-1])))
+    budgets: list[int | None] = list(rows)
+    if finalists:
+        counts.append(min(finalists, counts[-1]))
+        budgets.append(None)
     stops = [here > there for here, there in pairwise(counts)]
-    return [rung for rung, needed in zip(zip(rows, counts, strict=True), [*stops, True], strict=True) if needed]
+    return [rung for rung, needed in zip(zip(budgets, counts, strict=True), [*stops, True], strict=True) if needed]
 
 
-def _best(log: ScanLog, rung: int, candidates: Sequence[int], count: int) -> list[int]:
-    """Returns the `count` best candidates of a rung, fewer if others failed; of equals the first."""
+def _chosen(
+    log: ScanLog, rung: int, candidates: dict[int, Settings], count: int, dim: int, *, in_full: bool
+) -> list[int]:
+    """Returns the `count` best candidates of a rung, fewer if others failed; of equals the first.
+
+    Those that are to be trained in full are of many sizes, from the smallest to that of the best.
+    """
     found = {j: log.outcomes[j, rung]["log_density"] for j in candidates}
-    judged = [j for j in candidates if found[j] is not None]
-    return sorted(sorted(judged, key=lambda j: -found[j])[:count])
+    judged = sorted((j for j in found if found[j] is not None), key=lambda j: -found[j])
+    if in_full:
+        front: list[int] = []
+        for j in sorted(judged, key=lambda j: _size(candidates[j].config, dim)):  # of a size, the best first
+            if not front or found[j] > found[front[-1]]:
+                front.append(j)
+        spread = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, count).round().astype(int))]
+        judged = [*spread, *(j for j in judged if j not in spread)]
+    return sorted(judged[:count])
+
+
+def _size(config: FlowConfig, dim: int) -> int:
+    """Returns the number of weights."""
+    shapes = jax.tree.leaves(param_shapes(config, dim), is_leaf=lambda shape: isinstance(shape, tuple))
+    return sum(prod(shape) for shape in shapes)
 
 
 def _run_rung(
@@ -168,21 +210,27 @@ def _run_rung(
     rung: int,
     source: Source,
     candidates: dict[int, Settings],
-    rows: int,
+    rows: int | None,
     executor: Executor | None,
     bar: Any,
 ) -> None:
-    """Trains those candidates that the log does not have; those that share compiled steps in one task."""
+    """Trains those candidates that the log does not have."""
     todo = {j: settings for j, settings in candidates.items() if (j, rung) not in log.outcomes}
     bar.update(len(candidates) - len(todo))
-    groups: dict[Any, dict[float, int]] = {}
-    for j, settings in todo.items():
-        groups.setdefault(shared_part(settings), {})[settings.train.learning_rate] = j
-    longest_first = sorted(groups.items(), key=lambda group: -group[0][0].layers * len(group[1]))
-    tasks = [Task(source, config, train, tuple(rates), rows) for (config, train), rates in longest_first]
-    for task, outcomes in run_all(tasks, executor):
-        done = dict(zip(groups[task.config, task.train].values(), outcomes, strict=True))
-        log.add(rung, done)
-        bar.update(len(done))
+    for task, outcomes in run_all(_tasks(source, todo, rows), executor):
+        log.add(rung, dict(zip(task.candidates, outcomes, strict=True)))
+        bar.update(len(outcomes))
         trained = [one["log_density"] for (_, at), one in log.outcomes.items() if at == rung]
         bar.set_postfix(rung=rung, best=f"{max((one for one in trained if one is not None), default=np.nan):.4f}")
+
+
+def _tasks(source: Source, candidates: dict[int, Settings], rows: int | None) -> list[Task] | list[FullTask]:
+    """Returns the work, the longest first; candidates that share compiled steps are one task."""
+    longest_first = sorted(candidates, key=lambda j: -candidates[j].config.layers)
+    if rows is None:
+        return [FullTask(source, (j,), candidates[j]) for j in longest_first]
+    groups: dict[Any, list[int]] = {}
+    for j in longest_first:
+        groups.setdefault(shared_part(candidates[j]), []).append(j)
+    rates = {shared: tuple(candidates[j].train.learning_rate for j in group) for shared, group in groups.items()}
+    return [Task(source, tuple(groups[shared]), *shared, rates[shared], rows) for shared in groups]

@@ -21,9 +21,9 @@ class ScanResult:
         candidates: the settings tried, in the grid's order.
         table: one row per candidate, the best first: those that got further before those that were stopped, then by
             held-out log density; what failed comes last. Columns: "candidate", its place in `candidates`; its settings;
-            "rung", the last it was judged at, from 1 (0: none); "rows" and "steps" of its training there;
-            "log_density", the mean of log q at held-out rows, nats in the parameters' units, and "error", its standard
-            error (all candidates see the same rows, so differences between them are known better than that);
+            "rung", the last it was judged at, from 1 (0: none); "rows" and "steps" of its training there, of all
+            members; "log_density", the mean of log q at held-out rows, nats in the parameters' units, and "error", its
+            standard error (all candidates see the same rows, so differences between them are known better than that);
             "seconds" of all its trainings, compilation included, what it shared with others counted once for each;
             "status": "finished", "stopped" (others were better), "waiting" (the scan was interrupted), "diverged" or
             "failed"; "message", what went wrong.
@@ -66,7 +66,7 @@ def make_table(
     candidates: Sequence[Settings],
     firsts: Sequence[int],
     outcomes: Mapping[tuple[int, int], Outcome],
-    rungs: Sequence[tuple[int, int]],
+    rungs: Sequence[tuple[int | None, int]],
     waiting: Sequence[int],
 ) -> tuple[dict[str, Any], ...]:
     """Returns ScanResult.table.
@@ -75,7 +75,7 @@ def make_table(
         candidates: the settings.
         firsts: for each candidate, the one whose training is the same and has the outcomes.
         outcomes: by (candidate, rung), rungs counted from 1.
-        rungs: (rows, number of trainings) of each rung.
+        rungs: (rows, number of trainings) of each rung; None for training in full.
         waiting: the candidates that were to be trained when the scan was interrupted.
     """
     table = []
@@ -85,12 +85,13 @@ def make_table(
         status = last["status"]
         if status == "trained":
             status = "finished" if rung == len(rungs) else "waiting" if first in waiting else "stopped"
+        steps, budget = last.get("steps", 0), rungs[rung - 1][0] if rung else 0
         row = {
             "candidate": j,
             **settings,
             "rung": rung,
-            "rows": rungs[rung - 1][0] if rung else 0,
-            "steps": last.get("steps", 0),
+            "rows": steps * candidates[j].train.batch_size if budget is None else budget,
+            "steps": steps,
             "log_density": last.get("log_density"),
             "error": last.get("error"),
             "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
