@@ -232,5 +232,7 @@ def _tasks(source: Source, candidates: dict[int, Settings], rows: int | None) ->
     groups: dict[Any, list[int]] = {}
     for j in longest_first:
         groups.setdefault(shared_part(candidates[j]), []).append(j)
-    rates = {shared: tuple(candidates[j].train.learning_rate for j in group) for shared, group in groups.items()}
-    return [Task(source, tuple(groups[shared]), *shared, rates[shared], rows) for shared in groups]
+    return [
+        Task(source, tuple(group), config, train, tuple(candidates[j].train.learning_rate for j in group), rows)
+        for (config, train), group in groups.items()
+    ]
