@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.mixture import GaussianMixture
-from tables import origin, table
+from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.chains.edges import off_the_edges
@@ -122,20 +122,25 @@ def judge(key: jax.Array, chain: fp.Chain, *, exact: bool, peers: bool) -> list[
 
 
 def describe(log_q: np.ndarray, test: fp.Chain, *, exact: bool) -> tuple[str, ...]:
-    """Returns mean and error of log q, the KL divergence where it is known, and the mean of the five lowest.
-
-    The divergence is the mean of log(p / q) with q / p, whose mean is one, as control variate: for a q close to p that
-    takes most of the noise away.
-    """
-    effective = np.sqrt(test.effective_size)
+    """Returns mean and error of log q, the KL divergence where it is known, and the mean of the five lowest."""
     lowest = f"{np.sort(log_q)[:5].mean():.1f}"
-    mean = f"{log_q.mean():.4f} +- {log_q.std() / effective:.4f}"
+    mean = f"{log_q.mean():.4f} +- {log_q.std() / np.sqrt(test.effective_size):.4f}"
     if not exact:
         return mean, "", lowest
+    value, error = divergence(log_q, test)
+    return mean, f"{value:.4f} +- {error:.4f}", lowest
+
+
+def divergence(log_q: np.ndarray, test: fp.Chain) -> tuple[float, float]:
+    """Returns KL(p, q) in nats at draws of p, of known normalised density, and its standard error.
+
+    The mean of log(p / q) with q / p, whose mean is one, as control variate: for a q close to p that takes most of the
+    noise away.
+    """
     log_ratio = log_q - test.log_prob
     control = np.expm1(log_ratio)  # q / p - 1, of mean zero under p
     terms = np.cov(log_ratio, control)[0, 1] / control.var() * control - log_ratio
-    return mean, f"{terms.mean():.4f} +- {terms.std() / effective:.4f}", lowest
+    return float(terms.mean()), float(terms.std() / np.sqrt(test.effective_size))
 
 
 def main() -> None:
@@ -155,8 +160,7 @@ def main() -> None:
         rows = judge(jax.random.key(options.seed), chain, exact=name in EXACT, peers=not options.no_peers)
         parts.append(f"## {name}: {chain.n} rows, {chain.dim} parameters\n\n{table(HEAD, rows)}")
         print(parts[-1], flush=True)
-    if options.output:
-        options.output.write_text("\n".join(parts))
+    publish(parts, options.output)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from scipy import special
-from tables import origin, table
+from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
+from numpyro_flowprior.flows.build import build_outer
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 INF = np.inf
@@ -102,7 +103,7 @@ def judge(name: str, rows: int, bounds: list[tuple[float, float]], draw: Draw) -
     gain = log_q - log_gauss
     independent = 2000 if draw is duplicates else len(gain)
     with jax.enable_x64(True):
-        outer = fit.prior._flow(np.float64).bijector
+        outer = build_outer(fit.prior.space, fit.prior.params, np.float64)
         far = np.asarray(outer.forward(3.0 * rng.normal(size=(10_000, len(bounds)))))
     far = far[space.contains(far) & np.isfinite(far).all(axis=1)]
     anywhere = np.subtract(*held_out_log_densities(fit.prior, fp.Chain(far, fit.prior.space)))
@@ -127,10 +128,9 @@ def main() -> None:
         rows.append(judge(*case))
         print(rows[-1], flush=True)
     head = "chain|rows|gain over the Gaussian, nats|worst row|anywhere|verdict|seconds"
-    text = "\n".join(["# Small and awkward chains\n", origin("python benchmarks/hard_chains.py"), table(head, rows)])
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    publish(
+        ["# Small and awkward chains\n", origin("python benchmarks/hard_chains.py"), table(head, rows)], options.output
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tables import origin, table
+from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 
@@ -88,16 +88,8 @@ def main() -> None:
         write(path, options.rows)
         mapped = np.load(path, mmap_mode="r")
         rows = [measure(mapped[:100_000]), measure(mapped)]
-    text = "\n".join(
-        [
-            "# Memory: a chain in a file\n",
-            origin("python benchmarks/memory.py"),
-            table("rows|file, GiB|memory beyond the file, GiB|training steps per second|seconds in all|gain", rows),
-        ]
-    )
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    head = "rows|file, GiB|memory beyond the file, GiB|training steps per second|seconds in all|gain"
+    publish(["# Memory: a chain in a file\n", origin("python benchmarks/memory.py"), table(head, rows)], options.output)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ def origin(command: str, *packages: str) -> str:
     names = ("jax", "numpyro", "distrax", *packages, "numpyro-flowprior")
     versions = f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names)
     return f"Reproduce with `{command}`. {datetime.date.today()}; {os.cpu_count()} cores, {processor()}; {versions}.\n"
+
+
+def publish(parts: Sequence[str], output: Path | None) -> None:
+    """Prints a result page and writes it, if there is a file to write."""
+    text = "\n".join(parts)
+    print(text)
+    if output:
+        output.write_text(text)
 
 
 def processor() -> str:

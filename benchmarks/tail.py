@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from scipy import optimize, stats
-from tables import origin, table
+from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
@@ -94,19 +94,15 @@ def main() -> None:
             loss = fit.prior.info["training"]["loss"]
             rows.append((name, seed, loss, f"{value:.4f} +- {error:.4f}", f"{seconds:.0f}"))
             print(rows[-1], flush=True)
-    text = "\n".join(
-        [
-            "# A second stage in the tail of the first\n",
-            origin("python benchmarks/tail.py"),
-            f"{ROWS} draws of {DIM} parameters; measurements of two at {shift:.2f} sigma with errors of {WIDTH} sigma: "
-            f"{100 * kept(shift):.2f} % of the draws remain. KL of the joint posterior in nats, at 50,000 exact "
-            "draws of it.\n",
-            table("learned from|seed|loss|KL(J, J_q)|seconds", rows),
-        ]
-    )
-    print(text)
-    if options.output:
-        options.output.write_text(text)
+    parts = [
+        "# A second stage in the tail of the first\n",
+        origin("python benchmarks/tail.py"),
+        f"{ROWS} draws of {DIM} parameters; measurements of two at {shift:.2f} sigma with errors of {WIDTH} sigma: "
+        f"{100 * kept(shift):.2f} % of the draws remain. KL of the joint posterior in nats, at 50,000 exact "
+        "draws of it.\n",
+        table("learned from|seed|loss|KL(J, J_q)|seconds", rows),
+    ]
+    publish(parts, options.output)
 
 
 if __name__ == "__main__":
