@@ -20,10 +20,10 @@ from numpyro_flowprior.training import fit as fit_module
 from numpyro_flowprior.training import losses
 from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import default_configs
-from numpyro_flowprior.training.mixture import _most_likely
+from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
-from numpyro_flowprior.training.problem import pose
-from numpyro_flowprior.training.steps import batch_loss, make_rows
+from numpyro_flowprior.training.problem import Problem, pose
+from numpyro_flowprior.training.steps import Data, batch_loss, make_rows
 
 KEY = jax.random.key(0)
 SMALL = FlowConfig(layers=2, hidden=(32,))
@@ -507,6 +507,23 @@ def test_mixture_weights_are_the_most_likely_ones():
     assert weights[0] == pytest.approx(best.x, abs=1e-4)
     assert weights[0] == pytest.approx(0.7, abs=4 * 0.005)
     assert weights[2] < 1e-12
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.1])
+def test_where_a_log_density_teaches_its_regression_weighs_the_background(share):
+    """p is a member, N(2, 1), with a share of the background, N(0, 1), known at points out to six deviations."""
+    config = FlowConfig(layers=0, base="normal", background=True)
+    trained = init_trained(KEY, config, 1)
+    trained["final"]["shift"] += 2.0
+    draws, wide = stats.norm.rvs(2.0, size=(500, 1), random_state=0), np.linspace(-6.0, 6.0, 999)[:, None]
+
+    def rows(x):
+        return make_rows(x, np.log((1 - share) * stats.norm.pdf(x, 2.0) + share * stats.norm.pdf(x))[:, 0] + 5.0)
+
+    problem = Problem(Data(rows(wide), jnp.arange(1), jnp.arange(1)), rows(draws), rows(wide), 0.0, 1)
+    weights = mixture_weights([trained], [problem], config, TrainConfig(loss="log_variance"))
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[1] == pytest.approx(max(share, 1e-13), rel=0.01)
 
 
 def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):

@@ -36,7 +36,7 @@ class FlowConfig:
         whitening: what is taken out before the couplings: "full", mean and covariance; "diagonal", mean and standard
             deviation of each coordinate.
         members: number of flows, trained from other weights and on other rows, that are mixed as densities.
-        background: mix in the Gaussian of the chain's moments, with a weight chosen on rows unseen in training (1e-5
+        background: mix in the Gaussian of the chain's moments, with a weight chosen on rows unseen in training (1e-13
             at least), so that no point is far less likely than under that Gaussian.
 
     Raises:

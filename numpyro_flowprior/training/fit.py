@@ -121,7 +121,7 @@ def fit_flow(
     problems = posed(config.members, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
-    prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config))
+    prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config, train))
     report = quality_report(key_report, prior, test)
     prior.info = {
         "chain": record,
@@ -163,11 +163,13 @@ def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:
     }
 
 
-def _assembled(fixed: Params, trained: list[Params], problems: list[Problem], config: FlowConfig) -> Params:
+def _assembled(
+    fixed: Params, trained: list[Params], problems: list[Problem], config: FlowConfig, train: TrainConfig
+) -> Params:
     """Returns the flow's parameters from what was computed and what was trained."""
     if not is_ensemble(config):
         return jax.tree.map(np.asarray, {**fixed, **trained[0]})
-    weights = mixture_weights(trained, problems, config)
+    weights = mixture_weights(trained, problems, config, train)
     order = np.argsort(-weights[:-1], kind="stable")
     weights[:-1] = weights[order]
     return {**fixed, "mixture": {"weights": weights}, **stack_members([trained[k] for k in order])}

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .._checks import FloatArray
 from ..flows.build import Params
 from ..flows.config import FlowConfig
+from .config import TrainConfig
+from .losses import log_ratio_spread
 from .problem import Problem
 from .steps import log_densities
 
-_FAINTEST = 1e-5  # least weight of the background, if it is asked for or not: it keeps log q from running away
+_FAINTEST = 1e-13  # least weight of the background, about 30 nats: deeper the regression teaches nothing either
+_WEIGHTS = np.geomspace(_FAINTEST, 0.1, 13)  # of the background, to choose from by regression
 _ENOUGH = 500  # rows kept for validation per member from which members are weighed against one another
 _ITERATIONS = 1000
 
 
-def mixture_weights(trained: list[Params], problems: list[Problem], config: FlowConfig) -> FloatArray:
+def mixture_weights(
+    trained: list[Params], problems: list[Problem], config: FlowConfig, train: TrainConfig
+) -> FloatArray:
     """Returns the weights of K members and the background, (K + 1,), which sum to one.
 
     The members' shares of the total are the most likely ones at all rows that any member kept for validation
     ("stacking", Smyth and Wolpert 1999), so that one that is stuck in a poor optimum counts for little. Each row was
     seen in training by all members but one, which favours none of them; where rows are few, and seen ones are fitted
     much better than others, all members count alike. The background's weight is found at unseen rows alone, and at one
-    imaginary row that it alone explains: where a flow is no better than the Gaussian, the Gaussian it is.
+    imaginary row that it alone explains: where a flow is no better than the Gaussian, the Gaussian it is. Draws do not
+    tell what so thin a background does to the tails; where a log density taught them, its regression on unseen points
+    chooses, which ask for far less.
     """
     held = [problem.held_draws.x for problem in problems[: len(trained)]]
     tables = [[log_densities(params, x, config=config) for params in trained] for x in held]
     members = np.full(len(trained), 1.0 / len(trained))
     if min(len(x) for x in held) >= _ENOUGH:
         members = _most_likely(np.concatenate([[flow for flow, _ in row] for row in tables], axis=1))
-    if not config.background:
-        return np.append((1.0 - _FAINTEST) * members, _FAINTEST)
-    unseen = np.concatenate([row[k] for k, row in enumerate(tables)], axis=1)  # each by the member that did not see it
-    background = max(_most_likely(unseen, extra=np.array([0.0, 1.0]))[1], _FAINTEST)
+    background = _FAINTEST
+    unseen = [row[k] for k, row in enumerate(tables)]  # each by the member that did not see it
+    if config.background and train.loss == "log_variance":
+        background = _by_regression(trained, problems, unseen, config)
+    elif config.background:
+        background = max(_most_likely(np.concatenate(unseen, axis=1), extra=np.array([0.0, 1.0]))[1], _FAINTEST)
     return np.append((1.0 - background) * members, background)
+
+
+def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig) -> float:
+    """Returns the background's weight at which the log ratio spreads least over each member's unseen points."""
+    spreads = np.zeros(len(_WEIGHTS))
+    for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
+        centre = np.median(problem.held_draws.log_p - at_draws[0])
+        log_q, log_gauss = log_densities(params, problem.held_points.x, config=config)
+        for j, weight in enumerate(_WEIGHTS):
+            mixed = np.logaddexp(np.log1p(-weight) + log_q, np.log(weight) + log_gauss)
+            spreads[j] += float(log_ratio_spread(problem.held_points.log_p, mixed, centre))
+    return float(_WEIGHTS[np.argmin(spreads)])
 
 
 def _most_likely(log_densities: FloatArray, extra: FloatArray | float = 0.0) -> FloatArray:
