@@ -69,4 +69,9 @@ def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> j
         log_q: (n,) log density of the flow at the same points.
         centre: the log ratio in the bulk of p, e.g. its median over draws of p.
     """
-    return jnp.mean(optax.huber_loss(log_p - log_q - centre, delta=_HUBER))
+    return jnp.mean(log_ratio_losses(log_p, log_q, centre))
+
+
+def log_ratio_losses(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> jax.Array:
+    """Returns the Huber loss of (log p - log q) - centre at each point, (n,)."""
+    return optax.huber_loss(log_p - log_q - centre, delta=_HUBER)

@@ -10,7 +10,7 @@ from .._checks import FloatArray
 from ..flows.build import Params
 from ..flows.config import FlowConfig
 from .config import TrainConfig
-from .losses import log_ratio_spread
+from .losses import log_ratio_losses
 from .problem import Problem
 from .steps import log_densities
 
@@ -48,15 +48,20 @@ def mixture_weights(
 
 
 def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig) -> float:
-    """Returns the background's weight at which the log ratio spreads least over each member's unseen points."""
-    spreads = np.zeros(len(_WEIGHTS))
+    """Returns the background's weight at which the log ratio spreads least over each member's unseen points.
+
+    Of weights that are as good to one standard error, the least (Breiman et al. 1984, the one-standard-error rule).
+    """
+    losses = []
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
-        centre = np.median(problem.held_draws.log_p - at_draws[0])
+        log_p, centre = problem.held_points.log_p, np.median(problem.held_draws.log_p - at_draws[0])
         log_q, log_gauss = log_densities(params, problem.held_points.x, config=config)
-        for j, weight in enumerate(_WEIGHTS):
-            mixed = np.logaddexp(np.log1p(-weight) + log_q, np.log(weight) + log_gauss)
-            spreads[j] += float(log_ratio_spread(problem.held_points.log_p, mixed, centre))
-    return float(_WEIGHTS[np.argmin(spreads)])
+        mixed = [np.logaddexp(np.log1p(-weight) + log_q, np.log(weight) + log_gauss) for weight in _WEIGHTS]
+        losses.append(np.array([log_ratio_losses(log_p, each, centre) for each in mixed]))
+    table = np.concatenate(losses, axis=1)
+    worse = table - table[np.argmin(table.mean(axis=1))]
+    error = worse.std(axis=1) / np.sqrt(worse.shape[1])
+    return float(_WEIGHTS[np.argmax(worse.mean(axis=1) <= error)])
 
 
 def _most_likely(log_densities: FloatArray, extra: FloatArray | float = 0.0) -> FloatArray:
