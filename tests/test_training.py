@@ -428,9 +428,9 @@ def test_defaults_follow_the_size_of_the_chain_and_the_pilots():
     diverged, _ = default_configs(samples, pilot(lambda c, train: np.nan if c.hidden == first.hidden else 1e6))
     assert diverged == wide
     config, train = default_configs(many, pilot(lambda config, train: 0.0), supported=True)
-    assert (config.members, config.background, train.loss, tried) == (1, False, "log_variance", [])
-    config, train = default_configs(few, pilot(lambda config, train: 1e6), supported=True)
-    assert (config.background, train.loss, tried) == (True, "log_variance", [])  # too few rows for one flow alone
+    assert (config, train.loss, tried) == (wide, "log_variance", [])
+    config, train = default_configs(few, pilot(lambda config, train: 0.0), supported=True)
+    assert (config.members > wide.members, train.loss, tried) == (True, "log_variance", [])
     given = FlowConfig(layers=1), TrainConfig(max_steps=7)
     assert default_configs(many, pilot(lambda config, train: 0.0), config=given[0], train=given[1]) == given
     assert not tried

@@ -17,7 +17,7 @@ from ..flows.config import FlowConfig
 from .config import TrainConfig
 
 _FEW = 4000  # effective rows below which width only overfits and no pilot is run
-_FEW_SUPPORTED = 1000  # ... below which one deep flow does, although support points teach it
+_FEW_SUPPORTED = 2000  # ... where support points teach as well
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
 _TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # at most, where the log density teaches
@@ -27,8 +27,7 @@ _MARGIN = 0.06, 1000.0  # nats, and nats over the number of effective rows, by w
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
 NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
 _WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=3, background=True)
-_DEEP = FlowConfig(layers=6)  # no mixture, no background: in the far tails whichever is too high there would win
-_DEEP_TRAIN = TrainConfig(loss="log_variance", batch_size=256, max_steps=8000, learning_rate=4e-3)
+_SUPPORTED = TrainConfig(loss="log_variance", batch_size=256, max_steps=12_000, learning_rate=4e-3, patience=30)
 
 T = TypeVar("T")
 Pilot = Callable[[FlowConfig, TrainConfig], float]
@@ -50,19 +49,18 @@ def default_configs(
         config: the architecture, if it is given.
         train: the training settings, if they are given.
         supported: there are support points, which the regression alone can use, and tails to be learnt that hold next
-            to none of the draws that pilots are judged by: they take one deep flow.
+            to none of the draws that pilots are judged by: they take width, and time.
     """
     rows = chain.effective_size
-    if supported and rows >= _FEW_SUPPORTED:
-        return config or _DEEP, train or _DEEP_TRAIN
+    if supported:
+        return config or (_WIDE if rows >= _FEW_SUPPORTED else _FEWEST), train or _SUPPORTED
     candidates = [_FEWEST] if rows < _FEW else [NARROW, _WIDE]
     candidates = [config] if config else candidates
     margin = _MARGIN[0] + _MARGIN[1] / rows
     chosen = _best(candidates, lambda one: _try(pilot, one, train or _settings(rows, one)), margin)
     settings = train or _settings(rows, chosen)
     if train is None and chain.log_prob is not None:
-        taught = _taught(settings)
-        settings = taught if supported else _best([taught, settings], lambda one: _try(pilot, chosen, one), _MARGIN[0])
+        settings = _best([_taught(settings), settings], lambda one: _try(pilot, chosen, one), _MARGIN[0])
     return chosen, settings
 
 
