@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -72,6 +74,6 @@ def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> j
     return jnp.mean(log_ratio_losses(log_p, log_q, centre))
 
 
-def log_ratio_losses(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> jax.Array:
+def log_ratio_losses(log_p: Any, log_q: Any, centre: Any) -> jax.Array:
     """Returns the Huber loss of (log p - log q) - centre at each point, (n,)."""
     return optax.huber_loss(log_p - log_q - centre, delta=_HUBER)

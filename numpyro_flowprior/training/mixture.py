@@ -15,7 +15,8 @@ from .problem import Problem
 from .steps import log_densities
 
 _FAINTEST = 1e-13  # least weight of the background, about 30 nats: deeper the regression teaches nothing either
-_WEIGHTS = np.geomspace(_FAINTEST, 0.1, 13)  # of the background, to choose from by regression
+_WEIGHTS = np.append(np.geomspace(_FAINTEST, 0.1, 13), 1.0 - np.geomspace(0.8, 1e-3, 8))  # of the background,
+# to choose from where a log density teaches
 _ENOUGH = 500  # rows kept for validation per member from which members are weighed against one another
 _ITERATIONS = 1000
 
@@ -30,8 +31,8 @@ def mixture_weights(
     seen in training by all members but one, which favours none of them; where rows are few, and seen ones are fitted
     much better than others, all members count alike. The background's weight is found at unseen rows alone, and at one
     imaginary row that it alone explains: where a flow is no better than the Gaussian, the Gaussian it is. Draws do not
-    tell what so thin a background does to the tails; where a log density taught them, its regression on unseen points
-    chooses, which ask for far less.
+    tell what so thin a background does to the tails: where a log density taught those, it is the loss at unseen rows
+    that chooses, and it asks for far less.
     """
     held = [problem.held_draws.x for problem in problems[: len(trained)]]
     tables = [[log_densities(params, x, config=config) for params in trained] for x in held]
@@ -41,27 +42,39 @@ def mixture_weights(
     background = _FAINTEST
     unseen = [row[k] for k, row in enumerate(tables)]  # each by the member that did not see it
     if config.background and train.loss == "log_variance":
-        background = _by_regression(trained, problems, unseen, config)
+        background = _by_loss(trained, problems, unseen, config, train)
     elif config.background:
         background = max(_most_likely(np.concatenate(unseen, axis=1), extra=np.array([0.0, 1.0]))[1], _FAINTEST)
     return np.append((1.0 - background) * members, background)
 
 
-def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig) -> float:
-    """Returns the background's weight at which the log ratio spreads least over each member's unseen points.
+def _by_loss(
+    trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig, train: TrainConfig
+) -> float:
+    """Returns the background's weight of the least "log_variance" loss over each member's unseen draws and points.
 
     Of weights that are as good to one standard error, the least (Breiman et al. 1984, the one-standard-error rule).
     """
-    losses = []
+    draws, points = [], []
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
-        log_p, centre = problem.held_points.log_p, np.median(problem.held_draws.log_p - at_draws[0])
-        log_q, log_gauss = log_densities(params, problem.held_points.x, config=config)
-        mixed = [np.logaddexp(np.log1p(-weight) + log_q, np.log(weight) + log_gauss) for weight in _WEIGHTS]
-        losses.append(np.array([log_ratio_losses(log_p, each, centre) for each in mixed]))
-    table = np.concatenate(losses, axis=1)
-    worse = table - table[np.argmin(table.mean(axis=1))]
-    error = worse.std(axis=1) / np.sqrt(worse.shape[1])
-    return float(_WEIGHTS[np.argmax(worse.mean(axis=1) <= error)])
+        mixed = _mixed(*at_draws)
+        centres = np.median(problem.held_draws.log_p - mixed, axis=1)
+        at_points = _mixed(*log_densities(params, problem.held_points.x, config=config))
+        draws.append(-mixed)
+        points.append(np.asarray(log_ratio_losses(problem.held_points.log_p, at_points, centres[:, None])))
+    terms = ((train.likelihood, draws), (train.supervision, points))
+    parts = [factor * np.concatenate(part, axis=1) for factor, part in terms]
+    best = np.argmin(sum(part.mean(axis=1) for part in parts))
+    worse = [part - part[best] for part in parts]
+    error = np.sqrt(sum(part.var(axis=1) / part.shape[1] for part in worse))
+    return float(_WEIGHTS[np.argmax(sum(part.mean(axis=1) for part in worse) <= error)])
+
+
+def _mixed(log_q: Any, log_gauss: Any) -> FloatArray:
+    """Returns a member's log density with the background at each of its weights, (W, n)."""
+    return np.logaddexp(
+        np.log1p(-_WEIGHTS)[:, None] + np.asarray(log_q), np.log(_WEIGHTS)[:, None] + np.asarray(log_gauss)
+    )
 
 
 def _most_likely(log_densities: FloatArray, extra: FloatArray | float = 0.0) -> FloatArray:
