@@ -21,6 +21,8 @@ from .box import UniformPrior
 from .chains.chain import Chain
 from .chains.inference_data import to_arviz
 from .diagnostics.comparison import Comparison, compare
+from .diagnostics.posterior_divergence import posterior_divergence
+from .diagnostics.quality import held_out_log_densities
 from .emulators.emulator import GPEmulator
 from .emulators.likelihood import EmulatorLikelihood
 from .flows.config import FlowConfig
@@ -70,16 +72,21 @@ QUICK = DemoSize(
     emcee_steps=200,
     design=200,
 )
+_COUNTS = 1e-6  # share of the mean weight below which a particle does not count
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found: chains by name, how each second stage compares with the joint fit, timings, files."""
+    """What the demo found: chains by name, how each second stage compares with the joint fit, timings, files.
+
+    `lost` is what the joint posterior loses to the flow alone, (nats, standard error): no sampler's noise is in it.
+    """
 
     chains: dict[str, Chain]
     fit: FlowFit
     comparisons: dict[str, Comparison]
+    lost: tuple[float, float]
     seconds: dict[str, float]
     files: list[Path] = field(default_factory=list)
 
@@ -92,6 +99,7 @@ class DemoResult:
         }
         return {
             "reference": "joint",
+            "divergence_with_the_flow": {"nats": self.lost[0], "error": self.lost[1]},
             "comparisons": {name: comparison.to_json() for name, comparison in self.comparisons.items()},
             "evidence": evidence,
             "sum_of_stage_log_evidences": _evidence(self.chains, "stage1") + _evidence(self.chains, "stage2_pocomc"),
@@ -112,6 +120,7 @@ class DemoResult:
         joint = self.chains["joint"]
         lines += [
             "",
+            f"the joint posterior with the flow in place of stage 1: KL {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
             f"log evidence, stage 1 + stage 2: {total:.2f}; joint: {joint.log_evidence:.2f}",
             f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
             "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in self.seconds.items()),
@@ -160,9 +169,9 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
     uniform = UniformPrior(twin.SPACE)
     chains: dict[str, Chain] = {}
     with _timed("stage 1: gamma+p with pocoMC", seconds, "stage1", progress=progress):
-        density = ModelDensity(stage_model, uniform, {FIRST: likelihoods[FIRST]})
-        chains["stage1"] = sample_pocomc(keys["stage1"], density, **settings)
-        files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], density))
+        first = ModelDensity(stage_model, uniform, {FIRST: likelihoods[FIRST]})
+        chains["stage1"] = sample_pocomc(keys["stage1"], first, **settings)
+        files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], first))
     with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
         fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
@@ -180,7 +189,8 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
     with _timed("comparison and pictures", seconds, "comparison", progress=progress):
         comparisons = {name: compare(chains["joint"], chains[name]) for name in ("stage2_pocomc", "stage2_emcee")}
-        result = DemoResult(chains, fit, comparisons, seconds, files)
+        lost = _lost(fit.prior, first, chains["joint"])
+        result = DemoResult(chains, fit, comparisons, lost, seconds, files)
         files += _draw(out, chains, fit.prior, keys["draws"])
     text = json.dumps(result.to_json(), indent=2)
     write_atomically(out / "comparison.json", text.encode())
@@ -204,6 +214,13 @@ def _likelihood(system: str, size: DemoSize, out: Path, files: list[Path], *, pr
     )
     files.append(emulator.save(out / f"emulator_{system}.safetensors"))
     return EmulatorLikelihood(emulator, data.y, data.covariance)
+
+
+def _lost(prior: FlowPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:
+    """Returns KL(J || J_q) at those draws of the joint fit that count."""
+    joint = joint.take(joint.probabilities * joint.n > _COUNTS)
+    log_ratio = held_out_log_densities(prior, joint)[0] - first.log_posterior(joint.samples)
+    return posterior_divergence(log_ratio, joint.probabilities)
 
 
 def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:

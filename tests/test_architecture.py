@@ -86,9 +86,9 @@ def _uses(path: Path, backend: str) -> bool:
     return False
 
 
-def test_distrax_lives_in_flows_and_its_two_wrappers():
+def test_distrax_lives_in_flows_and_its_wrapper():
     users = {room_of(path) for path in modules() if _uses(path, "distrax")}
-    assert users == {"flows", "box", "prior"}  # the last two only name its types
+    assert users == {"flows", "box"}  # the latter only names its types
 
 
 def test_import_changes_nothing_global():

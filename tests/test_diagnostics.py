@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 from toys import make_prior
 
 from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, compare, marginal_kl, quality_report
 from numpyro_flowprior.diagnostics.divergences import marginal_floors
+from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
 
 LINE = ParameterSpace(["x", "y"], -8.0, 8.0)
 
@@ -117,6 +119,25 @@ def test_one_wild_draw_does_not_hide_a_difference():
     samples = p.samples.copy()
     samples[0] = 1e6
     assert compare(p.replace(samples=samples), q).excess > 0.5
+
+
+def test_what_a_posterior_loses_to_another_prior_is_the_closed_form():
+    """Normal prior p, stand-in q and likelihood: J and J_q are normal; five standard errors, also with weights."""
+    p, q, error, y = stats.norm(0.0, 1.0), stats.norm(0.15, 1.2), 0.7, 1.5
+
+    def posterior(prior):
+        precision = 1.0 / prior.var() + 1.0 / error**2
+        return stats.norm((prior.mean() / prior.var() + y / error**2) / precision, precision**-0.5)
+
+    joint, other = posterior(p), posterior(q)
+    apart = (joint.mean() - other.mean()) ** 2
+    exact = np.log(other.std() / joint.std()) + (joint.var() + apart) / (2 * other.var()) - 0.5
+    x = p.rvs(size=200_000, random_state=0)
+    for draws, weights in ((joint.rvs(size=50_000, random_state=1), np.ones(50_000)), (x, stats.norm.pdf(y, x, error))):
+        log_ratio = q.logpdf(draws) - p.logpdf(draws) + 77.0
+        value, scatter = posterior_divergence(log_ratio, weights / weights.sum())
+        assert abs(value - exact) < 5 * scatter
+        assert scatter < 0.05 * exact
 
 
 @pytest.mark.parametrize("bounds", [[[0, 1], [1, 0]], [[0, np.inf], [0, 1]], [[0, 1]]])

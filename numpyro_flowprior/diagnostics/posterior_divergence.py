@@ -1,0 +1,30 @@
+"""What a posterior loses to a learned prior, exactly but for finite draws: no histogram, no second run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._checks import FloatArray
+
+
+def posterior_divergence(log_ratio: FloatArray, probabilities: FloatArray) -> tuple[float, float]:
+    """Returns KL(J || J_q) in nats, and its standard error: what J loses if q stands for the density p in it.
+
+    J = p L / Z is the posterior of a prior p and a likelihood L, J_q that of q in the place of p. With draws of J,
+
+        KL(J || J_q) = E_J[log p / q] + log E_J[q / p]
+
+    L cancels, and so do constants of p and q. Marginal divergences between J and J_q are at most this large.
+
+    Args:
+        log_ratio: (n,) log q - log p at draws of J, up to a constant.
+        probabilities: (n,) weights of the draws, which sum to one; the error takes the draws as independent.
+    """
+    counted = probabilities > 0.0
+    log_ratio, probabilities = log_ratio[counted], probabilities[counted]
+    log_ratio = log_ratio - probabilities @ log_ratio
+    ratio = np.exp(log_ratio)
+    mean = probabilities @ ratio
+    terms = ratio / mean - log_ratio  # the error of the logarithm of the mean, to first order
+    error = np.sqrt(np.sum((probabilities * (terms - probabilities @ terms)) ** 2))
+    return float(np.log(mean)), float(error)
