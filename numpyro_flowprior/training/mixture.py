@@ -31,8 +31,8 @@ def mixture_weights(
     seen in training by all members but one, which favours none of them; where rows are few, and seen ones are fitted
     much better than others, all members count alike. The background's weight is found at unseen rows alone, and at one
     imaginary row that it alone explains: where a flow is no better than the Gaussian, the Gaussian it is. Draws do not
-    tell what so thin a background does to the tails: where a log density taught those, it is the loss at unseen rows
-    that chooses, and it asks for far less.
+    tell what so thin a background does to the tails: where a log density taught those, its regression on unseen points
+    chooses, and asks for far less.
     """
     held = [problem.held_draws.x for problem in problems[: len(trained)]]
     tables = [[log_densities(params, x, config=config) for params in trained] for x in held]
@@ -42,32 +42,26 @@ def mixture_weights(
     background = _FAINTEST
     unseen = [row[k] for k, row in enumerate(tables)]  # each by the member that did not see it
     if config.background and train.loss == "log_variance":
-        background = _by_loss(trained, problems, unseen, config, train)
+        background = _by_regression(trained, problems, unseen, config)
     elif config.background:
         background = max(_most_likely(np.concatenate(unseen, axis=1), extra=np.array([0.0, 1.0]))[1], _FAINTEST)
     return np.append((1.0 - background) * members, background)
 
 
-def _by_loss(
-    trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig, train: TrainConfig
-) -> float:
-    """Returns the background's weight of the least "log_variance" loss over each member's unseen draws and points.
+def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig) -> float:
+    """Returns the background's weight at which the log ratio spreads least over each member's unseen points.
 
     Of weights that are as good to one standard error, the least (Breiman et al. 1984, the one-standard-error rule).
     """
-    draws, points = [], []
+    losses = []
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
-        mixed = _mixed(*at_draws)
-        centres = np.median(problem.held_draws.log_p - mixed, axis=1)
-        at_points = _mixed(*log_densities(params, problem.held_points.x, config=config))
-        draws.append(-mixed)
-        points.append(np.asarray(log_ratio_losses(problem.held_points.log_p, at_points, centres[:, None])))
-    terms = ((train.likelihood, draws), (train.supervision, points))
-    parts = [factor * np.concatenate(part, axis=1) for factor, part in terms]
-    best = np.argmin(sum(part.mean(axis=1) for part in parts))
-    worse = [part - part[best] for part in parts]
-    error = np.sqrt(sum(part.var(axis=1) / part.shape[1] for part in worse))
-    return float(_WEIGHTS[np.argmax(sum(part.mean(axis=1) for part in worse) <= error)])
+        centres = np.median(problem.held_draws.log_p - _mixed(*at_draws), axis=1)
+        mixed = _mixed(*log_densities(params, problem.held_points.x, config=config))
+        losses.append(log_ratio_losses(problem.held_points.log_p, mixed, centres[:, None]))
+    table = np.concatenate(losses, axis=1)
+    worse = table - table[np.argmin(table.mean(axis=1))]
+    error = worse.std(axis=1) / np.sqrt(worse.shape[1])
+    return float(_WEIGHTS[np.argmax(worse.mean(axis=1) <= error)])
 
 
 def _mixed(log_q: Any, log_gauss: Any) -> FloatArray:
