@@ -3,7 +3,8 @@
 The candidates are those that held-out densities favoured in `benchmarks/fidelity.py`: several small flows mixed as
 densities are more faithful than one large one in the same time, on every chain tried; how wide they should be depends
 on the density (hard edges and separate modes want width), and so does whether the chain's log density helps (it does
-where it is exact). Pilots tell both, on the rows kept for validation.
+where it is exact). Pilots tell both, on the rows kept for validation. With support points there is nothing to ask: wide
+networks, trained for long, lose least in the tails (`benchmarks/tail.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _FEW = 4000  # effective rows below which width only overfits and no pilot is ru
 _FEW_SUPPORTED = 2000  # ... where support points teach as well
 _MANY = 20_000  # effective rows from which training is worth its full length
 _PILOT_STEPS = 1000
-_TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # at most, where the log density teaches
+_TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # where the log density teaches, which overfits less; the rate at most
 _MARGIN = 0.06, 1000.0  # nats, and nats over the number of effective rows, by which pilots must speak for width, or
 # against the log density: they are too short for overfitting to show
 
@@ -77,8 +78,8 @@ def _settings(rows: float, config: FlowConfig) -> TrainConfig:
 
 
 def _taught(train: TrainConfig) -> TrainConfig:
-    steps, rate = min(train.max_steps, _TAUGHT_STEPS), min(train.learning_rate, _TAUGHT_RATE)
-    return replace(train, loss="log_variance", batch_size=256, max_steps=steps, learning_rate=rate)
+    rate = min(train.learning_rate, _TAUGHT_RATE)
+    return replace(train, loss="log_variance", batch_size=256, max_steps=_TAUGHT_STEPS, learning_rate=rate)
 
 
 def _best(candidates: list[T], judge: Callable[[T], float], margin: float = 0.0) -> T:
