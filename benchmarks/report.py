@@ -89,7 +89,7 @@ def main() -> None:
                 print(wrong[-1], flush=True)
     parts = [
         "# The quality report: false alarms, and what it finds\n",
-        origin("python benchmarks/report.py"),
+        origin(f"python benchmarks/report.py --right {options.right} --wrong {options.wrong}"),
         table("parameters|rows|reports on right priors|warn|fail|seconds each", right),
         table("defect|parameters|rows|found|of which failed", sorted(wrong, key=lambda row: row[0])),
     ]
