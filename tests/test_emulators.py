@@ -2,6 +2,8 @@
 
 import pickle
 import warnings
+from dataclasses import fields
+from itertools import combinations
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from numpyro_flowprior.chains.parameters import ParameterSpace
 from numpyro_flowprior.emulators.emulator import GPEmulator
 from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel_from_json, kernel_to_json
-from numpyro_flowprior.emulators.kernels import RBF, Matern12, Matern32, Matern52
+from numpyro_flowprior.emulators.kernels import KINDS, RBF, Matern12, Matern32, Matern52
 from numpyro_flowprior.emulators.low_rank_normal import LowRankNormal, factor_fixed
 from numpyro_flowprior.storage import FileFormatError, load_file, save_file
 
@@ -191,6 +193,13 @@ def test_gradients_are_right(nu):
         numeric = [(total(POINTS[0] + e) - total(POINTS[0] - e)) / (2 * e.sum()) for e in np.diag(step)]
         # central differences: round-off 1e-16 / 1e-5 and curvature (1e-5)^2, each times values of order ten
         np.testing.assert_allclose(jax.grad(total)(POINTS[0]), numeric, rtol=1e-6, atol=1e-7)
+
+
+def test_kernels_differ_in_structure_so_that_jit_tells_emulators_apart():
+    structures = [jax.tree.structure(kind(*[1.0] * len(fields(kind)))) for kind in KINDS.values()]
+    assert len(structures) == 8
+    assert not any(first == second for first, second in combinations(structures, 2))
+    assert all(first == jax.tree.structure(jax.tree.unflatten(first, [2.0] * first.num_leaves)) for first in structures)
 
 
 @pytest.mark.parametrize("kind", [RBF, Matern12, Matern32, Matern52])

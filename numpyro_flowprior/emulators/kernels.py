@@ -35,9 +35,18 @@ _K = TypeVar("_K", bound=Kernel)
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def _kernel(cls: type[_K]) -> type[_K]:
-    """Makes the class a frozen dataclass and a JAX pytree, and lists it under its name."""
+    """Makes the class a frozen dataclass and a JAX pytree, and lists it under its name.
+
+    Not with `jax.tree_util.register_dataclass`: the structures of two such classes with fields of the same names
+    compare equal (jaxlib 0.10.2), and `jit` then runs, at times, what it compiled for the other kernel.
+    """
     node: type[_K] = dataclass(frozen=True, eq=False)(cls)
-    jax.tree_util.register_dataclass(node, [field.name for field in fields(node)], [])  # type: ignore[arg-type]
+    names = [field.name for field in fields(node)]  # type: ignore[arg-type]
+
+    def flatten(kernel: _K) -> tuple[tuple[jax.Array, ...], None]:
+        return tuple(getattr(kernel, name) for name in names), None
+
+    jax.tree_util.register_pytree_node(node, flatten, lambda _, children: node(*children))
     KINDS[node.__name__] = node
     return node
 
