@@ -34,7 +34,7 @@ def ours(train: fp.Chain, test: fp.Chain) -> Run:
     """Returns fit_flow with one flow, report and all."""
     config = fp.FlowConfig(layers=3, hidden=(32,))
 
-    def run(steps: int) -> np.ndarray:
+    def run(steps: int) -> tuple[np.ndarray, float]:
         settings = fp.TrainConfig(batch_size=BATCH, learning_rate=4e-3, max_steps=steps, patience=1000)
         fit = fp.fit_flow(jax.random.key(0), train, config, settings, progress=False)
         return held_out_log_densities(fit.prior, test)[0], fit.history.seconds
@@ -47,7 +47,7 @@ def flowjax_flow(kind: str, rate: float, train: fp.Chain, test: fp.Chain) -> Run
     from flowjax import distributions, flows
     from flowjax.train import fit_to_data
 
-    def run(steps: int) -> np.ndarray:
+    def run(steps: int) -> tuple[np.ndarray, float]:
         prepared = prepare(train)
         held = apply_prepared(test, prepared.fixed)
         flow = getattr(flows, kind)(jax.random.key(0), base_dist=distributions.Normal(jnp.zeros(train.dim)))

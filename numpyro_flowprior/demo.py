@@ -72,7 +72,7 @@ QUICK = DemoSize(
     emcee_steps=200,
     design=200,
 )
-_COUNTS = 1e-6  # share of the mean weight below which a particle does not count
+_COUNTS = 1e-6  # share of the mean weight below which a particle does not count: stage 1 may have no density there
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
 
 

@@ -45,14 +45,13 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         train: the loss decides what is used of all that.
     """
     key_rows, key_support, key_list = jax.random.split(key, 3)
-    shares = [train.validation, 1.0 - train.validation] if members == 1 else [1.0 / members] * members
     probabilities = seen.chain.probabilities
     log_p = None if train.loss == "nll" else seen.log_p
     top = 0.0 if log_p is None else float(log_p[probabilities > 0].max())
-    folds, x = seen.chain.deal(shares, key_rows), seen.x
+    folds, x = _folds(key_rows, seen.chain, members, train.validation), seen.x
     more_folds = [np.empty(0, np.int64)] * len(folds)
     if support is not None and log_p is not None:  # no other loss looks at them
-        more_folds = [fold + len(x) for fold in support.chain.deal(shares, key_support)]
+        more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
     rows = make_rows(x, None if log_p is None else np.maximum(log_p - top, -_DEPTH))
     reached = np.zeros(len(x), bool)
@@ -77,9 +76,15 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the row numbers that teach a single member, and those of the draws that it is judged by, as in `pose`."""
     key_rows, _, key_list = jax.random.split(key, 3)
-    fold, taught = chain.deal([validation, 1.0 - validation], key_rows)
+    fold, taught = _folds(key_rows, chain, 1, validation)
     _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
     return taught, _drawn(key_held, fold, chain.probabilities)
+
+
+def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:
+    """Returns the row numbers that each member chooses its weights by; after a single member's, those of the rest."""
+    shares = [validation, 1.0 - validation] if members == 1 else [1.0 / members] * members
+    return chain.deal(shares, key)
 
 
 def _as_list(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> jax.Array:

@@ -94,17 +94,16 @@ def scan_flows(
     source = _source(key, off_the_edges(chain))
     log = ScanLog(folder, _identity(source, candidates, rows, keep, finalists))
     firsts = first_alike(candidates)
-    alive = sorted(set(firsts))
-    mixtures = any(is_ensemble(candidates[j].config) for j in alive)
+    alive = {j: candidates[j] for j in sorted(set(firsts))}
+    mixtures = any(is_ensemble(config) for config, _ in alive.values())
     rungs, interrupted = _plan(len(alive), rows, keep, finalists if mixtures else 0), False
     with tqdm(total=sum(count for _, count in rungs), desc="scan", unit="fit", disable=not progress) as bar:
         try:
             for rung, (budget, count) in enumerate(rungs, 1):
                 if rung > 1:
-                    alive = _chosen(
-                        log, rung - 1, {j: candidates[j] for j in alive}, count, chain.dim, in_full=budget is None
-                    )
-                _run_rung(log, rung, source, {j: candidates[j] for j in alive}, budget, executor, bar)
+                    chosen = _chosen(log, rung - 1, alive, count, chain.dim, in_full=budget is None)
+                    alive = {j: alive[j] for j in chosen}
+                _run_rung(log, rung, source, alive, budget, executor, bar)
         except KeyboardInterrupt:
             if not log.outcomes:
                 raise
@@ -113,7 +112,7 @@ def scan_flows(
                 "scan_flows: interrupted; the table is of what was done. With folder=..., the same call goes on.",
                 stacklevel=2,
             )
-    table = make_table(candidates, firsts, log.outcomes, rungs, alive if interrupted else ())
+    table = make_table(candidates, firsts, log.outcomes, rungs, list(alive) if interrupted else ())
     return ScanResult(candidates, table, interrupted)
 
 
