@@ -3,7 +3,8 @@
 Each method is given longer and longer schedules, each from a cold start with nothing compiled, until the divergence
 KL(p, q) on rows that no training saw is below the goal; the seconds are those of that one run, compilation included.
 flowjax (`pip install flowjax`) works in our own whitened coordinates, with the same batch size and the same learning
-rate schedule, at two peak rates; the better one counts.
+rate schedule; every method is tried at the same peak rates, its best one counts. Stock flowjax is what its
+documentation shows: standardised columns, `fit_to_data` with its own optimiser, batch size and patience.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
 
 GOAL, BATCH, LONGEST = 0.05, 512, 300.0  # nats, rows, seconds
+STOCK_BATCH = 100  # flowjax's own
+RATES = (1e-3, 5e-3, 1e-2)
 LADDER = (250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000)  # steps
 Run = Callable[[int], tuple[np.ndarray, float]]  # from steps to log q at the test rows and seconds of training alone
 
 
-def ours(train: fp.Chain, test: fp.Chain) -> Run:
+def ours(rate: float, train: fp.Chain, test: fp.Chain) -> Run:
     """Returns fit_flow with one flow, report and all."""
     config = fp.FlowConfig(layers=3, hidden=(32,))
 
     def run(steps: int) -> tuple[np.ndarray, float]:
-        settings = fp.TrainConfig(batch_size=BATCH, learning_rate=4e-3, max_steps=steps, patience=1000)
+        settings = fp.TrainConfig(batch_size=BATCH, learning_rate=rate, max_steps=steps, patience=1000)
         fit = fp.fit_flow(jax.random.key(0), train, config, settings, progress=False)
         return held_out_log_densities(fit.prior, test)[0], fit.history.seconds
 
@@ -69,6 +72,25 @@ def flowjax_flow(kind: str, rate: float, train: fp.Chain, test: fp.Chain) -> Run
     return run
 
 
+def stock_flowjax(kind: str, train: fp.Chain, test: fp.Chain) -> Run:
+    """Returns flowjax's fit_to_data as it comes, on standardised columns."""
+    from flowjax import distributions, flows
+    from flowjax.train import fit_to_data
+
+    def run(steps: int) -> tuple[np.ndarray, float]:
+        mean, scale = train.samples.mean(axis=0), train.samples.std(axis=0)
+        flow = getattr(flows, kind)(jax.random.key(0), base_dist=distributions.Normal(jnp.zeros(train.dim)))
+        epochs, start = max(1, round(steps * STOCK_BATCH / (0.9 * train.n))), time.perf_counter()
+        flow, _ = fit_to_data(
+            jax.random.key(0), flow, (train.samples - mean) / scale, max_epochs=epochs, show_progress=False
+        )
+        seconds = time.perf_counter() - start
+        log_q = jax.jit(lambda x: flow.log_prob(x))((test.samples - mean) / scale)
+        return np.asarray(log_q, np.float64) - np.log(scale).sum(), seconds
+
+    return run
+
+
 def until_goal(name: str, run: Run, test: fp.Chain) -> tuple[str, ...]:
     """Returns the table's row: the first run within the goal, or the best of all that the time allowed."""
     best = (np.inf, 0.0, 0, 0.0, 0.0)
@@ -95,10 +117,11 @@ def main() -> None:
     options = parser.parse_args()
     train, test = read(options.data, "boundary_pb").split(0.8, jax.random.key(0))
     train = train.replace(log_prob=None)
-    runs = {"ours, one flow": ours(train, test)}
+    runs = {f"ours, one flow, rate {rate:g}": ours(rate, train, test) for rate in RATES}
     for kind, label in (("coupling_flow", "coupling"), ("masked_autoregressive_flow", "masked autoregressive")):
-        for rate in (1e-3, 5e-3):
+        for rate in RATES:
             runs[f"flowjax {label}, rate {rate:g}"] = flowjax_flow(kind, rate, train, test)
+        runs[f"flowjax {label}, stock"] = stock_flowjax(kind, train, test)
     rows = [until_goal(name, run, test) for name, run in runs.items()]
     parts = [
         f"# Training speed: seconds to {GOAL} nats\n",

@@ -20,9 +20,11 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
     """
     layers = []
     for j, (n_in, n_out) in enumerate(pairwise(sizes)):
-        last = j == len(sizes) - 2
-        scale = 0.0 if last else np.sqrt(2.0 / max(n_in, 1))
-        weight = scale * jax.random.normal(jax.random.fold_in(key, j), (n_in, n_out), dtype=jnp.float32)
+        if j == len(sizes) - 2:
+            weight = jnp.zeros((n_in, n_out), dtype=jnp.float32)
+        else:
+            noise = jax.random.normal(jax.random.fold_in(key, j), (n_in, n_out), dtype=jnp.float32)
+            weight = np.sqrt(2.0 / max(n_in, 1)) * noise
         layers.append({"weight": weight, "bias": jnp.zeros(n_out, dtype=jnp.float32)})
     return layers
 
