@@ -12,13 +12,14 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, biject_to, constraints
+from numpyro.distributions import Distribution, StudentT, biject_to, constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import validate_sample
 
-from ._checks import shorten
+from ._checks import FloatArray, float_array, shorten
+from ._leaves import as_jax
 from .chains.parameters import ParameterSpace
-from .flows.support import Support, inside, interior_bounds
+from .flows.support import Support, inside, interior_bounds, log_normal_density
 
 
 class Box(constraints.Constraint):
@@ -139,3 +140,62 @@ class UniformPrior(Distribution):
         lower, upper = self.space.bounds.T
         fraction = jax.random.uniform(key, (*sample_shape, self.space.dim))
         return keep_inside(lower + (upper - lower) * fraction, self.space)
+
+
+def _positive(value: Any, name: str, space: ParameterSpace) -> FloatArray:
+    array = float_array(value, f"BroadPrior: {name}", shape=(space.dim,))
+    if not (array > 0).all():
+        raise ValueError(f"BroadPrior: {name}: expected positive numbers; got {shorten(array.tolist())}.")
+    return array
+
+
+class BroadPrior(Distribution):
+    """Independent parameters, each as vague as its support allows.
+
+    Flat on an interval; log-logistic on a half line, density s / (s + x)^2 at the distance x from its edge; on a line a
+    Student t with three degrees of freedom.
+
+    Args:
+        space: the parameters.
+        scale: (d,) the median distance s of each half line, > 0; not used elsewhere.
+        loc: (d,) centre on each line.
+        width: (d,) scale of the Student t on each line, > 0.
+
+    Raises:
+        TypeError, ValueError: not (d,) real numbers; a scale or width that is not positive.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
+    pytree_data_fields = ("loc", "scale", "width")
+    pytree_aux_fields = ("space",)
+
+    def __init__(self, space: ParameterSpace, scale: Any, loc: Any, width: Any, *, validate_args: bool | None = None):
+        self.space, self.loc = space, float_array(loc, "BroadPrior: loc", shape=(space.dim,))
+        self.scale, self.width = (_positive(part, name, space) for part, name in ((scale, "scale"), (width, "width")))
+        super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Box:
+        """The declared support."""
+        return Box(self.space)
+
+    def _on_lines(self) -> np.ndarray:
+        return np.asarray(~np.isfinite(self.space.bounds).any(axis=1))
+
+    def _student(self) -> StudentT:
+        return StudentT(3.0, *as_jax((self.loc, self.width)))
+
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
+        theta = jnp.asarray(value, jnp.result_type(value, float))
+        z, log_det = Support(self.space, as_jax(self.scale)).inverse_and_log_det(theta)
+        each = jnp.where(self._on_lines(), self._student().log_prob(z), log_normal_density(z))
+        return jnp.where(inside(theta, self.space), each.sum(axis=-1) + log_det, -jnp.inf)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Returns draws (*sample_shape, d), strictly inside the support."""
+        key_normal, key_student = jax.random.split(key)
+        normal = jax.random.normal(key_normal, (*sample_shape, self.space.dim))
+        z = jnp.where(self._on_lines(), self._student().sample(key_student, sample_shape), normal)
+        return keep_inside(Support(self.space, as_jax(self.scale)).forward(z), self.space)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,21 @@ import numpy as np
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
+from ._leaves import as_jax
 from .box import Box, keep_inside
 from .chains.parameters import ParameterSpace
-from .flows.build import build_flow, build_latent_map, flatten_params, param_shapes, unflatten_params
+from .conditional import ConditionalPrior, condition_on
+from .flows.build import (
+    build_flow,
+    build_latent_map,
+    flatten_params,
+    latent_log_prob,
+    param_shapes,
+    unflatten_params,
+)
 from .flows.config import FlowConfig
 from .flows.support import inside
+from .moments import MonteCarloMoments
 from .storage import FileFormatError, load_file, require_arrays, save_file
 
 KIND, SCHEMA = "flow_prior", 1
@@ -32,7 +42,7 @@ _INFO = ("metadata", "chain", "training", "report", "versions")  # parts of `inf
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
-class FlowPrior(Distribution):
+class FlowPrior(MonteCarloMoments, Distribution):
     """Density learned from a chain, as a NumPyro distribution over a vector of named parameters.
 
     The density integrates to one on the declared support of `space`, exactly: it is a bijection of a normalised
@@ -115,9 +125,39 @@ class FlowPrior(Distribution):
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
         return _from_latent(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
 
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
+        return _latent_log_prob(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
+    def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
+        """Returns the distribution of one or two parameters, given values of all the others.
+
+        Normalised numerically, in float64: see `ConditionalPrior`, which has the error.
+
+            prior.condition(a=0.3, b=1.2)      prior.condition({"theta[0]": 0.3})
+
+        Raises:
+            ValueError: an unknown name, a value outside the support, or more than two parameters left free.
+        """
+        fixed = self.params["whitening"]
+        width = np.sqrt(np.sum(np.asarray(fixed["tril"], float) ** 2, axis=1))
+        scale, loc = np.asarray(self.params["support"]["scale"], float), np.asarray(fixed["loc"], float)
+        return condition_on(self, {**(values or {}), **named}, scale=scale, loc=loc, width=width)
+
+    def marginal(
+        self, names: Sequence[str], *, key: jax.Array | None = None, draws: int = 100_000, progress: bool = True
+    ) -> FlowPrior:
+        """Returns a prior on fewer parameters, refitted to draws of this one, its report in `info`.
+
+        A flow's marginals have no closed form. See `fit_marginal`, which also takes settings and returns the history.
+        """
+        from .training.marginal import fit_marginal  # the one import from a room below: training makes priors
+
+        seeded = jax.random.key(0) if key is None else key
+        return fit_marginal(seeded, self, names, draws=draws, progress=progress).prior
+
     def _arrays(self) -> Any:
-        """Returns the params as JAX arrays: NumPy's float64 in a jit inside another confuses JAX with x64 off."""
-        return jax.tree.map(jnp.asarray, self.params)
+        return as_jax(self.params)
 
     def _points(self, value: Any, subject: str) -> jax.Array:
         array = jnp.asarray(value)
@@ -200,6 +240,11 @@ def _to_latent(params: Any, theta: jax.Array, *, config: FlowConfig, space: Para
 @_compiled
 def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
     return keep_inside(build_latent_map(config, space, params, omega.dtype).forward(omega), space)
+
+
+@_compiled
+def _latent_log_prob(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return latent_log_prob(config, space.dim, params, omega)
 
 
 def _require_invertible(path: Any, arrays: Mapping[str, np.ndarray]) -> None:

@@ -12,11 +12,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
     "_checks",
+    "_leaves",
     "storage",
     "chains",
     "flows",
     "box",
+    "moments",
+    "conditional",
     "prior",
+    "latent",
+    "compose",
     "diagnostics",
     "training",
     "emulators",
@@ -26,6 +31,7 @@ ORDER = [
     "demo",
     "cli",
 ]
+BELOW = {"prior.py": {"training"}}  # FlowPrior.marginal refits, and imports what it needs for it when called
 BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
     "torch": {"sampling/pocomc.py"},
@@ -62,7 +68,7 @@ def test_imports_come_from_rooms_above(path):
     room = room_of(path)
     assert room in ORDER, f"{room} has no place in the order of rooms"
     late = {other for other in imported_rooms(path) if ORDER.index(other) >= ORDER.index(room)}
-    assert not late, f"{path.name} imports from {late}"
+    assert late == BELOW.get(path.name, set()), f"{path.name} imports from {late}"
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))

@@ -172,6 +172,16 @@ def test_a_jitted_function_may_close_over_the_prior_in_either_precision(prior):
             np.testing.assert_allclose(value, 2 * prior.log_prob(theta), atol=1e-8 if x64 else 0.02)
 
 
+def test_closed_over_and_passed_as_an_argument_in_both_precisions(prior):
+    """JAX remembers the NumPy arrays that a trace meets as constants: none of the prior's own may be among them."""
+    theta = np.asarray(prior.sample(KEY))
+    closed = jax.jit(lambda t: prior.log_prob(t))
+    for x64 in (False, True, False, True, False):
+        with jax.enable_x64(x64):
+            value = jax.jit(lambda p, t: p.log_prob(t))(prior, jnp.asarray(theta))
+            np.testing.assert_allclose(closed(jnp.asarray(theta)), value, rtol=1e-5)
+
+
 def test_vmap_over_points_and_over_stacked_priors(prior):
     theta = prior.sample(KEY, (4,))
     each = jnp.stack([prior.log_prob(point) for point in theta])

@@ -30,10 +30,12 @@ def base_shapes(config: FlowConfig, dim: int) -> dict[str, tuple[int, ...]]:
     return {"logits": (k,), "mean": (k, dim), "log_scale": (k, dim)}
 
 
-def build_base(config: FlowConfig, dim: int, params: dict[str, Any], dtype: Any) -> distrax.Distribution:
-    """Returns the base distribution with event shape (d,)."""
+def build_base(
+    config: FlowConfig, dim: int, params: dict[str, Any], dtype: Any, spread: float | jax.Array = 1.0
+) -> distrax.Distribution:
+    """Returns the base distribution with event shape (d,), its standard deviations multiplied by `spread`."""
     if config.base == "normal":
-        return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.ones(dim, dtype))
+        return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype))
     logits, mean, raw = (jnp.asarray(params[name], dtype) for name in ("logits", "mean", "log_scale"))
-    scale = jnp.exp(_MAX_LOG_SCALE * jnp.tanh(raw / _MAX_LOG_SCALE))
+    scale = spread * jnp.exp(_MAX_LOG_SCALE * jnp.tanh(raw / _MAX_LOG_SCALE))
     return distrax.MixtureSameFamily(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, scale))

@@ -82,8 +82,13 @@ def stack_members(members: list[Params]) -> Params:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
-def build_whitened_flow(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
-    """Returns the trained part: a distribution over whitened, unconstrained points (d,)."""
+def build_whitened_flow(
+    config: FlowConfig, dim: int, params: Params, dtype: Any, spread: float | jax.Array = 1.0
+) -> distrax.Transformed:
+    """Returns the trained part: a distribution over whitened, unconstrained points (d,).
+
+    `spread` multiplies the standard deviations of its base, as a proposal for the flow's powers needs it.
+    """
     cast = jax.tree.map(lambda array: jnp.asarray(array, dtype), {k: v for k, v in params.items() if k not in FIXED})
     couplings = [
         build_coupling(config, mask, weights)
@@ -91,7 +96,24 @@ def build_whitened_flow(config: FlowConfig, dim: int, params: Params, dtype: Any
     ]
     final = distrax.Block(distrax.ScalarAffine(cast["final"]["shift"], log_scale=cast["final"]["log_scale"]), 1)
     transport = distrax.Chain([final, *reversed(couplings)])  # Distrax applies the last one first
-    return distrax.Transformed(build_base(config, dim, cast["base"], dtype), transport)
+    return distrax.Transformed(build_base(config, dim, cast["base"], dtype, spread), transport)
+
+
+def build_inner(
+    config: FlowConfig, dim: int, params: Params, dtype: Any, spread: float | jax.Array = 1.0
+) -> distrax.Distribution:
+    """Returns the distribution over whitened points (d,): the one flow, or the mixture of several.
+
+    `spread` is as in `build_whitened_flow`, the background's included.
+    """
+    if not is_ensemble(config):
+        return build_whitened_flow(config, dim, params, dtype, spread)
+    return Ensemble(
+        lambda member: build_whitened_flow(config, dim, member, dtype, spread),
+        {name: part for name, part in params.items() if name not in FIXED},
+        jnp.asarray(params["mixture"]["weights"], dtype),
+        distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype)),
+    )
 
 
 def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Transformed:
@@ -99,16 +121,7 @@ def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype:
 
     Its bijector is the fixed part alone, support after whitening; its distribution is over whitened points.
     """
-    if is_ensemble(config):
-        inner: distrax.Distribution = Ensemble(
-            lambda member: build_whitened_flow(config, space.dim, member, dtype),
-            {name: part for name, part in params.items() if name not in FIXED},
-            jnp.asarray(params["mixture"]["weights"], dtype),
-            space.dim,
-        )
-    else:
-        inner = build_whitened_flow(config, space.dim, params, dtype)
-    return distrax.Transformed(inner, build_outer(space, params, dtype))
+    return distrax.Transformed(build_inner(config, space.dim, params, dtype), build_outer(space, params, dtype))
 
 
 def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
@@ -119,10 +132,23 @@ def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bi
 
 def build_latent_map(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
     """Returns the map from latent points omega (d,) to theta (d,), of the first member if there are several."""
+    first = _first_member(config, space.dim, params, dtype)
+    return distrax.Chain([build_outer(space, params, dtype), first.bijector])
+
+
+def latent_log_prob(config: FlowConfig, dim: int, params: Params, omega: jax.Array) -> jax.Array:
+    """Returns the normalised log density (...,) of the flow's draws in the coordinates omega (..., d) of that map."""
+    first = _first_member(config, dim, params, omega.dtype)
+    if not is_ensemble(config):
+        return first.distribution.log_prob(omega)
+    whitened, log_det = first.bijector.forward_and_log_det(omega)
+    return build_inner(config, dim, params, omega.dtype).log_prob(whitened) + log_det
+
+
+def _first_member(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
     if is_ensemble(config):
-        params = {k: part if k in FIXED else jax.tree.map(lambda leaf: leaf[0], part) for k, part in params.items()}
-    inner = build_whitened_flow(config, space.dim, params, dtype)
-    return distrax.Chain([build_outer(space, params, dtype), inner.bijector])
+        params = {k: jax.tree.map(lambda leaf: leaf[0], part) for k, part in params.items() if k not in FIXED}
+    return build_whitened_flow(config, dim, params, dtype)
 
 
 def flatten_params(nested: Any, prefix: str = "") -> dict[str, Any]:

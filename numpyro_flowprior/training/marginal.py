@@ -1,0 +1,49 @@
+"""A prior on fewer parameters than were trained on: refitted from draws, with a report of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import positive_int
+from ..chains.chain import Chain
+from ..flows.config import FlowConfig
+from .config import TrainConfig
+from .fit import FlowFit, fit_flow
+
+_AT_ONCE = 16_384  # draws
+
+
+def fit_marginal(
+    key: jax.Array,
+    prior: Any,
+    names: Sequence[str],
+    *,
+    draws: int = 100_000,
+    config: FlowConfig | None = None,
+    train: TrainConfig | None = None,
+    progress: bool = True,
+) -> FlowFit:
+    """Returns a flow fitted to the prior's draws of the named parameters: their marginal has no closed form.
+
+    Where the chain itself is at hand, `fit_flow(key, chain.select(names))` is better: one approximation, not two.
+
+    Args:
+        key: seeds draws and training.
+        prior: a FlowPrior, or any distribution over named parameters.
+        names: the parameters to keep, in the order wanted.
+        draws: how many to train on.
+        config, train, progress: as for `fit_flow`.
+    """
+    draws = positive_int(draws, "fit_marginal: draws", minimum=1000)
+    kept = prior.space.select(names)
+    key_draws, key_fit = jax.random.split(key)
+    with jax.enable_x64(True):
+        keys = jax.random.split(key_draws, -(-draws // _AT_ONCE))
+        theta = np.concatenate([np.asarray(prior.sample(each, (_AT_ONCE,))) for each in keys])[:draws]
+    columns = [prior.space.index(name) for name in kept.names]
+    chain = Chain(theta[:, columns], kept, info={"source": f"marginal of a prior over {', '.join(prior.space.names)}"})
+    return fit_flow(key_fit, chain, config, train, progress=progress)
