@@ -14,6 +14,7 @@ from typing import Any
 
 from ..._checks import shorten
 from ..chain import Chain
+from ..convergence import judge
 from ..parameters import ParameterSpace
 from ..table import Table, to_chain
 from .delimited import read_csv
@@ -46,9 +47,12 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
         raise TypeError(f"read_chain: expected a path or a Chain; got {type(source).__name__}.")
     path = Path(source)
     try:
-        return to_chain(_read_file(path, options), space)
+        table = _read_file(path, options)
+        chain = to_chain(table, space)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    chain.info["convergence"] = judge(chain, table.complaints, walkers=table.walkers)
+    return chain
 
 
 def _read_file(path: Path, options: dict[str, Any]) -> Table:

@@ -1,0 +1,117 @@
+"""Whether chains agree, and whether their rows say something new: R-hat, and the words that tell a reader's user."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from .._checks import FloatArray, shorten
+
+if TYPE_CHECKING:
+    from .chain import Chain
+
+_MOST_ROWS = 200_000  # of longer chains evenly spaced rows are ranked: R-hat does not depend on how many
+_FEWEST_ROWS = 100  # shorter chains are not judged
+_WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
+_FEWEST_DRAWS = 400.0  # effective draws that the same section asks of four chains
+_NEAR_COPIES = 10.0  # rows to one independent draw above which thinning loses next to nothing
+
+
+def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray | None = None) -> FloatArray | None:
+    """Returns the rank-normalised split R-hat of each column, (d,); None without at least two chains of four rows.
+
+    Each chain is cut into halves, rows are replaced by normal scores of their ranks, and R-hat^2 is the variance of all
+    over the mean variance within a half; the larger of that and the same of |x - median|, which sees scales that
+    disagree. One for converged chains; NaN for a constant column, infinite for chains stuck at different values.
+
+    Args:
+        samples: (n, d) rows in the order in which they were drawn.
+        chain_id: (n,) which chain each row belongs to.
+        weights: (n,) how often each row was repeated; None for once. Weights that are no counts give None: such rows
+            are no sequence in time.
+
+    Source: Vehtari et al. (2021), Bayesian Analysis 16, 667, eq. (1)-(4), (13), (14).
+    """
+    if chain_id is None or (weights is not None and (np.round(weights) != weights).any()):
+        return None
+    counts = np.ones(len(samples), dtype=int) if weights is None else weights.astype(int)
+    rows = [np.flatnonzero(chain_id == label) for label in np.unique(chain_id)]
+    rows = [np.repeat(chain, counts[chain]) for chain in rows]
+    rows = [chain for chain in rows if len(chain) >= 4]
+    if len(rows) < 2:
+        return None
+    length = min(min(map(len, rows)), max(4, _MOST_ROWS // len(rows)))
+    even = np.stack([chain[np.linspace(0, len(chain) - 1, length).astype(int)] for chain in rows])
+    half = length // 2
+    halves = np.concatenate([even[:, :half], even[:, -half:]])
+    return np.array([_rank_normalised(column[halves]) for column in samples.T])
+
+
+def _rank_normalised(x: FloatArray) -> float:
+    return max(_ratio(_scores(x)), _ratio(_scores(np.abs(x - np.median(x)))))
+
+
+def _scores(x: FloatArray) -> FloatArray:
+    return ndtri((rankdata(x).reshape(x.shape) - 0.375) / (x.size + 0.25))
+
+
+def _ratio(z: FloatArray) -> float:
+    length = z.shape[1]
+    within, between = z.var(axis=1, ddof=1).mean(), z.mean(axis=1).var(ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.sqrt((length - 1) / length + between / within))
+
+
+def judge(chain: Chain, complaints: Sequence[str] = (), *, walkers: bool = False) -> dict[str, Any]:
+    """Returns effective size, autocorrelation time and R-hat of a chain; warns once if it is not fit for use as it is.
+
+    Args:
+        chain: what was read.
+        complaints: what its reader found, to be told in the same breath.
+        walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
+    """
+    ratios = None if walkers else chain.r_hat
+    tau, size = chain.autocorrelation_time, chain.effective_size
+    found = list(complaints)
+    if chain.n >= _FEWEST_ROWS:
+        found += _of_r_hat(chain, ratios) + _of_size(chain, tau, size)
+    if found:
+        warnings.warn("chain: " + " ".join(found), stacklevel=3)
+    report: dict[str, Any] = {"effective_size": float(size)}
+    if chain.weights is None:
+        report["autocorrelation_time"] = float(tau)
+    if ratios is not None:
+        report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
+    return report
+
+
+def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
+    if ratios is None:
+        return []
+    high = [f"{value:.3f} for {name}" for name, value in zip(chain.names, ratios, strict=True) if value > _WORST_R_HAT]
+    if not high:
+        return []
+    return [
+        f"R-hat: expected at most {_WORST_R_HAT} in converged chains; got {shorten(high)}. "
+        "The chains disagree: leave out the burn-in, or run them longer."
+    ]
+
+
+def _of_size(chain: Chain, tau: float, size: float) -> list[str]:
+    if size < min(_FEWEST_DRAWS, chain.n / 2):
+        cause = "the weights sit on few rows" if chain.weights is not None else f"autocorrelation time {tau:.0f} rows"
+        return [
+            f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
+            f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."
+        ]
+    if tau > _NEAR_COPIES:
+        return [
+            f"Thinning: {tau:.0f} rows in a row say what one independent draw says. "
+            f"chain.thin({int(tau / 2)}) loses next to nothing and is faster in every later step."
+        ]
+    return []
