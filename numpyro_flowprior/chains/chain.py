@@ -15,6 +15,7 @@ from .._checks import FloatArray, float_array, positive_int, real_in, require_fi
 from .autocorrelation import autocorrelation_time
 from .convergence import r_hat
 from .parameters import ParameterSpace
+from .sources import ChainSources
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
@@ -22,7 +23,7 @@ _GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of row
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
-class Chain:
+class Chain(ChainSources):
     """Weighted draws of named parameters, checked and immutable.
 
     Args:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import rankdata
+from scipy.stats import chi2, rankdata
 
-from .._checks import FloatArray, shorten
+from .._checks import FloatArray
+from .autocorrelation import autocorrelation_time
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 200_000  # of longer chains evenly spaced rows are ranked: R-hat does not depend on how many
 _FEWEST_ROWS = 100  # shorter chains are not judged
 _WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
+_FALSE_ALARM = 1e-3  # how often converged chains are said to disagree
 _FEWEST_DRAWS = 400.0  # effective draws that the same section asks of four chains
 _NEAR_COPIES = 10.0  # rows to one independent draw above which thinning loses next to nothing
 
@@ -67,42 +67,55 @@ def _ratio(z: FloatArray) -> float:
         return float(np.sqrt((length - 1) / length + between / within))
 
 
-def judge(chain: Chain, complaints: Sequence[str] = (), *, walkers: bool = False) -> dict[str, Any]:
-    """Returns effective size, autocorrelation time and R-hat of a chain; warns once if it is not fit for use as it is.
+def judge(chain: Chain, *, walkers: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Returns effective size, autocorrelation time and R-hat of a chain, and sentences on what makes it unfit.
 
     Args:
         chain: what was read.
-        complaints: what its reader found, to be told in the same breath.
         walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
     """
     ratios = None if walkers else chain.r_hat
-    tau, size = chain.autocorrelation_time, chain.effective_size
-    found = list(complaints)
-    if chain.n >= _FEWEST_ROWS:
-        found += _of_r_hat(chain, ratios) + _of_size(chain, tau, size)
-    if found:
-        warnings.warn("chain: " + " ".join(found), stacklevel=3)
-    report: dict[str, Any] = {"effective_size": float(size)}
+    report: dict[str, Any] = {"effective_size": float(chain.effective_size)}
     if chain.weights is None:
-        report["autocorrelation_time"] = float(tau)
+        report["autocorrelation_time"] = float(chain.autocorrelation_time)
     if ratios is not None:
         report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
-    return report
+    judged = chain.n >= _FEWEST_ROWS
+    return report, _of_r_hat(chain, ratios) + _of_size(chain) if judged else []
 
 
 def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
-    if ratios is None:
+    if ratios is None or not (ratios > _WORST_R_HAT).any():
         return []
-    high = [f"{value:.3f} for {name}" for name, value in zip(chain.names, ratios, strict=True) if value > _WORST_R_HAT]
+    limits = np.maximum(_WORST_R_HAT, _r_hat_by_chance(chain))
+    high = [f"{ratios[j]:.3f} for {chain.names[j]}" for j in np.flatnonzero(ratios > limits)]
     if not high:
         return []
     return [
-        f"R-hat: expected at most {_WORST_R_HAT} in converged chains; got {shorten(high)}. "
+        f"R-hat: expected at most {limits.max():.2f} in converged chains of this length; got {'; '.join(high)}. "
         "The chains disagree: leave out the burn-in, or run them longer."
     ]
 
 
-def _of_size(chain: Chain, tau: float, size: float) -> list[str]:
+def _r_hat_by_chance(chain: Chain) -> FloatArray:
+    """Returns the R-hat that converged chains exceed in one parameter of a thousandth of all readings, (d,).
+
+    Means of k halves with n effective draws each scatter so that n (R-hat^2 - 1) is chi^2 / (k - 1), k - 1 degrees of
+    freedom. The autocorrelation that gives n is that within chains: about their common mean it would hide the very
+    disagreement.
+    """
+    ids = np.zeros(chain.n, dtype=int) if chain.chain_id is None else chain.chain_id
+    labels, codes = np.unique(ids, return_inverse=True)
+    means = np.stack([chain.samples[codes == code].mean(axis=0) for code in range(len(labels))])
+    tau = autocorrelation_time(chain.samples - means[codes], ids)
+    halves = 2 * len(labels)
+    rows = chain.n if chain.weights is None else chain.effective_size
+    quantile = chi2.isf(_FALSE_ALARM / (2 * chain.dim), halves - 1) / (halves - 1)
+    return np.sqrt(1.0 + quantile * tau * halves / rows)
+
+
+def _of_size(chain: Chain) -> list[str]:
+    tau, size = chain.autocorrelation_time, chain.effective_size
     if size < min(_FEWEST_DRAWS, chain.n / 2):
         cause = "the weights sit on few rows" if chain.weights is not None else f"autocorrelation time {tau:.0f} rows"
         return [

@@ -119,8 +119,8 @@ def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
             f"expected columns for {shorten(space.names, 40)}; {shorten(missing, 40)} missing from {list(names)}."
         )
     fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
-    left_out = dict(table.info.get("left_out", {}))
-    left_out |= {name: _why(name, table) for name in names if name not in space.names}
+    left_out = {name: _why(name, table) for name in names if name not in space.names}
+    left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
     if set(space.names) != set(names) - set(table.derived):
         for name in DENSITIES:
             if fields.pop(name, None) is not None:
@@ -159,6 +159,16 @@ def _space_of(table: Table, names: list[str]) -> ParameterSpace:
 
 def _why(name: str, table: Table) -> str:
     return "derived from the other parameters" if name in table.derived else "not among the parameters asked for"
+
+
+def complaint_of_divergences(count: int, transitions: int) -> tuple[str, ...]:
+    """Returns what to tell of diverging transitions of Hamiltonian Monte Carlo, if there are any."""
+    if not count:
+        return ()
+    return (
+        f"{count} of {transitions} transitions diverged: the sampler may have missed a part of the posterior. "
+        "Run it with smaller steps (a higher acceptance target), or reparametrise the model.",
+    )
 
 
 def _scalar(value: Any, name: str) -> float:
