@@ -74,7 +74,8 @@ def getdist_files(folder, chains: int = 2):
 
 
 def mcsamples(folder):
-    getdist = pytest.importorskip("getdist")
+    import getdist
+
     getdist_files(folder)
     return getdist.loadMCSamples(str(folder / "c"), settings={"ignore_rows": 0})
 
@@ -155,7 +156,8 @@ def a_data_tree(folder):
 
 
 def dynesty_results(folder):
-    dynesty = pytest.importorskip("dynesty")
+    import dynesty
+
     values = {
         "samples": DRAWS, "logl": LOG_LIKELIHOOD, "logwt": np.log(COUNTS) - 7.0, "logz": np.linspace(-9, -3.5, N),
         "logzerr": np.linspace(0, 0.1, N), "nlive": 10, "niter": N, "ncall": np.ones(N), "eff": 1.0,
@@ -399,6 +401,21 @@ def test_pocomc_keeps_weights_parts_and_evidence(pocomc_sampler):
     np.testing.assert_allclose(chain.log_prob, log_likelihood + log_prior)
     assert np.allclose(chain.log_prior, -2 * np.log(10.0))
     assert chain.log_evidence == pocomc_sampler.evidence()[0]
+
+
+def test_dynesty_keeps_weights_and_evidence():
+    import dynesty
+
+    sampler = dynesty.NestedSampler(
+        lambda x: -0.5 * np.sum(x**2), lambda u: 10 * u - 5, 2, nlive=100, rstate=np.random.default_rng(0)
+    )
+    sampler.run_nested(print_progress=False, dlogz=0.1)
+    for source in (sampler, sampler.results):
+        chain = Chain.from_dynesty(source, ParameterSpace(["a", "b"], -5.0, 5.0))
+        np.testing.assert_allclose(chain.weights, sampler.results.importance_weights())
+        assert abs(chain.mean()).max() < 0.3  # 100 live points: one deviation is 0.1
+        assert (chain.log_prob, chain.log_evidence) == (None, sampler.results.logz[-1])
+        assert chain.log_evidence == pytest.approx(np.log(2 * np.pi / 100), abs=0.8)
 
 
 def test_dead_rows_are_left_out_and_counted():

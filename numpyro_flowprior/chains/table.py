@@ -83,7 +83,9 @@ def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tu
         shape = values.shape[leading:]
         names += [name + (f"[{','.join(map(str, index))}]" if shape else "") for index in np.ndindex(shape)]
         columns.append(values.reshape(-1, int(np.prod(shape))))
-    return tuple(names), np.concatenate(columns, axis=1)
+    samples = np.concatenate(columns, axis=1)
+    samples.setflags(write=False)  # ours alone: a Chain need not copy it
+    return tuple(names), samples
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:

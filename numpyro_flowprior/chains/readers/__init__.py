@@ -169,6 +169,8 @@ def _read_file(path: Path, options: Mapping[str, Any], *, alone: bool) -> Table:
     _require_options(reader, options)
     try:
         return reader(path, **options)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text in UTF-8; got other bytes ({error.reason}). Is it compressed?") from error
     except ValueError as error:
         raise error if alone else ValueError(f"{path.name}: {error}") from error
 

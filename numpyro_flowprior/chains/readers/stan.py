@@ -32,7 +32,7 @@ def is_stan(path: Path) -> bool:
     """Returns whether a csv file begins as CmdStan's do: with a comment, or with lp__ as first column."""
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline()
-    return bool(re.match(r'#\s*\w*stan\w*|"?lp__', first))
+    return bool(re.match(r'#\s*stan_|#.* by Stan|"?lp__', first))
 
 
 def read_stan(path: Path) -> Table:

@@ -33,8 +33,8 @@ def read_rows(
             table = np.loadtxt(
                 path, delimiter=delimiter, skiprows=skip, comments=comments, ndmin=2, quotechar='"', encoding="utf-8"
             )
-        except UnicodeDecodeError as error:
-            raise ValueError(f"expected text in UTF-8; got other bytes ({error.reason}). Is it compressed?") from error
+        except UnicodeDecodeError:
+            raise
         except ValueError as error:
             _require_numbers(path, width, delimiter, skip, comments)
             raise ValueError(f"not a table of numbers ({error}).") from error
