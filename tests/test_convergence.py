@@ -77,6 +77,8 @@ BAD_CHAINS = [
     (chains(shift=1.0), r"R-hat: expected at most 1.01 .* got 1\.\d+ for a\. The chains disagree"),
     (Chain(slow(2000, 0.99), SPACE), r"2000 rows hold \d+ \(autocorrelation time \d+ rows\).*run the analysis longer"),
     (Chain(slow(20_000, 0.9), SPACE), r"Thinning: \d+ rows.*chain.thin\(\d+\)"),
+    (Chain(slow(20_000, 0.9), SPACE, weights=np.arange(20_000) % 3 + 1), r"Thinning: \d+ rows"),
+    (Chain(slow(2000, 0.99), SPACE, weights=np.full(2000, 2.0)), r"2000 rows hold \d+ \(autocorrelation time"),
     (chains().replace(weights=1.0 * (np.arange(2000) < 20) + 1e-9), "the weights sit on few rows"),
 ]
 

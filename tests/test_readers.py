@@ -167,6 +167,7 @@ def dynesty_results(folder):
     return dynesty.results.Results(values)
 
 
+DERIVED = "not sampled: derived from the other parameters, or fixed"
 YES = {"log_prob": LOG_PROB}
 PARTS = {"log_likelihood": LOG_LIKELIHOOD, "log_prior": LOG_PRIOR, **YES}
 ALL = {**YES, "weights": COUNTS, "chain_id": CHAINS}
@@ -212,7 +213,8 @@ def test_what_a_source_holds_is_what_the_chain_holds(tmp_path, make, space, expe
             assert getattr(holder, name) == value
         else:
             np.testing.assert_allclose(getattr(holder, name), value, rtol=1e-12, err_msg=name)
-    assert chain.info["convergence"]["effective_size"] == chain.effective_size
+    size = chain.info["convergence"]["effective_size"]  # counts are steps of a sequence, with noise of its own
+    assert 0.8 * chain.effective_size <= size <= chain.effective_size
     assert words is None or words in chain.info["log_prob"]
 
 
@@ -232,12 +234,12 @@ def test_constructors_are_read_chain_by_name(tmp_path):
 def test_derived_columns_are_read_only_if_asked_for(tmp_path):
     root = getdist_files(tmp_path)
     chain = read_chain(root)
-    assert chain.info["left_out"]["a2"] == "derived from the other parameters"
+    assert chain.info["left_out"]["a2"] == DERIVED
     asked = read_chain(root, ParameterSpace(["a2"], 0.0, 1.0))
     np.testing.assert_allclose(asked.samples[:, 0], DRAWS[:, 0] ** 2)
     assert asked.log_prob is None
     assert "sampled parameters" in asked.info["left_out"]["log_prob"]
-    assert read_chain(a_bilby_json(tmp_path)).info["left_out"] == {"fixed": "derived from the other parameters"}
+    assert read_chain(a_bilby_json(tmp_path)).info["left_out"] == {"fixed": DERIVED}
 
 
 def test_getdist_burn_in_is_dropped_from_each_file(tmp_path):
@@ -248,6 +250,16 @@ def test_getdist_burn_in_is_dropped_from_each_file(tmp_path):
     assert read_chain(tmp_path / "c_1.txt", burn_in=100).n == 200
     (tmp_path / "c_10.txt").write_bytes((tmp_path / "c_2.txt").read_bytes())
     np.testing.assert_array_equal(np.bincount(read_chain(root).chain_id), [300, 300, 300])
+
+
+def test_the_second_column_of_nested_samplers_is_not_the_posterior(tmp_path):
+    rows = np.column_stack([COUNTS / COUNTS.sum(), -LOG_PROB, DRAWS, DRAWS[:, 0]])
+    getdist_files(tmp_path, 1)
+    np.savetxt(tmp_path / "c.txt", rows)
+    chain = read_chain(tmp_path / "c.txt")
+    assert chain.log_prob is None
+    assert "-2 log likelihood" in chain.info["left_out"]["log_prob"]
+    np.testing.assert_allclose(read_chain(tmp_path / "c.txt", log_posterior=True).log_prob, LOG_PROB)
 
 
 COBAYA = "#      weight   minuslogpost      a      b      H0   minuslogprior  minuslogprior__0   chi2  chi2__x\n"
@@ -300,30 +312,32 @@ def emcee_sampler(backend=None, steps: int = 3000):
     return sampler
 
 
-def test_emcee_burn_in_and_thinning_follow_its_autocorrelation_time(tmp_path):
-    import emcee
-
-    sampler = emcee_sampler(emcee.backends.HDFBackend(tmp_path / "run.h5"))
+def test_emcee_burn_in_and_thinning_follow_its_autocorrelation_time():
+    sampler = emcee_sampler()
     chain = Chain.from_emcee(sampler, ParameterSpace(["a", "b"]))
-    burn_in, thin = chain.info["burn_in"], chain.info["thin"]
-    tau = sampler.get_autocorr_time(discard=300).max()
-    assert chain.info["autocorrelation_time"] == pytest.approx(tau, rel=0.3)
-    assert (burn_in, thin) == (
-        int(np.ceil(5 * chain.info["autocorrelation_time"])),
-        int(chain.info["autocorrelation_time"] / 2),
-    )
+    burn_in, thin, tau = (chain.info[name] for name in ("burn_in", "thin", "autocorrelation_time"))
+    assert tau == pytest.approx(sampler.get_autocorr_time(discard=300).max(), rel=0.3)  # each walker about its own mean
+    assert (burn_in, thin) == (int(np.ceil(5 * tau)), int(tau / 2))
     expected = np.swapaxes(sampler.get_chain(discard=burn_in), 0, 1)[:, ::thin]
     np.testing.assert_array_equal(chain.samples, expected.reshape(-1, 2))
     np.testing.assert_array_equal(chain.chain_id, np.repeat(np.arange(12), expected.shape[1]))
     np.testing.assert_allclose(chain.log_prob, -0.5 * np.sum((chain.samples / [1.0, 2.0]) ** 2, axis=1))
     assert "blobs" in chain.info["left_out"]
-    for source in (tmp_path / "run.h5", sampler.backend):
-        read = read_chain(source)
-        np.testing.assert_array_equal(read.samples, chain.samples)
-        np.testing.assert_array_equal(read.log_prob, chain.log_prob)
     with pytest.warns(UserWarning, match="Thinning"):
-        whole = read_chain(tmp_path / "run.h5", burn_in=0, thin=1)
-    assert whole.n == 12 * 3000
+        assert read_chain(sampler, burn_in=0, thin=1).n == 12 * 3000
+
+
+@pytest.mark.filterwarnings("ignore:.*50 are needed")
+def test_emcee_files_are_read_like_the_sampler_that_wrote_them(tmp_path):
+    import emcee
+
+    sampler = emcee_sampler(emcee.backends.HDFBackend(tmp_path / "run.h5", name="first"), steps=300)
+    steps = np.swapaxes(sampler.get_chain(discard=100)[::20], 0, 1)
+    for source, options in ((tmp_path / "run.h5", {"group": "first"}), (sampler.backend, {}), (sampler, {})):
+        chain = read_chain(source, burn_in=100, thin=20, **options)
+        np.testing.assert_array_equal(chain.samples, steps.reshape(-1, 2))
+        np.testing.assert_allclose(chain.log_prob, -0.5 * np.sum((chain.samples / [1.0, 2.0]) ** 2, axis=1))
+        assert "prior included" in chain.info["log_prob"]
 
 
 def test_a_short_emcee_run_is_told(tmp_path):
@@ -356,7 +370,7 @@ def test_numpyro_gives_its_sample_sites(mcmc):
     np.testing.assert_array_equal(chain.samples, np.column_stack([draws["a"], draws["v"]]))
     np.testing.assert_array_equal(chain.chain_id, np.repeat([0, 1], 500))
     assert "unconstrained" in chain.info["log_prob"]
-    assert chain.info["left_out"] == {"twice": "derived from the other parameters"}
+    assert chain.info["left_out"] == {"twice": DERIVED}
     assert read_chain(mcmc, ParameterSpace(["twice"], 0.0, 2.0)).samples.mean() == pytest.approx(1.0, abs=0.1)
 
 

@@ -37,12 +37,9 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
 
     Source: Vehtari et al. (2021), Bayesian Analysis 16, 667, eq. (1)-(4), (13), (14).
     """
-    if chain_id is None or (weights is not None and (np.round(weights) != weights).any()):
+    if chain_id is None or not are_counts(weights):
         return None
-    counts = np.ones(len(samples), dtype=int) if weights is None else weights.astype(int)
-    rows = [np.flatnonzero(chain_id == label) for label in np.unique(chain_id)]
-    rows = [np.repeat(chain, counts[chain]) for chain in rows]
-    rows = [chain for chain in rows if len(chain) >= 4]
+    rows = [chain for chain in _steps(len(samples), chain_id, weights) if len(chain) >= 4]
     if len(rows) < 2:
         return None
     length = min(min(map(len, rows)), max(4, _MOST_ROWS // len(rows)))
@@ -50,6 +47,18 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
     half = length // 2
     halves = np.concatenate([even[:, :half], even[:, -half:]])
     return np.array([_rank_normalised(column[halves]) for column in samples.T])
+
+
+def are_counts(weights: FloatArray | None) -> bool:
+    """Returns whether weights say how often a Markov chain stayed at each row (None: once), and are no densities."""
+    return weights is None or bool((np.round(weights) == weights).all())
+
+
+def _steps(n: int, chain_id: np.ndarray | None, weights: FloatArray | None) -> list[np.ndarray]:
+    """Returns the row of each step of each chain: rows as often as they were repeated."""
+    ids = np.zeros(n, dtype=int) if chain_id is None else chain_id
+    rows = [np.flatnonzero(ids == label) for label in np.unique(ids)]
+    return rows if weights is None else [np.repeat(chain, weights[chain].astype(int)) for chain in rows]
 
 
 def _rank_normalised(x: FloatArray) -> float:
@@ -75,13 +84,27 @@ def judge(chain: Chain, *, walkers: bool = False) -> tuple[dict[str, Any], list[
         walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
     """
     ratios = None if walkers else chain.r_hat
-    report: dict[str, Any] = {"effective_size": float(chain.effective_size)}
-    if chain.weights is None:
-        report["autocorrelation_time"] = float(chain.autocorrelation_time)
+    size, tau = _independent(chain)
+    report: dict[str, Any] = {"effective_size": size, "autocorrelation_time": tau}
     if ratios is not None:
         report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
     judged = chain.n >= _FEWEST_ROWS
-    return report, _of_r_hat(chain, ratios) + _of_size(chain) if judged else []
+    return report, _of_r_hat(chain, ratios) + _of_size(chain, size, tau) if judged else []
+
+
+def _independent(chain: Chain) -> tuple[float, float]:
+    """Returns the number of independent draws, and the autocorrelation time in rows.
+
+    Rows that are weighted by counts are a sequence too: its steps are judged, and at most Kish's effective size.
+    """
+    size, tau = chain.effective_size, chain.autocorrelation_time
+    if chain.weights is None or not are_counts(chain.weights):
+        return float(size), float(tau)
+    steps = [rows[:_MOST_ROWS] for rows in _steps(chain.n, chain.chain_id, chain.weights)]
+    ids = np.repeat(np.arange(len(steps)), [len(rows) for rows in steps])
+    in_steps = float(autocorrelation_time(chain.samples[np.concatenate(steps)], ids).max())
+    total = float(chain.weights.sum())
+    return min(float(size), total / in_steps), max(1.0, in_steps * chain.n / total)
 
 
 def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
@@ -114,10 +137,9 @@ def _r_hat_by_chance(chain: Chain) -> FloatArray:
     return np.sqrt(1.0 + quantile * tau * halves / rows)
 
 
-def _of_size(chain: Chain) -> list[str]:
-    tau, size = chain.autocorrelation_time, chain.effective_size
+def _of_size(chain: Chain, size: float, tau: float) -> list[str]:
     if size < min(_FEWEST_DRAWS, chain.n / 2):
-        cause = "the weights sit on few rows" if chain.weights is not None else f"autocorrelation time {tau:.0f} rows"
+        cause = f"autocorrelation time {tau:.0f} rows" if are_counts(chain.weights) else "the weights sit on few rows"
         return [
             f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
             f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."

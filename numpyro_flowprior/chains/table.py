@@ -160,7 +160,11 @@ def _space_of(table: Table, names: list[str]) -> ParameterSpace:
 
 
 def _why(name: str, table: Table) -> str:
-    return "derived from the other parameters" if name in table.derived else "not among the parameters asked for"
+    return (
+        "not sampled: derived from the other parameters, or fixed"
+        if name in table.derived
+        else "not among the parameters asked for"
+    )
 
 
 def complaint_of_divergences(count: int, transitions: int) -> tuple[str, ...]:

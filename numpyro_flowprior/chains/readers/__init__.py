@@ -86,8 +86,8 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
         space: which parameters to read, in which order, with their bounds. Takes precedence over what the source says;
             may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
-        **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), sampled (Cobaya).
-            Arrays: log_prob, log_prior, log_likelihood, weights, chain_id.
+        **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
+            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..._checks import shorten
+from ..convergence import are_counts
 from ..table import Table
 from .text import is_number, read_rows
 
 _LOG_PROB = "minus the column of -log posterior: log posterior up to a constant, prior included"
+_AMBIGUOUS = (
+    "the weights are no counts: MultiNest and PolyChord write -2 log likelihood where CosmoMC writes -log posterior. "
+    "Pass log_posterior=True if it is the latter"
+)
 _NUMBERED = re.compile(r"(.+)[._](\d+)")
 _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogpost")
 
@@ -29,7 +34,9 @@ def files_of_root(root: Path) -> list[Path]:
     return [numbered[j] for j in sorted(numbered)] or ([single] if single.is_file() else [])
 
 
-def read_getdist(path: Path, *, burn_in: float = 0, sampled: Sequence[str] | None = None) -> Table:
+def read_getdist(
+    path: Path, *, burn_in: float = 0, sampled: Sequence[str] | None = None, log_posterior: bool | None = None
+) -> Table:
     """Returns the table of one chain file: weight, -log posterior, then the parameters, in white-space columns.
 
     Names come from root.paramnames (a trailing * marks derived ones, which are read only if asked for), or from a first
@@ -40,6 +47,8 @@ def read_getdist(path: Path, *, burn_in: float = 0, sampled: Sequence[str] | Non
         burn_in: rows dropped from the start (a whole number), or the fraction of rows (below one).
         sampled: names of the sampled parameters, where Cobaya's header cannot say; all other columns are derived then.
             Without it every column is read, and no log density.
+        log_posterior: whether the second column is -log posterior. None: if the weights are counts, as CosmoMC's are;
+            MultiNest and PolyChord, whose weights are not, write -2 log likelihood there.
     """
     match = _NUMBERED.fullmatch(path.stem)
     roots = [path.with_name(name) for name in ([match[1]] if match else []) + [path.stem]]
@@ -52,19 +61,29 @@ def read_getdist(path: Path, *, burn_in: float = 0, sampled: Sequence[str] | Non
         info["left_out"] = {"burn-in": f"the first {start} of {len(rows)} rows"}
     rows = rows[start:]
     fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
+    if header is None and not (are_counts(rows[:, 0]) if log_posterior is None else log_posterior):
+        del fields["log_prob"]
+        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": _AMBIGUOUS}}
     if header is not None:
         return _cobaya(rows, header, fields, info, _ranges(roots), sampled)
     return Table(rows[:, 2:], tuple(names), fields, _ranges(roots), labels=labels, derived=derived, info=info)
 
 
-def read_mcsamples(samples: Any) -> Table:
-    """Returns the table of a getdist.MCSamples: weights, -loglikes as log posterior, its ranges as bounds."""
+def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
+    """Returns the table of a getdist.MCSamples: weights, -loglikes as log posterior, its ranges as bounds.
+
+    Args:
+        samples: the MCSamples.
+        log_posterior: whether loglikes are -log posterior. None: if the weights are counts (see `read_getdist`).
+    """
     if not hasattr(samples, "paramNames"):
         raise TypeError(f"expected a getdist.MCSamples; got {type(samples).__name__}.")
     parameters = samples.paramNames.names
     fields: dict[str, Any] = {"weights": None if samples.weights is None else np.asarray(samples.weights)}
-    info = {"source": "getdist.MCSamples", "log_prob": "none: no loglikes"}
-    if samples.loglikes is not None:
+    info: dict[str, Any] = {"source": "getdist.MCSamples", "log_prob": "none: no loglikes"}
+    if samples.loglikes is not None and not (are_counts(fields["weights"]) if log_posterior is None else log_posterior):
+        info |= {"log_prob": "none", "left_out": {"log_prob": _AMBIGUOUS}}
+    elif samples.loglikes is not None:
         fields["log_prob"], info["log_prob"] = -np.asarray(samples.loglikes), _LOG_PROB
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2:
