@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import types
 import warnings
 
 import jax
@@ -381,6 +382,22 @@ def test_arviz_of_numpyro_is_read_with_its_vectors(mcmc):
     chain = read_chain(arviz.from_numpyro(mcmc, log_likelihood=False))
     assert chain.names == ("a", "twice", "v[0]", "v[1]")
     assert (chain.log_prob, chain.info["divergences"]) == (None, 0)
+
+
+def arviz_1(groups: dict):
+    """Stands for arviz.from_dict of ArviZ 1.x, which Python 3.11 cannot install: nested groups, a DataTree."""
+    import xarray
+
+    def dataset(group: dict):
+        return xarray.Dataset({name: (("chain", "draw"), values) for name, values in group.items()})
+
+    return xarray.DataTree.from_dict({name: dataset(group) for name, group in groups.items()})
+
+
+def test_arviz_1_round_trip(monkeypatch):
+    module = types.SimpleNamespace(__version__="1.2.0", from_dict=arviz_1)
+    monkeypatch.setattr("numpyro_flowprior.chains.inference_data._arviz", lambda: module)
+    test_arviz_round_trip_needs_no_space()
 
 
 def test_arviz_round_trip_needs_no_space():
