@@ -130,7 +130,7 @@ FILES = [
     (several("a,weight\n1,2\n2,3\n", "a\n1\n2\n"), "part 2: 'weights' present in some of the parts only"),
     (several("a\n1\n2\n", "a\n1\nx\n"), "c1.csv: line 3: expected numbers; got 'x'"),
     (text("c.txt", "1 2 0.5\n"), r"expected names in 'c.paramnames', or a first line '# weight minuslogpost"),
-    (text("c_1.txt", "1 2 0.5\n"), "'c.paramnames', 'c_1.paramnames'"),
+    (text("c_1.txt", "1 2 0.5\n"), "'c_1.paramnames', 'c.paramnames'"),
     (text("c.txt", "1 2 0.5 3\n", paramnames="a\n"), "line 1: expected 3 values as in the header; got 4"),
     (text("c.txt", "1 2 0.5\n1 2\n", paramnames="a\n"), "line 2: expected 3 values"),
     (text("c.txt", "1 2 x\n", paramnames="a\n"), "line 1: expected numbers; got 'x'"),
@@ -234,6 +234,11 @@ def test_options_that_do_not_fit_are_refused(tmp_path, make, options, error, mes
         read_chain(make(tmp_path), **options)
 
 
+def test_a_chain_takes_no_options():
+    with pytest.raises(TypeError, match="'thin': a Chain takes no options"):
+        read_chain(read_chain(DRAWS, SPACE), thin=3)
+
+
 def test_spaces_that_do_not_fit_are_refused(tmp_path):
     for source in (DRAWS, {"a": DRAWS[:, 0]}):
         with pytest.raises(ValueError, match="expected"):
@@ -242,6 +247,10 @@ def test_spaces_that_do_not_fit_are_refused(tmp_path):
             read_chain(source, ["a", "b"])
     with pytest.raises(ValueError, match="inside the bounds"):
         read_chain(DRAWS * 2, SPACE)
+    for name in ("d_1.txt", "d.1.txt"):
+        (tmp_path / name).write_text("1 2 3\n")
+    with pytest.raises(ValueError, match="one file for each chain; got 'd.1.txt', 'd_1.txt'. Pass a list"):
+        read_chain(tmp_path / "d")
     with pytest.raises(FileNotFoundError, match="no such file, nor c_1.txt"):
         read_chain(tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="no such file"):

@@ -96,6 +96,8 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
         ValueError: an unknown format, a missing array or column, or values that no Chain may hold.
     """
     if isinstance(source, Chain):
+        if options:
+            raise TypeError(f"read_chain: {shorten(options)}: a Chain takes no options; use its own methods.")
         return source if space is None else source.select(space.names).replace(space=space)
     return read_object(source, space, options, stacklevel=3)
 

@@ -25,11 +25,14 @@ _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogp
 
 def files_of_root(root: Path) -> list[Path]:
     """Returns root_1.txt, root_2.txt, ... (or root.1.txt, ...) in the order of their numbers, or root.txt."""
-    numbered = {}
+    numbered: dict[int, Path] = {}
     for path in root.parent.glob("*.txt") if root.parent.is_dir() else ():
         match = _NUMBERED.fullmatch(path.stem)
         if match and match[1] == root.name:
-            numbered[int(match[2])] = path
+            other = numbered.setdefault(int(match[2]), path)
+            if other != path:
+                names = shorten(sorted([other.name, path.name]))
+                raise ValueError(f"expected one file for each chain; got {names}. Pass a list of the files to read.")
     single = root.with_name(f"{root.name}.txt")
     return [numbered[j] for j in sorted(numbered)] or ([single] if single.is_file() else [])
 
@@ -51,7 +54,7 @@ def read_getdist(
             MultiNest and PolyChord, whose weights are not, write -2 log likelihood there.
     """
     match = _NUMBERED.fullmatch(path.stem)
-    roots = [path.with_name(name) for name in ([match[1]] if match else []) + [path.stem]]
+    roots = [path.with_name(name) for name in [path.stem, *([match[1]] if match else [])]]
     header = _cobaya_header(path)
     names, labels, derived = _columns(roots, header)
     rows = read_rows(path, 2 + len(names), comments="#")
