@@ -7,13 +7,17 @@ names that NumPy's arrays need stand for makers of our own, which check what the
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
+_UNUSED = ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEXT_BUFFER", "READONLY_BUFFER")
 _NUMBERS = re.compile(r"[<>|=]?[biufc](1|2|4|8|16)")
 _TEXTS = re.compile(r"[<>|=]?[SU]\d+")
 
@@ -24,14 +28,38 @@ def load_plain(file: IO[bytes]) -> Any:
     Raises:
         ValueError: it names anything else (the name is given), or is no pickle.
     """
+    data = file.read()
     try:
-        return _finished(_Plain(file).load(), frozenset())
+        _require_whole(data)
+        content = _Plain(io.BytesIO(data), encoding="latin1").load()  # in which Python 2 keeps bytes
+        return _finished(content, frozenset())
     except pickle.UnpicklingError as error:
         raise ValueError(f"{error}") from error
     except (EOFError, AttributeError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:
         raise ValueError(f"not a readable pickle of arrays ({error}). It may be truncated: copy it again.") from error
     except RecursionError as error:
         raise ValueError("expected containers within containers a few levels deep; got far more.") from error
+
+
+def _require_whole(data: bytes) -> None:
+    """Raises UnpicklingError for damaged pickles, and for what no pickle of arrays has, before any of it is run.
+
+    CPython's unpickler allocates what a damaged length says, and reads into buffers that it frees.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of odd escapes in damaged names
+        _require_opcodes(data)
+
+
+def _require_opcodes(data: bytes) -> None:
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if opcode.name in _UNUSED:
+                raise pickle.UnpicklingError(f"refused: the pickle uses {opcode.name}, which arrays do not need.")
+            if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > count:
+                raise pickle.UnpicklingError("not a readable pickle (a memo out of order). The file may be damaged.")
+    except ValueError as error:
+        raise pickle.UnpicklingError(f"not a readable pickle ({error}). It may be truncated: copy it again.") from error
 
 
 class _Maker:
