@@ -6,8 +6,8 @@ A chain goes in, a normalizing flow learns its density, and a NumPyro distributi
     prior = fit_flow(jax.random.key(0), chain).prior
     theta = numpyro.sample("theta", prior)
 
-Importing the package changes nothing global. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib) are
-imported when they are first needed.
+Importing the package changes nothing global. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib,
+h5py, pyarrow) are imported when they are first needed.
 """
 
 from .box import BroadPrior, UniformPrior

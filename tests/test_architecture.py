@@ -36,6 +36,13 @@ BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
     "torch": {"sampling/pocomc.py"},
     "emcee": {"sampling/emcee.py"},
+    "h5py": {"chains/readers/emcee.py"},
+    "pyarrow": {"chains/readers/frames.py"},
+    "pandas": set(),
+    "dynesty": set(),
+    "getdist": set(),
+    "bilby": set(),
+    "xarray": set(),
     "sklearn": {"emulators/fit.py"},
     "arviz": {"chains/inference_data.py"},
     "matplotlib": {"plots/canvas.py"},
@@ -107,7 +114,8 @@ def state():
 before = state()
 import numpyro_flowprior
 assert state() == before
-loaded = {name for name in ("pocomc", "torch", "emcee", "sklearn", "arviz", "matplotlib") if name in sys.modules}
+optional = "pocomc torch emcee sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist bilby xarray"
+loaded = set(optional.split()) & set(sys.modules)
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -231,9 +231,9 @@ def test_bad_npz_is_refused_with_file_and_reason(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_chain(tmp_path / "none.npz")
     path.rename(tmp_path / "c.dat")
-    with pytest.raises(ValueError, match=r"ending in '.npz', '.csv'"):
+    with pytest.raises(ValueError, match=r"ending in '.npz'.*'.csv'"):
         read_chain(tmp_path / "c.dat")
-    with pytest.raises(TypeError, match="expected a path or a Chain"):
+    with pytest.raises(TypeError, match="expected a path"):
         read_chain(3)
 
 

@@ -71,7 +71,7 @@ def test_plot(folder):
 
 def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
     chain = correlated_chain(500)
-    rows = np.column_stack([chain.samples, np.arange(500)])
+    rows = np.column_stack([chain.samples, np.random.default_rng(0).permutation(500)])
     np.savetxt(folder / "c.csv", rows, delimiter=",", header="a,b,c", comments="")
     out = folder / "subset.safetensors"
     arguments = ["fit", str(folder / "c.csv"), "-o", str(out), "-q", "--max-steps", "50", "--no-picture"]

@@ -8,6 +8,9 @@ from scipy.fft import irfft, next_fast_len, rfft
 from .._checks import FloatArray
 
 _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
+LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a run
+_BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble's run
+_FEWEST_KEPT = 100  # steps per walker that thinning leaves, if there are so many
 _MOST_ROWS = 200_000  # longer sequences are judged on their first rows; tau is far shorter than that
 
 
@@ -38,3 +41,24 @@ def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None
     past_window = np.arange(longest)[:, None] >= _WINDOW * tau
     window = np.where(past_window.any(axis=0), past_window.argmax(axis=0), longest - 1)
     return np.where(varies, np.maximum(tau[window, np.arange(samples.shape[1])], 1.0), 1.0)
+
+
+def ensemble_time(steps: FloatArray) -> float:
+    """Returns the longest autocorrelation time of any parameter, in steps, of an ensemble's run (steps, walkers, d).
+
+    The first tenth of the run is left aside: it may still remember where the walkers started.
+    """
+    kept = steps[len(steps) // 10 :]
+    flat = np.swapaxes(kept, 0, 1).reshape(-1, steps.shape[-1])
+    walker = np.repeat(np.arange(steps.shape[1]), len(kept))
+    return float(autocorrelation_time(flat, walker).max())
+
+
+def burn_in_of(tau: float, steps: int) -> int:
+    """Returns how many steps of an ensemble's run to drop: five autocorrelation times, at most half of the run."""
+    return min(int(np.ceil(_BURN_IN * tau)), steps // 2)
+
+
+def thinning_of(tau: float, steps: int) -> int:
+    """Returns n to keep every n-th of the steps left: half an autocorrelation time, at least 100 steps kept."""
+    return max(1, min(int(tau / 2), steps // _FEWEST_KEPT))

@@ -13,7 +13,9 @@ import numpy as np
 
 from .._checks import FloatArray, float_array, positive_int, real_in, require_finite, shorten
 from .autocorrelation import autocorrelation_time
+from .convergence import r_hat
 from .parameters import ParameterSpace
+from .sources import ChainSources
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
@@ -21,7 +23,7 @@ _GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of row
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
-class Chain:
+class Chain(ChainSources):
     """Weighted draws of named parameters, checked and immutable.
 
     Args:
@@ -140,6 +142,14 @@ class Chain:
         if self.weights is not None or self.n < 10:
             return 1.0
         return float(autocorrelation_time(self.samples, self.chain_id).max())
+
+    @cached_property
+    def r_hat(self) -> FloatArray | None:
+        """Rank-normalised split R-hat of each parameter, (d,): 1 where the chains agree, at most 1.01 if converged.
+
+        None without two chains of four rows, and with weights that are no counts (see `convergence.r_hat`).
+        """
+        return r_hat(self.samples, self.chain_id, self.weights)
 
     def mean(self) -> FloatArray:
         """Returns the weighted mean, (d,)."""

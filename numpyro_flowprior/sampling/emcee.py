@@ -11,15 +11,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks import FloatArray, optional_import, positive_int
-from ..chains.autocorrelation import autocorrelation_time
+from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain, seed_from_key
 from .density import ModelDensity
 from .record import run_record
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
-_LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a chain
-_BURN_IN = 5.0  # autocorrelation times dropped from the start
-_FEWEST_KEPT = 100  # steps per walker that thinning leaves, if there are so many
 _TRIES = 100  # rounds of prior draws in search of starts with a finite density
 
 
@@ -98,18 +95,18 @@ def _run(sampler: Any, starts: Any, max_steps: int, *, progress: bool) -> tuple[
                 bar.update()
                 if sampler.iteration % _CHECK_EVERY and sampler.iteration != max_steps:
                     continue
-                tau = _tau(sampler.get_chain())
+                tau = ensemble_time(sampler.get_chain())
                 bar.set_postfix(tau=f"{tau:.0f}", length=f"{sampler.iteration / tau:.0f} tau")
-                if sampler.iteration > _LONG_ENOUGH * tau and abs(tau - previous) < 0.05 * tau:
+                if sampler.iteration > LONG_ENOUGH * tau and abs(tau - previous) < 0.05 * tau:
                     break
                 previous = tau
         except KeyboardInterrupt:
             if sampler.iteration < 2:
                 raise
-            tau = _tau(sampler.get_chain())
+            tau = ensemble_time(sampler.get_chain())
             warnings.warn(f"sample_emcee: interrupted after {sampler.iteration} steps.", stacklevel=3)
             return tau, True
-    if sampler.iteration <= _LONG_ENOUGH * tau:
+    if sampler.iteration <= LONG_ENOUGH * tau:
         warnings.warn(
             f"sample_emcee: stopped at max_steps={max_steps}, only {sampler.iteration / tau:.1f} autocorrelation times "
             f"of {tau:.0f} steps (50 are needed). The draws are not converged: raise max_steps, or use sample_pocomc.",
@@ -118,17 +115,9 @@ def _run(sampler: Any, starts: Any, max_steps: int, *, progress: bool) -> tuple[
     return tau, False
 
 
-def _tau(steps: FloatArray) -> float:
-    """Returns the longest autocorrelation time of any parameter, in steps, from (steps, walkers, d)."""
-    kept = steps[len(steps) // 10 :]
-    flat = np.swapaxes(kept, 0, 1).reshape(-1, steps.shape[-1])
-    walker = np.repeat(np.arange(steps.shape[1]), len(kept))
-    return float(autocorrelation_time(flat, walker).max())
-
-
 def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, float], interrupted: bool) -> Chain:
-    burn_in = min(int(np.ceil(_BURN_IN * tau)), sampler.iteration // 2)
-    thin = max(1, min(int(tau / 2), (sampler.iteration - burn_in) // _FEWEST_KEPT))
+    burn_in = burn_in_of(tau, sampler.iteration)
+    thin = thinning_of(tau, sampler.iteration - burn_in)
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)
     parts = np.swapaxes(sampler.get_blobs(discard=burn_in, thin=thin), 0, 1)
     walkers, kept, dim = samples.shape
@@ -140,7 +129,7 @@ def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, f
         "thin": thin,
         "acceptance": float(np.mean(sampler.acceptance_fraction)),
         "calls": int(walkers * (sampler.iteration + 1)),
-        "converged": bool(sampler.iteration > _LONG_ENOUGH * tau) and not interrupted,
+        "converged": bool(sampler.iteration > LONG_ENOUGH * tau) and not interrupted,
     }
     log_prior, log_likelihood = parts.reshape(-1, 2).T
     return Chain(

@@ -1,0 +1,152 @@
+"""Whether chains agree, and whether their rows say something new: R-hat, and the words that tell a reader's user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import chi2, rankdata
+
+from .._checks import FloatArray
+from .autocorrelation import autocorrelation_time
+
+if TYPE_CHECKING:
+    from .chain import Chain
+
+_MOST_ROWS = 200_000  # of longer chains evenly spaced rows are ranked: R-hat does not depend on how many
+_FEWEST_ROWS = 100  # shorter chains are not judged
+_WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
+_FALSE_ALARM = 1e-3  # how often converged chains are said to disagree
+_FEWEST_DRAWS = 400.0  # effective draws that the same section asks of four chains
+_NEAR_COPIES = 10.0  # rows to one independent draw above which thinning loses next to nothing
+
+
+def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray | None = None) -> FloatArray | None:
+    """Returns the rank-normalised split R-hat of each column, (d,); None without at least two chains of four rows.
+
+    Each chain is cut into halves, rows are replaced by normal scores of their ranks, and R-hat^2 is the variance of all
+    over the mean variance within a half; the larger of that and the same of |x - median|, which sees scales that
+    disagree. One for converged chains; NaN for a constant column, infinite for chains stuck at different values.
+
+    Args:
+        samples: (n, d) rows in the order in which they were drawn.
+        chain_id: (n,) which chain each row belongs to.
+        weights: (n,) how often each row was repeated; None for once. Weights that are no counts give None: such rows
+            are no sequence in time.
+
+    Source: Vehtari et al. (2021), Bayesian Analysis 16, 667, eq. (1)-(4), (13), (14).
+    """
+    if chain_id is None or not are_counts(weights):
+        return None
+    rows = [chain for chain in _steps(len(samples), chain_id, weights) if len(chain) >= 4]
+    if len(rows) < 2:
+        return None
+    length = min(min(map(len, rows)), max(4, _MOST_ROWS // len(rows)))
+    even = np.stack([chain[np.linspace(0, len(chain) - 1, length).astype(int)] for chain in rows])
+    half = length // 2
+    halves = np.concatenate([even[:, :half], even[:, -half:]])
+    return np.array([_rank_normalised(column[halves]) for column in samples.T])
+
+
+def are_counts(weights: FloatArray | None) -> bool:
+    """Returns whether weights say how often a Markov chain stayed at each row (None: once), and are no densities."""
+    return weights is None or bool((np.round(weights) == weights).all())
+
+
+def _steps(n: int, chain_id: np.ndarray | None, weights: FloatArray | None) -> list[np.ndarray]:
+    """Returns the row of each step of each chain: rows as often as they were repeated."""
+    ids = np.zeros(n, dtype=int) if chain_id is None else chain_id
+    rows = [np.flatnonzero(ids == label) for label in np.unique(ids)]
+    return rows if weights is None else [np.repeat(chain, weights[chain].astype(int)) for chain in rows]
+
+
+def _rank_normalised(x: FloatArray) -> float:
+    return max(_ratio(_scores(x)), _ratio(_scores(np.abs(x - np.median(x)))))
+
+
+def _scores(x: FloatArray) -> FloatArray:
+    return ndtri((rankdata(x).reshape(x.shape) - 0.375) / (x.size + 0.25))
+
+
+def _ratio(z: FloatArray) -> float:
+    length = z.shape[1]
+    within, between = z.var(axis=1, ddof=1).mean(), z.mean(axis=1).var(ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.sqrt((length - 1) / length + between / within))
+
+
+def judge(chain: Chain, *, walkers: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Returns effective size, autocorrelation time and R-hat of a chain, and sentences on what makes it unfit.
+
+    Args:
+        chain: what was read.
+        walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
+    """
+    ratios = None if walkers else chain.r_hat
+    size, tau = _independent(chain)
+    report: dict[str, Any] = {"effective_size": size, "autocorrelation_time": tau}
+    if ratios is not None:
+        report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
+    judged = chain.n >= _FEWEST_ROWS
+    return report, _of_r_hat(chain, ratios) + _of_size(chain, size, tau) if judged else []
+
+
+def _independent(chain: Chain) -> tuple[float, float]:
+    """Returns the number of independent draws, and the autocorrelation time in rows.
+
+    Rows that are weighted by counts are a sequence too: its steps are judged, and at most Kish's effective size.
+    """
+    size, tau = chain.effective_size, chain.autocorrelation_time
+    if chain.weights is None or not are_counts(chain.weights):
+        return float(size), float(tau)
+    steps = [rows[:_MOST_ROWS] for rows in _steps(chain.n, chain.chain_id, chain.weights)]
+    ids = np.repeat(np.arange(len(steps)), [len(rows) for rows in steps])
+    in_steps = float(autocorrelation_time(chain.samples[np.concatenate(steps)], ids).max())
+    total = float(chain.weights.sum())
+    return min(float(size), total / in_steps), max(1.0, in_steps * chain.n / total)
+
+
+def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
+    if ratios is None or not (ratios > _WORST_R_HAT).any():
+        return []
+    limits = np.maximum(_WORST_R_HAT, _r_hat_by_chance(chain))
+    high = [f"{ratios[j]:.3f} for {chain.names[j]}" for j in np.flatnonzero(ratios > limits)]
+    if not high:
+        return []
+    return [
+        f"R-hat: expected at most {limits.max():.2f} in converged chains of this length; got {'; '.join(high)}. "
+        "The chains disagree: leave out the burn-in, or run them longer."
+    ]
+
+
+def _r_hat_by_chance(chain: Chain) -> FloatArray:
+    """Returns the R-hat that converged chains exceed in one parameter of a thousandth of all readings, (d,).
+
+    Means of k halves with n effective draws each scatter so that n (R-hat^2 - 1) is chi^2 / (k - 1), k - 1 degrees of
+    freedom. The autocorrelation that gives n is that within chains: about their common mean it would hide the very
+    disagreement.
+    """
+    ids = np.zeros(chain.n, dtype=int) if chain.chain_id is None else chain.chain_id
+    labels, codes = np.unique(ids, return_inverse=True)
+    means = np.stack([chain.samples[codes == code].mean(axis=0) for code in range(len(labels))])
+    tau = autocorrelation_time(chain.samples - means[codes], ids)
+    halves = 2 * len(labels)
+    rows = chain.n if chain.weights is None else chain.effective_size
+    quantile = chi2.isf(_FALSE_ALARM / (2 * chain.dim), halves - 1) / (halves - 1)
+    return np.sqrt(1.0 + quantile * tau * halves / rows)
+
+
+def _of_size(chain: Chain, size: float, tau: float) -> list[str]:
+    if size < min(_FEWEST_DRAWS, chain.n / 2):
+        cause = f"autocorrelation time {tau:.0f} rows" if are_counts(chain.weights) else "the weights sit on few rows"
+        return [
+            f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
+            f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."
+        ]
+    if tau > _NEAR_COPIES:
+        return [
+            f"Thinning: {tau:.0f} rows in a row say what one independent draw says. "
+            f"chain.thin({int(tau / 2)}) loses next to nothing and is faster in every later step."
+        ]
+    return []

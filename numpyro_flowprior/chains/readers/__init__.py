@@ -1,0 +1,184 @@
+"""read_chain: the one front door from the files and objects that analyses leave behind to a Chain.
+
+Here is only who reads what; each format has its own small module. Backends are never imported to look at an object:
+its type says which package it comes from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..._checks import shorten
+from ..chain import Chain
+from ..convergence import judge
+from ..inference_data import read_arviz, read_netcdf
+from ..parameters import ParameterSpace
+from ..table import Table, joined, to_chain
+from .arrays import read_array, read_dict
+from .bilby import read_bilby, read_bilby_result
+from .delimited import read_csv
+from .dynesty import read_dynesty
+from .emcee import read_emcee, read_emcee_hdf5
+from .frames import read_pandas, read_parquet
+from .getdist import files_of_root, read_getdist, read_mcsamples
+from .npz import read_npy, read_npz, write_chain_npz
+from .numpyro import read_numpyro
+from .pocomc import read_pickle, read_pocomc
+from .stan import is_stan, read_stan
+
+__all__ = ["read_chain", "write_chain_npz"]
+
+Reader = Callable[..., Table]
+
+_FILES: dict[str, Reader] = {
+    ".npz": read_npz,
+    ".npy": read_npy,
+    ".csv": read_csv,
+    ".txt": read_getdist,
+    ".h5": read_emcee_hdf5,
+    ".hdf5": read_emcee_hdf5,
+    ".nc": read_netcdf,
+    ".pkl": read_pickle,
+    ".pickle": read_pickle,
+    ".json": read_bilby,
+    ".json.gz": read_bilby,
+    ".parquet": read_parquet,
+}
+_PACKAGES: dict[str, Reader] = {
+    "pandas": read_pandas,
+    "emcee": read_emcee,
+    "numpyro": read_numpyro,
+    "pocomc": read_pocomc,
+    "dynesty": read_dynesty,
+    "bilby": read_bilby_result,
+    "getdist": read_mcsamples,
+    "arviz": read_arviz,
+    "arviz_base": read_arviz,
+    "xarray": read_arviz,
+    "numpy": read_array,
+    "jax": read_array,
+    "jaxlib": read_array,
+}
+
+
+def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any) -> Chain:
+    """Returns the Chain held in a file, several files, or an object of another package.
+
+    Files: npz and npy; csv with a header (log_prob, log_prior, log_likelihood, weight(s), chain_id are what they say),
+    Stan's csv; parquet; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's HDF5;
+    ArviZ's NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything. Several
+    files of one kind are read as chains of one analysis.
+
+    Objects: arrays (n, d) or (chains, draws, d), dictionaries, pandas frames, emcee samplers and backends, NumPyro's
+    MCMC, pocoMC's Sampler, dynesty's results, bilby's Result, GetDist's MCSamples, ArviZ's InferenceData and DataTree.
+
+    `info` of the chain says where it comes from, which column is its log density and whether the prior is in it, what
+    was left out and why, and the effective size and R-hat. One warning tells of chains that are not converged, hold too
+    few independent draws, or want thinning.
+
+    Args:
+        source: a path, a list of paths, or an object.
+        space: which parameters to read, in which order, with their bounds. Takes precedence over what the source says;
+            may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
+            has none), called theta[0], theta[1], ... if it has no names.
+        **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
+            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: the format needs a package that is not installed.
+        TypeError: an object that no reader knows, or an option that the reader does not have.
+        ValueError: an unknown format, a missing array or column, or values that no Chain may hold.
+    """
+    if isinstance(source, Chain):
+        if options:
+            raise TypeError(f"read_chain: {shorten(options)}: a Chain takes no options; use its own methods.")
+        return source if space is None else source.select(space.names).replace(space=space)
+    return read_object(source, space, options, stacklevel=3)
+
+
+def read_object(source: Any, space: ParameterSpace | None, options: Mapping[str, Any], *, stacklevel: int) -> Chain:
+    """Returns the chain of any source but a Chain, judged; `stacklevel` is that of the warning."""
+    subject = _subject(source)
+    try:
+        table = _table(source, options)
+        chain = to_chain(table, space)
+    except (ValueError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{subject}: {error}") from error
+    chain.info["convergence"], unfit = judge(chain, walkers=table.walkers)
+    if table.complaints or unfit:
+        warnings.warn(f"{subject}: {' '.join([*table.complaints, *unfit])}", stacklevel=stacklevel)
+    return chain
+
+
+def _subject(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return str(Path(source))
+    return "read_chain" if isinstance(source, list | tuple) else type(source).__name__
+
+
+def _table(source: Any, options: Mapping[str, Any]) -> Table:
+    if isinstance(source, str | os.PathLike):
+        paths = _files(Path(source))
+    elif isinstance(source, list | tuple) and source and all(isinstance(item, str | os.PathLike) for item in source):
+        paths = [Path(item) for item in source]
+    else:
+        reader = _reader_of_object(source)
+        _require_options(reader, options)
+        return reader(source, **options)
+    tables = [_read_file(path, options, alone=len(paths) == 1) for path in paths]
+    return tables[0] if len(tables) == 1 else joined(tables)
+
+
+def _reader_of_object(source: Any) -> Reader:
+    for base in type(source).__mro__:
+        reader = _PACKAGES.get(base.__module__.split(".")[0])
+        if reader is not None:
+            return reader
+    if isinstance(source, Mapping):
+        return read_dict
+    raise TypeError(
+        "expected a path, a list of paths, a Chain, an array, a dictionary, or an object of "
+        f"{shorten(sorted(_PACKAGES), 40)}; got {type(source).__name__}."
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns the file of that path, or those of a GetDist root."""
+    if path.is_file():
+        return [path]
+    found = files_of_root(path)
+    if not found:
+        raise FileNotFoundError(f"{path}: no such file, nor {path.name}_1.txt, {path.name}.1.txt, ... beside it.")
+    return found
+
+
+def _read_file(path: Path, options: Mapping[str, Any], *, alone: bool) -> Table:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    suffix = ".json.gz" if path.name.lower().endswith(".json.gz") else path.suffix.lower()
+    reader = _FILES.get(suffix)
+    if reader is None:
+        raise ValueError(f"expected a file ending in {shorten(_FILES, 40)}; got {path.suffix!r}.")
+    if reader is read_csv and is_stan(path):
+        reader = read_stan
+    _require_options(reader, options)
+    try:
+        return reader(path, **options)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected text in UTF-8; got other bytes ({error.reason}). Is it compressed?") from error
+    except ValueError as error:
+        raise error if alone else ValueError(f"{path.name}: {error}") from error
+
+
+def _require_options(reader: Reader, options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(reader).parameters)[1:]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"{shorten(unknown)}: no such option for this source; it takes {shorten(known) or 'none'}.")

@@ -1,0 +1,109 @@
+"""bilby: the JSON of a Result (also gzipped), and the object itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._checks import shorten
+from ..table import Table, table_of_columns
+from .arrays import with_log_posterior
+
+_DENSITIES = ("log_likelihood", "log_prior")
+_NONE = "none: the columns log_likelihood and log_prior are not both there"
+_POSITIVE = ("LogNormal", "LogGaussian", "Exponential", "HalfGaussian", "HalfNormal", "Gamma", "ChiSquared")
+
+
+def read_bilby(path: Path) -> Table:
+    """Returns the table of a bilby result file: the posterior's search parameters, with bounds from its priors.
+
+    Other columns (fixed and converted parameters) are derived: they are read only if a space asks for them.
+    """
+    raw = path.read_bytes()
+    try:
+        record = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"not readable JSON ({error}). It may be truncated: copy it again.") from error
+    posterior = record.get("posterior") if isinstance(record, Mapping) else None
+    if not isinstance(posterior, Mapping) or not isinstance(posterior.get("content"), Mapping):
+        got = shorten(record, 40) if isinstance(record, Mapping) else type(record).__name__
+        raise ValueError(f"expected a bilby result with the frame 'posterior'; the file has {got or 'nothing'}.")
+    priors = record.get("priors")
+    return _table(posterior["content"], record, priors if isinstance(priors, Mapping) else {})
+
+
+def read_bilby_result(result: Any) -> Table:
+    """Returns the table of a bilby.core.result.Result (see `read_bilby`)."""
+    if getattr(result, "posterior", None) is None:
+        raise ValueError("expected a bilby Result with a posterior; got one without.")
+    columns = {str(name): result.posterior[name].to_numpy() for name in result.posterior.columns}
+    record = {
+        name: getattr(result, name, None) for name in ("search_parameter_keys", "log_evidence", "log_evidence_err")
+    }
+    priors = {
+        name: {"__name__": type(prior).__name__, "kwargs": _described(prior)}
+        for name, prior in (result.priors or {}).items()
+    }
+    return _table(columns, {**record, "sampler": getattr(result, "sampler", None)}, priors)
+
+
+def _described(prior: Any) -> dict[str, Any]:
+    return {name: getattr(prior, name, None) for name in ("minimum", "maximum", "unit", "latex_label")}
+
+
+def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mapping[str, Any]) -> Table:
+    searched = record.get("search_parameter_keys") or [name for name in columns if name not in _DENSITIES]
+    missing = [name for name in searched if name not in columns]
+    if missing:
+        raise ValueError(
+            f"expected columns for the search parameters; {shorten(missing)} missing from {list(columns)}."
+        )
+    texts = {name for name, values in columns.items() if np.asarray(values).dtype.kind not in "fiu"}
+    unread = [name for name in texts if name in searched]
+    if unread:
+        raise ValueError(f"expected numbers for the search parameters; {shorten(unread)} hold something else.")
+    numbers = {name: values for name, values in columns.items() if name not in texts}
+    evidence = {"log_evidence": "log_evidence", "log_evidence_error": "log_evidence_err"}
+    table = table_of_columns(numbers)
+    known = {name: prior for name, prior in priors.items() if isinstance(prior, Mapping) and name in searched}
+    info: dict[str, Any] = {
+        "source": "bilby",
+        "sampler": record.get("sampler"),
+        "log_prob": _NONE,
+    }
+    if texts:
+        info["left_out"] = {name: "not a column of numbers" for name in sorted(texts)}
+    summed = with_log_posterior(Table(table.samples, table.names, table.fields, info=info))
+    return Table(
+        table.samples,
+        table.names,
+        summed.fields,
+        {name: _bounds(prior) for name, prior in known.items()},
+        {name: _keyword(prior, "unit") or "" for name, prior in known.items()},
+        {name: _keyword(prior, "latex_label") or name for name, prior in known.items()},
+        tuple(name for name in table.names or () if name not in searched),
+        {ours: record[theirs] for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
+        summed.info,
+    )
+
+
+def _keyword(prior: Mapping[str, Any], name: str) -> Any:
+    keywords = prior.get("kwargs")
+    return keywords.get(name) if isinstance(keywords, Mapping) else None
+
+
+def _bounds(prior: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = _keyword(prior, "minimum"), _keyword(prior, "maximum")
+    if low is None and prior.get("__name__") in _POSITIVE:
+        low = 0.0
+    ends = [end if isinstance(end, int | float) and not np.isnan(end) else None for end in (low, high)]
+    return (-np.inf if ends[0] is None else float(ends[0]), np.inf if ends[1] is None else float(ends[1]))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))

@@ -1,0 +1,29 @@
+"""Comma-separated files with a header row of names."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..._checks import shorten
+from ..table import Table, table_of_columns
+from .text import is_number, read_rows
+
+
+def read_csv(path: Path) -> Table:
+    """Returns the table of a csv file: a header row of names, then one row per draw.
+
+    Columns called log_prob, log_prior, log_likelihood, weight(s) and chain_id are what they say, all others parameters.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = [name.strip() for name in next(csv.reader(file), [])]
+    if header and header[0].startswith("#"):  # as numpy.savetxt writes it
+        header[0] = header[0].lstrip("# ")
+    if header and all(is_number(cell) for cell in header):
+        raise ValueError(f"expected a header row of names; the first row holds numbers ({shorten(header)}).")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
+    rows = read_rows(path, len(header), delimiter=",", skip=1)
+    columns = {name: rows[:, j] for j, name in enumerate(header)}
+    return table_of_columns(columns, info={"source": "csv"})

@@ -1,0 +1,97 @@
+"""emcee: its sampler and backend objects, and its HDF5 files, which need h5py alone (imported here, not emcee)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._checks import optional_import, positive_int, shorten
+from ..autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
+from ..table import Table
+
+_LOG_PROB = "emcee's log_prob: what it sampled, the log posterior up to a constant, prior included"
+
+
+def read_emcee(sampler: Any, *, burn_in: int | None = None, thin: int | None = None) -> Table:
+    """Returns the table of an emcee.EnsembleSampler or backend; chain ids are walkers.
+
+    Args:
+        sampler: has get_chain and get_log_prob.
+        burn_in: steps dropped from the start; None for five autocorrelation times, at most half of the run.
+        thin: keep every thin-th step; None for half an autocorrelation time, but at least 100 steps per walker.
+    """
+    if not hasattr(sampler, "get_chain"):
+        raise TypeError(f"expected an emcee sampler or backend; got {type(sampler).__name__}.")
+    if not getattr(sampler, "iteration", 0):
+        raise ValueError("expected a sampler that has run; got one without steps. Run run_mcmc first.")
+    blobs = sampler.get_blobs() is not None
+    return _table(sampler.get_chain(), sampler.get_log_prob(), burn_in, thin, source="emcee", blobs=blobs)
+
+
+def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None = None, group: str = "mcmc") -> Table:
+    """Returns the table of an HDF5 file that emcee's HDFBackend wrote (see `read_emcee`).
+
+    Args:
+        path: the file.
+        burn_in: see `read_emcee`.
+        thin: see `read_emcee`.
+        group: the backend's name in the file.
+
+    Raises:
+        ImportError: h5py is not installed.
+    """
+    h5py = optional_import("h5py", "readers", "read_chain of emcee's HDF5")
+    try:
+        with h5py.File(path, "r") as file:
+            if group not in file or "chain" not in file[group] or "log_prob" not in file[group]:
+                raise ValueError(
+                    f"expected emcee's group {group!r} with 'chain' and 'log_prob'; the file has "
+                    f"{shorten(file, 40) or 'nothing'}. Pass group=... if the backend has another name."
+                )
+            run = file[group]
+            steps = int(run.attrs.get("iteration", len(run["chain"])))
+            if not steps:
+                raise ValueError("expected a run; the file holds no steps.")
+            chain, log_prob = run["chain"][:steps], run["log_prob"][:steps]
+            blobs = "blobs" in run
+    except OSError as error:
+        raise ValueError(f"not a readable HDF5 file ({error}). It may be truncated: copy it again.") from error
+    return _table(chain, log_prob, burn_in, thin, source=f"emcee HDF5, group {group!r}", blobs=blobs)
+
+
+def _table(
+    chain: np.ndarray, log_prob: np.ndarray, burn_in: int | None, thin: int | None, *, source: str, blobs: bool
+) -> Table:
+    steps, walkers, dim = chain.shape
+    tau = ensemble_time(chain)
+    start = burn_in_of(tau, steps) if burn_in is None else positive_int(burn_in, "burn_in", minimum=0)
+    step = thinning_of(tau, steps - start) if thin is None else positive_int(thin, "thin")
+    if start >= steps:
+        raise ValueError(f"burn_in: expected fewer than the {steps} steps of the run; got {start}.")
+    samples, density = (np.swapaxes(values[start::step], 0, 1) for values in (chain, log_prob))
+    kept = samples.shape[1]
+    left_out = {"burn-in": f"the first {start} of {steps} steps", "thinning": f"all but every {step}. step"}
+    if blobs:
+        left_out["blobs"] = "not a parameter"
+    too_short = (
+        f"The run is {steps / tau:.0f} autocorrelation times of {tau:.0f} steps long; {LONG_ENOUGH:.0f} are needed "
+        "to trust it. Run it longer."
+    )
+    return Table(
+        samples.reshape(-1, dim),
+        fields={"log_prob": density.reshape(-1), "chain_id": np.repeat(np.arange(walkers), kept)},
+        info={
+            "source": source,
+            "log_prob": _LOG_PROB,
+            "steps": steps,
+            "walkers": walkers,
+            "autocorrelation_time": tau,
+            "burn_in": start,
+            "thin": step,
+            "left_out": left_out,
+        },
+        complaints=() if steps > LONG_ENOUGH * tau else (too_short,),
+        walkers=True,
+    )

@@ -1,0 +1,184 @@
+"""GetDist and CosmoMC: plain-text chains with .paramnames and .ranges beside them, Cobaya's too, and MCSamples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._checks import shorten
+from ..convergence import are_counts
+from ..table import Table
+from .text import is_number, read_rows
+
+_LOG_PROB = "minus the column of -log posterior: log posterior up to a constant, prior included"
+_AMBIGUOUS = (
+    "the weights are no counts: MultiNest and PolyChord write -2 log likelihood where CosmoMC writes -log posterior. "
+    "Pass log_posterior=True if it is the latter"
+)
+_NUMBERED = re.compile(r"(.+)[._](\d+)")
+_NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogpost")
+
+
+def files_of_root(root: Path) -> list[Path]:
+    """Returns root_1.txt, root_2.txt, ... (or root.1.txt, ...) in the order of their numbers, or root.txt."""
+    numbered: dict[int, Path] = {}
+    for path in root.parent.glob("*.txt") if root.parent.is_dir() else ():
+        match = _NUMBERED.fullmatch(path.stem)
+        if match and match[1] == root.name:
+            other = numbered.setdefault(int(match[2]), path)
+            if other != path:
+                names = shorten(sorted([other.name, path.name]))
+                raise ValueError(f"expected one file for each chain; got {names}. Pass a list of the files to read.")
+    single = root.with_name(f"{root.name}.txt")
+    return [numbered[j] for j in sorted(numbered)] or ([single] if single.is_file() else [])
+
+
+def read_getdist(
+    path: Path, *, burn_in: float = 0, sampled: Sequence[str] | None = None, log_posterior: bool | None = None
+) -> Table:
+    """Returns the table of one chain file: weight, -log posterior, then the parameters, in white-space columns.
+
+    Names come from root.paramnames (a trailing * marks derived ones, which are read only if asked for), or from a first
+    line `# weight minuslogpost ...`, as Cobaya writes; bounds come from root.ranges.
+
+    Args:
+        path: root_1.txt, root.1.txt or root.txt.
+        burn_in: rows dropped from the start (a whole number), or the fraction of rows (below one).
+        sampled: names of the sampled parameters, where Cobaya's header cannot say; all other columns are derived then.
+            Without it every column is read, and no log density.
+        log_posterior: whether the second column is -log posterior. None: if the weights are counts, as CosmoMC's are;
+            MultiNest and PolyChord, whose weights are not, write -2 log likelihood there.
+    """
+    match = _NUMBERED.fullmatch(path.stem)
+    roots = [path.with_name(name) for name in [path.stem, *([match[1]] if match else [])]]
+    header = _cobaya_header(path)
+    names, labels, derived = _columns(roots, header)
+    rows = read_rows(path, 2 + len(names), comments="#")
+    start = _start(burn_in, len(rows))
+    info: dict[str, Any] = {"source": "GetDist text" if header is None else "Cobaya text", "log_prob": _LOG_PROB}
+    if start:
+        info["left_out"] = {"burn-in": f"the first {start} of {len(rows)} rows"}
+    rows = rows[start:]
+    fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
+    if header is None and not (are_counts(rows[:, 0]) if log_posterior is None else log_posterior):
+        del fields["log_prob"]
+        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": _AMBIGUOUS}}
+    if header is not None:
+        return _cobaya(rows, header, fields, info, _ranges(roots), sampled)
+    return Table(rows[:, 2:], tuple(names), fields, _ranges(roots), labels=labels, derived=derived, info=info)
+
+
+def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
+    """Returns the table of a getdist.MCSamples: weights, -loglikes as log posterior, its ranges as bounds.
+
+    Args:
+        samples: the MCSamples.
+        log_posterior: whether loglikes are -log posterior. None: if the weights are counts (see `read_getdist`).
+    """
+    if not hasattr(samples, "paramNames"):
+        raise TypeError(f"expected a getdist.MCSamples; got {type(samples).__name__}.")
+    parameters = samples.paramNames.names
+    fields: dict[str, Any] = {"weights": None if samples.weights is None else np.asarray(samples.weights)}
+    info: dict[str, Any] = {"source": "getdist.MCSamples", "log_prob": "none: no loglikes"}
+    if samples.loglikes is not None and not (are_counts(fields["weights"]) if log_posterior is None else log_posterior):
+        info |= {"log_prob": "none", "left_out": {"log_prob": _AMBIGUOUS}}
+    elif samples.loglikes is not None:
+        fields["log_prob"], info["log_prob"] = -np.asarray(samples.loglikes), _LOG_PROB
+    offsets = getattr(samples, "chain_offsets", None)
+    if offsets is not None and len(offsets) > 2:
+        fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    limits = {p.name: (samples.ranges.getLower(p.name), samples.ranges.getUpper(p.name)) for p in parameters}
+    return Table(
+        np.asarray(samples.samples),
+        tuple(p.name for p in parameters),
+        fields,
+        {name: (_or(low, -np.inf), _or(high, np.inf)) for name, (low, high) in limits.items()},
+        labels={p.name: f"${p.label}$" for p in parameters if p.label},
+        derived=tuple(p.name for p in parameters if p.isDerived),
+        info=info,
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _columns(roots: list[Path], header: list[str] | None) -> tuple[list[str], dict[str, str], tuple[str, ...]]:
+    """Returns names, labels and the names of derived parameters."""
+    if header is not None:
+        return header[2:], {}, ()
+    files = [root.with_name(f"{root.name}.paramnames") for root in roots]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"expected names in {shorten(f.name for f in files)}, or a first line '# weight minuslogpost ...'; "
+            "found neither. Copy the .paramnames file beside the chain."
+        )
+    rows = [line.split(None, 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [row[0].rstrip("*") for row in rows]
+    labels = {row[0].rstrip("*"): f"${row[1].split('#')[0].strip().strip('$')}$" for row in rows if len(row) > 1}
+    return names, labels, tuple(row[0].rstrip("*") for row in rows if row[0].endswith("*"))
+
+
+def _ranges(roots: list[Path]) -> dict[str, tuple[float, float]]:
+    """Returns {name: (lower, upper)} of root.ranges, where N means none."""
+    bounds = {}
+    file = next((f for f in (root.with_name(f"{root.name}.ranges") for root in roots) if f.is_file()), None)
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file else [], start=1):
+        cells = line.split("#")[0].split()
+        if not cells:
+            continue
+        wrong = [cell for cell in cells[1:3] if cell != "N" and not is_number(cell)]
+        if len(cells) < 3 or wrong:
+            raise ValueError(
+                f"{file.name if file else ''}, line {number}: expected 'name lower upper', with N for no bound; "
+                f"got {line.strip()!r}."
+            )
+        lower, upper = (None if cell == "N" else float(cell) for cell in cells[1:3])
+        bounds[cells[0]] = (_or(lower, -np.inf), _or(upper, np.inf))
+    return bounds
+
+
+def _cobaya_header(path: Path) -> list[str] | None:
+    with path.open(encoding="utf-8") as file:
+        words = file.readline().split()
+    return words[1:] if words[:3] == ["#", "weight", "minuslogpost"] else None
+
+
+def _cobaya(
+    rows: np.ndarray,
+    header: list[str],
+    fields: dict[str, Any],
+    info: dict[str, Any],
+    bounds: dict[str, tuple[float, float]],
+    sampled: Sequence[str] | None,
+) -> Table:
+    if "minuslogprior" in header:
+        fields["log_prior"] = -rows[:, header.index("minuslogprior")]
+        fields["log_likelihood"] = fields["log_prob"] - fields["log_prior"]
+    names = [name for name in header if not _NOT_PARAMETERS.fullmatch(name)]
+    unknown = [name for name in sampled or () if name not in names]
+    if unknown:
+        raise ValueError(f"sampled: expected some of the columns {names}; got {shorten(unknown)}.")
+    left_out = {name: "not a parameter" for name in header[2:] if name not in names}
+    if sampled is None:
+        fields = {"weights": fields["weights"]}
+        left_out["log_prob"] = "the header does not tell sampled from derived parameters: pass sampled=[...]"
+        info["log_prob"] = "none"
+    info["left_out"] = {**info.get("left_out", {}), **left_out}
+    derived = () if sampled is None else tuple(name for name in names if name not in sampled)
+    samples = rows[:, [header.index(name) for name in names]]
+    return Table(samples, tuple(names), fields, bounds, derived=derived, info=info)
+
+
+def _start(burn_in: float, n: int) -> int:
+    if isinstance(burn_in, bool) or not isinstance(burn_in, int | float) or burn_in < 0:
+        raise ValueError(f"burn_in: expected a number of rows, or a fraction of them below one; got {burn_in!r}.")
+    start = int(burn_in * n) if burn_in < 1 else int(burn_in)
+    if start >= n:
+        raise ValueError(f"burn_in: expected fewer than the {n} rows of the file; got {burn_in}.")
+    return start

@@ -1,0 +1,229 @@
+"""Table: all that a source holds, before anybody chose among its columns; and how it becomes a Chain.
+
+Readers make tables. What is left out of the chain, and why, is written down here in `info["left_out"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._checks import float_array, shorten
+from .chain import Chain
+from .parameters import ParameterSpace
+
+DENSITIES = ("log_prob", "log_prior", "log_likelihood")
+FIELDS = (*DENSITIES, "weights", "chain_id")
+EVIDENCE = ("log_evidence", "log_evidence_error")
+_RESERVED = (*FIELDS, "weight")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of draws with everything that their source says about them.
+
+    Args:
+        samples: (n, d) draws.
+        names: (d,) names of the columns; None where the source has none: the space's order is taken, or theta[j].
+        fields: per draw: log_prob, log_prior, log_likelihood, weights, chain_id; None where there is none.
+        bounds: {name: (lower, upper)} of the parameters that the source bounds.
+        units: {name: unit}.
+        labels: {name: label}.
+        derived: names of columns that are functions of the others; read only if a space asks for them.
+        evidence: log_evidence and its error, where known.
+        info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
+        complaints: sentences about a run that its users should hear of.
+        walkers: whether the chain ids are an ensemble's walkers, which depend on each other.
+    """
+
+    samples: Any
+    names: tuple[str, ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    complaints: tuple[str, ...] = ()
+    walkers: bool = False
+
+
+def table_of_columns(columns: Mapping[str, Any], **parts: Any) -> Table:
+    """Returns the table of named columns, (n,) or (n, ...) each: reserved names are fields, all others parameters.
+
+    A column of vectors becomes `name[0]`, `name[1]`, ...; reserved are log_prob, log_prior, log_likelihood,
+    weight or weights, and chain_id.
+    """
+    fields = {name: _numbers(values, name) for name, values in columns.items() if name in _RESERVED}
+    if "weight" in fields and "weights" in fields:
+        raise ValueError("expected one column of weights; got both 'weight' and 'weights'. Remove or rename one.")
+    if "weight" in fields:
+        fields["weights"] = fields.pop("weight")
+    if "chain_id" in fields:
+        fields["chain_id"] = whole_numbers(fields["chain_id"], "chain_id")
+    parameters = {name: _numbers(values, name) for name, values in columns.items() if name not in _RESERVED}
+    if not parameters:
+        raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
+    names, samples = flattened(parameters)
+    info = {"log_prob": "column 'log_prob', taken at its name" if "log_prob" in fields else "none: no such column"}
+    return Table(samples, names, fields, **{**parts, "info": {**info, **parts.get("info", {})}})
+
+
+def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the names (d,) and values (n, d) of variables with `leading` axes of draws; `v[i,j]` for tensors."""
+    names, columns = [], []
+    lengths = {name: values.shape[:leading] for name, values in variables.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"expected columns of equal length; got {shorten(f'{k}: {v}' for k, v in lengths.items())}.")
+    for name, values in variables.items():
+        shape = values.shape[leading:]
+        names += [name + (f"[{','.join(map(str, index))}]" if shape else "") for index in np.ndindex(shape)]
+        columns.append(values.reshape(-1, int(np.prod(shape))))
+    samples = np.concatenate(columns, axis=1)
+    samples.setflags(write=False)  # ours alone: a Chain need not copy it
+    return tuple(names), samples
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    array = float_array(values, f"column {name!r}")
+    if not array.ndim:
+        raise ValueError(f"column {name!r}: expected one value per draw; got a single number.")
+    return array
+
+
+def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Returns the values as integers; ValueError if any has a fraction or is not finite."""
+    bad = ~np.isfinite(values) | (np.round(values) != values)
+    if bad.any():
+        raise ValueError(f"{name}: expected whole numbers; got {shorten(values[bad])}.")
+    return np.asarray(values).astype(np.int64)
+
+
+def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
+    """Returns the chain of the space's parameters (None: all that are not derived) in its order.
+
+    Log densities are kept only with exactly the sampled parameters: they are not those of a marginal.
+
+    Raises:
+        ValueError: a parameter is missing (named), names repeat, or values that no Chain may hold.
+    """
+    if not isinstance(space, ParameterSpace | None):
+        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    names = _names(table, space)
+    space = space or _space_of(table, [name for name in names if name not in table.derived])
+    missing = [name for name in space.names if name not in names]
+    if missing:
+        raise ValueError(
+            f"expected columns for {shorten(space.names, 40)}; {shorten(missing, 40)} missing from {list(names)}."
+        )
+    fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
+    left_out = {name: _why(name, table) for name in names if name not in space.names}
+    left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
+    if set(space.names) != set(names) - set(table.derived):
+        for name in DENSITIES:
+            if fields.pop(name, None) is not None:
+                left_out[name] = "belongs to the sampled parameters, which are not those that were asked for"
+    info = {**table.info, "left_out": left_out} if left_out else dict(table.info)
+    columns = [names.index(name) for name in space.names]
+    samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
+    return Chain(samples, space, **fields, **evidence, info=info)
+
+
+def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
+    shape = np.shape(table.samples)
+    if table.names is not None:
+        names = table.names
+    elif space is not None:
+        names = space.names
+    else:
+        names = tuple(f"theta[{j}]" for j in range(shape[1] if len(shape) == 2 else 0))
+    if len(shape) != 2 or shape[1] != len(names) or not names:
+        raise ValueError(
+            f"samples: expected shape (n, {len(names) or 'd'}) for names [{shorten(names, 40)}]; got {shape}. "
+            "Pass the matching ParameterSpace."
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
+    return names
+
+
+def _space_of(table: Table, names: list[str]) -> ParameterSpace:
+    bounds = np.array([table.bounds.get(name, (-np.inf, np.inf)) for name in names], dtype=np.float64).reshape(-1, 2)
+    units = [table.units.get(name, "") for name in names]
+    labels = [table.labels.get(name, name) for name in names]
+    return ParameterSpace(names, bounds[:, 0], bounds[:, 1], units=units, labels=labels)
+
+
+def _why(name: str, table: Table) -> str:
+    return (
+        "not sampled: derived from the other parameters, or fixed"
+        if name in table.derived
+        else "not among the parameters asked for"
+    )
+
+
+def complaint_of_divergences(count: int, transitions: int) -> tuple[str, ...]:
+    """Returns what to tell of diverging transitions of Hamiltonian Monte Carlo, if there are any."""
+    if not count:
+        return ()
+    return (
+        f"{count} of {transitions} transitions diverged: the sampler may have missed a part of the posterior. "
+        "Run it with smaller steps (a higher acceptance target), or reparametrise the model.",
+    )
+
+
+def _scalar(value: Any, name: str) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected one number; got dtype {array.dtype}, shape {array.shape}.")
+    return float(array.item())
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Returns the rows of several tables of the same columns, each with chain ids of its own."""
+    first = tables[0]
+    for j, table in enumerate(tables[1:], start=2):
+        if table.names != first.names or np.shape(table.samples)[1:] != np.shape(first.samples)[1:]:
+            raise ValueError(f"part {j}: expected the columns of part 1, {first.names}; got {table.names}.")
+        present = [{name for name in FIELDS if t.fields.get(name) is not None} for t in (first, table)]
+        unlike = (present[0] ^ present[1]) - {"chain_id"}
+        if unlike:
+            raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
+    fields: dict[str, Any] = {
+        name: np.concatenate([table.fields[name] for table in tables])
+        for name in FIELDS
+        if name != "chain_id" and first.fields.get(name) is not None
+    }
+    fields["chain_id"] = _renumbered(tables)
+    info = {**first.info, "parts": [dict(table.info) for table in tables]}
+    left_out = dict(info.get("left_out", {}))
+    if any(table.evidence for table in tables):
+        left_out["log_evidence"] = "the parts have one each"
+    return Table(
+        np.concatenate([table.samples for table in tables]),
+        first.names,
+        fields,
+        first.bounds,
+        first.units,
+        first.labels,
+        first.derived,
+        info={**info, "left_out": left_out} if left_out else info,
+        complaints=tuple(dict.fromkeys(text for table in tables for text in table.complaints)),
+        walkers=any(table.walkers for table in tables),
+    )
+
+
+def _renumbered(tables: Sequence[Table]) -> np.ndarray:
+    ids, start = [], 0
+    for table in tables:
+        given = table.fields.get("chain_id")
+        given = np.zeros(len(table.samples), dtype=np.int64) if given is None else given
+        labels, codes = np.unique(given, return_inverse=True)
+        ids.append(codes + start)
+        start += len(labels)
+    return np.concatenate(ids)
