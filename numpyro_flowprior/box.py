@@ -18,7 +18,8 @@ from numpyro.distributions.util import validate_sample
 
 from ._checks import shorten
 from .chains.parameters import ParameterSpace
-from .flows.support import Support, inside, interior_bounds
+from .flows.bounds import interior_bounds
+from .flows.support import Support, inside
 
 
 class Box(constraints.Constraint):

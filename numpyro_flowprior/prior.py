@@ -22,8 +22,9 @@ from numpyro.distributions.util import validate_sample
 
 from .box import Box, keep_inside
 from .chains.parameters import ParameterSpace
-from .flows.build import build_flow, build_latent_map, flatten_params, param_shapes, unflatten_params
+from .flows.build import build_flow, build_latent_map
 from .flows.config import FlowConfig
+from .flows.layout import flatten_params, param_shapes, unflatten_params
 from .flows.support import inside
 from .storage import FileFormatError, load_file, require_arrays, save_file
 

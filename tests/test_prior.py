@@ -18,7 +18,8 @@ from scipy.integrate import quad
 from toys import PRIOR_IDS, PRIOR_TABLE, make_prior
 
 from numpyro_flowprior import FlowConfig, FlowPrior, ParameterSpace, UniformPrior
-from numpyro_flowprior.flows.build import FIXED, build_whitened_flow, is_ensemble
+from numpyro_flowprior.flows.build import build_whitened_flow
+from numpyro_flowprior.flows.layout import FIXED, is_ensemble
 from numpyro_flowprior.storage import FileFormatError
 
 KEY = jax.random.key(0)
