@@ -336,8 +336,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path, change, message):
     from numpyro_flowprior.storage import load_file, save_file
 
     path = make_prior(PRIOR_TABLE[4][1], PRIOR_TABLE[4][2]).save(tmp_path / "p.safetensors")
-    stored = load_file(path, "flow_prior", newest_schema=1)
-    record, arrays = {**stored.record, "kind": "flow_prior", "schema": 1}, dict(stored.arrays)
+    stored = load_file(path, "flow_prior", newest_schema=2)
+    record, arrays = {**stored.record, "kind": "flow_prior", "schema": 2}, dict(stored.arrays)
     change(record, arrays)
     save_file(path, record.pop("kind"), record.pop("schema"), record, arrays)
     with pytest.raises(FileFormatError, match=message):

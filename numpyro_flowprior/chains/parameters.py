@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -171,7 +172,7 @@ def _checked_names(names: Any) -> tuple[str, ...]:
         raise TypeError(f"names: expected non-empty strings; got {shorten(wrong)}.")
     if not checked:
         raise ValueError("names: expected at least one parameter; got none.")
-    repeated = sorted({name for name in checked if checked.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(checked).items() if count > 1)
     if repeated:
         raise ValueError(f"names: expected unique names; {shorten(repeated)} occur more than once.")
     return tuple(str(name) for name in checked)

@@ -17,7 +17,7 @@ from .kernel_trees import kernel_from_json, kernel_to_json, require_fitting, sta
 from .kernels import Kernel
 from .scaling import InputScaling, OutputBasis
 
-KIND, SCHEMA = "gp_emulator", 1
+KIND, SCHEMA = "gp_emulator", 2  # 1 had no checksum
 
 Contents = tuple[ParameterSpace, tuple[str, ...], EmulatorState, tuple[ComponentReport, ...]]
 
