@@ -135,6 +135,8 @@ class FlowPrior(Distribution):
             FileNotFoundError: the folder does not exist.
             TypeError, ValueError: `metadata` is not JSON-ready (the key is named).
         """
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
         added = {"metadata": plain_json(metadata, "metadata")} if metadata else {}
         params = jax.tree.map(np.asarray, self.params)
         return write_prior(path, self.config, self.space, params, {**self.info, **added})

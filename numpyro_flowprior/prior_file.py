@@ -162,7 +162,9 @@ def _read_masks(
         return tuple(drawn)
     passed = stored.record.get("masks")
     if not isinstance(passed, list) or len(passed) != len(drawn):
-        raise FileFormatError(f"{path}: its header's masks: expected {len(drawn)} lists of columns; got {passed!r}.")
+        raise FileFormatError(
+            f"{path}: its header's masks: expected {len(drawn)} lists of columns; got {passed!r:.80}."
+        )
     return tuple(_read_mask(path, columns, like) for columns, like in zip(passed, drawn, strict=True))
 
 
@@ -172,7 +174,7 @@ def _read_mask(path: str | os.PathLike[str], columns: Any, like: np.ndarray) -> 
     known = all(type(column) is int and 0 <= column < dim for column in numbers)
     if not known or len(numbers) != count or len(set(numbers)) != count:
         raise FileFormatError(
-            f"{path}: its header's masks: expected {count} different columns from 0 to {dim - 1}; got {columns!r}."
+            f"{path}: its header's masks: expected {count} different columns from 0 to {dim - 1}; got {columns!r:.80}."
         )
     mask = np.zeros(dim, dtype=bool)
     mask[numbers] = True
