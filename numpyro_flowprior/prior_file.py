@@ -42,13 +42,15 @@ _SMALLEST = 4  # bytes of a number in an array
 
 @dataclass(frozen=True, eq=False)
 class PriorFile:
-    """What a prior's file holds, checked: all parts fit together."""
+    """What a prior's file holds, checked: all parts fit together. The checksum is None before schema 2."""
 
     config: FlowConfig
     space: ParameterSpace
     masks: tuple[np.ndarray, ...]
     params: Params
     info: dict[str, Any]
+    schema: int
+    checksum: str | None
 
 
 def write_prior(
@@ -100,7 +102,8 @@ def read_prior(path: str | os.PathLike[str]) -> PriorFile:
     require_arrays(path, arrays, flatten_params(shapes))
     _require_proper(path, arrays)
     masks = _read_masks(path, stored, config, space.dim)
-    return PriorFile(config, space, masks, unflatten_params(shapes, arrays), _read_info(path, record))
+    params, info = unflatten_params(shapes, arrays), _read_info(path, record)
+    return PriorFile(config, space, masks, params, info, stored.schema, stored.checksum)
 
 
 def _upgraded_config(stored: StoredFile) -> Any:

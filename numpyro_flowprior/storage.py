@@ -30,12 +30,13 @@ _CHECKSUM_SINCE = 2  # the first schema, of every kind, whose files have one
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file holds: its kind and schema version, the JSON record and the arrays by name."""
+    """What a file holds: kind, schema version, JSON record, arrays by name, and its checksum (None before schema 2)."""
 
     kind: str
     schema: int
     record: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    checksum: str | None
 
 
 class FileFormatError(ValueError):
@@ -135,8 +136,7 @@ def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) ->
             "Upgrade numpyro_flowprior to read it."
         )
     _require_checksum(path, {"kind": kind, "schema": schema, **header}, arrays)
-    header.pop(CHECKSUM, None)
-    return StoredFile(kind, schema, header, arrays)
+    return StoredFile(kind, schema, header, arrays, header.pop(CHECKSUM, None))
 
 
 def _require_checksum(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -19,6 +19,7 @@ ORDER = [
     "flows",
     "prior_file",
     "numpy_prior",
+    "model_card",
     "box",
     "prior",
     "diagnostics",
