@@ -365,6 +365,59 @@ def test_ten_thousand_fuzzed_files(tmp_path):
     assert fuzz(1, 10_000, tmp_path / "p.safetensors") > 9000
 
 
+ALL = sorted(DATA.glob("*.safetensors"))
+
+
+def refuses(path: Path, kind: str) -> bool:
+    """Returns whether a file is refused; any error but FileFormatError is raised."""
+    try:
+        (GPEmulator.load if kind.startswith("emulator") else load_numpy)(path)
+    except FileFormatError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("original", ALL, ids=lambda path: path.stem)
+def test_fuzzed_files_of_any_schema_raise_nothing_else(original, tmp_path):
+    """Without a checksum some damage loads, as another density; most is refused."""
+    rng, good, path = np.random.default_rng(2), original.read_bytes(), tmp_path / "f.safetensors"
+    refused = 0
+    for _ in range(300):
+        path.write_bytes(mutated(rng, good))
+        refused += refuses(path, original.stem)
+    assert refused > 250
+
+
+ODD = [None, True, -1, 0, 1e308, 10**400, "x", "", "\0", [], {}, [[]], {"a": 1}, 3.5, 2**63]
+
+
+def leaves(value, path=()):
+    """Yields where every part of a record is, itself included."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from leaves(part, (*path, key))
+
+
+@pytest.mark.parametrize("stem", ["prior_schema_2", "prior_schema_1_single", "emulator_schema_2"])
+def test_forged_records_raise_nothing_else(stem, tmp_path):
+    """Every part of the record replaced by odd values, with a right checksum: refused, or a record that is in order."""
+    original, path, rng = DATA / f"{stem}.safetensors", tmp_path / "f.safetensors", np.random.default_rng(0)
+    record = json.loads(parts_of(original)[0]["__metadata__"][FORMAT])
+    refused = 0
+    for place in [place for place in leaves(record) if place]:
+        for value in rng.choice(np.array(ODD, dtype=object), 4, replace=False):
+
+            def forge(record, arrays, place=place, value=value):
+                for key in place[:-1]:
+                    record = record[key]
+                record[place[-1]] = value
+
+            path.write_bytes(rewritten(original, forge, check=place[0] != CHECKSUM))
+            refused += refuses(path, stem)
+    assert refused > 100
+
+
 # --- writing
 
 
