@@ -71,7 +71,14 @@ def write_prior(
 
     Raises:
         TypeError, ValueError: a part of `info` is not JSON-ready (named).
+        ValueError: the parameters could not be read back (NaN, mixture weights that do not sum to one, ...).
     """
+    arrays = flatten_params(params)
+    try:
+        require_arrays(path, arrays, flatten_params(param_shapes(config, space.dim)))
+        _require_proper(path, arrays)
+    except FileFormatError as error:
+        raise ValueError(f"this prior is not saved, for its file could not be read back: {error}") from error
     record = {
         "config": config.to_json(),
         "space": space.to_json(),
@@ -79,7 +86,7 @@ def write_prior(
         "info": plain_json(info, "info"),
         "versions": {name: version(name) for name in _RECORDED},
     }
-    return save_file(path, KIND, SCHEMA, record, flatten_params(params))
+    return save_file(path, KIND, SCHEMA, record, arrays)
 
 
 def read_prior(path: str | os.PathLike[str]) -> PriorFile:

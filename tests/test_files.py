@@ -440,6 +440,22 @@ def test_metadata_that_json_cannot_hold_is_refused_by_name(metadata, error, mess
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "change", "message"),
+    [
+        ("final", "shift", lambda a: a * np.nan, "'final/shift' holds NaN"),
+        ("mixture", "weights", lambda a: 0.9 * a, "weights >= 0 with sum 1"),
+        ("whitening", "tril", lambda a: a.T, "zeros above the diagonal"),
+    ],
+)
+def test_a_prior_that_could_not_be_read_back_is_not_saved(part, name, change, message, tmp_path):
+    prior = make_prior([(0.0, 1.0), (0.0, 1.0)], FlowConfig(layers=1, hidden=(4,), members=2))
+    prior.params[part] = {**prior.params[part], name: change(prior.params[part][name])}
+    with pytest.raises(ValueError, match=f"not saved.*{message}"):
+        prior.save(tmp_path / "p.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_metadata_within_itself_is_refused(tmp_path):
     metadata: dict = {}
     metadata["again"] = metadata
