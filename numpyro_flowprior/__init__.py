@@ -6,41 +6,81 @@ A chain goes in, a normalizing flow learns its density, and a NumPyro distributi
     prior = fit_flow(jax.random.key(0), chain).prior
     theta = numpyro.sample("theta", prior)
 
-Importing the package changes nothing global. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib,
-h5py, pyarrow) are imported when they are first needed.
+Importing the package changes nothing global, and loads a module when a name of it is first used: `load_numpy` needs no
+JAX. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when they are
+first needed.
 """
 
-from .box import BroadPrior, UniformPrior
-from .chains.chain import Chain
-from .chains.inference_data import from_arviz, to_arviz
-from .chains.parameters import ParameterSpace
-from .chains.readers import read_chain, write_chain_npz
-from .compose import RobustPrior, TemperedPrior, robustify, temper
-from .conditional import ConditionalPrior
-from .diagnostics.comparison import Comparison, compare
-from .diagnostics.divergences import MarginalKL, marginal_kl
-from .diagnostics.quality import quality_report
-from .diagnostics.report import QualityReport
-from .emulators.emulator import GPEmulator
-from .emulators.gaussian_process import Prediction
-from .emulators.likelihood import EmulatorLikelihood
-from .flows.config import FlowConfig
-from .latent import LatentReparam
-from .moments import MonteCarloSummary
-from .plots.corner import plot_corner
-from .plots.quality import plot_quality
-from .prior import FlowPrior
-from .sampling.density import ModelDensity
-from .sampling.emcee import sample_emcee
-from .sampling.pocomc import sample_pocomc
-from .storage import FileFormatError
-from .training.config import TrainConfig
-from .training.fit import FlowFit, fit_flow
-from .training.grid import PAPER_GRID
-from .training.marginal import fit_marginal
-from .training.scan import ScanResult, scan_flows
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; the table below says the same at run time, as a test makes sure
+    from .box import BroadPrior, UniformPrior
+    from .chains.chain import Chain
+    from .chains.inference_data import from_arviz, to_arviz
+    from .chains.parameters import ParameterSpace
+    from .chains.readers import read_chain, write_chain_npz
+    from .compose import RobustPrior, TemperedPrior, robustify, temper
+    from .conditional import ConditionalPrior
+    from .diagnostics.comparison import Comparison, compare
+    from .diagnostics.divergences import MarginalKL, marginal_kl
+    from .diagnostics.quality import quality_report
+    from .diagnostics.report import QualityReport
+    from .emulators.emulator import GPEmulator
+    from .emulators.gaussian_process import Prediction
+    from .emulators.likelihood import EmulatorLikelihood
+    from .flows.config import FlowConfig
+    from .latent import LatentReparam
+    from .moments import MonteCarloSummary
+    from .numpy_prior import NumpyPrior, load_numpy
+    from .plots.corner import plot_corner
+    from .plots.quality import plot_quality
+    from .prior import FlowPrior
+    from .sampling.density import ModelDensity
+    from .sampling.emcee import sample_emcee
+    from .sampling.pocomc import sample_pocomc
+    from .storage import FileFormatError
+    from .training.config import TrainConfig
+    from .training.fit import FlowFit, fit_flow
+    from .training.grid import PAPER_GRID
+    from .training.marginal import fit_marginal
+    from .training.scan import ScanResult, scan_flows
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "box": ("BroadPrior", "UniformPrior"),
+    "chains.chain": ("Chain",),
+    "chains.inference_data": ("from_arviz", "to_arviz"),
+    "chains.parameters": ("ParameterSpace",),
+    "chains.readers": ("read_chain", "write_chain_npz"),
+    "compose": ("RobustPrior", "TemperedPrior", "robustify", "temper"),
+    "conditional": ("ConditionalPrior",),
+    "diagnostics.comparison": ("Comparison", "compare"),
+    "diagnostics.divergences": ("MarginalKL", "marginal_kl"),
+    "diagnostics.quality": ("quality_report",),
+    "diagnostics.report": ("QualityReport",),
+    "emulators.emulator": ("GPEmulator",),
+    "emulators.gaussian_process": ("Prediction",),
+    "emulators.likelihood": ("EmulatorLikelihood",),
+    "flows.config": ("FlowConfig",),
+    "latent": ("LatentReparam",),
+    "moments": ("MonteCarloSummary",),
+    "numpy_prior": ("NumpyPrior", "load_numpy"),
+    "plots.corner": ("plot_corner",),
+    "plots.quality": ("plot_quality",),
+    "prior": ("FlowPrior",),
+    "sampling.density": ("ModelDensity",),
+    "sampling.emcee": ("sample_emcee",),
+    "sampling.pocomc": ("sample_pocomc",),
+    "storage": ("FileFormatError",),
+    "training.config": ("TrainConfig",),
+    "training.fit": ("FlowFit", "fit_flow"),
+    "training.grid": ("PAPER_GRID",),
+    "training.marginal": ("fit_marginal",),
+    "training.scan": ("ScanResult", "scan_flows"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PAPER_GRID",
@@ -58,6 +98,7 @@ __all__ = [
     "MarginalKL",
     "ModelDensity",
     "MonteCarloSummary",
+    "NumpyPrior",
     "ParameterSpace",
     "Prediction",
     "QualityReport",
@@ -70,6 +111,7 @@ __all__ = [
     "fit_flow",
     "fit_marginal",
     "from_arviz",
+    "load_numpy",
     "marginal_kl",
     "plot_corner",
     "plot_quality",
@@ -83,3 +125,16 @@ __all__ = [
     "to_arviz",
     "write_chain_npz",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name from its module (PEP 562), and keeps it here."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ valid, say) live with their types; here are only the pieces that several types s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -108,6 +108,46 @@ def plain_numbers(frozen: Any) -> None:
     for name, value in vars(frozen).items():
         if isinstance(value, np.generic):
             object.__setattr__(frozen, name, value.item())
+
+
+def plain_json(value: Any, subject: str, *, depth: int = 50) -> Any:
+    """Returns a copy of a JSON-ready value, made of Python's own types; tuples become lists.
+
+    Raises:
+        TypeError: a part is of a type that JSON does not have, or a key is not a string (named, e.g. metadata.doi[2]).
+        ValueError: a part is NaN, infinite, not valid Unicode, or nested deeper than `depth`.
+    """
+    if depth == 0:
+        raise ValueError(f"{subject[:200]}: nested too deeply for a file, or within itself. Make it flatter.")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _plain_text(value, subject)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            raise ValueError(f"{subject}: expected a finite number; got {value}. JSON has no such number: use None.")
+        return float(value)
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise TypeError(f"{subject}: expected strings as keys; got {shorten(wrong)}.")
+        return {_plain_text(k, subject): plain_json(v, f"{subject}.{k}", depth=depth - 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item, f"{subject}[{j}]", depth=depth - 1) for j, item in enumerate(value)]
+    raise TypeError(
+        f"{subject}: expected text, a number, True, False, None, or a list or dict of those; got "
+        f"{type(value).__name__}. Convert it, e.g. with str() or .tolist()."
+    )
+
+
+def _plain_text(text: str, subject: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{subject}: expected text in valid Unicode; got {text!r}.") from error
+    return str(text)
 
 
 def one_of(value: Any, subject: str, allowed: Sequence[str]) -> str:

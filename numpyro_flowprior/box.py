@@ -19,7 +19,8 @@ from numpyro.distributions.util import validate_sample
 from ._checks import FloatArray, float_array, shorten
 from ._leaves import as_jax
 from .chains.parameters import ParameterSpace
-from .flows.support import Support, inside, interior_bounds, log_normal_density
+from .flows.bounds import interior_bounds
+from .flows.support import Support, inside, log_normal_density
 
 
 class Box(constraints.Constraint):

@@ -21,9 +21,11 @@ from .demo import FULL, QUICK, run_demo
 from .diagnostics.quality import quality_report
 from .diagnostics.report import QualityReport
 from .flows.config import FlowConfig
+from .model_card import card_json, card_text
 from .plots.corner import plot_corner
 from .plots.quality import plot_quality
 from .prior import FlowPrior
+from .prior_file import read_prior
 from .training.config import TrainConfig
 from .training.fit import FlowFit, fit_flow
 from .training.grid import read_grid
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--picture", type=Path, help="draw the report into this file (default: no picture)")
     _add_run_options(check, _check)
 
-    info = commands.add_parser("info", help="what a prior file holds")
+    info = commands.add_parser("info", help="the model card of a prior file")
     info.add_argument("prior", type=Path, help="a prior file")
     info.add_argument("--json", action="store_true", help="print everything as JSON")
     info.set_defaults(run=_info)
@@ -246,33 +248,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    prior = FlowPrior.load(options.prior)
-    record = {"config": prior.config.to_json(), "space": prior.space.to_json(), **prior.info}
-    print(json.dumps(record, indent=2) if options.json else _card(options.prior, prior))
+    stored = read_prior(options.prior)
+    print(json.dumps(card_json(stored), indent=2) if options.json else card_text(stored))
     return 0
-
-
-def _card(path: Path, prior: FlowPrior) -> str:
-    space, info = prior.space, prior.info
-    lines = [f"{path}: prior over {space.dim} parameters"]
-    for name, low, high, unit in zip(space.names, space.lower, space.upper, space.units, strict=True):
-        lines.append(f"  {name:28s} ({low:g}, {high:g}) {unit}".rstrip())
-    lines.append(f"architecture: {prior.config}")
-    for part in ("metadata", "chain", "training", "versions"):
-        if info.get(part):
-            lines.append(f"{part}: " + ", ".join(f"{key} {value}" for key, value in info[part].items()))
-    report = info.get("report")
-    if report:
-        lines.append(
-            f"report: {report.get('verdict')}" + "".join(f"; {reason}" for reason in report.get("reasons", []))
-        )
-        for name, text in (("log_density", "held-out log density"), ("gain", "gain over a Gaussian")):
-            lines.append(f"  {text} {_number(report.get(name))} +- {_number(report.get(f'{name}_error'))} nats")
-    return "\n".join(lines)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "unknown"
 
 
 def _sample(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""FlowPrior: a trained flow as a NumPyro distribution, and its file.
+"""FlowPrior: a trained flow as a NumPyro distribution. Its file's layout is in prior_file.py.
 
 A plain pytree: parameter arrays are data, configuration and space are static; Distrax objects are built inside
 traced code and never stored.
@@ -6,11 +6,9 @@ traced code and never stored.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +18,17 @@ import numpy as np
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
+from ._checks import plain_json
 from ._leaves import as_jax
 from .box import Box, keep_inside
 from .chains.parameters import ParameterSpace
 from .conditional import ConditionalPrior, condition_on
-from .flows.build import (
-    build_flow,
-    build_latent_map,
-    flatten_params,
-    latent_log_prob,
-    param_shapes,
-    unflatten_params,
-)
+from .flows.build import build_flow, build_latent_map, latent_log_prob
 from .flows.config import FlowConfig
+from .flows.layout import flatten_params, param_shapes
 from .flows.support import inside
 from .moments import MonteCarloMoments
-from .storage import FileFormatError, load_file, require_arrays, save_file
-
-KIND, SCHEMA = "flow_prior", 1
-_INFO = ("metadata", "chain", "training", "report", "versions")  # parts of `info` that are records
-_RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
+from .prior_file import read_prior, require_same_masks, write_prior
 
 
 class FlowPrior(MonteCarloMoments, Distribution):
@@ -174,40 +163,28 @@ class FlowPrior(MonteCarloMoments, Distribution):
         Args:
             path: where to write, usually `*.safetensors`; an existing file is replaced atomically.
             metadata: JSON-ready remarks (title, citation, licence) that travel in the file.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+            TypeError, ValueError: `metadata` is not JSON-ready (the key is named).
         """
-        info = {**copy.deepcopy(dict(self.info)), **({"metadata": dict(metadata)} if metadata else {})}
-        record = {
-            "config": self.config.to_json(),
-            "space": self.space.to_json(),
-            "info": info,
-            "versions": {name: version(name) for name in _RECORDED},
-        }
-        return save_file(path, KIND, SCHEMA, record, flatten_params(jax.tree.map(np.asarray, self.params)))
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
+        added = {"metadata": plain_json(metadata, "metadata")} if metadata else {}
+        params = jax.tree.map(np.asarray, self.params)
+        return write_prior(path, self.config, self.space, params, {**self.info, **added})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlowPrior:
-        """Returns the prior stored in a file; every array's name, shape and dtype is checked, nothing is executed.
+        """Returns the prior stored in a file of this or an older version; it is checked, and nothing is executed.
 
         Raises:
             FileNotFoundError: there is no such file.
             FileFormatError: the file is damaged, of another kind, or newer than this package.
         """
-        stored = load_file(path, KIND, newest_schema=SCHEMA)
-        try:
-            config = FlowConfig.from_json(stored.record.get("config"))
-            space = ParameterSpace.from_json(stored.record.get("space"))
-        except (ValueError, TypeError) as error:
-            raise FileFormatError(f"{path}: its header is not that of a prior: {error}") from error
-        shapes = param_shapes(config, space.dim)
-        require_arrays(path, stored.arrays, flatten_params(shapes))
-        _require_invertible(path, stored.arrays)
-        info = stored.record.get("info", {})
-        info = {**info, "versions": stored.record.get("versions", {})} if isinstance(info, dict) else info
-        parts = {"info": info, **{name: info[name] for name in _INFO if isinstance(info, dict) and name in info}}
-        for name, part in parts.items():
-            if not isinstance(part, dict):
-                raise FileFormatError(f"{path}: its header's {name}: expected a JSON object; got {part!r}.")
-        return cls(config, space, unflatten_params(shapes, stored.arrays), info=info)
+        stored = read_prior(path)
+        require_same_masks(path, stored.masks, stored.config, stored.space.dim)
+        return cls(stored.config, stored.space, stored.params, info=stored.info)
 
     def __repr__(self) -> str:
         return f"FlowPrior({self.space!r}, {self.config!r})"
@@ -245,16 +222,6 @@ def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: Pa
 @_compiled
 def _latent_log_prob(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
     return latent_log_prob(config, space.dim, params, omega)
-
-
-def _require_invertible(path: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    scales = {"support/scale": arrays["support/scale"], "whitening/tril": np.diagonal(arrays["whitening/tril"])}
-    for name, values in scales.items():
-        if not (values > 0).all():
-            raise FileFormatError(
-                f"{path}: array {name!r}: expected positive scales; the smallest is {values.min():g}. "
-                "The file is damaged."
-            )
 
 
 def _require_shapes(params: Any, shapes: Any) -> None:

@@ -1,11 +1,14 @@
 """The package's file format: named arrays in safetensors, everything else in one JSON header. No pickle.
 
+From schema 2 on the header has a checksum of all that the file holds (`checksum`), so that damage is found.
+
 This module knows nothing of what it stores: a kind ("flow_prior", "gp_emulator"), a schema version, a JSON record
 and a dictionary of arrays. What they mean, and whether they fit together, is for the type that loads them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -18,19 +21,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ._checks import shorten
+from ._checks import plain_json, shorten
 
 FORMAT = "numpyro_flowprior"
+CHECKSUM = "sha256"  # the checksum's name in the header
+_CHECKSUM_SINCE = 2  # the first schema, of every kind, whose files have one
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file holds: its kind and schema version, the JSON record and the arrays by name."""
+    """What a file holds: kind, schema version, JSON record, arrays by name, and its checksum (None before schema 2)."""
 
     kind: str
     schema: int
     record: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    checksum: str | None
 
 
 class FileFormatError(ValueError):
@@ -46,20 +52,42 @@ def save_file(
         path: where to write; the folder must exist.
         kind: what is stored, e.g. "flow_prior".
         schema: version of the record's and arrays' layout, >= 1.
-        record: JSON-ready description; NaN and infinity are refused (JSON has none).
+        record: JSON-ready description.
         arrays: name to array; stored in their own dtypes.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: the record holds NaN or infinity.
+        TypeError, ValueError: a part of the record is not JSON-ready (named).
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
-    header = json.dumps({"kind": kind, "schema": schema, **record}, allow_nan=False)
+    header = {"kind": kind, "schema": schema, **plain_json(record, kind)}
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_atomically(path, save(contiguous, metadata={FORMAT: header}))
+    if schema >= _CHECKSUM_SINCE:
+        header[CHECKSUM] = checksum(header, contiguous)
+    write_atomically(path, save(contiguous, metadata={FORMAT: json.dumps(header, allow_nan=False)}))
     return path
+
+
+def checksum(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 (hex) of a file's content.
+
+    Of the header without the checksum, as JSON with sorted keys, no spaces, in UTF-8, and a newline; then of each
+    array, by name in sorted order: [name, dtype, shape] as such JSON, a newline, and its bytes, little-endian,
+    in C order.
+    """
+    digest = hashlib.sha256(_canonical({key: value for key, value in header.items() if key != CHECKSUM}))
+    for name, array in sorted(arrays.items()):
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(_canonical([name, array.dtype.name, list(array.shape)]))
+        digest.update(little.tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -88,11 +116,13 @@ def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) ->
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: the file is not safetensors, is truncated, has no header of ours, holds another kind, or
-            was written by a newer version of the package.
+        FileFormatError: the file is not safetensors, is truncated or damaged, has no header of ours, holds another
+            kind, or was written by a newer version of the package.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise FileFormatError(f"{path}: expected a file; got a folder or a device. Name the {kind} file in it.")
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. Expected a {kind} file written by this package.")
     header, arrays = _read(path)
     found, schema = header.pop("kind", None), header.pop("schema", None)
@@ -105,7 +135,21 @@ def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) ->
             f"{path}: written in schema {schema}; this version of the package reads up to {newest_schema}. "
             "Upgrade numpyro_flowprior to read it."
         )
-    return StoredFile(kind, schema, header, arrays)
+    _require_checksum(path, {"kind": kind, "schema": schema, **header}, arrays)
+    return StoredFile(kind, schema, header, arrays, header.pop(CHECKSUM, None))
+
+
+def _require_checksum(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises FileFormatError if a file's content is not what was written; schema 1 had no checksum."""
+    stored = header.get(CHECKSUM)
+    if stored is None and header["schema"] < _CHECKSUM_SINCE:
+        return
+    found = checksum(header, arrays)
+    if stored != found:
+        raise FileFormatError(
+            f"{path}: its content has the checksum {found}; expected {stored!r}, as when it was written. "
+            "The file is damaged or was altered: copy it again."
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -117,11 +161,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise FileFormatError(
             f"{path}: not a readable safetensors file ({error}). It may be truncated or damaged: copy it again."
         ) from error
-    if text is None:
+    if not isinstance(text, str):
         raise FileFormatError(f"{path}: a safetensors file, but without a {FORMAT} header. Another program wrote it.")
     try:
-        header = json.loads(text)
-    except ValueError as error:
+        header = plain_json(json.loads(text), "header")
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: its {FORMAT} header is not valid JSON ({error}). It is damaged.") from error
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: its {FORMAT} header is not a JSON object. It is damaged.")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import numpyro_flowprior
+
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
     "_checks",
@@ -16,6 +18,9 @@ ORDER = [
     "storage",
     "chains",
     "flows",
+    "prior_file",
+    "numpy_prior",
+    "model_card",
     "box",
     "moments",
     "conditional",
@@ -112,10 +117,33 @@ def state():
     handlers, generator = logging.getLogger().handlers[:], numpy.random.get_state()[1][0]
     return list(warnings.filters), jax.config.jax_enable_x64, handlers, generator
 before = state()
-import numpyro_flowprior
+from numpyro_flowprior import *
 assert state() == before
 optional = "pocomc torch emcee sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist bilby xarray"
 loaded = set(optional.split()) & set(sys.modules)
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_resolves_and_the_type_checkers_see_the_same():
+    assert sorted(numpyro_flowprior.__all__) == sorted(numpyro_flowprior._HOME_OF)
+    for name in numpyro_flowprior.__all__:
+        assert getattr(numpyro_flowprior, name) is not None
+        assert name in dir(numpyro_flowprior)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        numpyro_flowprior.nothing  # noqa: B018 (the access is the test)
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    declared = {alias.name: node.module for node in block.body for alias in node.names}
+    assert declared == numpyro_flowprior._HOME_OF
+
+
+def test_a_file_is_read_without_jax():
+    code = """
+import sys
+from numpyro_flowprior import FileFormatError, FlowConfig, ParameterSpace, load_numpy
+loaded = {name for name in ("jax", "numpyro", "distrax", "optax") if name in sys.modules}
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)

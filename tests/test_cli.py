@@ -32,10 +32,15 @@ def test_fit_writes_a_prior_and_its_picture(folder):
 def test_info(folder, capsys):
     assert main(["info", str(folder / "prior.safetensors")]) == 0
     text = capsys.readouterr().out
-    assert "prior over 2 parameters" in text
+    assert text.startswith("Untitled: prior over 2 parameters\n  no title, citation, licence: before publishing")
     assert "gain over a Gaussian" in text
+    assert "verdict: PASS" in text
+    assert correlated_chain(4000).fingerprint() in text
     assert main(["info", str(folder / "prior.safetensors"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["chain"]["rows"] == 4000
+    record = json.loads(capsys.readouterr().out)
+    assert record["chain"]["rows"] == 4000
+    assert record["report"]["verdict"] == "pass"
+    assert record["sha256"] in text
 
 
 def test_sample_is_reproducible_and_carries_its_density(folder):

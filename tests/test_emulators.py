@@ -220,9 +220,9 @@ def test_save_and_load_give_the_same_bits(emulator, tmp_path):
 
 
 def _tampered(path, change):
-    stored = load_file(path, "gp_emulator", newest_schema=1)
+    stored = load_file(path, "gp_emulator", newest_schema=2)
     change(stored.record, stored.arrays)
-    save_file(path, "gp_emulator", 1, stored.record, stored.arrays)
+    save_file(path, "gp_emulator", 2, stored.record, stored.arrays)
 
 
 TAMPERING = {

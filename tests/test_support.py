@@ -11,7 +11,8 @@ from scipy import stats
 
 from numpyro_flowprior.box import Box
 from numpyro_flowprior.chains.parameters import ParameterSpace
-from numpyro_flowprior.flows.support import Support, inside, interior_bounds, representable_bounds
+from numpyro_flowprior.flows.bounds import interior_bounds, representable_bounds
+from numpyro_flowprior.flows.support import Support, inside
 
 MIXED = ParameterSpace(list("abcd"), [0.1, 2.0, -np.inf, -np.inf], [0.28, np.inf, 1.0, np.inf])
 SCALE = np.array([1.0, 3.0, 0.5, 1.0])

@@ -15,7 +15,7 @@ from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, Trai
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
-from numpyro_flowprior.flows.couplings import coupling_masks
+from numpyro_flowprior.flows.layout import coupling_masks
 from numpyro_flowprior.training import fit as fit_module
 from numpyro_flowprior.training import losses
 from numpyro_flowprior.training.config import LOSSES

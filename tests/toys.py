@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace
-from numpyro_flowprior.flows.build import init_trained, is_ensemble, stack_members
+from numpyro_flowprior.flows.build import init_trained, stack_members
+from numpyro_flowprior.flows.layout import is_ensemble
 
 INF = np.inf
 

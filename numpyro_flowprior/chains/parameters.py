@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .._checks import FloatArray, float_array, shorten
+
+_LONGEST_NAME = 200  # characters
 
 
 class ParameterSpace:
@@ -17,7 +20,7 @@ class ParameterSpace:
     open interval (lower, upper), a half line (one bound infinite) or the real line (both infinite).
 
     Args:
-        names: (d,) unique, non-empty strings.
+        names: (d,) unique, non-empty strings of at most 200 characters.
         lower: (d,) lower bounds, `-inf` for none; a scalar serves all.
         upper: (d,) upper bounds, `inf` for none; a scalar serves all.
         units: (d,) units as text, or None.
@@ -171,7 +174,10 @@ def _checked_names(names: Any) -> tuple[str, ...]:
         raise TypeError(f"names: expected non-empty strings; got {shorten(wrong)}.")
     if not checked:
         raise ValueError("names: expected at least one parameter; got none.")
-    repeated = sorted({name for name in checked if checked.count(name) > 1})
+    longest = max(checked, key=len)
+    if len(longest) > _LONGEST_NAME:
+        raise ValueError(f"names: expected at most {_LONGEST_NAME} characters; got {len(longest)}: {longest[:40]!r}...")
+    repeated = sorted(name for name, count in Counter(checked).items() if count > 1)
     if repeated:
         raise ValueError(f"names: expected unique names; {shorten(repeated)} occur more than once.")
     return tuple(str(name) for name in checked)

@@ -17,7 +17,7 @@ from .kernel_trees import kernel_from_json, kernel_to_json, require_fitting, sta
 from .kernels import Kernel
 from .scaling import InputScaling, OutputBasis
 
-KIND, SCHEMA = "gp_emulator", 1
+KIND, SCHEMA = "gp_emulator", 2  # 1 had no checksum
 
 Contents = tuple[ParameterSpace, tuple[str, ...], EmulatorState, tuple[ComponentReport, ...]]
 
@@ -61,7 +61,7 @@ def read_emulator(path: str | os.PathLike[str]) -> Contents:
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     try:
         space, output_names, kernels, report = _read_record(stored.record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"{path}: its header does not describe an emulator ({error}). It is damaged.") from error
     _check_arrays(path, stored, space.dim, len(output_names), len(kernels))
     return space, output_names, _state(stored.arrays, stack_kernels(kernels)), report

@@ -1,1 +1,1 @@
-"""The transport: Distrax bijectors and distributions, built from plain arrays inside traced code."""
+"""The transport: Distrax bijectors and distributions, built from plain arrays inside traced code; the same in NumPy."""

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .config import FlowConfig
-
-_MAX_LOG_SCALE = 3.0  # a mixture component is at most e^3 wider or narrower than the standard normal
+from .layout import MAX_BASE_LOG_SCALE
 
 
 def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, jax.Array]:
@@ -22,14 +21,6 @@ def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, jax.Arr
     return {"logits": jnp.zeros(config.components, jnp.float32), "mean": centres, "log_scale": log_scale}
 
 
-def base_shapes(config: FlowConfig, dim: int) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of `init_base`'s arrays."""
-    if config.base == "normal":
-        return {}
-    k = config.components
-    return {"logits": (k,), "mean": (k, dim), "log_scale": (k, dim)}
-
-
 def build_base(
     config: FlowConfig, dim: int, params: dict[str, Any], dtype: Any, spread: float | jax.Array = 1.0
 ) -> distrax.Distribution:
@@ -37,5 +28,5 @@ def build_base(
     if config.base == "normal":
         return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype))
     logits, mean, raw = (jnp.asarray(params[name], dtype) for name in ("logits", "mean", "log_scale"))
-    scale = spread * jnp.exp(_MAX_LOG_SCALE * jnp.tanh(raw / _MAX_LOG_SCALE))
+    scale = spread * jnp.exp(MAX_BASE_LOG_SCALE * jnp.tanh(raw / MAX_BASE_LOG_SCALE))
     return distrax.MixtureSameFamily(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, scale))

@@ -2,11 +2,7 @@
 
     theta = Support( Whitening( ScaleShift( Coupling_2N( ... Coupling_1(omega) ) ) ) ),   omega ~ base
 
-`params` is a nested dictionary of arrays:
-    support.scale (d,), whitening.loc (d,), whitening.tril (d, d)     fixed, computed from the chain
-    final.log_scale (d,), final.shift (d,), couplings[j][layer], base trained
-With several members, or a background, the trained arrays have a leading axis of members, the one of most weight
-first, and mixture.weights (members + 1,) is there too, chosen on rows that the members did not see.
+The nested dictionary `params` is described in layout.py.
 """
 
 from __future__ import annotations
@@ -20,14 +16,12 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from ..chains.parameters import ParameterSpace
-from .base import base_shapes, build_base, init_base
+from .base import build_base, init_base
 from .config import FlowConfig
-from .couplings import build_coupling, coupling_masks, coupling_shapes, init_couplings
+from .couplings import build_coupling, init_couplings
 from .ensemble import Ensemble
+from .layout import FIXED, Params, coupling_masks, is_ensemble
 from .support import Support
-
-Params = dict[str, Any]
-FIXED = ("support", "whitening", "mixture")  # the parameters that training leaves alone
 
 
 class Whitening(distrax.Bijector):
@@ -56,25 +50,6 @@ def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
         "final": {name: jnp.zeros(dim, jnp.float32) for name in ("log_scale", "shift")},
         "base": init_base(key_base, config, dim),
     }
-
-
-def param_shapes(config: FlowConfig, dim: int) -> Params:
-    """Returns the shape of every array in a flow's params, nested as they are."""
-    fixed: Params = {"support": {"scale": (dim,)}, "whitening": {"loc": (dim,), "tril": (dim, dim)}}
-    trained: Params = {
-        "couplings": coupling_shapes(config, dim),
-        "final": {"log_scale": (dim,), "shift": (dim,)},
-        "base": base_shapes(config, dim),
-    }
-    if is_ensemble(config):
-        fixed["mixture"] = {"weights": (config.members + 1,)}
-        trained = jax.tree.map(lambda s: (config.members, *s), trained, is_leaf=lambda s: isinstance(s, tuple))
-    return {**fixed, **trained}
-
-
-def is_ensemble(config: FlowConfig) -> bool:
-    """Returns whether the density is a mixture of members and background, rather than one flow."""
-    return config.members > 1 or config.background
 
 
 def stack_members(members: list[Params]) -> Params:
@@ -149,21 +124,3 @@ def _first_member(config: FlowConfig, dim: int, params: Params, dtype: Any) -> d
     if is_ensemble(config):
         params = {k: jax.tree.map(lambda leaf: leaf[0], part) for k, part in params.items() if k not in FIXED}
     return build_whitened_flow(config, dim, params, dtype)
-
-
-def flatten_params(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns {"couplings/0/1/weight": leaf, ...}: what is nested in dicts and lists under flat names, for files."""
-    if not isinstance(nested, dict | list):
-        return {prefix[:-1]: nested}
-    items = nested.items() if isinstance(nested, dict) else enumerate(nested)
-    parts = [flatten_params(value, f"{prefix}{key}/") for key, value in items]
-    return {name: leaf for part in parts for name, leaf in part.items()}
-
-
-def unflatten_params(shapes: Any, arrays: dict[str, Any], prefix: str = "") -> Any:
-    """Returns flat arrays nested like `shapes`: the inverse of `flatten_params`."""
-    if isinstance(shapes, dict):
-        return {key: unflatten_params(value, arrays, f"{prefix}{key}/") for key, value in shapes.items()}
-    if isinstance(shapes, list):
-        return [unflatten_params(value, arrays, f"{prefix}{j}/") for j, value in enumerate(shapes)]
-    return arrays[prefix[:-1]]

@@ -8,6 +8,8 @@ from typing import Any
 
 from .._checks import one_of, plain_numbers, positive_int, real_in, shorten
 
+MIN_BIN = 1e-4  # narrowest bin of a spline, Distrax's
+
 
 @dataclass(frozen=True)
 class FlowConfig:
@@ -21,7 +23,7 @@ class FlowConfig:
         conditioner: how a coupling's scale and shift depend on the other coordinates: "mlp", both from one perceptron
             with SiLU units; or "roch_shen", the scale from one hidden layer of d tanh units and the shift linearly, as
             in the scripts of Roch and Shen (2025), without bounds (`hidden`, `max_log_scale` and `hull` are not used).
-        bins: of each spline.
+        bins: of each spline, fewer than 2 hull / 1e-4.
         masks: which half a coupling changes: "alternating", the even and the odd coordinates in turn, or "permuted",
             halves of a new random order in each pair of couplings.
         base: density of the latent space: "normal" (standard normal) or "mixture" (learned Gaussian mixture with
@@ -74,6 +76,8 @@ class FlowConfig:
         positive_int(self.components, "FlowConfig.components")
         real_in(self.max_log_scale, "FlowConfig.max_log_scale", 0.0, 10.0, open_low=True)
         real_in(self.hull, "FlowConfig.hull", 1.0, 1e6)
+        if self.bins * MIN_BIN >= 2.0 * self.hull:
+            raise ValueError(f"FlowConfig.bins: expected fewer than {2.0 * self.hull / MIN_BIN:g}; got {self.bins}.")
         positive_int(self.members, "FlowConfig.members")
         for name in ("support", "background"):
             if not isinstance(getattr(self, name), bool):

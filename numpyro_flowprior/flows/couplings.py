@@ -11,35 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .config import FlowConfig
-from .network import apply_mlp, init_mlp, mlp_shapes
-
-_SPLINE_REACH = 3.0  # bound on a spline's raw parameters: neighbouring bins differ by at most e^6 in width
-
-
-def coupling_masks(config: FlowConfig, dim: int) -> list[np.ndarray]:
-    """Returns one boolean mask (d,) per coupling: True where a coordinate passes through and conditions the others.
-
-    N pairs, in each pair one half of the coordinates first, then the other: the even and the odd ones ("alternating"),
-    or, from the second pair on, those of a random order that is drawn anew for each pair ("permuted"). In one
-    dimension there is nothing to condition on, and so no coupling.
-    """
-    if dim == 1:
-        return []
-    generator, masks = np.random.default_rng(0), []
-    for pair in range(config.layers):
-        order = generator.permutation(dim) if config.masks == "permuted" and pair > 0 else np.arange(dim)
-        even = order % 2 == 0
-        masks += [~even, even]
-    return masks
-
-
-def _sizes(config: FlowConfig, dim: int, mask: np.ndarray) -> list[list[int]]:
-    """Returns the layer sizes of a coupling's networks."""
-    passed, free = int(mask.sum()), dim - int(mask.sum())
-    if config.conditioner == "roch_shen":
-        return [[passed, dim, free], [passed, free]]
-    each = 2 if config.transformer == "affine" else 2 + 3 * config.bins + 1
-    return [[passed, *config.hidden, each * free]]
+from .layout import SPLINE_REACH, coupling_masks, network_sizes
+from .network import apply_mlp, init_mlp
 
 
 def init_couplings(key: jax.Array, config: FlowConfig, dim: int) -> list[Any]:
@@ -47,16 +20,8 @@ def init_couplings(key: jax.Array, config: FlowConfig, dim: int) -> list[Any]:
     masks = coupling_masks(config, dim)
     keys = (jax.random.fold_in(key, j) for j in range(len(masks)))
     return [
-        [layer for sizes in _sizes(config, dim, mask) for layer in init_mlp(k, sizes)]
+        [layer for sizes in network_sizes(config, mask) for layer in init_mlp(k, sizes)]
         for k, mask in zip(keys, masks, strict=True)
-    ]
-
-
-def coupling_shapes(config: FlowConfig, dim: int) -> list[Any]:
-    """Returns the shapes of `init_couplings`'s arrays."""
-    return [
-        [layer for sizes in _sizes(config, dim, mask) for layer in mlp_shapes(sizes)]
-        for mask in coupling_masks(config, dim)
     ]
 
 
@@ -115,7 +80,7 @@ def build_coupling(config: FlowConfig, mask: np.ndarray, weights: Any) -> distra
             return affine
         raw = out[..., 2 * free :].reshape(*out.shape[:-1], free, 3 * config.bins + 1)
         spline = distrax.RationalQuadraticSpline(
-            _bounded(raw, _SPLINE_REACH * config.max_log_scale), -config.hull, config.hull, boundary_slopes="identity"
+            _bounded(raw, SPLINE_REACH * config.max_log_scale), -config.hull, config.hull, boundary_slopes="identity"
         )
         return distrax.Chain([affine, spline])
 

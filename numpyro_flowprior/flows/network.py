@@ -29,12 +29,6 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
     return layers
 
 
-def mlp_shapes(sizes: Sequence[int]) -> list[dict[str, tuple[int, ...]]]:
-    """Returns the shapes of `init_mlp`'s arrays."""
-    pairs = pairwise(sizes)
-    return [{"weight": (n_in, n_out), "bias": (n_out,)} for n_in, n_out in pairs]
-
-
 def apply_mlp(layers: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.silu) -> jax.Array:
     """Returns the perceptron's output (..., n_out) for inputs (..., n_in), with the activation between layers."""
     for layer in layers[:-1]:

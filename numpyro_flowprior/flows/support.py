@@ -22,21 +22,12 @@ import numpy as np
 from jax.scipy.special import log_ndtr, ndtr, ndtri
 
 from ..chains.parameters import ParameterSpace
-
-# Closer to an edge than this fraction of the range (of the scale, for a half line) the density is held constant: a
-# flow's tail may be wider than the normal one, and a density that grows without bound at an edge misleads samplers.
-# Points nearer than this to an upper edge cannot be told apart in float64 in any case; the flow's mass there is what it
-# has beyond |z| = 7.9.
-EDGE = 1e-15
-
-_LARGEST_LOG = 80.0  # exp(80) scales from the edge of a half line is as far as a point goes: finite in float32
-
-_LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
+from .bounds import EDGE, LARGEST_LOG, LOG_ROOT_TWO_PI, columns_by_kind, representable_bounds
 
 
 def log_normal_density(z: jax.Array) -> jax.Array:
     """Returns log phi(z) of the standard normal, elementwise."""
-    return -0.5 * z * z - _LOG_ROOT_TWO_PI
+    return -0.5 * z * z - LOG_ROOT_TWO_PI
 
 
 @jax.custom_jvp
@@ -87,7 +78,7 @@ def half_line_to_line(distance: jax.Array, scale: jax.Array) -> tuple[jax.Array,
 
 def line_to_half_line(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns (distance, log |d distance / dz|), the inverse of `half_line_to_line`."""
-    x = jnp.exp(jnp.minimum(log_ndtr(z) - log_ndtr(-z), _LARGEST_LOG))
+    x = jnp.exp(jnp.minimum(log_ndtr(z) - log_ndtr(-z), LARGEST_LOG))
     return scale * x, jnp.log(scale) + 2.0 * jnp.log1p(x) + log_normal_density(z)
 
 
@@ -123,13 +114,6 @@ class Support(distrax.Bijector):
 
 def _groups(space: ParameterSpace, scale: jax.Array, *, to_line: bool) -> list[tuple[list[int], Any]]:
     lower, upper = np.array(space.lower), np.array(space.upper)
-    has_lower, has_upper = np.isfinite(lower), np.isfinite(upper)
-    kinds = {
-        "interval": np.flatnonzero(has_lower & has_upper),
-        "above": np.flatnonzero(has_lower & ~has_upper),
-        "below": np.flatnonzero(~has_lower & has_upper),
-        "line": np.flatnonzero(~has_lower & ~has_upper),
-    }
     interval = interval_to_line if to_line else line_to_interval
     half_line = partial(_half_line, to_line=to_line)
     makers = {
@@ -138,7 +122,7 @@ def _groups(space: ParameterSpace, scale: jax.Array, *, to_line: bool) -> list[t
         "below": lambda j: partial(half_line, bound=upper[j], scale=scale[j], sign=-1.0),
         "line": lambda j: lambda x: (x, jnp.zeros_like(x)),
     }
-    return [(columns.tolist(), makers[kind](columns)) for kind, columns in kinds.items() if len(columns)]
+    return [(columns.tolist(), makers[kind](columns)) for kind, columns in columns_by_kind(space).items()]
 
 
 def _half_line(
@@ -156,30 +140,3 @@ def inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
     theta = theta.astype(jnp.result_type(theta, float))
     lower, upper = representable_bounds(space, theta.dtype)
     return jnp.all((theta >= lower) & (theta <= upper), axis=-1)
-
-
-def representable_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the smallest and largest numbers of a dtype that are inside the closed support, (d,) each."""
-    exact_low, exact_high = np.array(space.lower), np.array(space.upper)
-    low, high = exact_low.astype(dtype), exact_high.astype(dtype)
-    low = np.where(low.astype(np.float64) < exact_low, np.nextafter(low, np.array(np.inf, dtype)), low)
-    high = np.where(high.astype(np.float64) > exact_high, np.nextafter(high, np.array(-np.inf, dtype)), high)
-    return low, high
-
-
-def interior_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each.
-
-    Next to a bound at zero that is the smallest normal number: XLA flushes anything smaller to zero.
-    """
-    low, high = representable_bounds(space, dtype)
-    inner_low = np.where(low.astype(np.float64) > space.lower, low, _neighbour(low, np.inf))
-    inner_high = np.where(high.astype(np.float64) < space.upper, high, _neighbour(high, -np.inf))
-    return np.where(np.isfinite(space.lower), inner_low, low), np.where(np.isfinite(space.upper), inner_high, high)
-
-
-def _neighbour(values: np.ndarray, towards: float) -> np.ndarray:
-    following = np.nextafter(values, np.array(towards, values.dtype))
-    tiny = np.finfo(values.dtype).smallest_normal
-    subnormal = (np.abs(following) < tiny) & (np.sign(following) == np.sign(towards))
-    return np.where(subnormal, np.copysign(tiny, following), following)

@@ -19,7 +19,7 @@ from numpyro.infer.util import compute_log_probs
 
 from .._checks import FloatArray, float_array, positive_int
 from ..chains.parameters import ParameterSpace
-from ..flows.support import interior_bounds
+from ..flows.bounds import interior_bounds
 from .sites import find_latents, merged_space, observed_sites, trace_model
 
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's

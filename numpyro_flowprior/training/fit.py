@@ -22,8 +22,9 @@ from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
-from ..flows.build import Params, init_trained, is_ensemble, stack_members
+from ..flows.build import init_trained, stack_members
 from ..flows.config import FlowConfig
+from ..flows.layout import Params, is_ensemble
 from ..prior import FlowPrior
 from .config import TrainConfig
 from .defaults import default_configs

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .._checks import FloatArray
-from ..flows.build import Params
 from ..flows.config import FlowConfig
+from ..flows.layout import Params
 from .config import TrainConfig
 from .losses import log_ratio_losses
 from .problem import Problem

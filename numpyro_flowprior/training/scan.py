@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from .._checks import positive_int, real_in, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
-from ..flows.build import is_ensemble, param_shapes
 from ..flows.config import FlowConfig
+from ..flows.layout import is_ensemble, param_shapes
 from .config import TrainConfig
 from .defaults import NARROW
 from .grid import Grid, Settings, expand

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from .._checks import FloatArray
-from ..flows.build import Params, build_whitened_flow
+from ..flows.build import build_whitened_flow
 from ..flows.config import FlowConfig
+from ..flows.layout import Params
 from .config import TrainConfig
 from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
 
