@@ -1,7 +1,8 @@
 """Effective draws per second from a learned prior: NUTS with and without LatentReparam, pocoMC and emcee.
 
-The model is the prior itself: the flow learnt from boundary_pb, bimodal, with mass on its bounds. Whether the draws are
-right is judged by the flow's own: the mean of each parameter, in units of its standard deviation.
+The model is the prior itself: a flow learnt from boundary_pb (bimodal, with mass on its bounds) or boundary_p (curved,
+one mode). Whether the draws are right is judged by the flow's own: the mean of each parameter, in units of its standard
+deviation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ from tables import origin, publish, table
 import numpyro_flowprior as fp
 
 CHAINS, WARMUP, DRAWS = 4, 500, 1000
+ONE_FLOW = fp.FlowConfig(layers=6, hidden=(64,), base="normal")
+PRIORS = {
+    "boundary_pb, default": ("boundary_pb", None, None),
+    "boundary_pb, one flow, normal base": ("boundary_pb", ONE_FLOW, fp.TrainConfig(max_steps=6000, learning_rate=4e-3)),
+    "boundary_p, default": ("boundary_p", None, None),
+}
 
 
 def model(prior: fp.FlowPrior) -> None:
@@ -72,17 +80,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the chains")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    chain = read(options.data, "boundary_pb").replace(log_prob=None)
-    prior = fp.fit_flow(jax.random.key(0), chain, progress=False).prior
-    exact = np.asarray(prior.sample(jax.random.key(2), (100_000,)), float)
-    runs = {
-        "NUTS": lambda: nuts(prior, False),
-        "NUTS with LatentReparam": lambda: nuts(prior, True),
-        "pocoMC": lambda: external(fp.sample_pocomc, prior),
-        "emcee": lambda: external(fp.sample_emcee, prior),
-    }
-    rows = [row(name, run, exact) for name, run in runs.items()]
-    head = "sampler|effective draws|R-hat|seconds|effective draws per second|means off by, standard deviations"
+    rows = []
+    for label, (name, config, train) in PRIORS.items():
+        chain = read(options.data, name).replace(log_prob=None)
+        prior = fp.fit_flow(jax.random.key(0), chain, config, train, progress=False).prior
+        exact = np.asarray(prior.sample(jax.random.key(2), (100_000,)), float)
+        runs: dict[str, Callable[[], Any]] = {
+            "NUTS": partial(nuts, prior, False),
+            "NUTS with LatentReparam": partial(nuts, prior, True),
+            "pocoMC": partial(external, fp.sample_pocomc, prior),
+            "emcee": partial(external, fp.sample_emcee, prior),
+        }
+        rows += [(label, *row(sampler, run, exact)) for sampler, run in runs.items()]
+    head = "prior|sampler|effective draws|R-hat|seconds|effective draws per second|means off by, standard deviations"
     parts = [
         "# Sampling a learned prior\n",
         origin(f"python benchmarks/latent_space.py --data {options.data}", "pocomc", "emcee", "arviz"),

@@ -86,7 +86,7 @@ def main() -> None:
     measured: dict[tuple[str, str, int], float] = {}
     for name, prior in found.items():
         draw = jax.jit(lambda key, n, p=prior: p.sample(key, (n,)), static_argnums=1)
-        density = jax.jit(prior.log_prob)
+        density = jax.jit(lambda theta, p=prior: p.log_prob(theta))
         for n in BATCHES:
             theta = draw(jax.random.key(2), n)
             measured[name, "log_prob", n] = seconds(lambda density=density, theta=theta: density(theta))
