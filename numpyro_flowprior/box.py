@@ -95,6 +95,17 @@ def keep_inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
     return jnp.clip(theta, low, high)
 
 
+def points_of(value: Any, space: ParameterSpace, subject: str) -> jax.Array:
+    """Returns points (..., d) of a space as an array of floats; ValueError if the last axis is not its parameters."""
+    array = jnp.asarray(value)
+    if array.shape[-1:] != (space.dim,):
+        raise ValueError(
+            f"{subject}: expected a last axis of {space.dim} values for {', '.join(space.names)}; "
+            f"got shape {array.shape}."
+        )
+    return array.astype(jnp.result_type(array, float))
+
+
 @biject_to.register(Box)
 def _box_to_transform(constraint: Box) -> BoxTransform:
     return BoxTransform(constraint.space)
@@ -128,13 +139,9 @@ class UniformPrior(Distribution):
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns minus the log volume (...,) at points (..., d) inside the box; -inf outside."""
-        if jnp.shape(value)[-1:] != self.event_shape:
-            raise ValueError(
-                f"UniformPrior: value: expected a last axis of {self.space.dim} values for "
-                f"{', '.join(self.space.names)}; got shape {jnp.shape(value)}."
-            )
+        theta = points_of(value, self.space, "UniformPrior: value")
         log_volume = float(np.sum(np.log(np.diff(self.space.bounds, axis=1))))
-        return jnp.where(inside(jnp.asarray(value), self.space), -log_volume, -jnp.inf)
+        return jnp.where(inside(theta, self.space), -log_volume, -jnp.inf)
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, d), strictly inside the box."""
@@ -189,7 +196,7 @@ class BroadPrior(Distribution):
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
-        theta = jnp.asarray(value, jnp.result_type(value, float))
+        theta = points_of(value, self.space, "BroadPrior: value")
         z, log_det = Support(self.space, as_jax(self.scale)).inverse_and_log_det(theta)
         each = jnp.where(self._on_lines(), self._student().log_prob(z), log_normal_density(z))
         return jnp.where(inside(theta, self.space), each.sum(axis=-1) + log_det, -jnp.inf)

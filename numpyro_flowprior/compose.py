@@ -31,7 +31,24 @@ _BIAS = 2e-3  # in total variation, that their number leaves at most
 _HEAVIEST = 0.7  # Pareto shape of the importance weights above which their mean says nothing (Vehtari et al. 2024)
 
 
-class TemperedPrior(MonteCarloMoments, Distribution):
+class _Weakened(MonteCarloMoments, Distribution):
+    """A density over the parameters of a FlowPrior, on its support."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
+    prior: FlowPrior
+
+    @property
+    def space(self) -> ParameterSpace:  # type: ignore[override]
+        """The parameters, those of the prior."""
+        return self.prior.space
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Box:
+        """The prior's support."""
+        return self.prior.support
+
+
+class TemperedPrior(_Weakened):
     """p(theta)^power / Z, the power prior of a FlowPrior p (Ibrahim and Chen 2000); made by `temper`.
 
     Args:
@@ -42,7 +59,6 @@ class TemperedPrior(MonteCarloMoments, Distribution):
         steps: of Metropolis, for each draw.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_data_fields = ("log_normalizer", "log_normalizer_error", "power", "prior")
     pytree_aux_fields = ("steps",)
 
@@ -59,16 +75,6 @@ class TemperedPrior(MonteCarloMoments, Distribution):
         self.prior, self.power, self.steps = prior, power, steps
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
-
-    @property
-    def space(self) -> ParameterSpace:  # type: ignore[override]
-        """The parameters, those of the prior."""
-        return self.prior.space
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The prior's support."""
-        return self.prior.support
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
@@ -188,7 +194,7 @@ def _tempered_draws(
     return theta.reshape(*shape, prior.space.dim)
 
 
-class RobustPrior(MonteCarloMoments, Distribution):
+class RobustPrior(_Weakened):
     """(1 - weight) p(theta) + weight b(theta), with b broad; made by `robustify`.
 
     Args:
@@ -197,22 +203,11 @@ class RobustPrior(MonteCarloMoments, Distribution):
         weight: in (0, 1).
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_data_fields = ("broad", "prior", "weight")
 
     def __init__(self, prior: FlowPrior, broad: Distribution, weight: Any, *, validate_args: bool | None = None):
         self.prior, self.broad, self.weight = prior, broad, weight
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
-
-    @property
-    def space(self) -> ParameterSpace:  # type: ignore[override]
-        """The parameters, those of the prior."""
-        return self.prior.space
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The prior's support."""
-        return self.prior.support
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 
 from ._checks import FloatArray, real_in, shorten
 from ._leaves import as_jax
-from .box import Box, keep_inside
+from .box import Box, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .flows.support import Support, inside
 from .moments import MonteCarloMoments
@@ -81,12 +81,7 @@ class ConditionalPrior(MonteCarloMoments, Distribution):
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., free); -inf outside the support."""
-        theta = jnp.asarray(value, jnp.result_type(value, float))
-        if theta.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"ConditionalPrior: value: expected a last axis of {self.space.dim} values for "
-                f"{', '.join(self.space.names)}; got shape {theta.shape}."
-            )
+        theta = points_of(value, self.space, "ConditionalPrior: value")
         joint = self.density.log_prob(_completed(self.density.space, self.space, self.values, theta))
         return jnp.where(inside(theta, self.space), joint - self.log_normalizer, -jnp.inf)
 

@@ -48,7 +48,9 @@ class LatentReparam(Reparam):
         model = numpyro.handlers.reparam(model, config={"theta": LatentReparam()})
 
     The posterior of theta is the same; curved, bounded and strongly correlated priors become nearly a standard normal,
-    which is what NUTS moves in best. The sampled site is "<name>_latent"; "<name>" becomes a deterministic one.
+    which is what NUTS moves in best. Separate modes come together only in the latent space of one flow with
+    `FlowConfig(base="normal")`: a mixture base, the default, keeps them apart. The sampled site is "<name>_latent";
+    "<name>" becomes a deterministic one.
 
     Raises:
         TypeError: the site's distribution is not a FlowPrior (expanded or not).

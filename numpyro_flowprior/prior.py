@@ -20,7 +20,7 @@ from numpyro.distributions.util import validate_sample
 
 from ._checks import plain_json
 from ._leaves import as_jax
-from .box import Box, keep_inside
+from .box import Box, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .conditional import ConditionalPrior, condition_on
 from .flows.build import build_flow, build_latent_map, latent_log_prob
@@ -149,13 +149,7 @@ class FlowPrior(MonteCarloMoments, Distribution):
         return as_jax(self.params)
 
     def _points(self, value: Any, subject: str) -> jax.Array:
-        array = jnp.asarray(value)
-        if array.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"FlowPrior: {subject}: expected a last axis of {self.space.dim} values for "
-                f"{', '.join(self.names)}; got shape {array.shape}."
-            )
-        return array.astype(jnp.result_type(array, float))
+        return points_of(value, self.space, f"FlowPrior: {subject}")
 
     def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> Path:
         """Writes the prior to a safetensors file and returns its path.

@@ -305,6 +305,10 @@ COMPOSE_ERRORS = [
     (lambda p: robustify(p, 0.1, dist.Normal().expand([2]).to_event(1)), ValueError, "draws are outside"),
     (lambda p: p.summary(draws=3), ValueError, "summary: draws"),
     (lambda p: p.summary(levels=[2.0]), ValueError, "summary: levels"),
+    (lambda p: p.condition(p0=0.5).log_prob(np.zeros(2)), ValueError, "expected a last axis of 1 values for p1"),
+    (lambda p: BroadPrior(p.space, *np.ones((3, 2))).log_prob(np.ones(1)), ValueError, "expected a last axis of 2"),
+    (lambda p: BroadPrior(p.space, *np.zeros((3, 2))), ValueError, "BroadPrior: scale: expected positive numbers"),
+    (lambda p: BroadPrior(p.space, *np.ones((3, 1))), ValueError, r"BroadPrior: loc: expected shape \(2\)"),
     (lambda p: p.marginal(["nobody"]), ValueError, "no parameter named 'nobody'"),
     (lambda p: p.marginal(["p0"], draws=10), ValueError, "fit_marginal: draws"),
 ]

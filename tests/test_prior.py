@@ -172,8 +172,9 @@ def test_a_jitted_function_may_close_over_the_prior_in_either_precision(prior):
             np.testing.assert_allclose(value, 2 * prior.log_prob(theta), atol=1e-8 if x64 else 0.02)
 
 
-def test_closed_over_and_passed_as_an_argument_in_both_precisions(prior):
+def test_closed_over_and_passed_as_an_argument_in_both_precisions():
     """JAX remembers the NumPy arrays that a trace meets as constants: none of the prior's own may be among them."""
+    prior = make_prior([(0.0, 1.0), (0.0, np.inf)], FlowConfig(layers=1, hidden=(8,), members=2, background=True))
     theta = np.asarray(prior.sample(KEY))
     closed = jax.jit(lambda t: prior.log_prob(t))
     for x64 in (False, True, False, True, False):
