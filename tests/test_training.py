@@ -436,6 +436,16 @@ def test_defaults_follow_the_size_of_the_chain_and_the_pilots():
     assert not tried
 
 
+def test_log_densities_far_too_high_are_told():
+    chain = correlated_chain(400)
+    log_prob = np.zeros(400)
+    log_prob[::50] = 1000.0
+    train = TrainConfig(max_steps=20, batch_size=64, loss="log_variance")
+    config = FlowConfig(layers=1, hidden=(4,), components=2)
+    with pytest.warns(UserWarning, match="98 % of the draws is more than 30 nats below the highest.*far too high"):
+        fit_flow(KEY, chain.replace(log_prob=log_prob), config, train, progress=False)
+
+
 def test_nothing_asked_for_is_an_ensemble_and_is_recorded():
     fitted = fit(curved_chain(400), None, None)
     assert fitted.prior.config.members == len(fitted.histories) > 1

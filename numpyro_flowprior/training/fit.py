@@ -30,8 +30,10 @@ from .config import TrainConfig
 from .defaults import default_configs
 from .mixture import mixture_weights
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
-from .problem import Problem, pose
+from .problem import DEPTH, Problem, pose, share_in_reach
 from .steps import log_densities, optimiser, run_steps, validation_loss
+
+_LEAST_IN_REACH = 0.5  # of the draws, by weight: in up to 30 dimensions a Gaussian has nearly all
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def fit_flow(
     supported = support is not None or _brings_support(seen)
     posed = partial(pose, key_validation, prepared, support)
     pilot = partial(_pilot, key_validation, posed, progress=progress)
+    if train is None or train.loss == "log_variance":
+        _warn_of_few_in_reach(share_in_reach(seen))
     config, train = default_configs(seen, pilot, config=config, train=train, supported=supported)
     problems = posed(config.members, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
@@ -130,6 +134,16 @@ def fit_flow(
         "report": report.to_json(),
     }
     return FlowFit(prior, histories, report)
+
+
+def _warn_of_few_in_reach(share: float) -> None:
+    if share < _LEAST_IN_REACH:
+        warnings.warn(
+            f"fit_flow: the log density of {100 * (1 - share):.0f} % of the draws is more than {DEPTH:.0f} nats below "
+            "the highest: they teach by where they are, not by their log density. Is chain.log_prob that of these "
+            "draws, with no single value far too high?",
+            stacklevel=3,
+        )
 
 
 def _brings_support(chain: Chain) -> bool:

@@ -14,7 +14,7 @@ from .prepare import Prepared
 from .steps import Data, Rows, make_rows
 
 _MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
-_DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
+DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
 _COPIES = 8  # entries per row in the list that stands for uneven weights ...
 _MOST_LISTED = 4_000_000  # ... and at most in all, or one per row
 
@@ -53,10 +53,10 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     if support is not None and log_p is not None:  # no other loss looks at them
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
-    rows = make_rows(x, None if log_p is None else np.maximum(log_p - top, -_DEPTH))
+    rows = make_rows(x, None if log_p is None else np.maximum(log_p - top, -DEPTH))
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
-        reached = log_p - top > -_DEPTH
+        reached = log_p - top > -DEPTH
     problems = []
     for k in range(members):
         in_fold = np.zeros(len(x), bool)
@@ -71,6 +71,15 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
         problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1]))
     return _of_equal_shapes(problems)
+
+
+def share_in_reach(chain: Chain) -> float:
+    """Returns the weight of the draws whose log density is near enough to the highest to be regressed on."""
+    if chain.log_prob is None:
+        return 1.0
+    probabilities = chain.probabilities
+    top = chain.log_prob[probabilities > 0].max()
+    return float(probabilities[chain.log_prob > top - DEPTH].sum())
 
 
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray]:
