@@ -22,7 +22,7 @@ from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import default_configs
 from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
-from numpyro_flowprior.training.problem import Problem, pose
+from numpyro_flowprior.training.problem import DEPTH, Problem, pose, share_in_reach
 from numpyro_flowprior.training.steps import Data, batch_loss, make_rows
 
 KEY = jax.random.key(0)
@@ -444,6 +444,14 @@ def test_log_densities_far_too_high_are_told():
     config = FlowConfig(layers=1, hidden=(4,), components=2)
     with pytest.warns(UserWarning, match="98 % of the draws is more than 30 nats below the highest.*far too high"):
         fit_flow(KEY, chain.replace(log_prob=log_prob), config, train, progress=False)
+
+
+def test_densities_that_grow_without_bound_at_the_edges_are_not_out_of_reach():
+    """u^-0.7 near zero in each of 16 parameters: the reach is that of training coordinates, which have no such edge."""
+    u = np.random.default_rng(0).beta(0.3, 1.0, (4000, 16)).clip(1e-14)
+    chain = Chain(u, ParameterSpace([f"u{j}" for j in range(16)], 0.0, 1.0), log_prob=-0.7 * np.log(u).sum(axis=1))
+    assert np.mean(chain.log_prob < chain.log_prob.max() - DEPTH) > 0.5
+    assert share_in_reach(prepare(chain)) > 0.99
 
 
 def test_nothing_asked_for_is_an_ensemble_and_is_recorded():

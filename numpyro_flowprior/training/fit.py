@@ -120,8 +120,8 @@ def fit_flow(
     supported = support is not None or _brings_support(seen)
     posed = partial(pose, key_validation, prepared, support)
     pilot = partial(_pilot, key_validation, posed, progress=progress)
-    if train is None or train.loss == "log_variance":
-        _warn_of_few_in_reach(share_in_reach(seen))
+    if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
+        _warn_of_few_in_reach(share_in_reach(prepared))
     config, train = default_configs(seen, pilot, config=config, train=train, supported=supported)
     problems = posed(config.members, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)

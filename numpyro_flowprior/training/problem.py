@@ -47,7 +47,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     key_rows, key_support, key_list = jax.random.split(key, 3)
     probabilities = seen.chain.probabilities
     log_p = None if train.loss == "nll" else seen.log_p
-    top = 0.0 if log_p is None else float(log_p[probabilities > 0].max())
+    top = 0.0 if log_p is None else _top(seen)
     folds, x = _folds(key_rows, seen.chain, members, train.validation), seen.x
     more_folds = [np.empty(0, np.int64)] * len(folds)
     if support is not None and log_p is not None:  # no other loss looks at them
@@ -73,13 +73,14 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     return _of_equal_shapes(problems)
 
 
-def share_in_reach(chain: Chain) -> float:
+def share_in_reach(seen: Prepared) -> float:
     """Returns the weight of the draws whose log density is near enough to the highest to be regressed on."""
-    if chain.log_prob is None:
-        return 1.0
-    probabilities = chain.probabilities
-    top = chain.log_prob[probabilities > 0].max()
-    return float(probabilities[chain.log_prob > top - DEPTH].sum())
+    return float(seen.chain.probabilities[seen.log_p > _top(seen) - DEPTH].sum())
+
+
+def _top(seen: Prepared) -> float:
+    """Returns the highest log density of any draw that counts, in training coordinates."""
+    return float(seen.log_p[seen.chain.probabilities > 0].max())
 
 
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray]:
