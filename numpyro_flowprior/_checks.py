@@ -6,6 +6,7 @@ valid, say) live with their types; here are only the pieces that several types s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -155,6 +156,13 @@ def one_of(value: Any, subject: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{subject}: expected one of {', '.join(map(repr, allowed))}; got {value!r}.")
     return value
+
+
+def require_unique(names: Sequence[str], expected: str) -> None:
+    """Raises ValueError, beginning with what was expected, if a name occurs more than once."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{expected}; {shorten(repeated)} occur more than once.")
 
 
 def optional_import(module: str, extra: str, purpose: str) -> ModuleType:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, shorten
+from .._checks import FloatArray, float_array, require_unique, shorten
 
 _LONGEST_NAME = 200  # characters
 
@@ -177,9 +176,7 @@ def _checked_names(names: Any) -> tuple[str, ...]:
     longest = max(checked, key=len)
     if len(longest) > _LONGEST_NAME:
         raise ValueError(f"names: expected at most {_LONGEST_NAME} characters; got {len(longest)}: {longest[:40]!r}...")
-    repeated = sorted(name for name, count in Counter(checked).items() if count > 1)
-    if repeated:
-        raise ValueError(f"names: expected unique names; {shorten(repeated)} occur more than once.")
+    require_unique(checked, "names: expected unique names")
     return tuple(str(name) for name in checked)
 
 

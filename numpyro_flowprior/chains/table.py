@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import float_array, shorten
+from .._checks import float_array, require_unique, shorten
 from .chain import Chain
 from .parameters import ParameterSpace
 
@@ -146,9 +146,7 @@ def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
             f"samples: expected shape (n, {len(names) or 'd'}) for names [{shorten(names, 40)}]; got {shape}. "
             "Pass the matching ParameterSpace."
         )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
+    require_unique(names, "expected unique column names")
     return names
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int, require_finite, shorten
+from .._checks import FloatArray, float_array, positive_int, require_finite, require_unique, shorten
 from ..chains.parameters import ParameterSpace
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator
@@ -205,9 +205,7 @@ def _checked_output_names(names: Sequence[str] | None, m: int) -> tuple[str, ...
     checked = tuple(f"y{j}" for j in range(m)) if names is None else tuple(str(name) for name in names)
     if len(checked) != m or m == 0:
         raise ValueError(f"output_names: expected {m} names, one for each column of Y; got {len(checked)}.")
-    repeated = sorted({name for name in checked if checked.count(name) > 1})
-    if repeated:
-        raise ValueError(f"output_names: expected unique names; {shorten(repeated)} occur more than once.")
+    require_unique(checked, "output_names: expected unique names")
     return checked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..._checks import shorten
+from ..._checks import require_unique, shorten
 from ..table import Table, table_of_columns
 from .text import is_number, read_rows
 
@@ -21,9 +21,7 @@ def read_csv(path: Path) -> Table:
         header[0] = header[0].lstrip("# ")
     if header and all(is_number(cell) for cell in header):
         raise ValueError(f"expected a header row of names; the first row holds numbers ({shorten(header)}).")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
+    require_unique(header, "expected unique column names")
     rows = read_rows(path, len(header), delimiter=",", skip=1)
     columns = {name: rows[:, j] for j, name in enumerate(header)}
     return table_of_columns(columns, info={"source": "csv"})

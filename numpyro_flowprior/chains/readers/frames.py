@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._checks import optional_import, shorten
+from ..._checks import optional_import, require_unique, shorten
 from ..table import Table, table_of_columns
 
 
@@ -24,9 +24,7 @@ def read_pandas(frame: Any) -> Table:
             f"expected names as columns; got {shorten(name for name in names if not isinstance(name, str))}. "
             "Set frame.columns to strings."
         )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"expected unique column names; {shorten(repeated)} occur more than once.")
+    require_unique(names, "expected unique column names")
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
     if "weights" in frame.index.names:
         columns["weights"] = np.asarray(frame.index.get_level_values("weights"))
