@@ -111,7 +111,19 @@ def _box_to_transform(constraint: Box) -> BoxTransform:
     return BoxTransform(constraint.space)
 
 
-class UniformPrior(Distribution):
+class OverParameters(Distribution):
+    """A density over a vector of named parameters, on the declared support of its `space`."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
+    space: ParameterSpace
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Box:
+        """The declared support, a product of intervals, half lines and lines."""
+        return Box(self.space)
+
+
+class UniformPrior(OverParameters):
     """The flat density on a bounded box of named parameters: the usual prior of a first stage.
 
     Args:
@@ -121,7 +133,6 @@ class UniformPrior(Distribution):
         ValueError: a parameter without two finite bounds (named).
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_aux_fields = ("space",)
 
     def __init__(self, space: ParameterSpace, *, validate_args: bool | None = None):
@@ -130,11 +141,6 @@ class UniformPrior(Distribution):
             raise ValueError(f"UniformPrior: expected finite bounds; {shorten(unbounded, 40)} have none.")
         self.space = space
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The box."""
-        return Box(self.space)
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
@@ -157,7 +163,7 @@ def _positive(value: Any, name: str, space: ParameterSpace) -> FloatArray:
     return array
 
 
-class BroadPrior(Distribution):
+class BroadPrior(OverParameters):
     """Independent parameters, each as vague as its support allows.
 
     Flat on an interval; log-logistic on a half line, density s / (s + x)^2 at the distance x from its edge; on a line a
@@ -173,7 +179,6 @@ class BroadPrior(Distribution):
         TypeError, ValueError: not (d,) real numbers; a scale or width that is not positive.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_data_fields = ("loc", "scale", "width")
     pytree_aux_fields = ("space",)
 
@@ -181,11 +186,6 @@ class BroadPrior(Distribution):
         self.space, self.loc = space, float_array(loc, "BroadPrior: loc", shape=(space.dim,))
         self.scale, self.width = (_positive(part, name, space) for part, name in ((scale, "scale"), (width, "width")))
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The declared support."""
-        return Box(self.space)
 
     def _on_lines(self) -> np.ndarray:
         return np.asarray(~np.isfinite(self.space.bounds).any(axis=1))

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution
 from numpyro.distributions.util import validate_sample
 from numpyro.util import not_jax_tracer
 from scipy.stats import genpareto
 
 from ._checks import positive_int, real_in
 from ._leaves import as_jax
-from .box import Box, BroadPrior, keep_inside
+from .box import BroadPrior, OverParameters, keep_inside
 from .chains.parameters import ParameterSpace
 from .flows.build import build_inner, build_outer
 from .moments import MonteCarloMoments
@@ -28,24 +28,19 @@ from .prior import FlowPrior
 
 _STEPS = (16, 32, 64, 128, 256, 512, 1024)  # of independence Metropolis per draw of a tempered prior
 _BIAS = 2e-3  # in total variation, that their number leaves at most
+_BATCH = 8192  # importance draws at a time
 _HEAVIEST = 0.7  # Pareto shape of the importance weights above which their mean says nothing (Vehtari et al. 2024)
 
 
-class _Weakened(MonteCarloMoments, Distribution):
+class _Weakened(MonteCarloMoments, OverParameters):
     """A density over the parameters of a FlowPrior, on its support."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     prior: FlowPrior
 
     @property
     def space(self) -> ParameterSpace:  # type: ignore[override]
         """The parameters, those of the prior."""
         return self.prior.space
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The prior's support."""
-        return self.prior.support
 
 
 class TemperedPrior(_Weakened):
@@ -167,11 +162,11 @@ def _propose(prior: FlowPrior, power: Any, key: jax.Array, n: int, dtype: Any) -
 
 @jax.jit
 def _propose_in_double(prior: FlowPrior, power: Any, key: jax.Array) -> jax.Array:
-    return _propose(prior, power, key, 8192, jnp.float64)[1]
+    return _propose(prior, power, key, _BATCH, jnp.float64)[1]
 
 
 def _log_weights(prior: FlowPrior, power: float, key: jax.Array, draws: int) -> np.ndarray:
-    keys = jax.random.split(key, -(-draws // 8192))
+    keys = jax.random.split(key, -(-draws // _BATCH))
     return np.concatenate([np.asarray(_propose_in_double(prior, power, each)) for each in keys])[:draws]
 
 

@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 from scipy.special import logsumexp
 
 from ._checks import FloatArray, real_in, shorten
 from ._leaves import as_jax
-from .box import Box, keep_inside, points_of
+from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .flows.support import Support, inside
 from .moments import MonteCarloMoments
@@ -26,7 +25,7 @@ _ZOOMS = 6  # of the grid into where the density is
 _WORST = 1e-3  # largest error of log Z, by comparison with every other node, before it is an error
 
 
-class ConditionalPrior(MonteCarloMoments, Distribution):
+class ConditionalPrior(MonteCarloMoments, OverParameters):
     """p(free parameters | the others fixed) of a learned density, for one or two free ones; made by `condition`.
 
     The density is the joint one divided by its integral over the free parameters, found by the trapezoidal rule on a
@@ -43,7 +42,6 @@ class ConditionalPrior(MonteCarloMoments, Distribution):
         log_normalizer_error: of its numerical integration.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_data_fields = (
         "axes",
         "cumulative",
@@ -72,11 +70,6 @@ class ConditionalPrior(MonteCarloMoments, Distribution):
         self.scale, self.axes, self.cumulative = scale, axes, cumulative
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The free parameters' declared support."""
-        return Box(self.space)
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:

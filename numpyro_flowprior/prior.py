@@ -15,12 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
 from ._checks import plain_json
 from ._leaves import as_jax
-from .box import Box, keep_inside, points_of
+from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .conditional import ConditionalPrior, condition_on
 from .flows.build import build_flow, build_latent_map, latent_log_prob
@@ -31,7 +30,7 @@ from .moments import MonteCarloMoments
 from .prior_file import read_prior, require_same_masks, write_prior
 
 
-class FlowPrior(MonteCarloMoments, Distribution):
+class FlowPrior(MonteCarloMoments, OverParameters):
     """Density learned from a chain, as a NumPyro distribution over a vector of named parameters.
 
     The density integrates to one on the declared support of `space`, exactly: it is a bijection of a normalised
@@ -51,7 +50,6 @@ class FlowPrior(MonteCarloMoments, Distribution):
     Source: Roch and Shen (2025), section II; Dinh, Sohl-Dickstein and Bengio (2017).
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     pytree_data_fields = ("params",)
     pytree_aux_fields = ("config", "space")
     info: Mapping[str, Any] = {}
@@ -83,11 +81,6 @@ class FlowPrior(MonteCarloMoments, Distribution):
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the event's columns."""
         return self.space.names
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
-    def support(self) -> Box:
-        """The declared support, a product of intervals, half lines and lines."""
-        return Box(self.space)
 
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
