@@ -96,8 +96,16 @@ def keep_inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
 
 
 def points_of(value: Any, space: ParameterSpace, subject: str) -> jax.Array:
-    """Returns points (..., d) of a space as an array of floats; ValueError if the last axis is not its parameters."""
-    array = jnp.asarray(value)
+    """Returns points (..., d) of a space as an array of floats.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: the last axis is not the space's parameters.
+    """
+    try:
+        array = jnp.asarray(value)
+    except TypeError:
+        raise TypeError(f"{subject}: expected an array (..., {space.dim}) of numbers; got {value!r:.40}.") from None
     if array.shape[-1:] != (space.dim,):
         raise ValueError(
             f"{subject}: expected a last axis of {space.dim} values for {', '.join(space.names)}; "

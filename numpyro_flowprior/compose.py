@@ -20,7 +20,7 @@ from scipy.stats import genpareto
 
 from ._checks import positive_int, real_in
 from ._leaves import as_jax
-from .box import BroadPrior, OverParameters, keep_inside
+from .box import BroadPrior, OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .flows.build import build_inner, build_outer
 from .moments import MonteCarloMoments
@@ -83,7 +83,7 @@ class TemperedPrior(_Weakened):
         its base widened to the power: as many as leave a difference of about 0.002 in total variation.
         """
         dtype, shape = jnp.result_type(float), tuple(sample_shape)
-        return _tempered_draws(self.prior, self.power, key, shape=shape, steps=self.steps, dtype=dtype)
+        return _tempered_draws(as_jax(self.prior), self.power, key, shape=shape, steps=self.steps, dtype=dtype)
 
 
 def temper(prior: FlowPrior, power: float, *, key: jax.Array | None = None, draws: int = 65_536) -> TemperedPrior:
@@ -211,9 +211,9 @@ class RobustPrior(_Weakened):
         return jnp.logaddexp(learned, broad)
 
     def _parts(self, value: Any) -> tuple[jax.Array, jax.Array]:
-        inside = self.support(value)
-        broad = jnp.where(inside, self.broad.log_prob(value), -jnp.inf)
-        return jnp.log1p(-self.weight) + self.prior.log_prob(value), jnp.log(self.weight) + broad
+        theta = points_of(value, self.space, "RobustPrior: value")
+        broad = jnp.where(self.support(theta), self.broad.log_prob(theta), -jnp.inf)
+        return jnp.log1p(-self.weight) + self.prior.log_prob(theta), jnp.log(self.weight) + broad
 
     def probability_broad(self, value: Any) -> jax.Array:
         """Returns the probability (...,) that points (..., d) came from the broad part.

@@ -1,0 +1,14 @@
+"""Set-up of the whole test run."""
+
+from __future__ import annotations
+
+import os
+
+
+def pytest_configure(config) -> None:
+    """Lets the workers share what they compile, and keep it for the next run (`make clean` removes it).
+
+    The tests compile far more than they compute. JAX finds a program by the hash of its code, options and versions.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
