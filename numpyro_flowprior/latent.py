@@ -13,6 +13,8 @@ from numpyro.infer.reparam import Reparam
 
 from .prior import FlowPrior
 
+LATENT_SUFFIX = "_latent"  # of the site that is sampled in place of a prior's
+
 
 class LatentDensity(Distribution):
     """Density of omega = T^-1(theta), for theta drawn from a FlowPrior and T its `from_latent`.
@@ -67,5 +69,5 @@ class LatentReparam(Reparam):
                 f"LatentReparam: expected a FlowPrior at site {name!r}; got {type(prior).__name__}, which has no "
                 "latent space. Leave it out of `config`."
             )
-        omega = numpyro.sample(f"{name}_latent", self._wrap(LatentDensity(prior), expand_shape, event_dim))
+        omega = numpyro.sample(f"{name}{LATENT_SUFFIX}", self._wrap(LatentDensity(prior), expand_shape, event_dim))
         return None, prior.from_latent(jnp.asarray(omega))

@@ -36,7 +36,10 @@ ORDER = [
     "demo",
     "cli",
 ]
-BELOW = {"prior.py": {"training"}}  # FlowPrior.marginal refits, and imports what it needs for it when called
+BELOW = {  # both import when called
+    "prior.py": {"training"},  # FlowPrior.marginal refits
+    "numpyro.py": {"sampling"},  # the reader asks the model for names and bounds
+}
 BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
     "torch": {"sampling/pocomc.py"},

@@ -8,11 +8,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density
 from scipy import stats
 from toys import make_prior
 
-from numpyro_flowprior import Chain, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, to_arviz
+from numpyro_flowprior import Chain, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, read_chain, to_arviz
+from numpyro_flowprior._leaves import forgetting
 
 KEY = jax.random.key(0)
 Y = np.random.default_rng(0).normal(1.0, 2.0, 30)
@@ -261,3 +263,48 @@ def test_a_prior_used_in_the_bridge_may_be_closed_over_by_a_float32_jit():
     density = ModelDensity(with_prior, Y)
     density.log_posterior(density.sample_prior(KEY, 10))
     assert jax.jit(lambda key: PRIOR.sample(key, (7,)))(KEY).dtype == np.float32
+
+
+DATA, OTHER = np.array([0.3, 0.7, 1.1]), np.array([0.3, 0.7, 1.1])
+
+
+def closing(prior):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(DATA - theta.sum(), 1.0), obs=0.0)
+
+
+def passing(prior, data):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(data - theta.sum(), 1.0), obs=0.0)
+
+
+def nuts(model, *args):
+    run = MCMC(NUTS(model), num_warmup=5, num_samples=5, progress_bar=False)
+    run.run(jax.random.key(0), *args)
+    return run
+
+
+@pytest.mark.parametrize(("model", "data"), [(closing, ()), (passing, (OTHER,))])
+def test_data_that_nuts_met_in_float32_are_seen_in_float64(model, data):
+    """JAX remembers NumPy constants in the precision of the first trace: see _leaves.py."""
+    prior = UniformPrior(ParameterSpace(["a", "b"], 0.0, 1.0))
+    run = nuts(model, prior, *data)
+    density = ModelDensity(model, prior, *data)
+    theta = density.sample_prior(jax.random.key(0), 3)
+    expected = stats.norm(DATA - theta.sum(axis=1, keepdims=True), 1.0).logpdf(0.0).sum(axis=1)
+    np.testing.assert_allclose(density.log_likelihood(theta), expected, rtol=1e-12)
+    assert read_chain(run).names == ("a", "b")
+    if data:  # and the other way round
+        assert nuts(model, prior, *data).get_samples()["theta"].shape == (5, 2)
+
+
+def test_other_errors_are_not_tried_again():
+    calls = []
+
+    def failing():
+        calls.append(1)
+        raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        forgetting(failing)
+    assert len(calls) == 1

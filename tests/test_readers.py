@@ -15,8 +15,10 @@ import numpyro
 import numpyro.distributions as dist
 import pandas
 import pytest
+from toys import INF, make_prior
 
-from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, to_arviz
+from numpyro_flowprior import Chain, FlowConfig, LatentReparam, ParameterSpace, from_arviz, read_chain, to_arviz
+from numpyro_flowprior.chains.readers.numpyro import _columns
 
 N = 600
 RNG = np.random.default_rng(0)
@@ -349,7 +351,7 @@ def test_a_short_emcee_run_is_told(tmp_path):
 
 
 def numpyro_model():
-    a = numpyro.sample("a", dist.Uniform(0.0, 1.0))
+    a = numpyro.sample("a", dist.Uniform(0.0, 0.1))
     numpyro.sample("v", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
     numpyro.deterministic("twice", 2 * a)
 
@@ -368,11 +370,52 @@ def test_numpyro_gives_its_sample_sites(mcmc):
     chain = Chain.from_numpyro(mcmc)
     draws = mcmc.get_samples()
     assert (chain.names, chain.log_prob) == (("a", "v[0]", "v[1]"), None)
+    assert chain.space.bounds.tolist() == [[0.0, 0.1], [-np.inf, np.inf], [-np.inf, np.inf]]
     np.testing.assert_array_equal(chain.samples, np.column_stack([draws["a"], draws["v"]]))
     np.testing.assert_array_equal(chain.chain_id, np.repeat([0, 1], 500))
     assert "unconstrained" in chain.info["log_prob"]
     assert chain.info["left_out"] == {"twice": DERIVED}
-    assert read_chain(mcmc, ParameterSpace(["twice"], 0.0, 2.0)).samples.mean() == pytest.approx(1.0, abs=0.1)
+    assert read_chain(mcmc, ParameterSpace(["twice"], 0.0, 0.2)).samples.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def second_stage(prior):
+    theta = numpyro.sample("theta", prior)
+    scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    numpyro.sample("shares", dist.Dirichlet(jnp.ones(3)))
+    numpyro.sample("y", dist.Normal(theta.sum(), scale), obs=1.0)
+
+
+@pytest.mark.filterwarnings("ignore:MCMC. .*")  # too short a run to be fit for anything else
+@pytest.mark.parametrize("latent", [False, True])
+def test_numpyro_gives_a_prior_its_names_and_bounds(latent):
+    """A second stage's chain is over the first one's parameters, so that there can be a third."""
+    prior = make_prior([(0.0, 1.0), (-INF, 2.0)], FlowConfig(layers=0))
+    model = numpyro.handlers.reparam(second_stage, config={"theta": LatentReparam()}) if latent else second_stage
+    run = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=50, num_samples=50, progress_bar=False)
+    run.run(jax.random.key(0), prior)
+    chain = read_chain(run, ParameterSpace(["p1", "scale", "p0"]))
+    draws = run.get_samples()
+    np.testing.assert_array_equal(chain.samples[:, [2, 0]], draws["theta"])
+    chain = read_chain(run)
+    assert set(chain.names) == {"p0", "p1", "scale", "shares[0]", "shares[1]", "shares[2]"}
+    assert chain.space.select(["p0", "p1"]) == prior.space
+    assert chain.space.select(["scale"]).bounds.tolist() == [[0.0, INF]]
+    assert ("theta_latent[0]" in chain.info.get("left_out", {})) == latent
+
+
+def test_numpyro_draws_that_float32_rounds_onto_a_bound_are_on_it():
+    bound = ParameterSpace(["a"], 0.1, 0.3)
+    names, draws = _columns("a", np.array([[0.1, 0.2, 0.3]], np.float32), bound)
+    assert names == ("a",)
+    assert draws[[0, 2], 0].tolist() == [0.1, 0.3]
+    assert bound.contains(draws).all()
+
+
+def test_a_sampler_of_a_bare_potential_has_no_bounds_to_give():
+    kernel = numpyro.infer.NUTS(potential_fn=lambda z: 0.5 * (z["a"] ** 2).sum())
+    run = numpyro.infer.MCMC(kernel, num_warmup=50, num_samples=50, progress_bar=False)
+    run.run(jax.random.key(0), init_params={"a": jnp.zeros(2)})
+    assert (read_chain(run).names, read_chain(run).space.unbounded()) == (("a[0]", "a[1]"), read_chain(run).space)
 
 
 def test_arviz_of_numpyro_is_read_with_its_vectors(mcmc):

@@ -18,6 +18,7 @@ from numpyro.handlers import seed, trace
 from numpyro.infer.util import compute_log_probs
 
 from .._checks import FloatArray, float_array, positive_int
+from .._leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from .sites import find_latents, merged_space, observed_sites, trace_model
@@ -38,7 +39,8 @@ class ModelDensity:
     Args:
         model: a NumPyro model whose latent supports are products of intervals, half lines and real lines.
         *args: its positional arguments.
-        **kwargs: its keyword arguments.
+        **kwargs: its keyword arguments. Data belong here or into `args`: JAX lets a NumPy array that a model closes
+            over be used in one precision at a time, and this one is always float64.
 
     Attributes:
         space: names and bounds of all latent parameters, in the order of the vector.
@@ -51,11 +53,11 @@ class ModelDensity:
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
-        self._model, self._args, self._kwargs = model, args, kwargs
+        self._model, self._args, self._kwargs = model, copied(args), copied(kwargs)
         with jax.enable_x64(True):
-            first = trace_model(model, args, kwargs, jax.random.key(0))
+            first = trace_model(model, self._args, self._kwargs, jax.random.key(0))
             self._latents = find_latents(first)
-            again = find_latents(trace_model(model, args, kwargs, jax.random.key(1)))
+            again = find_latents(trace_model(model, self._args, self._kwargs, jax.random.key(1)))
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
             _require_fixed_supports(self._latents, again)
             _look_at_data(first, self.observed)
@@ -108,7 +110,7 @@ class ModelDensity:
             draw = self._jitted("sample_prior", jax.vmap(self._draw))
             slices = _slices(n)
             keys = jax.random.split(key, sum(size for _, _, size in slices))
-            parts = [draw(keys[start : start + size])[:kept] for start, kept, size in slices]
+            parts = [forgetting(partial(draw, keys[start : start + size]))[:kept] for start, kept, size in slices]
             draws = np.concatenate([np.asarray(part) for part in parts])
         width = np.where(np.isfinite(self.bounds).all(axis=1), np.diff(self.bounds, axis=1)[:, 0], 0.0)
         return np.clip(draws, self._low + _MARGIN * width, self._high - _MARGIN * width)
@@ -136,7 +138,7 @@ class ModelDensity:
             for start, kept, size in _slices(len(x)):
                 part = interior[start : start + kept]
                 padded = np.concatenate([part, np.repeat(part[-1:], size - kept, axis=0)])
-                parts.append(np.asarray(function(padded))[:kept])
+                parts.append(np.asarray(forgetting(partial(function, padded)))[:kept])
         width = {"both": (2,), "by_site": (len(self.observed),)}.get(which, ())
         values = np.concatenate(parts) if parts else np.empty((0, *width))
         values[outside] = -np.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, constraints
 from numpyro.handlers import seed, trace
 
+from .._leaves import copied, forgetting
 from ..box import Box
 from ..chains.parameters import ParameterSpace, merge_spaces
+from ..latent import LATENT_SUFFIX, LatentDensity
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Latent:
 
 def trace_model(model: Any, args: tuple, kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     """Returns the trace of one run of the model under a key."""
-    return trace(seed(model, key)).get_trace(*args, **kwargs)
+    return forgetting(lambda: trace(seed(model, key)).get_trace(*args, **kwargs))
 
 
 def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
@@ -46,6 +49,31 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
     if not latents:
         raise ValueError("model: expected at least one latent sample site; every site is observed.")
     _require_unique(latents)
+    return latents
+
+
+def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Latent]:
+    """Returns {sampled site: what its draws hold} for the latent sites whose support is a box.
+
+    What `LatentReparam` moved into latent space is there as what the model sees: theta for the site theta_latent.
+
+    Raises:
+        ValueError: two sites with parameters of one name.
+    """
+    latents = {}
+    with jax.enable_x64(True):  # so that a bound of 0.1 is 0.1
+        sites = trace_model(model, copied(args), copied(kwargs), jax.random.key(0))
+    for name, site in sites.items():
+        if site["type"] != "sample" or site["is_observed"]:
+            continue
+        density, shape = _unwrapped(site["fn"]), np.shape(site["value"])
+        if isinstance(density, LatentDensity):
+            seen, space = name.removesuffix(LATENT_SUFFIX), density.prior.space
+            latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim))
+            continue
+        with suppress(ValueError):  # a simplex, say: its draws are read, but have no bounds of their own
+            latents[name] = _latent(name, site)
+    _require_unique(list(latents.values()))
     return latents
 
 
@@ -74,10 +102,14 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
 
 def _named_space_of(function: Any) -> ParameterSpace | None:
     """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
+    space = getattr(_unwrapped(function), "space", None)
+    return space if isinstance(space, ParameterSpace) else None
+
+
+def _unwrapped(function: Any) -> Any:
     while isinstance(function, ExpandedDistribution | Independent | MaskedDistribution):
         function = function.base_dist
-    space = getattr(function, "space", None)
-    return space if isinstance(space, ParameterSpace) else None
+    return function
 
 
 def _repeated(space: ParameterSpace, site: str, copies: int) -> ParameterSpace:
