@@ -10,5 +10,7 @@ def pytest_configure(config) -> None:
 
     The tests compile far more than they compute. JAX finds a program by the hash of its code, options and versions.
     """
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

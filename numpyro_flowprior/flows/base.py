@@ -12,6 +12,17 @@ from .config import FlowConfig
 from .layout import MAX_BASE_LOG_SCALE
 
 
+class NormalMixture(distrax.MixtureSameFamily):
+    """A mixture of diagonal Gaussians that draws from one component a draw, where Distrax draws from all."""
+
+    def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
+        key_choice, key_normal = jax.random.split(key)
+        parts, logits = self.components_distribution, self.mixture_distribution.logits
+        choice = jax.random.choice(key_choice, len(logits), (n,), p=jax.nn.softmax(logits))
+        normal = jax.random.normal(key_normal, (n, *parts.event_shape), parts.dtype)
+        return parts.loc[choice] + parts.scale_diag[choice] * normal
+
+
 def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, jax.Array]:
     """Returns the base's parameters: none, or a mixture with the standard normal's first two moments."""
     if config.base == "normal":
@@ -29,4 +40,4 @@ def build_base(
         return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype))
     logits, mean, raw = (jnp.asarray(params[name], dtype) for name in ("logits", "mean", "log_scale"))
     scale = spread * jnp.exp(MAX_BASE_LOG_SCALE * jnp.tanh(raw / MAX_BASE_LOG_SCALE))
-    return distrax.MixtureSameFamily(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, scale))
+    return NormalMixture(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, scale))
