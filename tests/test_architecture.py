@@ -36,9 +36,10 @@ ORDER = [
     "demo",
     "cli",
 ]
-BELOW = {  # both import when called
+BELOW = {  # they import when called
     "prior.py": {"training"},  # FlowPrior.marginal refits
-    "numpyro.py": {"sampling"},  # the reader asks the model for names and bounds
+    "numpyro.py": {"sampling"},  # this reader and to_arviz ask the model of an MCMC for names and bounds
+    "inference_data.py": {"sampling"},
 }
 BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},

@@ -264,10 +264,38 @@ def test_arviz_of_a_weighted_chain_is_resampled():
     assert float(data.posterior["b"].std()) == pytest.approx(1.0, abs=0.15)
 
 
+def uneven(**fields) -> Chain:
+    """Returns a chain of two chains of unequal length."""
+    return chain(chain_id=np.repeat([3, 7], [20, 30]), log_prob=np.arange(50.0), log_evidence=-2.5, **fields)
+
+
+@pytest.mark.parametrize("weights", [None, np.arange(50.0)])
+def test_arviz_keeps_weights_and_unequal_chains(tmp_path, weights):
+    held = uneven(weights=weights)
+    data = to_arviz(held)
+    data.to_netcdf(tmp_path / "c.nc")
+    for back in (from_arviz(data), read_chain(tmp_path / "c.nc")):
+        assert (back.space, back.log_evidence) == (held.space, held.log_evidence)
+        for name in ("samples", "weights", "log_prob", "chain_id"):
+            np.testing.assert_array_equal(getattr(back, name), getattr(held, name))
+
+
+def test_arviz_data_that_were_changed_are_read_as_they_are_now():
+    """The rows as they were are those of the posterior that `to_arviz` wrote, not of another one."""
+    held = uneven(weights=np.arange(50.0))
+    fewer = to_arviz(held).isel(draw=slice(5, None))
+    assert from_arviz(fewer).n == fewer.posterior.sizes["draw"]
+    more = to_arviz(held)
+    more.posterior["sum"] = more.posterior["a"] + more.posterior["b"]
+    back = from_arviz(more, ParameterSpace(["a", "b", "sum"]))
+    assert (back.n, back.weights) == (more.posterior.sizes["draw"], None)
+
+
 def test_arviz_of_others_gives_samples_alone():
     """`lp` is NumPyro's and PyMC's density in unconstrained coordinates: not log_prob of ours."""
     arviz = pytest.importorskip("arviz")
-    data = arviz.from_dict(posterior={"a": GOOD[None, :, 0]}, sample_stats={"lp": np.zeros((1, 50))})
+    groups = {"posterior": {"a": GOOD[None, :, 0]}, "sample_stats": {"lp": np.zeros((1, 50))}}
+    data = arviz.from_dict(groups) if arviz.__version__ >= "1" else arviz.from_dict(**groups)
     assert from_arviz(data, SPACE.select(["a"])).log_prob is None
     ours = to_arviz(chain(log_prob=np.arange(50.0)))
     assert from_arviz(ours, SPACE.select(["b", "a"])).log_prob[3] == 3.0

@@ -59,6 +59,7 @@ def test_every_draw_has_a_place_of_its_own_in_a_block_of_its_member(n):
         choice = np.asarray(chosen)
         place = np.asarray(blocks.place)[choice < 3]
         assert len(np.unique(place)) == len(place)
-        assert (place >= 0).all() and (place < len(blocks.member) * blocks.size).all()
+        assert (place >= 0).all()
+        assert (place < len(blocks.member) * blocks.size).all()
         np.testing.assert_array_equal(np.asarray(blocks.member)[place // blocks.size], choice[choice < 3])
         assert len(blocks.member) * blocks.size <= n + 3 * blocks.size

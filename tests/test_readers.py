@@ -17,8 +17,17 @@ import pandas
 import pytest
 from toys import INF, make_prior
 
-from numpyro_flowprior import Chain, FlowConfig, LatentReparam, ParameterSpace, from_arviz, read_chain, to_arviz
-from numpyro_flowprior.chains.readers.numpyro import _columns
+from numpyro_flowprior import (
+    Chain,
+    FlowConfig,
+    FlowPrior,
+    LatentReparam,
+    ParameterSpace,
+    from_arviz,
+    read_chain,
+    to_arviz,
+)
+from numpyro_flowprior.chains.table import columns_of
 
 N = 600
 RNG = np.random.default_rng(0)
@@ -155,6 +164,8 @@ def a_data_tree(folder):
     import xarray
 
     data = inference_data(folder)
+    if isinstance(data, xarray.DataTree):
+        return data
     return xarray.DataTree.from_dict({name: data[name] for name in data.groups()})
 
 
@@ -403,9 +414,38 @@ def test_numpyro_gives_a_prior_its_names_and_bounds(latent):
     assert ("theta_latent[0]" in chain.info.get("left_out", {})) == latent
 
 
+@pytest.mark.filterwarnings("ignore:MCMC. .* transitions diverged")
+@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("latent", [False, True])
+def test_arviz_of_a_numpyro_run_has_the_names_of_its_priors(latent, copies):
+    prior = make_prior([(0.0, 0.1), (0.0, np.inf)], FlowConfig(layers=1, hidden=(4,), base="normal"))
+    space = ParameterSpace(["eta", "zeta"], prior.space.lower, prior.space.upper, units=["", "fm"], labels=["e", "z"])
+    prior = FlowPrior(prior.config, space, prior.params)
+
+    def model():
+        theta = numpyro.sample("theta", prior.expand([copies]) if copies else prior)
+        numpyro.sample("y", dist.Normal(theta.sum(), 1.0), obs=1.0)
+
+    reparametrised = numpyro.handlers.reparam(model, config={"theta": LatentReparam()}) if latent else model
+    run = numpyro.infer.MCMC(numpyro.infer.NUTS(reparametrised), num_warmup=20, num_samples=30, progress_bar=False)
+    with pytest.raises(ValueError, match="Call run first"):
+        to_arviz(run)
+    run.run(jax.random.PRNGKey(0))
+    data = to_arviz(run)
+    theta = data.posterior["theta"]
+    assert theta.dims == ("chain", "draw", *["theta_dim_0"] * (copies > 0), "theta_parameter")
+    zeta = theta.sel(theta_parameter="zeta")
+    np.testing.assert_array_equal(zeta.values.reshape(30, -1), run.get_samples()["theta"].reshape(30, -1, 2)[..., 1])
+    assert (str(zeta.theta_unit.values), str(zeta.theta_label.values)) == ("fm", "z")
+    assert "diverging" in data.sample_stats
+    if not copies:
+        assert from_arviz(data, space).space == space
+        np.testing.assert_array_equal(from_arviz(data, space).samples, read_chain(run, space).samples)
+
+
 def test_numpyro_draws_that_float32_rounds_onto_a_bound_are_on_it():
     bound = ParameterSpace(["a"], 0.1, 0.3)
-    names, draws = _columns("a", np.array([[0.1, 0.2, 0.3]], np.float32), bound)
+    names, draws = columns_of("a", np.array([[0.1, 0.2, 0.3]], np.float32), bound)
     assert names == ("a",)
     assert draws[[0, 2], 0].tolist() == [0.1, 0.3]
     assert bound.contains(draws).all()
@@ -453,7 +493,7 @@ def test_arviz_round_trip_needs_no_space():
 
 @pytest.fixture(scope="module")
 def pocomc_sampler():
-    import pocomc
+    pocomc = pytest.importorskip("pocomc")
     from scipy.stats import uniform
 
     numpy_state = np.random.get_state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -15,10 +15,12 @@ import numpy as np
 from .._checks import FloatArray, optional_import, shorten
 from .chain import Chain
 from .parameters import ParameterSpace
-from .table import Table, complaint_of_divergences, flattened, to_chain
+from .table import Table, columns_of, complaint_of_divergences, declared, to_chain
 
 _PARTS = {"log_prob": "lp", "log_prior": "log_prior", "log_likelihood": "log_likelihood_total"}
 _WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
+_ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its variables that are no parameters
+_PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id")}
 
 
 class HasLikelihood(Protocol):
@@ -34,35 +36,47 @@ class HasLikelihood(Protocol):
         """Returns the log likelihood of each observed site, {site: (n,)}."""
 
 
-def to_arviz(chain: Chain, density: HasLikelihood | None = None, *, key: jax.Array | None = None) -> Any:
+def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array | None = None) -> Any:
     """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x), one variable per parameter.
 
-    Weighted chains are resampled to round(effective size) rows of equal weight, because InferenceData has no weights;
-    rows of unequal chain lengths become a single chain. Log density, log prior and log likelihood go to `sample_stats`
-    (as lp, log_prior, log_likelihood_total); units, labels and bounds to the variables' attributes; evidence, its error
-    and the chain's info (as JSON) to the attributes of `posterior`.
+    A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are, with the
+    names, units, labels and bounds of learned priors as coordinates of their sites (dimension "<site>_parameter").
+
+    ArviZ knows no weights, and chains of one length only. Weighted chains are therefore resampled to round(effective
+    size) rows of equal weight, and rows of unequal chain lengths become a single chain; all rows as they were are in a
+    group of their own, "posterior_rows", from which `from_arviz` has them back. Log density, log prior and log
+    likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total); units, labels and bounds to the variables'
+    attributes; evidence, its error and the chain's info (as JSON) to the attributes of `posterior`.
 
     Args:
-        chain: what to convert.
-        density: the ModelDensity that it samples; adds the groups `log_likelihood` (one value per draw and observed
-            site) and `observed_data`.
+        chain: the Chain, or the MCMC.
+        density: the ModelDensity that a Chain samples; adds the groups `log_likelihood` (one value per draw and
+            observed site) and `observed_data`.
         key: for the resampling of weighted chains; jax.random.key(0) if None.
 
     Raises:
         ImportError: ArviZ is not installed.
-        ValueError: the density is of other parameters than the chain.
+        TypeError: neither a Chain nor an MCMC.
+        ValueError: the density is of other parameters than the chain; or given with an MCMC; or that has not run.
     """
     arviz = _arviz()
+    if hasattr(chain, "get_samples"):
+        from ..sampling.named_draws import named_draws  # from a room below: what a model samples is known there
+
+        if density is not None:
+            raise ValueError("to_arviz: density: expected none with an MCMC. Pass read_chain(mcmc) in its place.")
+        return named_draws(arviz, chain)
+    if not isinstance(chain, Chain):
+        raise TypeError(f"to_arviz: expected a Chain or a numpyro.infer.MCMC; got {type(chain).__name__}.")
     if density is not None and set(density.names) != set(chain.names):
         raise ValueError(
             f"to_arviz: density: expected the chain's parameters {shorten(chain.names, 40)}; "
             f"got {shorten(density.names, 40)}."
         )
-    rows = round(chain.effective_size)
-    weighted = chain.weights is not None
-    source = chain
+    source, weighted = chain, chain.weights is not None
     if weighted:
-        chain = chain.resample(jax.random.key(0) if key is None else key, max(rows, 1))
+        rows = max(round(chain.effective_size), 1)
+        chain = chain.resample(jax.random.key(0) if key is None else key, rows)
     shape = _chains_and_draws(chain)
     order = np.arange(chain.n) if chain.chain_id is None else np.argsort(chain.chain_id, kind="stable")
 
@@ -80,6 +94,8 @@ def to_arviz(chain: Chain, density: HasLikelihood | None = None, *, key: jax.Arr
     nested = int(arviz.__version__.split(".")[0]) >= 1  # ArviZ 1.0 takes one nested dictionary
     data = arviz.from_dict(groups) if nested else arviz.from_dict(**groups)
     _describe(data.posterior, source, resampled=weighted)
+    if weighted or _lost_chains(source):
+        _add_all_rows(data, source)
     return data
 
 
@@ -102,6 +118,12 @@ def from_arviz(data: Any, space: ParameterSpace | None = None) -> Chain:
 
 def read_arviz(data: Any) -> Table:
     """Returns the table of an InferenceData's or DataTree's posterior (see `from_arviz`)."""
+    table = _read_posterior(data)
+    all_rows = getattr(data, _ALL_ROWS, None)
+    return table if all_rows is None else _with_all_rows(table, all_rows)
+
+
+def _read_posterior(data: Any) -> Table:
     posterior = getattr(data, "posterior", None)
     if posterior is None:
         groups = getattr(data, "groups", ())
@@ -112,10 +134,9 @@ def read_arviz(data: Any) -> Table:
         raise ValueError(f"posterior: expected dimensions chain and draw; got {shorten(posterior.sizes)}.")
     variables = {str(name): posterior[name].transpose("chain", "draw", ...).values for name in posterior.data_vars}
     words = [name for name, values in variables.items() if values.dtype.kind not in "fiu"]
-    numbers = {name: values.astype(np.float64) for name, values in variables.items() if name not in words}
+    numbers = {name: values for name, values in variables.items() if name not in words}
     if not numbers:
         raise ValueError(f"posterior: expected variables of numbers; got {shorten(variables) or 'none'}.")
-    names, samples = flattened(numbers, leading=2)
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     fields: dict[str, Any] = {"chain_id": np.repeat(np.arange(chains), draws) if chains > 1 else None}
     stats = getattr(data, "sample_stats", {})
@@ -123,13 +144,13 @@ def read_arviz(data: Any) -> Table:
     ours = posterior.attrs.get("written_by") == _WRITER
     if ours:
         fields |= {field: stats[stat].values.ravel() for field, stat in _PARTS.items() if stat in stats}
+    spaces = {name: _space_of(posterior[name], ours) for name in numbers}
+    columns = [columns_of(name, values, spaces[name]) for name, values in numbers.items()]
     return Table(
-        samples,
-        names,
+        np.concatenate([draws for _, draws in columns], axis=1),
+        tuple(name for names, _ in columns for name in names),
         fields,
-        {name: [posterior[name].attrs[end] for end in ("lower", "upper")] for name in numbers} if ours else {},
-        _attributes(posterior, numbers, "units"),
-        _attributes(posterior, numbers, "label"),
+        **declared(space for space in spaces.values() if space is not None),
         evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
         info=json.loads(posterior.attrs["info"]) if ours else _record(words, "lp" in stats, diverged),
         complaints=complaint_of_divergences(diverged, chains * draws),
@@ -155,9 +176,26 @@ def read_netcdf(path: Path) -> Table:
             data.close()
 
 
-def _attributes(posterior: Any, names: Iterable[str], attribute: str) -> dict[str, str]:
-    values = {name: posterior[name].attrs.get(attribute) for name in names}
-    return {name: value for name, value in values.items() if isinstance(value, str)}
+def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:
+    """Returns the parameters of a variable's columns, as `to_arviz` describes them; units and labels of anybody's."""
+    name = str(variable.name)
+    if f"{name}_parameter" in variable.dims and f"{name}_lower" in variable.coords and variable.ndim == 3:
+        names, lower, upper, units, labels = (
+            variable.coords[f"{name}_{what}"].values.tolist()
+            for what in ("parameter", "lower", "upper", "unit", "label")
+        )
+        return ParameterSpace(names, lower, upper, units=units, labels=labels)
+    if variable.ndim != 2:
+        return None
+    bounds = variable.attrs if ours else {}
+    unit, label = (variable.attrs.get(what) for what in ("units", "label"))
+    return ParameterSpace(
+        [name],
+        [bounds.get("lower", -np.inf)],
+        [bounds.get("upper", np.inf)],
+        units=[unit if isinstance(unit, str) else ""],
+        labels=[label if isinstance(label, str) else name],
+    )
 
 
 def _record(words: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
@@ -179,6 +217,35 @@ def _chains_and_draws(chain: Chain) -> tuple[int, int]:
         return 1, chain.n
     counts = np.unique(chain.chain_id, return_counts=True)[1]
     return (len(counts), int(counts[0])) if (counts == counts[0]).all() else (1, chain.n)
+
+
+def _lost_chains(chain: Chain) -> bool:
+    return chain.chain_id is not None and _chains_and_draws(chain) == (1, chain.n)
+
+
+def _add_all_rows(data: Any, chain: Chain) -> None:
+    """Adds the chain's rows as they are, so that nothing of them is lost in the file."""
+    per_row = {name: getattr(chain, field) for field, name in _PER_ROW.items()}
+    columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
+    columns |= {name: values for name, values in per_row.items() if values is not None}
+    rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
+    rows = rows.drop_vars(list(rows.variables)).assign({name: ("row", values) for name, values in columns.items()})
+    rows.attrs = {"written_by": _WRITER, "resampled_to": data.posterior.sizes["draw"]}
+    if hasattr(data, "add_groups"):
+        data.add_groups({_ALL_ROWS: rows}, warn_on_custom_groups=False)
+    else:
+        data[_ALL_ROWS] = type(data)(dataset=rows)
+
+
+def _with_all_rows(table: Table, rows: Any) -> Table:
+    """Returns the table with the rows that its posterior was made of; as it is if somebody changed the posterior."""
+    names = tuple(str(name) for name in rows.data_vars if name not in _PER_ROW.values())
+    if rows.attrs.get("written_by") != _WRITER or table.names != names:
+        return table
+    if len(table.samples) != rows.attrs["resampled_to"]:
+        return table
+    fields = {field: rows[name].values for field, name in _PER_ROW.items() if name in rows}
+    return replace(table, samples=np.column_stack([rows[name].values for name in names]), fields=fields)
 
 
 def _describe(posterior: Any, chain: Chain, *, resampled: bool) -> None:

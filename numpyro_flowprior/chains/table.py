@@ -5,7 +5,7 @@ Readers make tables. What is left out of the chain, and why, is written down her
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,32 @@ def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tu
     samples = np.concatenate(columns, axis=1)
     samples.setflags(write=False)  # ours alone: a Chain need not copy it
     return tuple(names), samples
+
+
+def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the names of a variable's columns and its draws (chains, draws, *shape) as (chains * draws, columns).
+
+    Args:
+        name: of the variable, which names the columns if no space does.
+        site: its draws.
+        space: the parameters of its columns.
+    """
+    names, values = flattened({name: site.astype(np.float64)}, leading=2)
+    if space is None:
+        return names, values
+    rounded = site.reshape(values.shape)
+    for bound in space.bounds.T:  # in float32 a draw next to a bound of 0.1 is 0.10000000149
+        values = np.where(rounded == bound.astype(rounded.dtype), bound, values)
+    return space.names, values
+
+
+def declared(spaces: Iterable[ParameterSpace]) -> dict[str, Any]:
+    """Returns the bounds, units and labels of a table whose source declares these parameters."""
+    parts: dict[str, Any] = {"bounds": {}, "units": {}, "labels": {}}
+    for space in spaces:
+        for what, values in (("bounds", space.bounds.tolist()), ("units", space.units), ("labels", space.labels)):
+            parts[what] |= dict(zip(space.names, values, strict=True))
+    return parts
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:

@@ -19,11 +19,15 @@ from ..latent import LATENT_SUFFIX, LatentDensity
 
 @dataclass(frozen=True)
 class Latent:
-    """One latent site: its name, its value's shape, and the parameters that its raveled value holds."""
+    """One latent site: its name, its value's shape, and the parameters that its raveled value holds.
+
+    `named` are those of the distribution over named parameters (a FlowPrior, say) along the value's last axis, if any.
+    """
 
     site: str
     shape: tuple[int, ...]
     space: ParameterSpace
+    named: ParameterSpace | None = None
 
 
 def trace_model(model: Any, args: tuple, kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str,
         density, shape = _unwrapped(site["fn"]), np.shape(site["value"])
         if isinstance(density, LatentDensity):
             seen, space = name.removesuffix(LATENT_SUFFIX), density.prior.space
-            latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim))
+            latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim), space)
             continue
         with suppress(ValueError):  # a simplex, say: its draws are read, but have no bounds of their own
             latents[name] = _latent(name, site)
@@ -95,7 +99,7 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     size = int(np.prod(shape))
     named = _named_space_of(function)
     if named is not None:
-        return Latent(name, shape, _repeated(named, name, size // named.dim))
+        return Latent(name, shape, _repeated(named, name, size // named.dim), named)
     lower, upper = (np.broadcast_to(bound, shape).ravel() for bound in box_of(support, name))
     return Latent(name, shape, ParameterSpace(_coordinate_names(name, shape), lower, upper))
 
