@@ -1,7 +1,7 @@
 """A learned prior made weaker: tempered (raised to a power), or mixed with a broad one.
 
-Both are NumPyro distributions over the same named parameters, so that the bridge, the samplers and `LatentReparam`'s
-alternatives take them wherever a FlowPrior goes.
+Both are NumPyro distributions over the same named parameters, so that the bridge, the samplers and `LatentReparam` take
+them wherever a FlowPrior goes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class _Weakened(MonteCarloMoments, OverParameters):
         """The parameters, those of the prior."""
         return self.prior.space
 
+    def to_latent(self, theta: Any) -> jax.Array:
+        """Returns the points' coordinates (..., d) in the latent space of the prior."""
+        return self.prior.to_latent(theta)
+
+    def from_latent(self, omega: Any) -> jax.Array:
+        """Returns the points (..., d), strictly inside the support, of those coordinates."""
+        return self.prior.from_latent(omega)
+
 
 class TemperedPrior(_Weakened):
     """p(theta)^power / Z, the power prior of a FlowPrior p (Ibrahim and Chen 2000); made by `temper`.
@@ -75,6 +83,11 @@ class TemperedPrior(_Weakened):
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns power log p(theta) - log Z (...,) at points (..., d); -inf outside the support."""
         return self.power * self.prior.log_prob(value) - self.log_normalizer
+
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        log_det = self.prior.latent_log_det(omega)
+        return self.power * (self.prior.latent_log_prob(omega) - log_det) - self.log_normalizer + log_det
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, d), independent of each other, strictly inside the support.
@@ -214,6 +227,11 @@ class RobustPrior(_Weakened):
         theta = points_of(value, self.space, "RobustPrior: value")
         broad = jnp.where(self.support(theta), self.broad.log_prob(theta), -jnp.inf)
         return jnp.log1p(-self.weight) + self.prior.log_prob(theta), jnp.log(self.weight) + broad
+
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        broad = self.broad.log_prob(self.from_latent(omega)) + self.prior.latent_log_det(omega)
+        return jnp.logaddexp(jnp.log1p(-self.weight) + self.prior.latent_log_prob(omega), jnp.log(self.weight) + broad)
 
     def probability_broad(self, value: Any) -> jax.Array:
         """Returns the probability (...,) that points (..., d) came from the broad part.

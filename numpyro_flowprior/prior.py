@@ -111,6 +111,10 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
         return _latent_log_prob(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
 
+    def latent_log_det(self, omega: Any) -> jax.Array:
+        """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
+        return _latent_log_det(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
     def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
         """Returns the distribution of one or two parameters, given values of all the others.
 
@@ -209,6 +213,11 @@ def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: Pa
 @_compiled
 def _latent_log_prob(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
     return latent_log_prob(config, space.dim, params, omega)
+
+
+@_compiled
+def _latent_log_det(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return build_latent_map(config, space, params, omega.dtype).forward_log_det_jacobian(omega)
 
 
 def _require_shapes(params: Any, shapes: Any) -> None:

@@ -236,12 +236,23 @@ def test_a_marginal_is_refitted_with_a_report():
     np.testing.assert_allclose(fit.prior.log_prob(theta), exact, atol=0.25)
 
 
-def test_latent_density_is_that_of_the_change_of_variables():
+WITH_LATENT_SPACE = {
+    "flow": lambda: MIXED,
+    "tempered": lambda: temper(MIXED, 0.9, draws=2000),
+    "robust": lambda: robustify(MIXED, 0.1),
+}
+
+
+@pytest.mark.parametrize("make", WITH_LATENT_SPACE.values(), ids=WITH_LATENT_SPACE)
+def test_latent_density_is_that_of_the_change_of_variables(make):
+    prior = make()
     with jax.enable_x64(True):
-        prior, omega = MIXED, jax.random.normal(KEY, (4, 3))
+        omega = jax.random.normal(KEY, (4, 3))
         jacobian = jax.vmap(lambda point: jnp.linalg.slogdet(jax.jacobian(prior.from_latent)(point))[1])(omega)
         expected = prior.log_prob(prior.from_latent(omega)) + jacobian
         np.testing.assert_allclose(prior.latent_log_prob(omega), expected, atol=1e-9)
+    density = ModelDensity(reparam(model, config={"theta": LatentReparam()}), prior)
+    np.testing.assert_allclose(density.log_prior(np.asarray(omega)), expected, atol=1e-9)
 
 
 def test_latent_reparam_gives_nuts_the_same_posterior():
@@ -274,7 +285,7 @@ def test_latent_reparam_in_plates_and_where_it_does_not_belong():
     np.testing.assert_allclose(density.log_prior(omega), prior.latent_log_prob(omega), rtol=1e-5)
     with pytest.raises(ValueError, match="'y' is observed"):
         trace(seed(reparam(model, config={"y": LatentReparam()}), 0)).get_trace(prior)
-    with pytest.raises(TypeError, match="expected a FlowPrior at site 'theta'; got Normal"):
+    with pytest.raises(TypeError, match="expected a FlowPrior at site 'theta', tempered .* got Normal"):
         trace(seed(reparam(plated, config={"theta": LatentReparam()}), 0)).get_trace(dist.Normal())
 
 
