@@ -17,7 +17,7 @@ from .flows.layout import FIXED, flatten_params
 from .prior_file import PriorFile
 
 _WIDTH = 110
-_HEADLINE = ("title", "citation", "licence")  # metadata that every published file should have
+HEADLINE = ("title", "citation", "licence")  # metadata that every published file should have
 _RECORDS = ("metadata", "chain", "training", "report", "versions")
 
 
@@ -56,11 +56,11 @@ def card_text(stored: PriorFile) -> str:
 def _heading(metadata: Mapping[str, Any], dim: int) -> list[str]:
     count = f"prior over {dim} parameter{'s' if dim > 1 else ''}"
     lines = [f"{_words(metadata.get('title', 'Untitled'))}: {count}"]
-    for key in (*_HEADLINE[1:], *(key for key in metadata if key not in _HEADLINE)):
+    for key in (*HEADLINE[1:], *(key for key in metadata if key not in HEADLINE)):
         if key in metadata:
             first, *rest = _words(metadata[key]).splitlines() or [""]
             lines += [f"  {key}: {first}", *(f"    {line}" for line in rest)]
-    missing = [key for key in _HEADLINE if key not in metadata]
+    missing = [key for key in HEADLINE if key not in metadata]
     if missing:
         lines.append(f"  no {', '.join(missing)}: before publishing, save it with metadata={{{missing[0]!r}: ...}}")
     return lines
@@ -152,11 +152,20 @@ def _file(stored: PriorFile) -> list[str]:
 
 
 def _pairs(record: Mapping[str, Any]) -> list[str]:
-    return _wrapped(f"{key.replace('_', ' ')} {_words(value)}" for key, value in record.items())
+    return _wrapped(f"{key.replace('_', ' ')} {_words(_rounded(value))}" for key, value in record.items())
 
 
 def _wrapped(items: Iterable[str]) -> list[str]:
     return textwrap.wrap(", ".join(items), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _rounded(value: Any) -> Any:
+    """Returns a remark with its fractions to five digits, for reading; the JSON card has them all."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _words(value: Any) -> str:

@@ -34,6 +34,7 @@ ORDER = [
     "plots",
     "twin",
     "demo",
+    "commands",
     "cli",
 ]
 BELOW = {  # they import when called

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def folder(tmp_path_factory):
     write_chain_npz(folder / "chain.npz", correlated_chain(4000))
     write_chain_npz(folder / "other.npz", correlated_chain(2000, seed=1))
     arguments = ["fit", str(folder / "chain.npz"), "-o", str(folder / "prior.safetensors"), "-q"]
-    assert main([*arguments, "--max-steps", "300", "--layers", "2"]) == 0
+    assert main([*arguments, "--max-steps", "300", "--layers", "2", "--title", "A toy", "--licence", "CC0-1.0"]) == 0
     return folder
 
 
@@ -32,13 +34,14 @@ def test_fit_writes_a_prior_and_its_picture(folder):
 def test_info(folder, capsys):
     assert main(["info", str(folder / "prior.safetensors")]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("Untitled: prior over 2 parameters\n  no title, citation, licence: before publishing")
+    assert text.startswith("A toy: prior over 2 parameters\n  licence: CC0-1.0\n  no citation: before publishing")
     assert "gain over a Gaussian" in text
     assert "verdict: PASS" in text
     assert correlated_chain(4000).fingerprint() in text
     assert main(["info", str(folder / "prior.safetensors"), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["chain"]["rows"] == 4000
+    assert record["metadata"] == {"title": "A toy", "licence": "CC0-1.0"}
     assert record["report"]["verdict"] == "pass"
     assert record["sha256"] in text
 
@@ -122,11 +125,25 @@ def test_numbers_below_zero_are_not_options(folder):
 
 def test_files_of_one_name_are_all_drawn(folder, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("numpyro_flowprior.cli._save_corner", lambda path, chains: drawn.update(chains))
+    monkeypatch.setattr("numpyro_flowprior.commands._save_corner", lambda path, chains: drawn.update(chains))
     (folder / "more").mkdir(exist_ok=True)
     write_chain_npz(folder / "more" / "chain.npz", correlated_chain(100))
     assert main(["plot", str(folder / "chain.npz"), str(folder / "more" / "chain.npz")]) == 0
     assert [chain.n for chain in drawn.values()] == [4000, 100]
+
+
+def test_help_and_info_need_no_jax(folder):
+    code = f"""
+import sys
+from numpyro_flowprior.cli import main
+assert main(["info", {str(folder / "prior.safetensors")!r}]) == 0
+try:
+    main(["fit", "--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+assert "jax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_seeds_out_of_range_are_refused(capsys):

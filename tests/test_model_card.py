@@ -92,6 +92,14 @@ def test_remarks_of_any_kind_are_shown_but_cannot_steer_a_terminal(tmp_path):
     assert "\x1b" not in text
 
 
+def test_numbers_are_rounded_for_reading_but_not_in_json():
+    stored = read_prior(DATA / "prior_schema_2.safetensors")
+    chain = {"effective_size": 1302.4250181792804, "acceptance": [0.23456789, 3], "runs": {"first": 1e-17 / 3}}
+    stored = replace(stored, info={**stored.info, "chain": chain})
+    assert 'effective size 1302.4, acceptance [0.23457, 3], runs {"first": 3.3333e-18}' in card_text(stored)
+    assert card_json(stored)["chain"] == chain
+
+
 def test_a_failed_prior_says_why():
     stored = read_prior(DATA / "prior_schema_2.safetensors")
     report = {"verdict": "fail", "reasons": ["means: a is off by 3 sigma"], "classifier": {"auc": 0.8, "p_value": 1e-9}}
