@@ -92,9 +92,13 @@ def positive_int(value: Any, subject: str, *, minimum: int = 1) -> int:
 def real_in(
     value: Any, subject: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> float:
-    """Returns `value` as a float between `low` and `high` (each end included unless said to be open)."""
+    """Returns `value`, a number of Python's, NumPy's or JAX's, as a float between `low` and `high`.
+
+    Each end is included unless said to be open.
+    """
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    is_scalar = isinstance(value, int | float) or (getattr(value, "shape", None) == () and value.dtype.kind in "fiu")
+    if isinstance(value, bool) or not is_scalar:
         raise TypeError(f"{subject}: expected a number in {interval}; got {value!r}.")
     number = float(value)
     too_low = number <= low if open_low else number < low

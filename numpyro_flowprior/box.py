@@ -130,6 +130,9 @@ class OverParameters(Distribution):
         """The declared support, a product of intervals, half lines and lines."""
         return Box(self.space)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.space!r})"
+
 
 class UniformPrior(OverParameters):
     """The flat density on a bounded box of named parameters: the usual prior of a first stage.

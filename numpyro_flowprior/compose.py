@@ -98,6 +98,9 @@ class TemperedPrior(_Weakened):
         dtype, shape = jnp.result_type(float), tuple(sample_shape)
         return _tempered_draws(as_jax(self.prior), self.power, key, shape=shape, steps=self.steps, dtype=dtype)
 
+    def __repr__(self) -> str:
+        return f"TemperedPrior({self.space!r}, power={self.power})"
+
 
 def temper(prior: FlowPrior, power: float, *, key: jax.Array | None = None, draws: int = 65_536) -> TemperedPrior:
     """Returns the power prior p^power / Z, so that the first analysis counts `power` times.
@@ -246,6 +249,9 @@ class RobustPrior(_Weakened):
         key_choice, key_prior, key_broad = jax.random.split(key, 3)
         broad = jax.random.bernoulli(key_choice, self.weight, (*sample_shape, 1))
         return jnp.where(broad, self.broad.sample(key_broad, sample_shape), self.prior.sample(key_prior, sample_shape))
+
+    def __repr__(self) -> str:
+        return f"RobustPrior({self.space!r}, {self.broad!r}, weight={self.weight})"
 
 
 def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None) -> RobustPrior:

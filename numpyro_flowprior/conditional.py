@@ -91,6 +91,11 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
         z = z + (first - second) * (axes[:, 1] - axes[:, 0])
         return keep_inside(Support(self.space, scale).forward(z), self.space)
 
+    def __repr__(self) -> str:
+        whole = self.density.space
+        fixed = [f"{name}={self.values[j]}" for j, name in enumerate(whole.names) if name not in self.space.names]
+        return f"ConditionalPrior({self.space!r} | {', '.join(fixed)})"
+
 
 def condition_on(
     density: Any, values: Mapping[str, float], *, scale: FloatArray, loc: FloatArray, width: FloatArray

@@ -56,6 +56,13 @@ class MonteCarloSummary:
         return "\n".join(rows)
 
 
+def draws_of(density: Any, key: jax.Array, n: int) -> FloatArray:
+    """Returns n draws (n, d) of a density in float64, made in batches, so that memory does not grow with more."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(key, -(-n // _BATCH))
+        return np.concatenate([np.asarray(density.sample(each, (_BATCH,))) for each in keys])[:n]
+
+
 class MonteCarloMoments:
     """Mean, variance, entropy and quantiles of a NumPyro distribution over named parameters, by its own draws.
 

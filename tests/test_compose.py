@@ -255,6 +255,18 @@ def test_latent_density_is_that_of_the_change_of_variables(make):
     np.testing.assert_allclose(density.log_prior(np.asarray(omega)), expected, atol=1e-9)
 
 
+def test_priors_say_what_they_are_also_inside_of_jit():
+    conditional = MIXED.condition(p0=jnp.array(0.25), p2=np.float32(-1.0))
+    assert repr(conditional) == "ConditionalPrior(ParameterSpace[p1 (0, inf)] | p0=0.25, p2=-1.0)"
+    robust, space = COMPOSED["robust"], COMPOSED["robust"].space
+    assert repr(robust) == f"RobustPrior({space!r}, BroadPrior({space!r}), weight=0.1)"
+    assert repr(COMPOSED["tempered"]) == f"TemperedPrior({space!r}, power=0.7)"
+    seen = []
+    for prior in (conditional, robust, COMPOSED["tempered"]):
+        jax.jit(lambda p: seen.append(repr(p)))(prior)
+    assert len(seen) == 3
+
+
 def test_latent_reparam_gives_nuts_the_same_posterior():
     """Means by NUTS in latent space against importance sampling from the prior; 5 standard errors of each."""
     prior = make_prior([(0.0, 1.0), (0.0, INF)], FlowConfig(layers=1, hidden=(8,), members=2), strength=0.1)

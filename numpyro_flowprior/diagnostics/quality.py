@@ -16,6 +16,7 @@ from ..chains.edges import off_the_edges
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_outer
 from ..flows.config import FlowConfig
+from ..moments import draws_of
 from ..prior import FlowPrior
 from .comparison import Comparison, compare
 from .coverage import density_tails, extrapolation, marginal_tails, uniformity
@@ -57,7 +58,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
     gain, gain_error = _mean_and_error(log_q - log_gauss, chain)
     chosen = generator.permutation(independent_rows(key_rows, chain, log_q, _MOST_ROWS))
     rows = chain.samples[chosen]
-    draws = _draws(key_draws, prior, _DRAWS * len(rows))
+    draws = draws_of(prior, key_draws, max(_DRAWS * len(rows), _BATCH))
     x_draws, log_q_draws, _ = _at(prior, draws[: max(2 * len(rows), _BATCH)])
     log_q_rows = np.nan_to_num(log_q[chosen], nan=-np.inf)
     log_q_draws = np.nan_to_num(log_q_draws, nan=-np.inf)
@@ -158,12 +159,6 @@ def _in_batches(function: Any, rows: FloatArray) -> tuple[FloatArray, ...]:
             padded = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), axis=0)])
             parts.append([np.asarray(values)[: len(part)] for values in function(jnp.asarray(padded))])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-
-
-def _draws(key: jax.Array, prior: FlowPrior, fewest: int) -> FloatArray:
-    batches = -(-fewest // _BATCH)
-    with jax.enable_x64(True):
-        return np.concatenate([np.asarray(prior.sample(k, (_BATCH,))) for k in jax.random.split(key, batches)])
 
 
 def _mean_and_error(values: FloatArray, chain: Chain) -> tuple[float, float]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from .._checks import positive_int
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
+from ..moments import draws_of
 from .config import TrainConfig
 from .fit import FlowFit, fit_flow
-
-_AT_ONCE = 16_384  # draws
 
 
 def fit_marginal(
@@ -41,9 +39,10 @@ def fit_marginal(
     draws = positive_int(draws, "fit_marginal: draws", minimum=1000)
     kept = prior.space.select(names)
     key_draws, key_fit = jax.random.split(key)
-    with jax.enable_x64(True):
-        keys = jax.random.split(key_draws, -(-draws // _AT_ONCE))
-        theta = np.concatenate([np.asarray(prior.sample(each, (_AT_ONCE,))) for each in keys])[:draws]
     columns = [prior.space.index(name) for name in kept.names]
-    chain = Chain(theta[:, columns], kept, info={"source": f"marginal of a prior over {', '.join(prior.space.names)}"})
+    chain = Chain(
+        draws_of(prior, key_draws, draws)[:, columns],
+        kept,
+        info={"source": f"marginal of a prior over {', '.join(prior.space.names)}"},
+    )
     return fit_flow(key_fit, chain, config, train, progress=progress)
