@@ -309,6 +309,12 @@ def test_rows_of_weight_zero_do_not_move_quantiles():
     )
 
 
+def test_quantiles_have_the_shape_of_their_levels():
+    whole = chain()
+    for q in (0.5, [0.5], [[0.1, 0.5], [0.7, 0.9]]):
+        np.testing.assert_allclose(whole.quantile(q), np.quantile(GOOD, q, axis=0, method="hazen"), atol=1e-14)
+
+
 @pytest.mark.filterwarnings("ignore:chain. 'b' takes a single value")
 def test_a_constant_column_does_not_hide_independent_draws():
     samples = np.column_stack([np.random.default_rng(0).uniform(size=1000), np.full(1000, 0.1)])

@@ -161,10 +161,10 @@ class Chain(ChainSources):
         return (centred * self.probabilities[:, None]).T @ centred
 
     def quantile(self, q: Any) -> FloatArray:
-        """Returns weighted quantiles of each parameter, (len(q), d); `q` in [0, 1]. Zero weights do not count."""
-        q = np.atleast_1d(float_array(q, "quantile: q"))
+        """Returns weighted quantiles of each parameter, (..., d), at q (...) in [0, 1]. Zero weights do not count."""
+        q = float_array(q, "quantile: q")
         if not ((q >= 0.0) & (q <= 1.0)).all():
-            raise ValueError(f"quantile: q: expected numbers in [0, 1]; got {shorten(q)}.")
+            raise ValueError(f"quantile: q: expected numbers in [0, 1]; got {shorten(q.ravel())}.")
         counted = self.probabilities > 0
         probabilities = self.probabilities[counted]
         columns = []
