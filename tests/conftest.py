@@ -14,3 +14,11 @@ def pytest_configure(config) -> None:
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def pytest_runtest_teardown(item, nextitem) -> None:
+    """Lets compiled programs go with their module: a process may map 65,530 pieces of memory, each takes several."""
+    if nextitem is None or item.path != nextitem.path:
+        import jax  # not above: it reads the variables set there when it is imported
+
+        jax.clear_caches()

@@ -366,7 +366,7 @@ def test_command_scans_and_trains_the_best(on_disk, capsys, counted, monkeypatch
         trained.append((config, train))
         return real(key, chain, FlowConfig(layers=1, hidden=(8,)), TrainConfig(max_steps=50), **options)
 
-    monkeypatch.setattr("numpyro_flowprior.cli.fit_flow", short)
+    monkeypatch.setattr("numpyro_flowprior.commands.fit_flow", short)
     best, table = on_disk / "best.safetensors", on_disk / "table.csv"
     arguments = scan_command(on_disk, "--folder", on_disk / "scan", "-o", best, "--csv", table, "--rows", 3000)
     arguments += ["--finalists", "0", "--learning-rate", "1e-2", "1e-5"]

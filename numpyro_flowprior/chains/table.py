@@ -168,9 +168,10 @@ def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
     else:
         names = tuple(f"theta[{j}]" for j in range(shape[1] if len(shape) == 2 else 0))
     if len(shape) != 2 or shape[1] != len(names) or not names:
+        advice = "For one parameter, pass samples[:, None]." if len(shape) == 1 else "Pass the matching ParameterSpace."
         raise ValueError(
-            f"samples: expected shape (n, {len(names) or 'd'}) for names [{shorten(names, 40)}]; got {shape}. "
-            "Pass the matching ParameterSpace."
+            f"samples: expected shape (n, {len(names) or 'd'}){f' for names [{shorten(names, 40)}]' if names else ''}; "
+            f"got {shape}. {advice}"
         )
     require_unique(names, "expected unique column names")
     return names
