@@ -13,6 +13,7 @@ import numpyro_flowprior
 
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
+    "_batches",
     "_checks",
     "_leaves",
     "storage",
@@ -53,7 +54,7 @@ BACKENDS = {
     "getdist": set(),
     "bilby": set(),
     "xarray": set(),
-    "sklearn": {"emulators/fit.py"},
+    "sklearn": set(),  # its kernels and models are known by their names
     "arviz": {"chains/inference_data.py"},
     "matplotlib": {"plots/canvas.py"},
     "safetensors": {"storage.py"},
@@ -100,10 +101,8 @@ def _uses(path: Path, backend: str) -> bool:
             return True
         if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == backend:
             return True
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("optional_import", "_sklearn") and node.args:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "optional_import" and node.args:
             first = node.args[0]
-            if getattr(node.func, "id", "") == "_sklearn" and backend == "sklearn":
-                return True
             if isinstance(first, ast.Constant) and str(first.value).split(".")[0] == backend:
                 return True
     return False

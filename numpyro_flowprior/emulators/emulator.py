@@ -12,20 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int, require_finite, require_unique, shorten
+from .._checks import positive_int, shorten
 from ..chains.parameters import ParameterSpace
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator
-from .fit import ComponentReport, fit_components, sklearn_kernel, warn_if_unfinished
+from .fit import ComponentReport, fit_components, warn_if_unfinished
+from .from_sklearn import emulator_state
 from .gaussian_process import EmulatorState, Moments, Prediction
+from .kernel_trees import kernel_range
+from .lognormal import lognormal_moments
+from .runs import (
+    checked_design,
+    checked_errors,
+    checked_inputs,
+    checked_log_outputs,
+    checked_output_names,
+    checked_outputs,
+    mask_of,
+    on_log_scale,
+)
 from .scaling import project_outputs, scale_inputs
-from .validation import EmulatorValidation, compare_with_runs
+from .validation import EmulatorValidation, compare_with_runs, left_out
 
 
 class GPEmulator:
     """Gaussian processes on the leading principal components of standardised outputs.
 
-    Made by `GPEmulator.fit` or `GPEmulator.load`. Immutable; holds NumPy arrays in float64 and pickles.
+    Made by `GPEmulator.fit`, `GPEmulator.from_sklearn` or `GPEmulator.load`. Immutable; holds NumPy arrays in float64
+    and pickles.
 
     Attributes:
         space: the d input parameters; the order of theta's last axis.
@@ -33,6 +47,7 @@ class GPEmulator:
         n_components: number of components kept, p.
         state: all the numbers, for `gaussian_process`.
         report: how the fit of each component went.
+        log_outputs: names of the outputs that are emulated by their natural logarithm.
     """
 
     def __init__(
@@ -41,11 +56,13 @@ class GPEmulator:
         output_names: tuple[str, ...],
         state: EmulatorState,
         report: tuple[ComponentReport, ...],
+        log_outputs: tuple[str, ...] = (),
     ):
         self.space = space
         self.output_names = output_names
         self.state = state
         self.report = report
+        self.log_outputs = log_outputs
 
     @property
     def n_components(self) -> int:
@@ -62,6 +79,7 @@ class GPEmulator:
         n_components: int | float = 0.99,
         kernel: Any = "rbf",
         Y_error: Any = None,
+        log_outputs: bool | Sequence[str] = False,
         restarts: int = 0,
         seed: int = 0,
         output_names: Sequence[str] | None = None,
@@ -71,7 +89,7 @@ class GPEmulator:
 
         Inputs are scaled to the unit box by the space's bounds (a parameter without two finite bounds: by the design's
         mean and standard deviation); outputs to zero mean and unit standard deviation, then to principal components
-        of unit variance. Time grows as n^3 per component: about 3 s for n = 485, d = 17 on one core.
+        of unit variance. Time grows as n^3 per component.
 
         Args:
             X: (n, d) design, in the order of `space`, at least d + 1 rows inside its bounds. Repeated rows are fine.
@@ -79,50 +97,92 @@ class GPEmulator:
             space: the input parameters.
             n_components: how many to keep, or the fraction in (0, 1) of the total variance they must reach.
             kernel: "rbf", "matern52", "matern32" or "matern12" for the anisotropic kernel of that smoothness, scaled
-                and with fitted noise; or a scikit-learn kernel of RBF, Matern, ConstantKernel, WhiteKernel, their sums
-                and products.
+                and with fitted noise; or a scikit-learn kernel of RBF, Matern, RationalQuadratic, ExpSineSquared,
+                DotProduct, ConstantKernel, WhiteKernel, their sums, products and powers, with its bounds.
             Y_error: (n, m) known statistical standard errors of Y, independent of each other; enters the components'
                 noise in addition to the kernel's. Correlations it induces between components are left out.
-            restarts: further starting points of the optimiser, >= 0.
+            log_outputs: names of positive outputs to emulate by their logarithm, or True for all: for outputs that
+                vary by factors. `predict` gives the moments of the outputs themselves.
+            restarts: further starting points of the optimiser, >= 0; all starts of all components run in parallel.
             seed: seeds them, >= 0.
             output_names: (m,) unique names, or None for "y0", "y1", ...
             progress: whether to show a progress bar.
 
         Raises:
-            ImportError: scikit-learn is not installed.
             TypeError: values of the wrong type.
-            ValueError: shapes, NaN, too few rows, rows outside the bounds, outputs that do not vary, an unsupported
-                kernel; the message names the parameter or output.
+            ValueError: shapes, NaN, too few rows, rows outside the bounds, outputs that do not vary, logarithms of
+                outputs that are not positive, an unsupported kernel; the message names the parameter or output.
         """
-        X = _checked_design(X, space)
-        Y = float_array(Y, "Y", shape=(len(X), None))
-        names = _checked_output_names(output_names, Y.shape[1])
-        require_finite(Y, "Y", columns=names)
-        projected = project_outputs(Y, names, n_components)
+        X = checked_design(X, space)
+        names = checked_output_names(output_names, np.shape(Y)[-1] if np.ndim(Y) else 0)
+        Y = checked_outputs(Y, len(X), names)
+        error = checked_errors(Y_error, Y, names)
+        logged = checked_log_outputs(log_outputs, names)
+        mask = mask_of(logged, names)
+        projected = project_outputs(on_log_scale(Y, mask, names), names, n_components)
         inputs = scale_inputs(X, space)
         components, report = fit_components(
-            (X - inputs.offset) / inputs.scale,
+            inputs.apply(X),
             projected.scores,
-            _checked_errors(Y_error, Y, names) ** 2 @ projected.matrix.T**2,
+            (error / np.where(mask, Y, 1.0)) ** 2 @ projected.matrix.T**2,
             projected.explained,
-            sklearn_kernel(kernel, space.dim),
+            kernel_range(kernel, space.dim),
+            space.names,
             restarts=positive_int(restarts, "restarts", minimum=0),
             seed=positive_int(seed, "seed", minimum=0),
             progress=progress,
         )
         warn_if_unfinished(report)
-        return cls(space, names, EmulatorState(inputs, projected.basis, components), report)
+        return cls(space, names, EmulatorState(inputs, projected.basis, components), report, logged)
 
-    def predict(self, theta: Any, *, allow_float32: bool = False) -> Prediction:
+    @classmethod
+    def from_sklearn(
+        cls,
+        model: Any,
+        space: ParameterSpace,
+        *,
+        outputs: Any = None,
+        truncation: Any = None,
+        log_outputs: bool | Sequence[str] = False,
+        output_names: Sequence[str] | None = None,
+    ) -> GPEmulator:
+        """Returns the emulator that scikit-learn has trained: the same mean and variance, to rounding.
+
+        Args:
+            model: a fitted GaussianProcessRegressor, of one output or several; a sequence of them, one per component;
+                MultiOutputRegressor; Pipeline of StandardScaler, MinMaxScaler and PCA that ends in one of these; or
+                TransformedTargetRegressor around one, with such a transformer. Kernels as in `fit`.
+            space: the d input parameters, in the order of the model's columns.
+            outputs: the fitted transformer (or Pipeline, or sequence) that led from the outputs to the targets that
+                the model was trained on, e.g. Pipeline([StandardScaler, PCA]); None if there was none.
+            truncation: (m, m) covariance of what the principal components leave out, which scikit-learn's prediction
+                does not have; None for none.
+            log_outputs: as in `fit`, if the model was trained on logarithms of these outputs.
+            output_names: (m,) unique names, or None for "y0", "y1", ...
+
+        Raises:
+            TypeError: not a scikit-learn model.
+            ValueError: a part is not fitted or not supported (named), parts do not fit together, or the predictions
+                differ from scikit-learn's own.
+        """
+        if not isinstance(space, ParameterSpace):
+            raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+        state, report = emulator_state(model, space.dim, outputs, truncation)
+        names = checked_output_names(output_names, len(state.outputs.mean))
+        return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))
+
+    def predict(self, theta: Any, *, log_scale: bool = False, allow_float32: bool = False) -> Prediction:
         """Returns the outputs' predicted mean and covariance, in float64.
 
         The covariance is full: the components' predictive variances, which as in scikit-learn include the kernel's
-        WhiteKernel noise, plus the sample covariance of the truncated components. Outside the space's bounds the
-        emulator extrapolates without a word: towards the design's mean, with the prior's variance.
+        WhiteKernel noise, plus the sample covariance of the truncated components. Outputs that are emulated by their
+        logarithm are lognormal, and these are their moments. Outside the space's bounds the emulator extrapolates
+        without a word: towards the design's mean, with the prior's variance.
 
         Args:
             theta: (..., d) points in the order of `space`. Numbers give float64 NumPy arrays, whatever JAX's setting.
                 Traced values (inside jit, vmap, grad) need 64-bit numbers enabled.
+            log_scale: whether to give the moments of the logarithms instead, for the outputs of `log_outputs`.
             allow_float32: whether to predict in float32 where they are not. Variances below about 1e-5 of the
                 prior's are then round-off.
 
@@ -132,11 +192,24 @@ class GPEmulator:
         Raises:
             ValueError: theta's last axis is not d, values not finite, or traced in 32-bit mode.
         """
-        return self._evaluate(gaussian_process.prediction, theta, allow_float32)
+        prediction = self._evaluate(gaussian_process.prediction, theta, allow_float32)
+        if log_scale or not self.log_outputs:
+            return prediction
+        return lognormal_moments(prediction, mask_of(self.log_outputs, self.output_names))
 
     def component_moments(self, theta: Any, *, allow_float32: bool = False) -> Moments:
         """Returns mean and variance (..., p) of the component scores at theta (..., d); otherwise as `predict`."""
         return self._evaluate(gaussian_process.moments, theta, allow_float32)
+
+    def covariance_between(self, theta: Any) -> np.ndarray:
+        """Returns each output's covariance between points, (n, n, m) at theta (n, d), of logarithms for `log_outputs`.
+
+        What scikit-learn's `predict(..., return_cov=True)` gives. `predict` has the covariance between outputs.
+        """
+        points = checked_inputs(theta, self.space)
+        covariance = self._evaluate(gaussian_process.covariance_between, points, False)
+        per_output = covariance.transpose(1, 2, 0) @ self.state.outputs.loadings.T**2
+        return per_output + np.eye(len(points))[..., None] * np.diag(self.state.outputs.truncation)
 
     def _evaluate(self, function: Any, theta: Any, allow_float32: bool) -> Any:
         if np.shape(theta)[-1:] != (self.space.dim,):
@@ -149,20 +222,36 @@ class GPEmulator:
     def validate(self, X: Any, Y: Any) -> EmulatorValidation:
         """Returns the comparison with runs (X (n, d), Y (n, m)) that the fit has not seen: R^2, residuals, coverage.
 
+        Outputs of `log_outputs` are compared by their logarithm.
+
         Raises:
             ValueError: shapes, values that are not finite, fewer than two runs, or outputs that do not vary.
         """
-        X = float_array(X, "X", shape=(None, self.space.dim))
-        require_finite(X, "X", columns=self.space.names)
-        Y = float_array(Y, "Y", shape=(len(X), len(self.output_names)))
-        require_finite(Y, "Y", columns=self.output_names)
-        scores, basis = self.component_moments(X), self.state.outputs
-        variance = scores.variance @ basis.loadings.T**2 + np.diag(basis.truncation)
-        return compare_with_runs(basis.mean + scores.mean @ basis.loadings.T, np.sqrt(variance), Y, self.output_names)
+        X = checked_inputs(X, self.space)
+        Y = self._logs(checked_outputs(Y, len(X), self.output_names))
+        return compare_with_runs(self.component_moments(X), self.state.outputs, Y, self.output_names)
+
+    def leave_one_out(self, Y: Any) -> EmulatorValidation:
+        """Returns the comparison of each run of the design with its prediction from all the others, in closed form.
+
+        The kernels, scaling and principal components stay those of all runs, so that it is somewhat too favourable;
+        it needs no further runs (Rasmussen and Williams 2006, Eqs. 5.10-5.12).
+
+        Args:
+            Y: (n, m) the outputs that the emulator was fitted to, row by row as they were then.
+
+        Raises:
+            ValueError: shapes, values that are not finite, or other outputs than those of the fit.
+        """
+        Y = self._logs(checked_outputs(Y, len(self.state.components.design), self.output_names))
+        return compare_with_runs(left_out(self.state, Y), self.state.outputs, Y, self.output_names)
+
+    def _logs(self, Y: np.ndarray) -> np.ndarray:
+        return on_log_scale(Y, mask_of(self.log_outputs, self.output_names), self.output_names)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the emulator to a file (safetensors, no pickle) and returns the path."""
-        return write_emulator(path, self.space, self.output_names, self.state, self.report)
+        return write_emulator(path, self.space, self.output_names, self.state, self.report, self.log_outputs)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GPEmulator:
@@ -177,44 +266,3 @@ class GPEmulator:
     def __repr__(self) -> str:
         n, d = self.state.components.design.shape
         return f"GPEmulator({d} parameters, {len(self.output_names)} outputs, {self.n_components} components, {n} runs)"
-
-
-def _checked_design(X: Any, space: ParameterSpace) -> FloatArray:
-    if not isinstance(space, ParameterSpace):
-        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
-    array = float_array(X, "X")
-    if array.ndim != 2 or array.shape[1] != space.dim:
-        raise ValueError(
-            f"X: expected shape (n, {space.dim}) for the parameters {shorten(space.names, 40)}; got {array.shape}."
-        )
-    require_finite(array, "X", columns=space.names)
-    if len(array) <= space.dim:
-        raise ValueError(f"X: expected at least {space.dim + 1} rows for {space.dim} parameters; got {len(array)}.")
-    lower, upper = space.bounds.T
-    outside = (array < lower) | (array > upper)
-    if outside.any():
-        counts = ", ".join(f"{space.names[j]!r}: {outside[:, j].sum()}" for j in np.flatnonzero(outside.any(axis=0)))
-        raise ValueError(
-            f"X: expected rows inside the space's bounds; {outside.any(axis=1).sum()} of {len(array)} are not "
-            f"(rows per parameter: {counts}). Check the order of the columns, or widen the bounds."
-        )
-    return array
-
-
-def _checked_output_names(names: Sequence[str] | None, m: int) -> tuple[str, ...]:
-    checked = tuple(f"y{j}" for j in range(m)) if names is None else tuple(str(name) for name in names)
-    if len(checked) != m or m == 0:
-        raise ValueError(f"output_names: expected {m} names, one for each column of Y; got {len(checked)}.")
-    require_unique(checked, "output_names: expected unique names")
-    return checked
-
-
-def _checked_errors(errors: Any, Y: FloatArray, names: tuple[str, ...]) -> FloatArray:
-    if errors is None:
-        return np.zeros_like(Y)
-    array = float_array(errors, "Y_error", shape=Y.shape)
-    require_finite(array, "Y_error", columns=names)
-    if (array < 0).any():
-        bad = [names[j] for j in np.flatnonzero((array < 0).any(axis=0))]
-        raise ValueError(f"Y_error: expected standard errors >= 0; got negative ones for {shorten(bad)}.")
-    return array

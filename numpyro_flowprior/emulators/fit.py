@@ -1,65 +1,47 @@
-"""Fitting the components with scikit-learn, which is imported here alone.
+"""Fitting the components: every start of every one a task of its own, on all cores.
 
-Each principal component is one GaussianProcessRegressor; what leaves this module is plain NumPy. Prediction is no
-matter of this module.
+Each principal component is one Gaussian process whose kernel maximises its marginal likelihood. Prediction is no matter
+of this module.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
+
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 from tqdm import tqdm
 
-from .._checks import FloatArray, one_of, optional_import
+from .._checks import FloatArray
 from .gaussian_process import Components
-from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels
+from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel
+from .marginal_likelihood import GPData, Maximum, cholesky, maximise, random_start
 
-SMOOTHNESS = {"rbf": np.inf, "matern52": 2.5, "matern32": 1.5, "matern12": 0.5}
-
-# Search ranges of the default kernel, for inputs in the unit box and scores of unit variance.
-_SIGNAL = (1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the scores' own
-_LENGTH = (5e-2, 1e2)  # length scale: from a twentieth of the box to an input that does not matter
-_NOISE = (1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is all of the variance
-_START = (1.0, 2.0, 1e-2)
-_JITTER = 1e-10  # added to K's diagonal, scikit-learn's own default, so that K is invertible without a WhiteKernel
+_THREADS = 4  # at most: LAPACK brings threads of its own
+_AT_END = 1e-3  # a parameter this close to the end of its range, as a fraction of its logarithm, is at it
 
 
 @dataclass(frozen=True)
 class ComponentReport:
     """How the fit of one component went.
 
-    `explained` is its fraction of the total variance, `log_likelihood` the log marginal likelihood of its scores,
-    `kernel` the fitted kernel as text, `notes` what the optimiser had to say (a parameter at the end of its range is
-    normal for inputs that do not matter).
+    `explained` is its fraction of the total variance (None where that is not known), `log_likelihood` the log marginal
+    likelihood of its scores, `kernel` the fitted kernel as text, `notes` what the optimiser had to say (a parameter at
+    the end of its range is normal for inputs that do not matter).
     """
 
-    explained: float
+    explained: float | None
     log_likelihood: float
     kernel: str
     notes: tuple[str, ...]
-
-
-def sklearn_kernel(kernel: Any, dim: int) -> Any:
-    """Returns the scikit-learn kernel to start from: one built for the word, or a copy of the one given.
-
-    Raises:
-        TypeError: neither a word nor a scikit-learn kernel.
-        ValueError: an unknown word, an unsupported kernel, or length scales that do not fit the inputs.
-    """
-    kernels = _sklearn("gaussian_process.kernels")
-    if isinstance(kernel, str):
-        nu = SMOOTHNESS[one_of(kernel, "kernel", tuple(SMOOTHNESS))]
-        signal, length, noise = _START
-        scales = np.full(dim, length)
-        shape = kernels.RBF(scales, _LENGTH) if nu == np.inf else kernels.Matern(scales, _LENGTH, nu=nu)
-        return kernels.ConstantKernel(signal, _SIGNAL) * shape + kernels.WhiteKernel(noise, _NOISE)
-    require_fitting(from_sklearn_kernel(kernel), dim)
-    return _sklearn("base").clone(kernel)
 
 
 def fit_components(
@@ -67,7 +49,8 @@ def fit_components(
     scores: FloatArray,
     noise: FloatArray,
     explained: FloatArray,
-    kernel: Any,
+    search: KernelRange,
+    inputs: Sequence[str],
     *,
     restarts: int,
     seed: int,
@@ -80,50 +63,76 @@ def fit_components(
         scores: (n, p) targets, of unit variance.
         noise: (n, p) known noise variances of the scores.
         explained: (p,) fractions of the total variance, for the report.
-        kernel: scikit-learn kernel to start from.
-        restarts: further starting points of the optimiser, drawn from the kernel's ranges.
+        search: the kernel to start from and its ranges.
+        inputs: (d,) names of the inputs, for the report.
+        restarts: further starting points of the optimiser, drawn from the ranges.
         seed: seeds those draws.
         progress: whether to show a progress bar.
 
     Raises:
         ValueError: the covariance matrix of a component is not positive definite.
     """
-    steps = tqdm(range(scores.shape[1]), desc="fitting components", unit="GP", disable=not progress)
-    fits = [_fit_one(design, scores[:, k], noise[:, k], kernel, restarts, seed + k, k) for k in steps]
-    kernels: list[Kernel] = [from_sklearn_kernel(model.kernel_) for model, _ in fits]
-    identity = np.eye(len(design))
-    components = Components(
-        kernel=stack_kernels(kernels),
-        design=design,
-        weights=np.stack([model.alpha_ for model, _ in fits]),
-        inverse_cholesky=np.stack([solve_triangular(model.L_, identity, lower=True) for model, _ in fits]),
-    )
+    data = [GPData(design, scores[:, k], noise[:, k]) for k in range(scores.shape[1])]
+    best = [_highest(climbs) for climbs in _climb_all(data, search, restarts, seed, progress)]
+    factors = [cholesky(found.kernel, one) for found, one in zip(best, data, strict=True)]
+    for k, factor in enumerate(factors):
+        if factor is None:
+            raise ValueError(
+                f"component {k}: its covariance matrix is not positive definite. Add a WhiteKernel to the kernel "
+                "(repeated design points need one), or give Y_error."
+            )
+    inverses = np.stack([np.tril(dtrtri(factor, lower=1)[0]) for factor in factors])
+    solved = np.einsum("kji,kj->ki", inverses, np.einsum("kij,jk->ki", inverses, scores))
+    components = Components(stack_kernels([found.kernel for found in best]), design, solved, inverses)
     reports = tuple(
-        ComponentReport(float(share), float(model.log_marginal_likelihood_value_), str(model.kernel_), notes)
-        for share, (model, notes) in zip(explained, fits, strict=True)
+        ComponentReport(float(share), found.log_likelihood, str(found.kernel), _notes(found, search, inputs))
+        for share, found in zip(explained, best, strict=True)
     )
     return components, reports
 
 
-def _fit_one(
-    design: FloatArray, scores: FloatArray, noise: FloatArray, kernel: Any, restarts: int, seed: int, k: int
-) -> tuple[Any, tuple[str, ...]]:
-    """Returns the fitted regressor of one component and its convergence warnings as text."""
-    convergence = _sklearn("exceptions").ConvergenceWarning
-    model = _sklearn("gaussian_process").GaussianProcessRegressor(
-        kernel, alpha=_JITTER + noise, normalize_y=False, n_restarts_optimizer=restarts, random_state=seed
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", category=convergence)
-        try:
-            model.fit(design, scores)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(
-                f"component {k}: its covariance matrix is not positive definite. Add a WhiteKernel to the kernel "
-                "(repeated design points need one), or give Y_error."
-            ) from error
-    return model, tuple(" ".join(str(warning.message).split()) for warning in caught)
+def _climb_all(
+    data: list[GPData], search: KernelRange, restarts: int, seed: int, progress: bool
+) -> list[list[Maximum]]:
+    """Returns the maxima of each component, one per start: the kernel's own, then random ones."""
+    tasks = list(product(range(len(data)), range(1 + restarts)))
+
+    def climb(task: tuple[int, int]) -> Maximum:
+        k, start = task
+        kernel = random_start(search, np.random.default_rng([seed, k, start])) if start else search.start
+        return maximise(search, kernel, data[k])
+
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
+        found = list(tqdm(pool.map(climb, tasks), total=len(tasks), desc="fitting", unit="GP", disable=not progress))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [found[k * (1 + restarts) : (k + 1) * (1 + restarts)] for k in range(len(data))]
+
+
+def _highest(climbs: list[Maximum]) -> Maximum:
+    return max(climbs, key=lambda found: found.log_likelihood)
+
+
+def _notes(found: Maximum, search: KernelRange, inputs: Sequence[str]) -> tuple[str, ...]:
+    notes = [f"failed to converge: {found.failure}"] if found.failure else []
+    for node, lower, upper in zip(*map(nodes_of, (found.kernel, search.lower, search.upper)), strict=True):
+        for field in fields(node):  # type: ignore[arg-type]
+            if not isinstance(getattr(node, field.name), Kernel):
+                ends = np.asarray(getattr(lower, field.name)), np.asarray(getattr(upper, field.name))
+                notes += _at_ends(f"{type(node).__name__}.{field.name}", getattr(node, field.name), *ends, inputs)
+    return tuple(notes)
+
+
+def _at_ends(name: str, value: Any, lower: FloatArray, upper: FloatArray, inputs: Sequence[str]) -> list[str]:
+    notes = []
+    for index in np.ndindex(np.shape(value)):
+        where = f"{name} of {inputs[index[0]]!r}" if index else name
+        width = np.log(upper[index] / lower[index])
+        for end, word in ((lower[index], "lower"), (upper[index], "upper")):
+            if width > 0 and abs(np.log(value[index] / end)) < _AT_END * width:
+                notes.append(f"{where} is at the {word} end of its range, {end:g}")
+    return notes
 
 
 def warn_if_unfinished(reports: tuple[ComponentReport, ...]) -> None:
@@ -135,7 +144,3 @@ def warn_if_unfinished(reports: tuple[ComponentReport, ...]) -> None:
             "emulator.report[k].notes. Try more restarts, a larger design or another kernel.",
             stacklevel=3,
         )
-
-
-def _sklearn(module: str) -> Any:
-    return optional_import(f"sklearn.{module}", "emulators", "Fitting an emulator")

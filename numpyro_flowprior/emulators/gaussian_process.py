@@ -18,14 +18,16 @@ of points costs matrix products only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._batches import padded_batches
 from .._checks import FloatArray, float_array, require_finite
-from .kernels import Kernel
+from .kernels import Kernel, gram
 from .precision import native, require_x64
 from .scaling import InputScaling, OutputBasis
 
@@ -33,10 +35,12 @@ from .scaling import InputScaling, OutputBasis
 # emulator's accuracy and keeps it positive.
 VARIANCE_FLOOR = 1e-12
 
+_BLOCK = 128  # of a triangular matrix product: rows that share their zeros
+
 
 class Components(NamedTuple):
-    """p Gaussian processes on one design: stacked `kernel`, scaled `design` (N, d), `weights` = K^-1 s (p, N),
-    `inverse_cholesky` = L^-1 (p, N, N)."""
+    """p Gaussian processes on one design (N, q): `weights` = K^-1 s (p, N), and of g covariance matrices the stacked
+    `kernel` and `inverse_cholesky` = L^-1 (g, N, N); g = p, or g = 1 where all components share theirs."""
 
     kernel: Kernel
     design: FloatArray
@@ -66,17 +70,27 @@ class Prediction(NamedTuple):
     covariance: Any
 
 
+def _component_at_point(design: jax.Array, x: jax.Array, component: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns k(x, z) . weights of one process (of all that share it), its variance, and k(x, x)."""
+    kernel, weights, inverse = component
+    covariance, prior = kernel.cross(x, design), kernel.variance(x)
+    return weights @ covariance, prior - _squared_norm(inverse, covariance), prior
+
+
+def _squared_norm(lower: jax.Array, vector: jax.Array) -> jax.Array:
+    """Returns |lower @ vector|^2, leaving out the blocks of zeros above the diagonal of lower (N, N)."""
+    ends = [*range(_BLOCK, len(lower), _BLOCK), len(lower)]
+    blocks = (lower[max(0, end - _BLOCK) : end, :end] @ vector[:end] for end in ends)
+    return sum(jnp.sum(block**2) for block in blocks)
+
+
 def _moments_at_point(state: EmulatorState, theta: jax.Array) -> Moments:
-    x = (theta - state.inputs.offset) / state.inputs.scale
-
-    def of_component(kernel: Kernel, weights: jax.Array, inverse: jax.Array) -> Moments:
-        covariance = kernel.cross(x, jnp.asarray(state.components.design))
-        prior = kernel.variance(x)
-        explained = inverse @ covariance
-        return Moments(covariance @ weights, jnp.maximum(prior - explained @ explained, VARIANCE_FLOOR * prior))
-
-    kernel, _, weights, inverse = state.components
-    return jax.vmap(of_component)(kernel, jnp.asarray(weights), jnp.asarray(inverse))
+    kernel, design, weights, inverse = jax.tree.map(jnp.asarray, state.components)
+    x = (theta - state.inputs.offset) @ jnp.asarray(state.inputs.matrix)
+    grouped = weights.reshape(len(inverse), -1, len(design))
+    mean, variance, prior = jax.lax.map(partial(_component_at_point, design, x), (kernel, grouped, inverse))
+    floored = jnp.maximum(variance, VARIANCE_FLOOR * prior)
+    return Moments(mean.reshape(-1), jnp.repeat(floored, len(weights) // len(inverse)))
 
 
 def _prediction_at_point(state: EmulatorState, theta: jax.Array) -> Prediction:
@@ -98,6 +112,20 @@ def prediction(state: EmulatorState, theta: jax.Array) -> Prediction:
     return _over_points(_prediction_at_point, state, theta)
 
 
+@jax.jit
+def covariance_between(state: EmulatorState, theta: jax.Array) -> jax.Array:
+    """Returns the covariance of each component's score between points theta (n, d), as (p, n, n)."""
+    kernel, design, _, inverse = jax.tree.map(jnp.asarray, state.components)
+    x = (theta - state.inputs.offset) @ jnp.asarray(state.inputs.matrix)
+
+    def of_component(kernel: Kernel, inverse: jax.Array) -> jax.Array:
+        explained = inverse @ jax.vmap(kernel.cross, (0, None), out_axes=1)(x, design)
+        return gram(kernel, x) - explained.T @ explained
+
+    between = jax.vmap(of_component)(kernel, inverse)
+    return jnp.repeat(between, len(state.components.weights) // len(inverse), axis=0)
+
+
 def _over_points(function: Callable[..., Any], state: EmulatorState, theta: jax.Array) -> Any:
     batch, dim = theta.shape[:-1], theta.shape[-1]
     flat = jax.vmap(function, (None, 0))(state, theta.reshape(-1, dim))
@@ -109,7 +137,8 @@ def evaluate(
 ) -> Any:
     """Returns function(state, theta) in float64: NumPy arrays for numbers, traced arrays for traced theta.
 
-    Numbers are computed under `jax.enable_x64(True)`, whatever the caller's setting. A trace has its setting already.
+    Numbers are computed under `jax.enable_x64(True)`, whatever the caller's setting, in batches padded to a few sizes so
+    that nothing is compiled for a new one. A trace has its setting already.
 
     Raises:
         ValueError: theta is traced without 64-bit numbers and `allow_float32` is false; or it is not finite.
@@ -119,5 +148,12 @@ def evaluate(
         return function(native(state), theta.astype(jnp.result_type(float)))
     points = float_array(theta, "theta")
     require_finite(points, "theta")
+    flat = points.reshape(-1, points.shape[-1])
+    parts = []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return jax.tree.map(np.asarray, function(state, points))
+        for start, rows, size in padded_batches(len(flat)):
+            batch = flat[start : start + rows]
+            found = function(state, np.concatenate([batch, np.repeat(batch[-1:], size - rows, axis=0)]))
+            parts.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[:rows], found))
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), whole)

@@ -1,4 +1,4 @@
-"""Other forms of a kernel tree: from scikit-learn, to and from JSON, and several stacked into one.
+"""Other forms of a kernel tree: from scikit-learn, to and from JSON, several stacked into one, and search ranges.
 
 The maths is in `kernels`. Nothing here imports scikit-learn: its kernels are known by the name of their class.
 """
@@ -7,36 +7,109 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .kernels import KINDS, RBF, Constant, Kernel, Matern12, Matern32, Matern52, Product, Stationary, Sum, White
+from .._checks import one_of
+from .kernels import (
+    KINDS,
+    RBF,
+    Constant,
+    DotProduct,
+    ExpSineSquared,
+    Kernel,
+    Matern12,
+    Matern32,
+    Matern52,
+    Power,
+    Product,
+    RationalQuadratic,
+    Sum,
+    White,
+)
+
+SMOOTHNESS: dict[str, type[Any]] = {"rbf": RBF, "matern52": Matern52, "matern32": Matern32, "matern12": Matern12}
+
+# Search ranges of the default kernels, for inputs in the unit box and scores of unit variance: start, lower, upper.
+_SIGNAL = (1.0, 1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the scores' own
+_LENGTH = (2.0, 5e-2, 1e2)  # length scale: from a twentieth of the box to an input that does not matter
+_NOISE = (1e-2, 1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is all of the variance
 
 _SKLEARN_MODULE = "sklearn.gaussian_process.kernels"
-
 _MATERN: dict[float, type[Any]] = {0.5: Matern12, 1.5: Matern32, 2.5: Matern52, np.inf: RBF}
 
+Pick = Callable[[Any, str], Any]  # of a scikit-learn kernel and a hyperparameter's name: its value, or an end
 
-def _from_matern(kernel: Any) -> Kernel:
+
+class KernelRange(NamedTuple):
+    """Where to search a kernel's parameters: three trees of one structure. A parameter with lower = upper is fixed."""
+
+    start: Kernel
+    lower: Kernel
+    upper: Kernel
+
+
+def kernel_range(kernel: Any, dim: int) -> KernelRange:
+    """Returns the search ranges of a word's kernel for inputs in the unit box, or of a scikit-learn kernel.
+
+    Raises:
+        TypeError: neither a word nor a scikit-learn kernel.
+        ValueError: an unknown word, an unsupported kernel, or length scales that do not fit the inputs.
+    """
+    if isinstance(kernel, str):
+        kind = SMOOTHNESS[one_of(kernel, "kernel", tuple(SMOOTHNESS))]
+        return KernelRange(
+            *(
+                Sum(Product(Constant(_number(signal)), kind(np.full(dim, length))), White(_number(noise)))
+                for signal, length, noise in zip(_SIGNAL, _LENGTH, _NOISE, strict=True)
+            )
+        )
+    found = KernelRange(*(from_sklearn_kernel(kernel, pick) for pick in (getattr, _end(0), _end(1))))
+    require_fitting(found.start, dim)
+    return found
+
+
+def _end(which: int) -> Pick:
+    def pick(kernel: Any, name: str) -> Any:
+        hyperparameter = getattr(kernel, f"hyperparameter_{name}", None)
+        fixed = hyperparameter is None or hyperparameter.fixed
+        return getattr(kernel, name) if fixed else hyperparameter.bounds[:, which]
+
+    return pick
+
+
+def _from_matern(kernel: Any, pick: Pick) -> Kernel:
     if kernel.nu not in _MATERN:
-        raise ValueError(f"kernel: expected a Matern kernel with nu 0.5, 1.5 or 2.5; got nu={kernel.nu:g}.")
-    return _MATERN[kernel.nu](_number(np.squeeze(kernel.length_scale)))
+        raise ValueError(f"kernel: expected a Matern kernel with nu 0.5, 1.5, 2.5 or inf; got nu={kernel.nu:g}.")
+    return _MATERN[kernel.nu](_number(pick(kernel, "length_scale")))
 
 
-_FROM_SKLEARN: dict[str, Callable[[Any], Kernel]] = {
-    "RBF": lambda kernel: RBF(_number(np.squeeze(kernel.length_scale))),
+def _leaf(kind: type[Any], *names: str) -> Callable[[Any, Pick], Kernel]:
+    return lambda kernel, pick: kind(*(_number(pick(kernel, name)) for name in names))
+
+
+def _pair(kind: type[Any]) -> Callable[[Any, Pick], Kernel]:
+    return lambda kernel, pick: kind(from_sklearn_kernel(kernel.k1, pick), from_sklearn_kernel(kernel.k2, pick))
+
+
+_FROM_SKLEARN: dict[str, Callable[[Any, Pick], Kernel]] = {
+    "RBF": _leaf(RBF, "length_scale"),
     "Matern": _from_matern,
-    "ConstantKernel": lambda kernel: Constant(_number(kernel.constant_value)),
-    "WhiteKernel": lambda kernel: White(_number(kernel.noise_level)),
-    "Sum": lambda kernel: Sum(from_sklearn_kernel(kernel.k1), from_sklearn_kernel(kernel.k2)),
-    "Product": lambda kernel: Product(from_sklearn_kernel(kernel.k1), from_sklearn_kernel(kernel.k2)),
+    "RationalQuadratic": _leaf(RationalQuadratic, "length_scale", "alpha"),
+    "ExpSineSquared": _leaf(ExpSineSquared, "length_scale", "periodicity"),
+    "DotProduct": _leaf(DotProduct, "sigma_0"),
+    "ConstantKernel": _leaf(Constant, "constant_value"),
+    "WhiteKernel": _leaf(White, "noise_level"),
+    "Sum": _pair(Sum),
+    "Product": _pair(Product),
+    "Exponentiation": lambda kernel, pick: Power(from_sklearn_kernel(kernel.kernel, pick), _number(kernel.exponent)),
 }
 
 
-def from_sklearn_kernel(kernel: Any) -> Kernel:
-    """Returns our form of a scikit-learn kernel, with its present parameters.
+def from_sklearn_kernel(kernel: Any, pick: Pick = getattr) -> Kernel:
+    """Returns our form of a scikit-learn kernel, with its present parameters (or what `pick` gives for each).
 
     Raises:
         TypeError: not a scikit-learn kernel.
@@ -44,43 +117,49 @@ def from_sklearn_kernel(kernel: Any) -> Kernel:
     """
     name, module = type(kernel).__name__, type(kernel).__module__
     if module == _SKLEARN_MODULE and name in _FROM_SKLEARN:
-        return _FROM_SKLEARN[name](kernel)
+        return _FROM_SKLEARN[name](kernel, pick)
     if not hasattr(kernel, "theta") or not hasattr(kernel, "diag"):
         raise TypeError(f"kernel: expected a scikit-learn kernel; got {name}.")
     raise ValueError(f"kernel: {name} is not supported; build it from {', '.join(_FROM_SKLEARN)}.")
 
 
 def _number(value: Any) -> Any:
-    return np.asarray(value, dtype=np.float64)
+    return np.squeeze(np.asarray(value, dtype=np.float64))
 
 
 def require_fitting(kernel: Kernel, dim: int) -> None:
     """Raises ValueError unless every parameter is positive, finite, and a scalar or one per input."""
-    for node in _nodes(kernel):
-        for field in fields(node):  # type: ignore[arg-type]
-            value = getattr(node, field.name)
-            if isinstance(value, Kernel):
-                continue
-            subject = f"kernel: {type(node).__name__}.{field.name}"
-            shapes: tuple[tuple[int, ...], ...] = ((), (dim,)) if isinstance(node, Stationary) else ((),)
+    for node in nodes_of(kernel):
+        for name, value in _parameters(node).items():
+            subject = f"kernel: {type(node).__name__}.{name}"
+            per_input = name == "length_scale" and not isinstance(node, ExpSineSquared)
+            shapes: tuple[tuple[int, ...], ...] = ((), (dim,)) if per_input else ((),)
             if np.shape(value) not in shapes:
                 raise ValueError(f"{subject}: expected shape {' or '.join(map(str, shapes))}; got {np.shape(value)}.")
             if not (np.isfinite(value).all() and (np.asarray(value) > 0).all()):
                 raise ValueError(f"{subject}: expected positive, finite numbers; got {value}.")
 
 
-def _nodes(kernel: Kernel) -> list[Kernel]:
-    below = [_nodes(part) for part in (kernel.left, kernel.right)] if isinstance(kernel, Sum | Product) else []
-    return [kernel, *(node for nodes in below for node in nodes)]
+def _parts(kernel: Kernel) -> dict[str, Kernel]:
+    values = {field.name: getattr(kernel, field.name) for field in fields(kernel)}  # type: ignore[arg-type]
+    return {name: value for name, value in values.items() if isinstance(value, Kernel)}
+
+
+def _parameters(kernel: Kernel) -> dict[str, Any]:
+    names = [field.name for field in fields(kernel)]  # type: ignore[arg-type]
+    return {name: getattr(kernel, name) for name in names if name not in _parts(kernel)}
+
+
+def nodes_of(kernel: Kernel) -> list[Kernel]:
+    """Returns the kernel and all that it is made of, from the top down."""
+    return [kernel, *(node for part in _parts(kernel).values() for node in nodes_of(part))]
 
 
 def kernel_to_json(kernel: Kernel) -> dict[str, Any]:
     """Returns a JSON-ready tree: the kind of each kernel and its parameters, exact to the last bit."""
-    record: dict[str, Any] = {"kind": type(kernel).__name__}
-    for field in fields(kernel):  # type: ignore[arg-type]
-        value = getattr(kernel, field.name)
-        record[field.name] = kernel_to_json(value) if isinstance(value, Kernel) else np.asarray(value).tolist()
-    return record
+    parts = {name: kernel_to_json(part) for name, part in _parts(kernel).items()}
+    numbers = {name: np.asarray(value).tolist() for name, value in _parameters(kernel).items()}
+    return {"kind": type(kernel).__name__, **parts, **numbers}
 
 
 def kernel_from_json(record: Any) -> Kernel:
@@ -88,10 +167,9 @@ def kernel_from_json(record: Any) -> Kernel:
     kind: Any = KINDS.get(str(record.get("kind"))) if isinstance(record, Mapping) else None
     if kind is None or record.keys() != {"kind", *(field.name for field in fields(kind))}:
         raise ValueError(f"kernel: expected a record of one of {', '.join(KINDS)}; got {record!r}.")
+    parts = {field.name for field in fields(kind) if field.type == "Kernel"}
     values = {name: value for name, value in record.items() if name != "kind"}
-    if kind in (Sum, Product):
-        return kind(**{name: kernel_from_json(value) for name, value in values.items()})
-    return kind(**{name: _number(value) for name, value in values.items()})
+    return kind(**{n: kernel_from_json(v) if n in parts else np.asarray(v, np.float64) for n, v in values.items()})
 
 
 def stack_kernels(kernels: Sequence[Kernel]) -> Kernel:

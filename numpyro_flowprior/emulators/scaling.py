@@ -17,10 +17,14 @@ _CONSTANT = 1e-12  # an output that varies by less than this fraction of its siz
 
 
 class InputScaling(NamedTuple):
-    """z = (theta - offset) / scale, each (d,)."""
+    """z = (theta - offset) @ matrix, of `offset` (d,) and `matrix` (d, q)."""
 
     offset: FloatArray
-    scale: FloatArray
+    matrix: FloatArray
+
+    def apply(self, theta: FloatArray) -> FloatArray:
+        """Returns z (..., q) at theta (..., d)."""
+        return (theta - self.offset) @ self.matrix
 
 
 class OutputBasis(NamedTuple):
@@ -57,7 +61,7 @@ def scale_inputs(X: FloatArray, space: ParameterSpace) -> InputScaling:
         raise ValueError(f"X: expected parameters without bounds to vary; {shorten(still)} do not. Give them bounds.")
     offset = np.where(boxed, lower, X.mean(axis=0))
     width = np.subtract(upper, lower, out=np.ones_like(lower), where=boxed)
-    return InputScaling(offset, np.where(boxed, width, deviation))
+    return InputScaling(offset, np.diag(1 / np.where(boxed, width, deviation)))
 
 
 def project_outputs(Y: FloatArray, names: tuple[str, ...], n_components: int | float) -> Projection:

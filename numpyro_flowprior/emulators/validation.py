@@ -1,4 +1,4 @@
-"""Is the emulator right: its predictions against held-out runs of the model."""
+"""Is the emulator right: its predictions against runs of the model, held out or left out one at a time."""
 
 from __future__ import annotations
 
@@ -6,64 +6,177 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from .._checks import FloatArray, shorten
+from .gaussian_process import EmulatorState, Moments
+from .scaling import OutputBasis
 
 _LEVELS = (0.68, 0.95)
+_ERRORS = 3.0  # standard errors beyond which chance does not explain a coverage
+_SHORT = {"fail": 0.15, "warn": 0.03}  # of the 95 % interval: coverage that is missing
+_WIDE = 0.5  # residuals this small, in sigma, waste the data's power
+_USEFUL = 0.5  # R^2 below which an output is hardly emulated
+_SAME_RUNS = 1e-6  # by which the covariance of what components leave out may differ, as a fraction of the outputs'
 
 
 @dataclass(frozen=True, eq=False)
 class EmulatorValidation:
-    """Predictions compared with n held-out runs.
+    """Predictions compared with n runs; outputs emulated by their logarithm are compared by it.
 
     Attributes:
         output_names: (m,) names.
-        r2: (m,) 1 - (mean squared error) / (variance of the held-out outputs); 1 is perfect.
-        residuals: (n, m) (predicted mean - held-out value) / predicted standard deviation; standard normal if the
-            predicted uncertainties are right.
-        coverage_68: (m,) fraction of held-out values inside the central 68 % interval.
+        predicted: (n, m) predicted means.
+        deviation: (n, m) predicted standard deviations.
+        observed: (n, m) the runs' outputs.
+        r2: (m,) 1 - (mean squared error) / (variance of the runs' outputs); 1 is perfect.
+        residuals: (n, m) (predicted mean - run) / predicted standard deviation; standard normal if the predicted
+            uncertainties are right.
+        coverage_68: (m,) fraction of runs inside the central 68 % interval.
         coverage_95: (m,) the same for 95 %.
     """
 
     output_names: tuple[str, ...]
-    r2: FloatArray
-    residuals: FloatArray
-    coverage_68: FloatArray
-    coverage_95: FloatArray
+    predicted: FloatArray
+    deviation: FloatArray
+    observed: FloatArray
+
+    @property
+    def r2(self) -> FloatArray:
+        """1 - (mean squared error) / (variance of the runs' outputs), (m,)."""
+        return 1 - np.mean((self.predicted - self.observed) ** 2, axis=0) / self.observed.var(axis=0)
+
+    @property
+    def residuals(self) -> FloatArray:
+        """(predicted mean - run) / predicted standard deviation, (n, m)."""
+        return (self.predicted - self.observed) / self.deviation
+
+    @property
+    def coverage_68(self) -> FloatArray:
+        """Fraction of runs inside the central 68 % interval, (m,)."""
+        return self.coverage(0.68)
+
+    @property
+    def coverage_95(self) -> FloatArray:
+        """Fraction of runs inside the central 95 % interval, (m,)."""
+        return self.coverage(0.95)
+
+    def coverage(self, level: float) -> FloatArray:
+        """Returns the fraction of runs inside the central interval of a probability in (0, 1), (m,)."""
+        return np.asarray(np.mean(np.abs(self.residuals) < NormalDist().inv_cdf(0.5 + level / 2), axis=0))
+
+    @property
+    def reasons(self) -> tuple[tuple[str, str], ...]:
+        """What is wrong, the worst first: ("fail" or "warn", a sentence)."""
+        found = [*self._narrow(), *self._wide(), *self._useless()]
+        return tuple(sorted(found, key=lambda reason: reason[0]))
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `warn` or `fail`: whether the predicted uncertainties can be trusted, and the outputs are emulated.
+
+        An uncertain emulator that says so passes: the likelihood knows. Runs, not their correlated outputs, count as
+        independent.
+        """
+        return self.reasons[0][0] if self.reasons else "pass"
+
+    def _narrow(self) -> list[tuple[str, str]]:
+        inside = np.abs(self.residuals) < NormalDist().inv_cdf(0.975)
+        of_runs, outputs = inside.mean(axis=1), inside.mean(axis=0)
+        error = np.sqrt(max(of_runs.var(ddof=1), 0.95 * 0.05 / inside.shape[1]) / len(inside))
+        missing = 0.95 - of_runs.mean()
+        # one output: binomial, and the worst of many; all together: the runs' scatter
+        alone = np.sqrt(0.95 * 0.05 / len(inside)) * (_ERRORS + np.log10(inside.shape[1]))
+        bad = [self.output_names[j] for j in np.flatnonzero(0.95 - outputs > max(alone, _SHORT["fail"]))]
+        level = next((level for level, most in _SHORT.items() if missing - _ERRORS * error > 0 and missing > most), None)
+        found = []
+        if level:
+            found.append((level, f"uncertainties too small: {of_runs.mean():.1%} +- {error:.1%} inside the 95 % interval"))
+        if bad:
+            found.append(("warn", f"uncertainties too small for {shorten(bad)}: under 80 % inside the 95 % interval"))
+        return found
+
+    def _wide(self) -> list[tuple[str, str]]:
+        size = np.sqrt(np.mean(self.residuals**2))
+        enough = len(self.residuals) >= 10
+        return [("warn", f"uncertainties too large: residuals of {size:.2f} sigma")] if enough and size < _WIDE else []
+
+    def _useless(self) -> list[tuple[str, str]]:
+        bad = [self.output_names[j] for j in np.flatnonzero(self.r2 < _USEFUL)]
+        return [("warn", f"R^2 below {_USEFUL} for {shorten(bad)}: hardly emulated")] if bad else []
 
     def summary(self) -> str:
-        """Returns the numbers as a text of a few lines."""
+        """Returns the verdict, its reasons, and the numbers, as a text of a few lines."""
         n = len(self.residuals)
-        worst = np.argsort(self.r2)[:3]
-        named = ", ".join(f"{self.output_names[j]} {self.r2[j]:.3f}" for j in worst)
+        r2, residuals = self.r2, self.residuals
+        named = ", ".join(f"{self.output_names[j]} {r2[j]:.3f}" for j in np.argsort(r2)[:3])
         lines = [
-            f"{n} held-out runs, {len(self.r2)} outputs",
-            f"R^2: median {np.median(self.r2):.4f}; lowest: {named}",
-            f"standardised residuals: mean {self.residuals.mean():+.3f}, deviation {self.residuals.std():.3f}",
+            f"{self.verdict}: {n} runs, {len(r2)} outputs",
+            *(f"  {level}: {reason}" for level, reason in self.reasons),
+            f"R^2: median {np.median(r2):.4f}; lowest: {named}",
+            f"standardised residuals: mean {residuals.mean():+.3f}, deviation {residuals.std():.3f}",
         ]
-        for level, coverage in zip(_LEVELS, (self.coverage_68, self.coverage_95), strict=True):
-            noise = np.sqrt(level * (1 - level) / n)
+        for level in _LEVELS:
+            coverage, noise = self.coverage(level), np.sqrt(level * (1 - level) / n)
             lines.append(
                 f"coverage at {level:.0%}: {coverage.mean():.3f} over all outputs, from {coverage.min():.2f} to "
                 f"{coverage.max():.2f} (+-{noise:.2f} expected for one output)"
             )
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"EmulatorValidation\n{self.summary()}"
+
 
 def compare_with_runs(
-    mean: FloatArray, deviation: FloatArray, Y: FloatArray, names: tuple[str, ...]
+    scores: Moments, basis: OutputBasis, Y: FloatArray, names: tuple[str, ...]
 ) -> EmulatorValidation:
-    """Returns the comparison of predicted means and standard deviations with held-out outputs, all (n, m).
+    """Returns the comparison of predicted scores, (n, p) each, with runs Y (n, m).
 
     Raises:
         ValueError: fewer than two runs, or an output that is the same in all of them (R^2 is undefined).
     """
     if len(Y) < 2:
         raise ValueError(f"Y: expected at least 2 held-out runs; got {len(Y)}.")
-    spread = Y.var(axis=0)
-    constant = [names[j] for j in np.flatnonzero(spread == 0)]
+    constant = [names[j] for j in np.flatnonzero(Y.var(axis=0) == 0)]
     if constant:
         raise ValueError(f"Y: expected held-out outputs that vary; {shorten(constant)} do not. Add runs.")
-    residuals = (mean - Y) / deviation
-    coverages = [np.mean(np.abs(residuals) < NormalDist().inv_cdf(0.5 + level / 2), axis=0) for level in _LEVELS]
-    return EmulatorValidation(names, 1 - np.mean((mean - Y) ** 2, axis=0) / spread, residuals, *coverages)
+    variance = scores.variance @ basis.loadings.T**2 + np.diag(basis.truncation)
+    return EmulatorValidation(names, basis.mean + scores.mean @ basis.loadings.T, np.sqrt(variance), Y)
+
+
+def left_out(state: EmulatorState, Y: FloatArray) -> Moments:
+    """Returns each run's scores as predicted from all the others, (n, p) each.
+
+        mean_i = s_i - [K^-1 s]_i / [K^-1]_ii,    variance_i = 1 / [K^-1]_ii
+
+    (Rasmussen and Williams 2006, Eqs. 5.10-5.12). The scores s = K (K^-1 s) come from the emulator itself.
+
+    Raises:
+        ValueError: Y (n, m) are not the outputs of the fit: what the scores leave of them has another covariance.
+    """
+    components, basis = state.components, state.outputs
+    shared = len(components.weights) // len(components.inverse_cholesky)
+    inverse = np.repeat(components.inverse_cholesky, shared, axis=0)
+    diagonal = np.sum(inverse**2, axis=1)
+    scores = np.stack([_solved(lower, one) for lower, one in zip(inverse, components.weights, strict=True)])
+    _require_same_runs(basis, Y - basis.mean - scores.T @ basis.loadings.T)
+    return Moments((scores - components.weights / diagonal).T, 1 / diagonal.T)
+
+
+def _solved(inverse: FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns K w of K^-1 = inverse^T inverse."""
+    return np.asarray(solve_triangular(inverse, solve_triangular(inverse.T, weights), lower=True))
+
+
+def _require_same_runs(basis: OutputBasis, remainder: FloatArray) -> None:
+    m, p = basis.loadings.shape
+    if not np.any(basis.truncation) and p < m:
+        return  # taken over from scikit-learn without what its components leave out
+    scale = np.sqrt(np.sum(basis.loadings**2, axis=1) + np.diag(basis.truncation))
+    found = remainder.T @ remainder / (len(remainder) - 1)
+    if np.max(np.abs(found - basis.truncation) / np.outer(scale, scale)) > _SAME_RUNS:
+        raise ValueError(
+            "Y: expected the outputs that the emulator was fitted to, row by row; these leave another remainder "
+            "beside its components. For other runs there is `validate`."
+        )

@@ -17,6 +17,7 @@ import numpy as np
 from numpyro.handlers import seed, trace
 from numpyro.infer.util import compute_log_probs
 
+from .._batches import padded_batches
 from .._checks import FloatArray, float_array, positive_int
 from .._leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
@@ -26,8 +27,6 @@ from .sites import find_latents, merged_space, observed_sites, trace_model
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
 # probit, and NaN from there on. Prior draws keep this fraction of the range away.
 _MARGIN = 1e-13
-
-_SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
 
 
 class ModelDensity:
@@ -108,7 +107,7 @@ class ModelDensity:
         n = positive_int(n, "sample_prior: n")
         with jax.enable_x64(True):
             draw = self._jitted("sample_prior", jax.vmap(self._draw))
-            slices = _slices(n)
+            slices = padded_batches(n)
             keys = jax.random.split(key, sum(size for _, _, size in slices))
             parts = [forgetting(partial(draw, keys[start : start + size]))[:kept] for start, kept, size in slices]
             draws = np.concatenate([np.asarray(part) for part in parts])
@@ -135,7 +134,7 @@ class ModelDensity:
         with jax.enable_x64(True):
             function = self._jitted(which, jax.vmap(partial(self._log_probs, which)))
             parts = []
-            for start, kept, size in _slices(len(x)):
+            for start, kept, size in padded_batches(len(x)):
                 part = interior[start : start + kept]
                 padded = np.concatenate([part, np.repeat(part[-1:], size - kept, axis=0)])
                 parts.append(np.asarray(forgetting(partial(function, padded)))[:kept])
@@ -192,15 +191,6 @@ class ModelDensity:
 
     def __repr__(self) -> str:
         return f"ModelDensity({', '.join(self.names)}; observed: {', '.join(self.observed) or 'none'})"
-
-
-def _slices(n: int) -> list[tuple[int, int, int]]:
-    """Returns (start, rows, padded rows) of the batches that n points are cut into."""
-    slices = []
-    for start in range(0, n, _LARGEST):
-        rows = min(_LARGEST, n - start)
-        slices.append((start, rows, max(_SMALLEST, 1 << (rows - 1).bit_length())))
-    return slices
 
 
 def _is_undefined(function: Any, value: np.ndarray) -> bool:

@@ -1,0 +1,229 @@
+"""Emulators that scikit-learn has trained, taken over with all their numbers.
+
+A fitted GaussianProcessRegressor already holds everything that a prediction needs; around it, affine transformers
+(scalers and principal components) fold into our input scaling and output basis. Nothing here imports scikit-learn: its
+objects are known by the name of their class, and a subclass is refused, since its maths may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg.lapack import dtrtri
+
+from .._checks import FloatArray, float_array
+from .fit import ComponentReport
+from .gaussian_process import Components, EmulatorState, evaluate, moments
+from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels
+from .scaling import InputScaling, OutputBasis
+
+_COMPARED = 10  # rows at which the predictions are compared with scikit-learn's
+_AGREEMENT = 1e-4  # in units of an output's spread: rounding stays far below, a wrong number does not
+
+
+class Affine(NamedTuple):
+    """x -> (x - offset) @ matrix, of `offset` (d,) and `matrix` (d, q); `back` (q, d) leads back, x = z @ back + offset."""
+
+    offset: FloatArray
+    matrix: FloatArray
+    back: FloatArray
+
+    def then(self, after: Affine) -> Affine:
+        """Returns this map and then another, as one."""
+        return Affine(
+            self.offset + after.offset @ self.back, self.matrix @ after.matrix, after.back @ self.back
+        )
+
+
+def _diagonal(offset: FloatArray, scale: FloatArray) -> Affine:
+    return Affine(offset, np.diag(1 / scale), np.diag(scale))
+
+
+def _standard_scaler(fitted: Any) -> Affine:
+    d = fitted.n_features_in_
+    mean = fitted.mean_ if fitted.with_mean else np.zeros(d)
+    return _diagonal(mean, fitted.scale_ if fitted.with_std else np.ones(d))
+
+
+def _min_max_scaler(fitted: Any) -> Affine:
+    if fitted.clip:
+        raise ValueError("from_sklearn: MinMaxScaler with clip=True is not affine, and not supported.")
+    return _diagonal(-fitted.min_ / fitted.scale_, 1 / fitted.scale_)
+
+
+def _pca(fitted: Any) -> Affine:
+    scale = np.sqrt(fitted.explained_variance_) if fitted.whiten else np.ones(fitted.n_components_)
+    return Affine(fitted.mean_, fitted.components_.T / scale, fitted.components_ * scale[:, None])
+
+
+_AFFINE: dict[str, Callable[[Any], Affine]] = {
+    "sklearn.preprocessing.StandardScaler": _standard_scaler,
+    "sklearn.preprocessing.MinMaxScaler": _min_max_scaler,
+    "sklearn.decomposition.PCA": _pca,
+}
+
+
+class Parts(NamedTuple):
+    """A model taken apart: processes over inputs, one each for p components or one for all, and the maps around them."""
+
+    inputs: list[Any]
+    processes: list[Any]
+    outputs: list[Any]
+
+
+def emulator_state(model: Any, dim: int, outputs: Any, truncation: Any) -> tuple[EmulatorState, list[ComponentReport]]:
+    """Returns the numbers of a fitted scikit-learn model, and what is known of its fit.
+
+    Args:
+        model: GaussianProcessRegressor, a sequence of them (one per component), MultiOutputRegressor, Pipeline that
+            ends in one of these, or TransformedTargetRegressor around one.
+        dim: number of parameters.
+        outputs: fitted transformer(s) from the model's outputs to the targets it was fitted to, or None.
+        truncation: (m, m) covariance of what the components leave out, or None for none, as scikit-learn has it.
+    """
+    parts = _apart(model)
+    around = [*(_steps(outputs) if outputs is not None else []), *parts.outputs]
+    _require_fitted_processes(parts.processes)
+    inward = _chained([_affine(step) for step in parts.inputs], dim)
+    designs = [np.asarray(process.X_train_, np.float64) for process in parts.processes]
+    if any(design.shape != designs[0].shape or not np.array_equal(design, designs[0]) for design in designs):
+        raise ValueError("from_sklearn: expected all processes to be trained at the same points; they are not.")
+    if inward.matrix.shape[1] != designs[0].shape[1]:
+        raise ValueError(
+            f"space: expected the {inward.offset.shape[0]} parameters to give the {designs[0].shape[1]} inputs of the "
+            f"model; they give {inward.matrix.shape[1]}. Pass the space of the model's inputs, in their order."
+        )
+    components = _components(parts.processes, designs[0])
+    p = len(components.weights)
+    own = [np.broadcast_to(np.ravel(getattr(one, name)), _targets(one)) for name in _OWN for one in parts.processes]
+    mean, scale = np.concatenate(own[: len(parts.processes)]), np.concatenate(own[len(parts.processes) :])
+    outward = _chained([_affine(step) for step in around], p)
+    if outward.back.shape[0] != p:
+        raise ValueError(f"outputs: expected transformers to {p} targets; these lead to {outward.back.shape[0]}.")
+    whole = outward.then(_diagonal(mean, scale))
+    m = len(whole.offset)
+    left_out = np.zeros((m, m)) if truncation is None else float_array(truncation, "truncation", shape=(m, m))
+    state = EmulatorState(
+        InputScaling(inward.offset, inward.matrix), OutputBasis(whole.offset, whole.back.T, left_out), components
+    )
+    _require_same_predictions(state, inward, parts.processes, mean, scale)
+    reports = [_report(process) for process in parts.processes for _ in range(_targets(process))]
+    return state, reports
+
+
+_OWN = ("_y_train_mean", "_y_train_std")
+
+
+def _apart(model: Any) -> Parts:
+    name = _kind(model)
+    if name == "sklearn.gaussian_process.GaussianProcessRegressor":
+        return Parts([], [model], [])
+    if name == "sklearn.multioutput.MultiOutputRegressor":
+        return _apart(_fitted(model, "estimators_"))
+    if name == "sklearn.pipeline.Pipeline":
+        inner = _apart(model.steps[-1][1])
+        return inner._replace(inputs=[*_steps([step for _, step in model.steps[:-1]]), *inner.inputs])
+    if name == "sklearn.compose.TransformedTargetRegressor":
+        inner = _apart(_fitted(model, "regressor_"))
+        return inner._replace(outputs=[*_steps(model.transformer_), *inner.outputs])
+    if isinstance(model, Sequence) and not isinstance(model, str) and len(model):
+        wrong = [_short(one) for one in model if _kind(one) != "sklearn.gaussian_process.GaussianProcessRegressor"]
+        if not wrong:
+            return Parts([], list(model), [])
+        raise ValueError(f"from_sklearn: expected a sequence of GaussianProcessRegressor; got {', '.join(wrong)} in it.")
+    raise _unsupported(model, "GaussianProcessRegressor, MultiOutputRegressor, Pipeline, TransformedTargetRegressor")
+
+
+def _kind(thing: Any) -> str:
+    """Returns the class's public name, e.g. sklearn.decomposition.PCA for sklearn.decomposition._pca.PCA."""
+    module = ".".join(part for part in type(thing).__module__.split(".") if not part.startswith("_"))
+    return f"{module}.{type(thing).__name__}"
+
+
+def _short(thing: Any) -> str:
+    return type(thing).__name__
+
+
+def _unsupported(thing: Any, expected: str) -> Exception:
+    error = ValueError if _kind(thing).startswith("sklearn.") or hasattr(thing, "get_params") else TypeError
+    return error(f"from_sklearn: {_short(thing)} is not supported; expected {expected}.")
+
+
+def _fitted(model: Any, attribute: str) -> Any:
+    if not hasattr(model, attribute):
+        raise ValueError(f"from_sklearn: {_short(model)} is not fitted. Call its fit first.")
+    return getattr(model, attribute)
+
+
+def _require_fitted_processes(processes: list[Any]) -> None:
+    for process in processes:
+        _fitted(process, "X_train_")
+        if np.ndim(process.X_train_) != 2 or np.asarray(process.X_train_).dtype.kind not in "fiu":
+            raise ValueError("from_sklearn: expected a process trained at rows of numbers.")
+
+
+def _steps(transformers: Any) -> list[Any]:
+    """Returns the transformers, in their order, of a pipeline, a sequence or a single one; without those that pass on."""
+    if _kind(transformers) == "sklearn.pipeline.Pipeline":
+        return _steps([step for _, step in transformers.steps])
+    if isinstance(transformers, Sequence) and not isinstance(transformers, str):
+        return [step for one in transformers for step in _steps(one)]
+    identity = _kind(transformers) == "sklearn.preprocessing.FunctionTransformer" and transformers.func is None
+    return [] if transformers is None or transformers == "passthrough" or identity else [transformers]
+
+
+def _affine(fitted: Any) -> Affine:
+    kind = _kind(fitted)
+    if kind not in _AFFINE:
+        raise _unsupported(fitted, ", ".join(name.split(".")[-1] for name in _AFFINE))
+    _fitted(fitted, "n_features_in_")
+    return _AFFINE[kind](fitted)
+
+
+def _chained(maps: list[Affine], dim: int) -> Affine:
+    chain = maps[0] if maps else Affine(np.zeros(dim), np.eye(dim), np.eye(dim))
+    for following in maps[1:]:
+        chain = chain.then(following)
+    return chain
+
+
+def _targets(process: Any) -> int:
+    return 1 if process.alpha_.ndim == 1 else int(process.alpha_.shape[1])
+
+
+def _components(processes: list[Any], design: FloatArray) -> Components:
+    if len(processes) > 1 and any(_targets(process) > 1 for process in processes):
+        raise ValueError("from_sklearn: expected processes of one output each, or one process of several outputs.")
+    kernels = [from_sklearn_kernel(process.kernel_) for process in processes]
+    for kernel in kernels:
+        require_fitting(kernel, design.shape[1])
+    inverses = [np.tril(dtrtri(np.asarray(process.L_, np.float64), lower=1)[0]) for process in processes]
+    weights = [process.alpha_.reshape(len(design), -1).T for process in processes]
+    return Components(stack_kernels(kernels), design, np.concatenate(weights), np.stack(inverses))
+
+
+def _require_same_predictions(
+    state: EmulatorState, inward: Affine, processes: list[Any], mean: FloatArray, scale: FloatArray
+) -> None:
+    """Raises ValueError unless scikit-learn's own predictions between some training points come out."""
+    middle = (state.components.design[:_COMPARED] + state.components.design[-_COMPARED:]) / 2
+    theirs = [process.predict(middle, return_std=True) for process in processes]
+    their_mean, their_deviation = (np.hstack([one[j].reshape(len(middle), -1) for one in theirs]) for j in (0, 1))
+    theta = middle @ inward.back + inward.offset
+    if not np.allclose(state.inputs.apply(theta), middle):
+        return  # fewer inputs than parameters, in other directions: the points have no counterpart
+    ours = evaluate(moments, state, theta, allow_float32=False)
+    wrong = np.abs(ours.mean * scale + mean - their_mean).max(axis=0) / (scale + np.abs(their_mean).max(axis=0))
+    spread = np.abs(ours.variance * scale**2 - their_deviation**2).max(axis=0) / scale**2
+    if max(wrong.max(), spread.max()) > _AGREEMENT:
+        raise ValueError(
+            f"from_sklearn: the predictions differ from scikit-learn's by up to {max(wrong.max(), spread.max()):.1g} of "
+            f"an output's spread (target {int(np.argmax(np.maximum(wrong, spread)))}). The model was changed after its "
+            "fit, or is singular to rounding: fit it again, with some noise in its kernel."
+        )
+
+
+def _report(process: Any) -> ComponentReport:
+    return ComponentReport(None, float(process.log_marginal_likelihood_value_), str(process.kernel_), ())

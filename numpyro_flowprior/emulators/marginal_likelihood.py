@@ -1,0 +1,118 @@
+"""The log marginal likelihood of one Gaussian process, its gradient, and the kernel that maximises it.
+
+    log p(s) = -(s^T K^-1 s + log det K + n log 2 pi) / 2,    K = k(z, z) + diag(noise)
+    d log p  = tr(W dK),    W = (a a^T - K^-1) / 2,    a = K^-1 s
+
+(Rasmussen and Williams 2006, Eqs. 5.8-5.9.) K and the trace's derivative, which reverse-mode differentiation gives for
+all parameters at the cost of a few, are JAX; K's factor and inverse are LAPACK's, outside of XLA.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
+from scipy.optimize import minimize
+
+from .._checks import FloatArray
+from .kernel_trees import KernelRange
+from .kernels import Kernel, gram
+
+JITTER = 1e-10  # added to K's diagonal, scikit-learn's own default, so that K is invertible without noise in the kernel
+
+
+class GPData(NamedTuple):
+    """What a Gaussian process is fitted to: `design` (n, q), `scores` (n,), and their known `noise` variances (n,)."""
+
+    design: FloatArray
+    scores: FloatArray
+    noise: FloatArray
+
+
+class Maximum(NamedTuple):
+    """Where an optimiser stopped: the kernel, its log marginal likelihood, and why it stopped early, if it did."""
+
+    kernel: Kernel
+    log_likelihood: float
+    failure: str | None
+
+
+@jax.jit
+def _covariance(kernel: Kernel, design: jax.Array, noise: jax.Array) -> jax.Array:
+    return gram(kernel, design) + jnp.diag(noise)
+
+
+@jax.jit
+def _slope(kernel: Kernel, design: jax.Array, solution: jax.Array, inverse: jax.Array) -> Kernel:
+    """Returns tr(W dK) by the kernel's parameters; of K^-1 only the upper triangle, which stands for both, is used."""
+    weights = jnp.outer(solution, solution) / 2 - jnp.triu(inverse) + jnp.diag(jnp.diag(inverse)) / 2
+    return jax.grad(lambda kernel: jnp.sum(weights * gram(kernel, design)))(kernel)
+
+
+def cholesky(kernel: Kernel, data: GPData) -> FloatArray | None:
+    """Returns the lower factor of K (n, n), zeros above, in LAPACK's order, or None if K is not positive definite."""
+    with jax.enable_x64(True):
+        covariance = np.asarray(_covariance(kernel, data.design, data.noise + JITTER))
+    factor, info = dpotrf(covariance.T, lower=1, clean=1)  # symmetric: the transpose is in LAPACK's order already
+    return factor if info == 0 else None
+
+
+def log_marginal_likelihood(kernel: Kernel, data: GPData) -> tuple[float, Kernel | None]:
+    """Returns log p(s) and its derivatives by the kernel's parameters; -inf and None where K is singular."""
+    factor = cholesky(kernel, data)
+    if factor is None:
+        return -np.inf, None
+    solution, _ = dpotrs(factor, data.scores, lower=1)
+    log_det = 2 * np.log(np.diag(factor)).sum()
+    value = -0.5 * (data.scores @ solution + log_det + len(solution) * np.log(2 * np.pi))
+    inverse, _ = dpotri(factor, lower=1, overwrite_c=1)
+    with jax.enable_x64(True):
+        return float(value), jax.tree.map(np.asarray, _slope(kernel, data.design, solution, inverse.T))
+
+
+def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
+    """Returns the maximum that L-BFGS-B climbs to from `start`, in the logarithms of the free parameters."""
+    lower, upper = (_flat(tree) for tree in (search.lower, search.upper))
+    free = lower < upper
+    point, unravel = np.clip(_flat(start), lower, upper), _unraveller(start)
+    if not free.any():
+        return Maximum(start, log_marginal_likelihood(start, data)[0], None)
+
+    def kernel_at(logs: FloatArray) -> Kernel:
+        values = point.copy()
+        values[free] = np.exp(logs)
+        return unravel(values)
+
+    def objective(logs: FloatArray) -> tuple[float, FloatArray]:
+        value, slope = log_marginal_likelihood(kernel_at(logs), data)
+        return -value, -_flat(slope)[free] * np.exp(logs) if slope is not None else np.zeros(len(logs))
+
+    bounds = np.log(np.stack([lower[free], upper[free]], axis=-1))
+    found: Any = minimize(objective, np.log(point[free]), jac=True, bounds=bounds, method="L-BFGS-B")
+    ends = np.clip(np.exp(found.x), lower[free], upper[free])
+    return Maximum(kernel_at(np.log(ends)), -float(found.fun), None if found.success else str(found.message))
+
+
+def random_start(search: KernelRange, rng: np.random.Generator) -> Kernel:
+    """Returns a kernel with every free parameter drawn between its ends, uniformly in the logarithm."""
+    lower, upper = (_flat(tree) for tree in (search.lower, search.upper))
+    return _unraveller(search.start)(lower * (upper / lower) ** rng.uniform(size=len(lower)))
+
+
+def _flat(kernel: Kernel) -> FloatArray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(kernel)]).astype(np.float64)
+
+
+def _unraveller(like: Kernel) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([np.size(leaf) for leaf in leaves])
+
+    def unravel(values: FloatArray) -> Kernel:
+        parts = np.split(values, ends[:-1])
+        shaped = [part.reshape(np.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
+
+    return unravel

@@ -1,0 +1,108 @@
+"""The runs of a model that an emulator learns from or is judged by: their checks, and outputs by their logarithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
+from ..chains.parameters import ParameterSpace
+
+
+def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
+    """Returns a design X (n, d) of at least d + 1 rows inside the bounds of the space.
+
+    Raises:
+        TypeError: values of the wrong type.
+        ValueError: shape, NaN, too few rows, rows outside the bounds (parameters named).
+    """
+    array = checked_inputs(X, space)
+    if len(array) <= space.dim:
+        raise ValueError(f"X: expected at least {space.dim + 1} rows for {space.dim} parameters; got {len(array)}.")
+    lower, upper = space.bounds.T
+    outside = (array < lower) | (array > upper)
+    if outside.any():
+        counts = ", ".join(f"{space.names[j]!r}: {outside[:, j].sum()}" for j in np.flatnonzero(outside.any(axis=0)))
+        raise ValueError(
+            f"X: expected rows inside the space's bounds; {outside.any(axis=1).sum()} of {len(array)} are not "
+            f"(rows per parameter: {counts}). Check the order of the columns, or widen the bounds."
+        )
+    return array
+
+
+def checked_inputs(X: Any, space: ParameterSpace) -> FloatArray:
+    """Returns finite inputs X (n, d) of the space's parameters."""
+    if not isinstance(space, ParameterSpace):
+        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    array = float_array(X, "X")
+    if array.ndim != 2 or array.shape[1] != space.dim:
+        raise ValueError(
+            f"X: expected shape (n, {space.dim}) for the parameters {shorten(space.names, 40)}; got {array.shape}."
+        )
+    require_finite(array, "X", columns=space.names)
+    return array
+
+
+def checked_outputs(Y: Any, n: int, names: Sequence[str]) -> FloatArray:
+    """Returns finite outputs Y (n, m) of the names."""
+    array = float_array(Y, "Y", shape=(n, len(names)))
+    require_finite(array, "Y", columns=names)
+    return array
+
+
+def checked_output_names(names: Sequence[str] | None, m: int) -> tuple[str, ...]:
+    """Returns m unique names, by default "y0", "y1", ..."""
+    checked = tuple(f"y{j}" for j in range(m)) if names is None else tuple(str(name) for name in names)
+    if len(checked) != m or m == 0:
+        raise ValueError(f"output_names: expected {m} names, one for each column of Y; got {len(checked)}.")
+    require_unique(checked, "output_names: expected unique names")
+    return checked
+
+
+def checked_errors(errors: Any, Y: FloatArray, names: Sequence[str]) -> FloatArray:
+    """Returns standard errors of Y, zero by default."""
+    if errors is None:
+        return np.zeros_like(Y)
+    array = float_array(errors, "Y_error", shape=Y.shape)
+    require_finite(array, "Y_error", columns=names)
+    if (array < 0).any():
+        bad = [names[j] for j in np.flatnonzero((array < 0).any(axis=0))]
+        raise ValueError(f"Y_error: expected standard errors >= 0; got negative ones for {shorten(bad)}.")
+    return array
+
+
+def checked_log_outputs(log_outputs: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the outputs that are emulated by their logarithm: all for True, none for False."""
+    if isinstance(log_outputs, bool | np.bool_):
+        return tuple(names) if log_outputs else ()
+    if isinstance(log_outputs, str) or not isinstance(log_outputs, Iterable):
+        raise TypeError(f"log_outputs: expected True, False, or names of outputs; got {log_outputs!r}.")
+    chosen = {str(name) for name in log_outputs}
+    unknown = sorted(chosen - set(names))
+    if unknown:
+        raise ValueError(f"log_outputs: expected some of {shorten(names, 10)}; got {shorten(unknown)}.")
+    return tuple(name for name in names if name in chosen)
+
+
+def mask_of(log_outputs: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Returns which of the outputs are emulated by their logarithm, (m,) of bool."""
+    return np.isin(np.asarray(names, dtype=object), list(log_outputs))
+
+
+def on_log_scale(Y: FloatArray, mask: np.ndarray, names: Sequence[str], subject: str = "Y") -> FloatArray:
+    """Returns outputs (..., m) with those of the mask by their natural logarithm.
+
+    Raises:
+        ValueError: some of these are not positive (named).
+    """
+    bad = [names[j] for j in np.flatnonzero(mask) if (Y[..., j] <= 0).any()]
+    if bad:
+        raise ValueError(
+            f"{subject}: expected positive values of outputs that are emulated by their logarithm; not so for "
+            f"{shorten(bad)}. Leave them out of log_outputs."
+        )
+    logs = Y.copy()
+    logs[..., mask] = np.log(Y[..., mask])
+    return logs
