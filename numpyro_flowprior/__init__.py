@@ -26,14 +26,18 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .diagnostics.divergences import MarginalKL, marginal_kl
     from .diagnostics.quality import quality_report
     from .diagnostics.report import QualityReport
+    from .emulators.design import design
     from .emulators.emulator import GPEmulator
     from .emulators.gaussian_process import Prediction
     from .emulators.likelihood import EmulatorLikelihood
+    from .emulators.measurement import measurement_covariance
+    from .emulators.validation import EmulatorValidation
     from .flows.config import FlowConfig
     from .latent import LatentReparam
     from .moments import MonteCarloSummary
     from .numpy_prior import NumpyPrior, load_numpy
     from .plots.corner import plot_corner
+    from .plots.emulator import plot_emulator
     from .plots.quality import plot_quality
     from .prior import FlowPrior
     from .sampling.density import ModelDensity
@@ -60,14 +64,18 @@ _HOMES = {
     "diagnostics.divergences": ("MarginalKL", "marginal_kl"),
     "diagnostics.quality": ("quality_report",),
     "diagnostics.report": ("QualityReport",),
+    "emulators.design": ("design",),
     "emulators.emulator": ("GPEmulator",),
     "emulators.gaussian_process": ("Prediction",),
     "emulators.likelihood": ("EmulatorLikelihood",),
+    "emulators.measurement": ("measurement_covariance",),
+    "emulators.validation": ("EmulatorValidation",),
     "flows.config": ("FlowConfig",),
     "latent": ("LatentReparam",),
     "moments": ("MonteCarloSummary",),
     "numpy_prior": ("NumpyPrior", "load_numpy"),
     "plots.corner": ("plot_corner",),
+    "plots.emulator": ("plot_emulator",),
     "plots.quality": ("plot_quality",),
     "prior": ("FlowPrior",),
     "sampling.density": ("ModelDensity",),
@@ -89,6 +97,7 @@ __all__ = [
     "Comparison",
     "ConditionalPrior",
     "EmulatorLikelihood",
+    "EmulatorValidation",
     "FileFormatError",
     "FlowConfig",
     "FlowFit",
@@ -108,12 +117,15 @@ __all__ = [
     "TrainConfig",
     "UniformPrior",
     "compare",
+    "design",
     "fit_flow",
     "fit_marginal",
     "from_arviz",
     "load_numpy",
     "marginal_kl",
+    "measurement_covariance",
     "plot_corner",
+    "plot_emulator",
     "plot_quality",
     "quality_report",
     "read_chain",

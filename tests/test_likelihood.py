@@ -6,14 +6,16 @@ import numpy as np
 import numpyro
 import pytest
 from numpyro import distributions as dist
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
 from numpyro_flowprior.chains.parameters import ParameterSpace
 from numpyro_flowprior.emulators.emulator import GPEmulator
+from numpyro_flowprior.emulators.inflated_normal import InflatedNormal, factor_inflated
 from numpyro_flowprior.emulators.likelihood import EmulatorLikelihood
+from numpyro_flowprior.emulators.measurement import measurement_covariance
 
 SPACE = ParameterSpace(["a", "b"], [-1.0, 0.0], [1.0, 2.0])
 OTHER = ParameterSpace(["b", "c"], [0.0, 5.0], [2.0, 6.0])
@@ -219,7 +221,8 @@ BAD_LIKELIHOODS = {
     "singular": (np.zeros(5), np.ones((5, 5)), "cov_obs: expected a positive definite"),
     "no variance": (np.zeros(5), np.diag([1.0, 0, 1, 1, 1]), "positive variances.*'y1'"),
     "measurements": (np.zeros(4), ONE, r"y_obs: expected shape \(5\); got \(4,\)"),
-    "measured NaN": (np.full(5, np.nan), ONE, "y_obs: expected finite"),
+    "nothing measured": (np.full(5, np.nan), ONE, "y_obs: expected measured values; all are NaN"),
+    "infinite": (np.full(5, np.inf), ONE, "y_obs: expected finite"),
 }
 
 
@@ -232,7 +235,7 @@ def test_bad_measurements_are_refused_by_name(name, emulators):
 
 def test_bad_emulators_and_points_are_refused(joint, emulators):
     for wrong in ("emulator", [emulators[0], "emulator"], 3):
-        with pytest.raises(TypeError, match="emulators: expected a GPEmulator or a sequence"):
+        with pytest.raises(TypeError, match="emulators: expected a GPEmulator, or a sequence or mapping"):
             EmulatorLikelihood(wrong, np.zeros(5), ONE)
     with pytest.raises(ValueError, match="at least one GPEmulator"):
         EmulatorLikelihood([], np.zeros(5), ONE)
@@ -242,3 +245,267 @@ def test_bad_emulators_and_points_are_refused(joint, emulators):
             likelihood(np.zeros(2))
         with pytest.raises(ValueError, match="missing: 'c'"):
             likelihood({"a": 0.0, "b": 1.0})
+
+
+# --- what was not measured, blocks with names
+
+
+def test_missing_measurements_are_left_out_by_name(emulators):
+    values, covariance = measurement((first_model, [TRUTH["a"], TRUTH["b"]]), (second_model, [TRUTH["b"], TRUTH["c"]]))
+    values[[1, 6]] = np.nan
+    covariance[1] = covariance[:, 6] = np.nan
+    blocks = {"AuAu": emulators[0], "PbPb": emulators[1]}
+    with pytest.warns(
+        UserWarning, match="2 of 8 observables are NaN in y_obs and are left out: 'AuAu: y1', 'PbPb: y1'"
+    ):
+        likelihood = EmulatorLikelihood(blocks, values, covariance)
+    kept = [0, 2, 3, 4, 5, 7]
+    assert likelihood.dropped == ("AuAu: y1", "PbPb: y1")
+    assert likelihood.output_names == ("AuAu: y0", "AuAu: y2", "AuAu: y3", "AuAu: y4", "PbPb: y0", "PbPb: y2")
+    predictions = [emulators[0].predict(POINTS[0, :2]), emulators[1].predict(POINTS[0, 1:])]
+    mean = np.concatenate([one.mean for one in predictions])[kept]
+    total = (block_diag(*(one.covariance for one in predictions)) + covariance)[np.ix_(kept, kept)]
+    with jax.enable_x64(True):
+        found = likelihood(POINTS[0]).log_prob(likelihood.observed)
+    np.testing.assert_allclose(found, multivariate_normal(mean, total).logpdf(values[kept]), rtol=1e-9)
+
+
+def test_an_indefinite_block_is_named(emulators):
+    covariance = np.eye(8)
+    covariance[5:, 5:] += 0.9 * (np.eye(3, k=1) + np.eye(3, k=-1))
+    with pytest.raises(ValueError, match="it is not in block 'PbPb': the smallest eigenvalue"):
+        EmulatorLikelihood({"AuAu": emulators[0], "PbPb": emulators[1]}, np.zeros(8), covariance)
+    between = np.eye(8)
+    between[0, 7] = between[7, 0] = 1.2
+    with pytest.raises(ValueError, match="correlations between them are at fault"):
+        EmulatorLikelihood(list(emulators), np.zeros(8), between)
+
+
+def test_measurements_out_of_the_runs_reach_are_told(emulators):
+    values, covariance = measurement((first_model, [TRUTH["a"], TRUTH["b"]]))
+    values[0] *= 1000
+    with pytest.warns(UserWarning, match="y_obs of 'y0' lies more than 10 standard deviations.*units"):
+        EmulatorLikelihood(emulators[0], values, covariance)
+
+
+# --- a model error of unknown size
+
+
+@pytest.fixture(scope="module")
+def doubtful(emulators):
+    values, covariance = measurement((first_model, [TRUTH["a"], TRUTH["b"]]), (second_model, [TRUTH["b"], TRUTH["c"]]))
+    return EmulatorLikelihood(list(emulators), values, covariance), covariance
+
+
+@pytest.mark.parametrize("size", [0.0, 0.03, 20.0])
+def test_discrepancy_equals_scipy(doubtful, size):
+    likelihood, covariance = doubtful
+    more = covariance + np.diag((size * likelihood.observed) ** 2)
+    expected = [expected_log_prob(likelihood, more, theta) for theta in POINTS]
+    with jax.enable_x64(True):
+        found = likelihood(POINTS, discrepancy=size).log_prob(likelihood.observed)
+        each = likelihood(POINTS, discrepancy=np.full(6, size)).log_prob(likelihood.observed)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found, each, rtol=1e-12)
+
+
+def test_discrepancy_has_sizes_of_its_own_and_a_gradient(emulators):
+    values, covariance = measurement((first_model, [TRUTH["a"], TRUTH["b"]]))
+    sizes = np.array([3.0, 0.0, 0.2, 0.1, 0.5])
+    likelihood = EmulatorLikelihood(emulators[0], values, covariance, discrepancy_scale=sizes)
+    expected = expected_log_prob(likelihood, covariance + np.diag((0.7 * sizes) ** 2), POINTS[0, :2])
+
+    def log_prob(size):
+        return likelihood(POINTS[0, :2], discrepancy=size).log_prob(likelihood.observed)
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(log_prob(0.7), expected, rtol=1e-9)
+        numeric = (log_prob(0.7 + 1e-5) - log_prob(0.7 - 1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.grad(log_prob)(0.7), numeric, rtol=1e-6)
+    for wrong in (np.ones(4), -np.ones(5), np.full(5, np.nan)):
+        with pytest.raises(ValueError, match="discrepancy_scale: expected"):
+            EmulatorLikelihood(emulators[0], values, covariance, discrepancy_scale=wrong)
+
+
+@pytest.mark.parametrize(("m", "p"), [(6, 2), (3, 3), (5, 1)])
+def test_inflated_normal_equals_scipy_and_its_draws_scatter_so(m, p):
+    rng = np.random.default_rng(m)
+    root, other, loadings = rng.normal(size=(m, 2 * m)), rng.normal(size=(m, 2)), rng.normal(size=(m, p))
+    fixed, inflation, loc = root @ root.T, other @ other.T, rng.normal(size=(3, m))
+    variances, sizes = np.array([np.full(p, 1e-12), np.ones(p), np.full(p, 1e6)]), np.array([0.0, 1.0, 100.0])
+    covariance = fixed + sizes[:, None, None] ** 2 * inflation
+    covariance += np.einsum("ik,nk,jk->nij", loadings, variances, loadings)
+    values = loc + rng.normal(size=(4, 1, m))
+    oracle = np.stack([multivariate_normal(loc[n], covariance[n]).logpdf(values[:, n]) for n in range(3)], axis=-1)
+    with jax.enable_x64(True):
+        normal = InflatedNormal(loc, variances, sizes, factor_inflated(fixed, inflation, loadings))
+        np.testing.assert_allclose(normal.log_prob(values), oracle, rtol=1e-8)
+        scale = np.sqrt(np.einsum("ni,nj->nij", *[np.diagonal(covariance, axis1=1, axis2=2)] * 2))
+        np.testing.assert_allclose(normal.covariance_matrix / scale, covariance / scale, atol=1e-9)
+        draws = jax.jit(lambda dist, key: dist.sample(key, (40_000,)))(normal, jax.random.key(0))
+    found = np.stack([np.cov(draws[:, n].T) for n in range(3)])
+    # standard error of a covariance 1/sqrt(40000) = 0.005 to 0.007 of the deviations; five of them over 108 numbers
+    assert (np.abs(found - covariance) < 0.036 * scale).all()
+
+
+# --- outputs by their logarithm
+
+
+def positive_model(X):
+    a, b = X.T
+    return np.stack([np.exp(3 * a), 50 + b, np.exp(a - b), 2 + a], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def logged():
+    X = np.random.default_rng(1).uniform(*SPACE.bounds.T, (30, 2))
+    names = ["w", "x", "y", "z"]
+    return GPEmulator.fit(
+        X, positive_model(X), SPACE, n_components=3, log_outputs=["y", "w"], output_names=names, progress=False
+    )
+
+
+def _lognormal(mean, covariance, mask):
+    """The moments by Gauss-Hermite quadrature of each pair, exact for exponentials to rounding."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    weights = weights / weights.sum()
+    m = len(mean)
+    first, second = np.empty(m), np.empty((m, m))
+    for i in range(m):
+        for j in range(m):
+            pair = covariance[np.ix_([i, j], [i, j])] if i != j else covariance[i, i] * np.ones((2, 2))
+            values, vectors = np.linalg.eigh(pair)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            z = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1) @ root.T + mean[[i, j]]
+            u = np.where(mask[[i, j]], np.exp(z), z)
+            both = np.outer(weights, weights)
+            first[i] = np.sum(both * u[..., 0])
+            second[i, j] = np.sum(
+                both * (u[..., 0] - np.sum(both * u[..., 0])) * (u[..., 1] - np.sum(both * u[..., 1]))
+            )
+    return first, second
+
+
+def test_predictions_are_the_lognormal_moments(logged):
+    mask = np.array([True, False, True, False])
+    for theta in POINTS[:3, :2]:
+        on_log = logged.predict(theta, log_scale=True)
+        mean, covariance = _lognormal(on_log.mean, on_log.covariance, mask)
+        found = logged.predict(theta)
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-10)
+        deviation = np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose(
+            found.covariance / np.outer(deviation, deviation), covariance / np.outer(deviation, deviation), atol=1e-8
+        )
+        with jax.enable_x64(True):
+            # 1e-8: K of noiseless runs amplifies the rounding of another batch size
+            np.testing.assert_allclose(jax.jit(logged.predict)(theta).mean, found.mean, rtol=1e-8)
+    np.testing.assert_allclose(logged.predict(POINTS[:, :2]).mean, positive_model(POINTS[:, :2]), rtol=0.05)
+
+
+def test_likelihood_on_the_log_scale_and_in_units(logged):
+    values = positive_model(np.array([[TRUTH["a"], TRUTH["b"]]]))[0]
+    mask = np.array([True, False, True, False])
+    logs, error = np.where(mask, np.log(values), values), np.where(mask, 0.05, 0.05 * values)
+    theta = np.array([0.1, 1.2])
+    on_log = EmulatorLikelihood(logged, logs, np.diag(error**2))
+    prediction = logged.predict(theta, log_scale=True)
+    expected = multivariate_normal(prediction.mean, prediction.covariance + np.diag(error**2)).logpdf(logs)
+    in_units = EmulatorLikelihood(logged, values, np.diag((0.05 * values) ** 2), log_scale=False)
+    prediction = logged.predict(theta)
+    total = prediction.covariance + np.diag((0.05 * values) ** 2)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(on_log(theta).log_prob(on_log.observed), expected, rtol=1e-9)
+        found = in_units(theta).log_prob(values)
+        np.testing.assert_allclose(found, multivariate_normal(prediction.mean, total).logpdf(values), rtol=1e-9)
+        more = in_units(theta, discrepancy=0.1).log_prob(values)
+        total = total + np.diag((0.1 * values) ** 2)
+        np.testing.assert_allclose(more, multivariate_normal(prediction.mean, total).logpdf(values), rtol=1e-9)
+        draws = on_log(theta).sample(jax.random.key(0), (5,))
+        np.testing.assert_allclose(on_log.in_units(draws), np.where(mask, np.exp(draws), draws))
+        assert in_units.in_units(draws) is draws
+
+
+def test_log_outputs_are_named_positive_and_kept_in_files(logged, tmp_path):
+    again = GPEmulator.load(logged.save(tmp_path / "e.safetensors"))
+    assert again.log_outputs == ("w", "y")
+    np.testing.assert_array_equal(again.predict(POINTS[:, :2]).covariance, logged.predict(POINTS[:, :2]).covariance)
+    X = np.random.default_rng(1).uniform(*SPACE.bounds.T, (30, 2))
+    for log_outputs, error, message in (
+        (["q"], ValueError, "log_outputs: expected some of 'y0'.*got 'q'"),
+        ("y0", TypeError, "expected True, False, or names"),
+        (True, ValueError, "expected positive values.*not so for .*'y3'"),
+    ):
+        with pytest.raises(error, match=message):
+            GPEmulator.fit(X, first_model(X), SPACE, log_outputs=log_outputs, progress=False)
+
+
+def test_predictive_draws_in_a_model(logged):
+    values = positive_model(np.array([[TRUTH["a"], TRUTH["b"]]]))[0]
+    logs = np.where([True, False, True, False], np.log(values), values)
+    likelihood = EmulatorLikelihood(logged, logs, np.diag(np.full(4, 0.01)))
+
+    def unobserved(likelihood):
+        theta = {"a": numpyro.sample("a", dist.Uniform(-1, 1)), "b": numpyro.sample("b", dist.Uniform(0, 2))}
+        numpyro.sample("y", likelihood(theta, discrepancy=numpyro.sample("s", dist.HalfNormal(0.1))))
+
+    with jax.enable_x64(True):
+        draws = Predictive(unobserved, num_samples=300)(jax.random.key(0), likelihood)["y"]
+    assert draws.shape == (300, 4)
+    assert np.isfinite(likelihood.in_units(draws)).all()
+    assert (likelihood.in_units(draws)[:, [0, 2]] > 0).all()
+
+
+def test_float32_error_is_what_the_precision_costs(joint):
+    likelihood, _ = joint
+    near = np.array([[TRUTH["a"], TRUTH["b"], TRUTH["c"]]]) + 0.01 * np.random.default_rng(0).normal(size=(8, 3))
+    error = likelihood.float32_error(near)
+    assert 1e-7 < error < 1.0
+    assert likelihood.allow_float32 is False
+
+
+# --- covariances of measurements
+
+
+def test_measurement_covariance_is_its_formula():
+    rng = np.random.default_rng(0)
+    stat, sys, x = rng.uniform(0.1, 1, 7), rng.uniform(0.1, 1, 7), rng.uniform(0, 60, 7)
+    groups = ["yield"] * 4 + ["v2"] * 3
+    found = measurement_covariance(stat, sys, positions=x, correlation_length=20.0, groups=groups, between_groups=0.5)
+    for i in range(7):
+        for j in range(7):
+            shared = 1.0 if groups[i] == groups[j] else 0.5
+            expected = shared * np.exp(-((x[i] - x[j]) ** 2) / 800) * sys[i] * sys[j] + (i == j) * stat[i] ** 2
+            assert found[i, j] == pytest.approx(expected, rel=1e-12)
+    assert np.linalg.eigvalsh(found)[0] > 0
+    np.testing.assert_allclose(measurement_covariance(stat), np.diag(stat**2))
+    np.testing.assert_allclose(measurement_covariance(stat, sys), np.diag(stat**2) + np.outer(sys, sys))
+
+
+BAD_COVARIANCES = {
+    "negative": (dict(statistical=[-1.0, 1.0]), ValueError, "statistical: expected standard errors >= 0"),
+    "shape": (dict(statistical=np.eye(2)), ValueError, r"statistical: expected shape \(any\)"),
+    "systematic shape": (dict(statistical=[1.0, 1.0], systematic=[1.0]), ValueError, "systematic: expected shape"),
+    "NaN": (dict(statistical=[1.0, np.nan]), ValueError, "statistical: expected finite"),
+    "text": (dict(statistical=["a"]), TypeError, "statistical"),
+    "no length": (dict(statistical=[1.0], systematic=[1.0], positions=[0.0]), ValueError, "both or neither"),
+    "length": (
+        dict(statistical=[1.0], systematic=[1.0], positions=[0.0], correlation_length=0.0),
+        ValueError,
+        "correlation_length",
+    ),
+    "groups": (dict(statistical=[1.0], systematic=[1.0], groups=["a", "b"]), ValueError, "groups: expected 1 labels"),
+    "between": (
+        dict(statistical=[1.0], systematic=[1.0], groups=["a"], between_groups=1.5),
+        ValueError,
+        "between_groups",
+    ),
+    "nothing to correlate": (dict(statistical=[1.0], groups=["a"]), ValueError, "systematic: expected"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COVARIANCES)
+def test_bad_covariances_are_refused_by_name(name):
+    options, error, message = BAD_COVARIANCES[name]
+    with pytest.raises(error, match=message):
+        measurement_covariance(**options)

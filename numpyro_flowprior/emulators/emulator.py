@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._checks import positive_int, shorten
@@ -207,7 +208,8 @@ class GPEmulator:
         What scikit-learn's `predict(..., return_cov=True)` gives. `predict` has the covariance between outputs.
         """
         points = checked_inputs(theta, self.space)
-        covariance = self._evaluate(gaussian_process.covariance_between, points, False)
+        with jax.enable_x64(True):
+            covariance = np.asarray(gaussian_process.covariance_between(self.state, points))
         per_output = covariance.transpose(1, 2, 0) @ self.state.outputs.loadings.T**2
         return per_output + np.eye(len(points))[..., None] * np.diag(self.state.outputs.truncation)
 

@@ -99,7 +99,7 @@ def _scale_as_matrix(arrays: dict[str, np.ndarray]) -> None:
 
 def _check_arrays(path: str | os.PathLike[str], stored: StoredFile, d: int, m: int, g: int) -> None:
     """Raises FileFormatError unless the arrays fit d parameters, m outputs, g processes, and each other."""
-    n, q = (*np.shape(stored.arrays.get("design")), 0, 0)[:2]
+    n, q = (*np.shape(stored.arrays.get("design", 0)), 0, 0)[:2]
     p = len(np.atleast_1d(stored.arrays.get("weights", 0)))
     expected: dict[str, tuple[int, ...]] = {
         "input_offset": (d,),

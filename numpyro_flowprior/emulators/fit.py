@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
-
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 from tqdm import tqdm
@@ -117,7 +116,7 @@ def _highest(climbs: list[Maximum]) -> Maximum:
 def _notes(found: Maximum, search: KernelRange, inputs: Sequence[str]) -> tuple[str, ...]:
     notes = [f"failed to converge: {found.failure}"] if found.failure else []
     for node, lower, upper in zip(*map(nodes_of, (found.kernel, search.lower, search.upper)), strict=True):
-        for field in fields(node):  # type: ignore[arg-type]
+        for field in fields(node):
             if not isinstance(getattr(node, field.name), Kernel):
                 ends = np.asarray(getattr(lower, field.name)), np.asarray(getattr(upper, field.name))
                 notes += _at_ends(f"{type(node).__name__}.{field.name}", getattr(node, field.name), *ends, inputs)

@@ -24,7 +24,7 @@ _AGREEMENT = 1e-4  # in units of an output's spread: rounding stays far below, a
 
 
 class Affine(NamedTuple):
-    """x -> (x - offset) @ matrix, of `offset` (d,) and `matrix` (d, q); `back` (q, d) leads back, x = z @ back + offset."""
+    """z = (x - offset) @ matrix and back, x = z @ back + offset: `offset` (d,), `matrix` (d, q), `back` (q, d)."""
 
     offset: FloatArray
     matrix: FloatArray
@@ -32,9 +32,7 @@ class Affine(NamedTuple):
 
     def then(self, after: Affine) -> Affine:
         """Returns this map and then another, as one."""
-        return Affine(
-            self.offset + after.offset @ self.back, self.matrix @ after.matrix, after.back @ self.back
-        )
+        return Affine(self.offset + after.offset @ self.back, self.matrix @ after.matrix, after.back @ self.back)
 
 
 def _diagonal(offset: FloatArray, scale: FloatArray) -> Affine:
@@ -66,7 +64,7 @@ _AFFINE: dict[str, Callable[[Any], Affine]] = {
 
 
 class Parts(NamedTuple):
-    """A model taken apart: processes over inputs, one each for p components or one for all, and the maps around them."""
+    """A model taken apart: its processes, one for each of p components or one for all, and the maps around them."""
 
     inputs: list[Any]
     processes: list[Any]
@@ -132,7 +130,9 @@ def _apart(model: Any) -> Parts:
         wrong = [_short(one) for one in model if _kind(one) != "sklearn.gaussian_process.GaussianProcessRegressor"]
         if not wrong:
             return Parts([], list(model), [])
-        raise ValueError(f"from_sklearn: expected a sequence of GaussianProcessRegressor; got {', '.join(wrong)} in it.")
+        raise ValueError(
+            f"from_sklearn: expected a sequence of GaussianProcessRegressor; got {', '.join(wrong)} in it."
+        )
     raise _unsupported(model, "GaussianProcessRegressor, MultiOutputRegressor, Pipeline, TransformedTargetRegressor")
 
 
@@ -165,7 +165,7 @@ def _require_fitted_processes(processes: list[Any]) -> None:
 
 
 def _steps(transformers: Any) -> list[Any]:
-    """Returns the transformers, in their order, of a pipeline, a sequence or a single one; without those that pass on."""
+    """Returns the transformers of a pipeline, a sequence or a single one, in order, without those that pass on."""
     if _kind(transformers) == "sklearn.pipeline.Pipeline":
         return _steps([step for _, step in transformers.steps])
     if isinstance(transformers, Sequence) and not isinstance(transformers, str):
@@ -217,11 +217,12 @@ def _require_same_predictions(
     ours = evaluate(moments, state, theta, allow_float32=False)
     wrong = np.abs(ours.mean * scale + mean - their_mean).max(axis=0) / (scale + np.abs(their_mean).max(axis=0))
     spread = np.abs(ours.variance * scale**2 - their_deviation**2).max(axis=0) / scale**2
-    if max(wrong.max(), spread.max()) > _AGREEMENT:
+    difference = np.maximum(wrong, spread)
+    if difference.max() > _AGREEMENT:
         raise ValueError(
-            f"from_sklearn: the predictions differ from scikit-learn's by up to {max(wrong.max(), spread.max()):.1g} of "
-            f"an output's spread (target {int(np.argmax(np.maximum(wrong, spread)))}). The model was changed after its "
-            "fit, or is singular to rounding: fit it again, with some noise in its kernel."
+            f"from_sklearn: the predictions differ from scikit-learn's by up to {difference.max():.1g} of an output's "
+            f"spread (target {int(np.argmax(difference))}). The model was changed after its fit, or is singular to "
+            "rounding: fit it again, with some noise in its kernel."
         )
 
 

@@ -80,8 +80,8 @@ def _component_at_point(design: jax.Array, x: jax.Array, component: Any) -> tupl
 def _squared_norm(lower: jax.Array, vector: jax.Array) -> jax.Array:
     """Returns |lower @ vector|^2, leaving out the blocks of zeros above the diagonal of lower (N, N)."""
     ends = [*range(_BLOCK, len(lower), _BLOCK), len(lower)]
-    blocks = (lower[max(0, end - _BLOCK) : end, :end] @ vector[:end] for end in ends)
-    return sum(jnp.sum(block**2) for block in blocks)
+    blocks = [lower[max(0, end - _BLOCK) : end, :end] @ vector[:end] for end in ends]
+    return jnp.sum(jnp.stack([jnp.sum(block**2) for block in blocks]))
 
 
 def _moments_at_point(state: EmulatorState, theta: jax.Array) -> Moments:
@@ -137,8 +137,8 @@ def evaluate(
 ) -> Any:
     """Returns function(state, theta) in float64: NumPy arrays for numbers, traced arrays for traced theta.
 
-    Numbers are computed under `jax.enable_x64(True)`, whatever the caller's setting, in batches padded to a few sizes so
-    that nothing is compiled for a new one. A trace has its setting already.
+    Numbers are computed under `jax.enable_x64(True)`, whatever the caller's setting, in batches padded to a few sizes
+    so that nothing is compiled for a new one. A trace has its setting already.
 
     Raises:
         ValueError: theta is traced without 64-bit numbers and `allow_float32` is false; or it is not finite.

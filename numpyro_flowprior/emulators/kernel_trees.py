@@ -73,7 +73,7 @@ def kernel_range(kernel: Any, dim: int) -> KernelRange:
 
 def _end(which: int) -> Pick:
     def pick(kernel: Any, name: str) -> Any:
-        hyperparameter = getattr(kernel, f"hyperparameter_{name}", None)
+        hyperparameter: Any = getattr(kernel, f"hyperparameter_{name}", None)
         fixed = hyperparameter is None or hyperparameter.fixed
         return getattr(kernel, name) if fixed else hyperparameter.bounds[:, which]
 

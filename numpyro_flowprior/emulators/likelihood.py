@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
 from .._checks import FloatArray, float_array, require_finite, shorten
 from .emulator import GPEmulator
+from .gaussian_process import Prediction
+from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated
+from .lognormal import lognormal_moments
 from .low_rank_normal import LowRankNormal, factor_fixed
+from .measurement import checked_measurement
 from .precision import native, require_x64
+from .runs import mask_of
 
-_SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
+_FAR = 10.0  # standard deviations of design and measurement together, beyond which no parameters reach a measurement
 
 
 class EmulatorLikelihood:
@@ -27,49 +35,86 @@ class EmulatorLikelihood:
 
         numpyro.sample("y", likelihood(theta), obs=likelihood.observed)
 
+    and for posterior predictive checks the same without `obs` (numpyro.infer.Predictive).
+
     Args:
-        emulators: one GPEmulator, or several over consecutive blocks of observables; their uncertainties are taken as
-            independent of each other. Parameters of the same name are the same parameter.
-        y_obs: (m,) measured values, in the order of the emulators' outputs and in their units.
-        cov_obs: (m, m) covariance of the measurements.
-        allow_float32: whether to run where JAX is in 32-bit mode. The log density was up to 0.06 off in a test with
-            17 parameters, 146 observables and noisy components; with nearly noiseless ones it is worse. Measure it.
+        emulators: one GPEmulator, or several over consecutive blocks of observables, as a sequence or as a mapping
+            from the blocks' names; their uncertainties are taken as independent of each other. Parameters of the same
+            name are the same parameter.
+        y_obs: (m,) measured values, in the order of the emulators' outputs and in their units; NaN where an observable
+            was not measured: it is left out, with a warning that names it.
+        cov_obs: (m, m) covariance of the measurements; `measurement_covariance` makes one of statistical and
+            correlated systematic errors.
+        discrepancy_scale: (m,) sizes of a model error that the emulators do not know of, for `likelihood(theta,
+            discrepancy=s)`; None for the measured values' own, so that s is a fraction (a logarithm has size one).
+        log_scale: whether measurements of outputs that are emulated by their logarithm are given by it, too, errors of
+            the logarithm included, and are normal there. If not: they are given in the outputs' units, and the
+            likelihood is normal with the lognormal prediction's mean and covariance; that costs a factorisation of
+            (m, m) at every point.
+        allow_float32: whether to run where JAX is in 32-bit mode. `float32_error` measures what that costs.
 
     Attributes:
         emulators: the emulators, a tuple.
         names: (d,) parameter names in the order of theta: of the first emulator, then new ones of the next.
-        output_names: (m,) names of the outputs.
-        observed: (m,) the measured values.
+        output_names: names of the measured outputs, "block: output" where the blocks have names.
+        observed: the measured values.
+        dropped: names of the outputs that were not measured.
 
     Raises:
         TypeError: emulators or values of the wrong type.
-        ValueError: shapes, NaN, or a covariance that is not symmetric and positive definite.
+        ValueError: shapes, infinite values, or a covariance that is not symmetric and positive definite (the block is
+            named).
     """
 
     def __init__(
-        self, emulators: GPEmulator | Sequence[GPEmulator], y_obs: Any, cov_obs: Any, *, allow_float32: bool = False
+        self,
+        emulators: GPEmulator | Sequence[GPEmulator] | Mapping[str, GPEmulator],
+        y_obs: Any,
+        cov_obs: Any,
+        *,
+        discrepancy_scale: Any = None,
+        log_scale: bool = True,
+        allow_float32: bool = False,
     ):
-        self.emulators = _checked_emulators(emulators)
+        blocks = _checked_blocks(emulators)
+        self.emulators = tuple(blocks.values())
         self.names = tuple(dict.fromkeys(name for emulator in self.emulators for name in emulator.space.names))
-        self.output_names = tuple(name for emulator in self.emulators for name in emulator.output_names)
-        m = len(self.output_names)
-        self.observed = float_array(y_obs, "y_obs", shape=(m,))
-        require_finite(self.observed, "y_obs")
         self.allow_float32 = allow_float32
-        bases = [emulator.state.outputs for emulator in self.emulators]
         self._columns = [[self.names.index(name) for name in emulator.space.names] for emulator in self.emulators]
-        self._mean = np.concatenate([basis.mean for basis in bases])
-        self._loadings = block_diag(*(basis.loadings for basis in bases))
-        fixed = _checked_covariance(cov_obs, self.output_names) + block_diag(*(basis.truncation for basis in bases))
-        self._fixed = factor_fixed(fixed, self._loadings)
+        named = isinstance(emulators, Mapping)
+        outputs = [(b, [f"{b}: {o}" if named else o for o in e.output_names]) for b, e in blocks.items()]
+        measured = checked_measurement(y_obs, cov_obs, outputs)
+        every = np.array([name for _, names in outputs for name in names], dtype=object)
+        self.output_names = tuple(every[measured.kept])
+        self.dropped = tuple(np.delete(every, measured.kept))
+        self.observed = measured.values
+        self._experiment = measured.covariance
+        logged = np.concatenate([mask_of(e.log_outputs, e.output_names) for e in self.emulators])[measured.kept]
+        self._logged, self._dense = logged, bool(logged.any() and not log_scale)
+        bases = [emulator.state.outputs for emulator in self.emulators]
+        self._mean = np.concatenate([basis.mean for basis in bases])[measured.kept]
+        self._loadings = block_diag(*(basis.loadings for basis in bases))[measured.kept]
+        self._truncation = block_diag(*(basis.truncation for basis in bases))[np.ix_(measured.kept, measured.kept)]
+        sizes = np.where(logged & log_scale, 1.0, np.abs(self.observed))
+        self._inflation = np.diag(sizes**2)
+        if discrepancy_scale is not None:
+            self._inflation = np.diag(_checked_scale(discrepancy_scale, len(every))[measured.kept] ** 2)
+        self._fixed = factor_fixed(self._experiment + self._truncation, self._loadings)
+        self._warn_if_out_of_reach()
 
-    def __call__(self, theta: Any) -> LowRankNormal:
+    @cached_property
+    def _inflated(self) -> InflatedFactors:
+        return factor_inflated(self._experiment + self._truncation, self._inflation, self._loadings)
+
+    def __call__(self, theta: Any, *, discrepancy: Any = None) -> Distribution:
         """Returns the distribution of the measurements, event shape (m,), batch shape that of the points.
 
         Outside an emulator's box its prediction is an extrapolation.
 
         Args:
             theta: (..., d) points in the order of `names`; or a mapping {name: value (...)} with at least those names.
+            discrepancy: (...) size s >= 0 of an independent model error of standard deviation s * discrepancy_scale in
+                each output, usually a parameter with a prior of its own; None for none.
 
         Raises:
             ValueError: theta does not fit the names, or JAX is in 32-bit mode.
@@ -81,8 +126,48 @@ class EmulatorLikelihood:
             for emulator, columns in zip(self.emulators, map(np.asarray, self._columns), strict=True)
         ]
         scores, variances = (jnp.concatenate(parts, axis=-1) for parts in zip(*native(moments), strict=True))
-        mean, loadings, fixed = native((self._mean, self._loadings, self._fixed))
-        return LowRankNormal(mean + scores @ loadings.T, variances, fixed)
+        mean, loadings = native((self._mean, self._loadings))
+        location = mean + scores @ loadings.T
+        if self._dense:
+            return self._with_lognormal_moments(location, variances, discrepancy)
+        if discrepancy is None:
+            return LowRankNormal(location, variances, native(self._fixed))
+        return InflatedNormal(location, variances, discrepancy, native(self._inflated))
+
+    def _with_lognormal_moments(self, location: Any, variances: Any, discrepancy: Any) -> Distribution:
+        loadings, truncation, fixed, inflation = native(
+            (self._loadings, self._truncation, self._experiment, self._inflation)
+        )
+        covariance = (loadings * variances[..., None, :]) @ loadings.T + truncation
+        mean, covariance = lognormal_moments(Prediction(location, covariance), self._logged)
+        size = jnp.zeros(()) if discrepancy is None else jnp.asarray(discrepancy)
+        return MultivariateNormal(mean, covariance + fixed + size[..., None, None] ** 2 * inflation)
+
+    def in_units(self, draws: Any) -> Any:
+        """Returns draws (..., m) of the distribution in the outputs' units: logarithms undone."""
+        if self._dense or not self._logged.any():
+            return draws
+        xp: Any = jnp if isinstance(draws, jax.core.Tracer) else np
+        return xp.where(self._logged, xp.exp(xp.where(self._logged, draws, 0.0)), draws)
+
+    def float32_error(self, theta: Any) -> float:
+        """Returns the largest difference in log density between 32 and 64 bits at points theta (n, d), n >= 1.
+
+        What `allow_float32=True` costs. Measure it where the posterior is: far from it log densities, and so their
+        errors, are larger.
+        """
+        points = float_array(theta, "theta", shape=(None, len(self.names)))
+        rough = object.__new__(type(self))
+        rough.__dict__.update(vars(self), allow_float32=True)
+
+        def log_prob(points: Any) -> Any:
+            return rough(points).log_prob(native(rough.observed))
+
+        with jax.enable_x64(True):
+            exact = np.asarray(jax.jit(log_prob)(points))
+        with jax.enable_x64(False):
+            single = np.asarray(jax.jit(log_prob)(points.astype(np.float32)), np.float64)
+        return float(np.max(np.abs(single - exact)))
 
     def _points(self, theta: Any) -> Any:
         if isinstance(theta, Mapping):
@@ -98,41 +183,43 @@ class EmulatorLikelihood:
             )
         return theta if isinstance(theta, jax.Array) else float_array(theta, "theta")
 
+    def _warn_if_out_of_reach(self) -> None:
+        """Warns of measurements that no run came near to: a wrong unit, order, or scale (logarithm or not)."""
+        covariance = self._loadings @ self._loadings.T + self._truncation
+        mean = self._mean
+        if self._dense:
+            mean, covariance = lognormal_moments(Prediction(mean, covariance), self._logged)
+        sigma = np.abs(self.observed - mean) / np.sqrt(np.diag(covariance) + np.diag(self._experiment))
+        far = np.flatnonzero(sigma > _FAR)
+        if len(far):
+            names = shorten(self.output_names[int(j)] for j in far)
+            warnings.warn(
+                f"EmulatorLikelihood: y_obs of {names} lies more than {_FAR:g} standard deviations from all that the "
+                "runs gave. Check its units and order, and log_scale.",
+                stacklevel=3,
+            )
+
     def __repr__(self) -> str:
         return f"EmulatorLikelihood({len(self.names)} parameters, {len(self.observed)} observables, {self.emulators})"
 
 
-def _checked_emulators(emulators: Any) -> tuple[GPEmulator, ...]:
+def _checked_blocks(emulators: Any) -> dict[str, GPEmulator]:
+    """Returns the emulators by the name of their block, its number where it has none."""
     found = (emulators,) if isinstance(emulators, GPEmulator) else emulators
-    if not isinstance(found, Sequence) or any(not isinstance(emulator, GPEmulator) for emulator in found):
-        raise TypeError(f"emulators: expected a GPEmulator or a sequence of them; got {type(emulators).__name__}.")
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        found = {str(j): emulator for j, emulator in enumerate(found)}
+    if not isinstance(found, Mapping) or any(not isinstance(emulator, GPEmulator) for emulator in found.values()):
+        raise TypeError(
+            f"emulators: expected a GPEmulator, or a sequence or mapping of them; got {type(emulators).__name__}."
+        )
     if not found:
         raise ValueError("emulators: expected at least one GPEmulator; got none.")
-    return tuple(found)
+    return {str(name): emulator for name, emulator in found.items()}
 
 
-def _checked_covariance(value: Any, names: tuple[str, ...]) -> FloatArray:
-    """Returns the covariance, exactly symmetric; positive definiteness is judged in units of its own deviations."""
-    m = len(names)
-    covariance = float_array(value, "cov_obs")
-    if covariance.ndim == 1:
-        raise ValueError(
-            f"cov_obs: expected a covariance matrix ({m}, {m}); got shape {covariance.shape}. For independent "
-            "measurements with standard deviations sigma, pass np.diag(sigma**2)."
-        )
-    covariance = float_array(covariance, "cov_obs", shape=(m, m))
-    require_finite(covariance, "cov_obs")
-    diagonal = np.diag(covariance)
-    bad = [names[j] for j in np.flatnonzero(diagonal <= 0)]
-    if bad:
-        raise ValueError(f"cov_obs: expected positive variances on the diagonal; not so for {shorten(bad)}.")
-    correlation = covariance / np.sqrt(np.outer(diagonal, diagonal))
-    if np.abs(correlation - correlation.T).max() > _SYMMETRY:
-        raise ValueError("cov_obs: expected a symmetric matrix; it is not. Symmetrise it with (C + C.T) / 2.")
-    smallest = float(np.linalg.eigvalsh((correlation + correlation.T) / 2)[0])
-    if smallest <= m * np.finfo(np.float64).eps:
-        raise ValueError(
-            f"cov_obs: expected a positive definite matrix; the smallest eigenvalue of its correlation matrix is "
-            f"{smallest:.3g}. Check the correlations, or add uncorrelated errors to the diagonal."
-        )
-    return (covariance + covariance.T) / 2
+def _checked_scale(scale: Any, m: int) -> FloatArray:
+    sizes = float_array(scale, "discrepancy_scale", shape=(m,))
+    require_finite(sizes, "discrepancy_scale")
+    if (sizes < 0).any():
+        raise ValueError(f"discrepancy_scale: expected sizes >= 0; got {sizes.min():g}.")
+    return sizes

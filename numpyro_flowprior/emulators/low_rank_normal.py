@@ -21,7 +21,7 @@ from numpyro.distributions.util import validate_sample
 from .._checks import FloatArray
 from .precision import native
 
-_LOG_2PI = float(np.log(2 * np.pi))
+LOG_2PI = float(np.log(2 * np.pi))
 
 
 class FixedFactors(NamedTuple):
@@ -58,6 +58,22 @@ def log_det_and_squared(covariance: jax.Array, residual: jax.Array) -> tuple[jax
         residual = residual[..., 1:] - column * first[..., None]
         covariance = covariance[..., 1:, 1:] - column[..., :, None] * covariance[..., None, 0, 1:]
     return log_det, squared
+
+
+def solve_small(covariance: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns log det C and C^-1 r, (...) and (..., p), of C (..., p, p) positive definite and r (..., p).
+
+    Gauss-Jordan elimination without pivots, all points at once; not LAPACK's, as in `log_det_and_squared`.
+    """
+    shape = jnp.broadcast_shapes(covariance.shape[:-1], right.shape)
+    log_det = jnp.zeros(shape[:-1], right.dtype)
+    parts = [jnp.broadcast_to(covariance, (*shape, shape[-1])), jnp.broadcast_to(right, shape)[..., None]]
+    system = jnp.concatenate(parts, axis=-1)
+    for k in range(right.shape[-1]):
+        log_det += jnp.log(system[..., k, k])
+        row = system[..., k, :] / system[..., k, k, None]
+        system = (system - system[..., :, k, None] * row[..., None, :]).at[..., k, :].set(row)
+    return log_det, system[..., -1]
 
 
 class LowRankNormal(Distribution):
@@ -100,7 +116,7 @@ class LowRankNormal(Distribution):
         log_det, squared = log_det_and_squared(self._head_covariance(), rotated[..., :p])
         log_det += self.fixed.log_det
         squared += jnp.sum(rotated[..., p:] ** 2, axis=-1)
-        return -0.5 * (self.event_shape[0] * _LOG_2PI + log_det + squared)
+        return -0.5 * (self.event_shape[0] * LOG_2PI + log_det + squared)
 
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, ..., m)."""

@@ -68,7 +68,7 @@ def checked_errors(errors: Any, Y: FloatArray, names: Sequence[str]) -> FloatArr
     array = float_array(errors, "Y_error", shape=Y.shape)
     require_finite(array, "Y_error", columns=names)
     if (array < 0).any():
-        bad = [names[j] for j in np.flatnonzero((array < 0).any(axis=0))]
+        bad = [names[int(j)] for j in np.flatnonzero((array < 0).any(axis=0))]
         raise ValueError(f"Y_error: expected standard errors >= 0; got negative ones for {shorten(bad)}.")
     return array
 
@@ -97,7 +97,7 @@ def on_log_scale(Y: FloatArray, mask: np.ndarray, names: Sequence[str], subject:
     Raises:
         ValueError: some of these are not positive (named).
     """
-    bad = [names[j] for j in np.flatnonzero(mask) if (Y[..., j] <= 0).any()]
+    bad = [names[int(j)] for j in np.flatnonzero(mask) if (Y[..., j] <= 0).any()]
     if bad:
         raise ValueError(
             f"{subject}: expected positive values of outputs that are emulated by their logarithm; not so for "

@@ -16,6 +16,7 @@ _LEVELS = (0.68, 0.95)
 _ERRORS = 3.0  # standard errors beyond which chance does not explain a coverage
 _SHORT = {"fail": 0.15, "warn": 0.03}  # of the 95 % interval: coverage that is missing
 _WIDE = 0.5  # residuals this small, in sigma, waste the data's power
+_OUTLYING = 4.0  # sigma, root mean square over a run's outputs
 _USEFUL = 0.5  # R^2 below which an output is hardly emulated
 _SAME_RUNS = 1e-6  # by which the covariance of what components leave out may differ, as a fraction of the outputs'
 
@@ -68,7 +69,7 @@ class EmulatorValidation:
     @property
     def reasons(self) -> tuple[tuple[str, str], ...]:
         """What is wrong, the worst first: ("fail" or "warn", a sentence)."""
-        found = [*self._narrow(), *self._wide(), *self._useless()]
+        found = [*self._narrow(), *self._wide(), *self._useless(), *self._outlying()]
         return tuple(sorted(found, key=lambda reason: reason[0]))
 
     @property
@@ -88,10 +89,9 @@ class EmulatorValidation:
         # one output: binomial, and the worst of many; all together: the runs' scatter
         alone = np.sqrt(0.95 * 0.05 / len(inside)) * (_ERRORS + np.log10(inside.shape[1]))
         bad = [self.output_names[j] for j in np.flatnonzero(0.95 - outputs > max(alone, _SHORT["fail"]))]
-        level = next((level for level, most in _SHORT.items() if missing - _ERRORS * error > 0 and missing > most), None)
-        found = []
-        if level:
-            found.append((level, f"uncertainties too small: {of_runs.mean():.1%} +- {error:.1%} inside the 95 % interval"))
+        inner = f"{of_runs.mean():.1%} +- {error:.1%} inside the 95 % interval"
+        levels = [level for level, most in _SHORT.items() if missing > max(most, _ERRORS * error)]
+        found = [(level, f"uncertainties too small: {inner}") for level in levels[:1]]
         if bad:
             found.append(("warn", f"uncertainties too small for {shorten(bad)}: under 80 % inside the 95 % interval"))
         return found
@@ -104,6 +104,12 @@ class EmulatorValidation:
     def _useless(self) -> list[tuple[str, str]]:
         bad = [self.output_names[j] for j in np.flatnonzero(self.r2 < _USEFUL)]
         return [("warn", f"R^2 below {_USEFUL} for {shorten(bad)}: hardly emulated")] if bad else []
+
+    def _outlying(self) -> list[tuple[str, str]]:
+        size = np.sqrt(np.mean(self.residuals**2, axis=1))
+        rows = [int(j) for j in np.argsort(-size) if size[j] > _OUTLYING]
+        text = f"rows {shorten(rows)} are {size.max():.1f} sigma off in all outputs together: failed runs?"
+        return [("warn", text)] if rows else []
 
     def summary(self) -> str:
         """Returns the verdict, its reasons, and the numbers, as a text of a few lines."""
@@ -128,9 +134,7 @@ class EmulatorValidation:
         return f"EmulatorValidation\n{self.summary()}"
 
 
-def compare_with_runs(
-    scores: Moments, basis: OutputBasis, Y: FloatArray, names: tuple[str, ...]
-) -> EmulatorValidation:
+def compare_with_runs(scores: Moments, basis: OutputBasis, Y: FloatArray, names: tuple[str, ...]) -> EmulatorValidation:
     """Returns the comparison of predicted scores, (n, p) each, with runs Y (n, m).
 
     Raises:

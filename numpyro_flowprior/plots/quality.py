@@ -14,10 +14,9 @@ from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.judge import FALSE_ALARMS
 from ..diagnostics.report import QualityReport
 from ..prior import FlowPrior
-from .canvas import COLOURS, few_ticks, new_figure
+from .canvas import COLOURS, VERDICTS, few_ticks, new_figure
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
-_VERDICTS = {"pass": "#2f6b39", "warn": "#a86a00", "fail": "#a32a1e"}
 _MOST_REASONS = 4  # that the title has room for
 _WIDTH = 12.5  # inches
 
@@ -59,7 +58,7 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
     for axis in (divergences, tails, pairs, ranks, densities, classifier):
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
-    figure.suptitle(_title(report), fontsize=11, color=_VERDICTS[report.verdict], x=0.01, ha="left")
+    figure.suptitle(_title(report), fontsize=11, color=VERDICTS[report.verdict], x=0.01, ha="left")
     legend = "grey: what chance gives a right prior; red: beyond chance, by one in a thousand for a panel; "
     figure.supxlabel(legend + "a warning needs size as well", fontsize=8, color="#555555")
     return figure

@@ -1,0 +1,123 @@
+"""Where to run the model: designs that fill the box, and further points around a posterior.
+
+Sources: M. E. Johnson, L. M. Moore, D. Ylvisaker, J. Stat. Plan. Inference 26 (1990) 131 (maximin); M. D. Morris,
+T. J. Mitchell, ibid. 43 (1995) 381 (by exchange, within Latin hypercubes); I. M. Sobol (1967), scrambled by Owen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.stats import qmc
+
+from .._checks import FloatArray, one_of, positive_int, require_finite, shorten
+from ..chains.chain import Chain, seed_from_key
+from ..chains.parameters import ParameterSpace
+from .runs import checked_inputs
+
+_EXCHANGES = 20  # per point
+_CANDIDATES = 20  # draws from a posterior per point to choose
+
+
+def design(
+    space: ParameterSpace,
+    n: int,
+    key: jax.Array,
+    *,
+    method: str = "maximin",
+    chain: Chain | None = None,
+    existing: Any = None,
+) -> FloatArray:
+    """Returns n points (n, d) at which to run the model.
+
+    Args:
+        space: the parameters; finite bounds, all of them, unless a chain says where to go.
+        n: number of points, >= 2. About ten per parameter is a common first choice.
+        key: JAX random key.
+        method: "maximin", a Latin hypercube whose closest points were moved apart by exchanges: every parameter's
+            values are spread evenly; or "sobol", a scrambled Sobol sequence, best for n a power of two.
+        chain: a posterior of these parameters, for the next round of training: points are chosen among its draws, as
+            far from each other as possible in units of its deviations. Draws are blurred by a kernel, within bounds,
+            so that a short chain does too. `method` is not used then.
+        existing: (k, d) points where the model has already been run, to stay away from; with a chain only.
+
+    Raises:
+        TypeError: values of the wrong type.
+        ValueError: infinite bounds (named), a chain that lacks a parameter, too few points, an unknown method.
+    """
+    if not isinstance(space, ParameterSpace):
+        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    n = positive_int(n, "n", minimum=2)
+    one_of(method, "method", ("maximin", "sobol"))
+    rng = np.random.default_rng(seed_from_key(key))
+    if chain is not None:
+        return _around(space, n, rng, chain, existing)
+    if existing is not None:
+        raise ValueError("existing: expected a chain as well: without one a design fills the box by itself.")
+    lower, upper = space.bounds.T
+    unbounded = [space.names[j] for j in np.flatnonzero(~(np.isfinite(lower) & np.isfinite(upper)))]
+    if unbounded:
+        raise ValueError(f"space: expected finite bounds to fill; not so for {shorten(unbounded)}. Declare a range.")
+    unit = _maximin(n, space.dim, rng) if method == "maximin" else _sobol(n, space.dim, rng)
+    return np.clip(lower + unit * (upper - lower), lower, upper)
+
+
+def _sobol(n: int, d: int, rng: np.random.Generator) -> FloatArray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # n is not a power of two: the docstring says so
+        return np.asarray(qmc.Sobol(d, rng=rng).random(n))
+
+
+def _maximin(n: int, d: int, rng: np.random.Generator) -> FloatArray:
+    """Returns a Latin hypercube in the unit box; each exchange moves the point closest to another.
+
+    An exchange of one coordinate between two rows keeps the hypercube; it is kept if the closer of both rows is then
+    farther from its neighbours than before.
+    """
+    points = np.asarray(qmc.LatinHypercube(d, rng=rng).random(n))
+    distance = cdist(points, points, "sqeuclidean")
+    np.fill_diagonal(distance, np.inf)
+    nearest = distance.min(axis=1)
+    for _ in range(_EXCHANGES * n):
+        row = int(np.argmin(nearest))
+        column, pair = int(rng.integers(d)), np.array([row, (row + int(rng.integers(1, n))) % n])
+        points[pair, column] = points[pair[::-1], column]
+        moved = cdist(points[pair], points, "sqeuclidean")
+        moved[[0, 1], pair] = np.inf
+        if moved.min() > nearest[pair].min():
+            distance[pair], distance[:, pair] = moved, moved.T
+            nearest = distance.min(axis=1)
+        else:
+            points[pair, column] = points[pair[::-1], column]
+    return points
+
+
+def _around(space: ParameterSpace, n: int, rng: np.random.Generator, chain: Chain, existing: Any) -> FloatArray:
+    if not isinstance(chain, Chain):
+        raise TypeError(f"chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
+    chain = chain.select(space.names)
+    scale = np.sqrt(np.diag(chain.covariance()))
+    rows = rng.choice(chain.n, size=_CANDIDATES * n, p=chain.probabilities)
+    width = (chain.effective_size * (space.dim + 2) / 4) ** (-1 / (space.dim + 4))  # Silverman's
+    blurred = chain.samples[rows] + width * rng.multivariate_normal(np.zeros(space.dim), chain.covariance(), len(rows))
+    blurred = blurred[space.contains(blurred)]
+    candidates = np.concatenate([blurred, chain.samples[rows]])[: _CANDIDATES * n]
+    taken = np.empty((0, space.dim))
+    if existing is not None:
+        taken = checked_inputs(existing, space)
+        require_finite(taken, "existing", columns=space.names)
+    return _far_apart(candidates / scale, n, taken / scale) * scale
+
+
+def _far_apart(candidates: FloatArray, n: int, taken: FloatArray) -> FloatArray:
+    """Returns n candidates, each the farthest from the points taken and chosen before; the first one, if none is."""
+    nearest = cdist(candidates, taken, "sqeuclidean").min(axis=1) if len(taken) else np.full(len(candidates), np.inf)
+    chosen = []
+    for _ in range(n):
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, cdist(candidates[chosen[-1:]], candidates, "sqeuclidean")[0])
+    return candidates[chosen]
