@@ -1,6 +1,7 @@
 """GPEmulator against scikit-learn assembled by hand, its files, its precision and its complaints."""
 
 import pickle
+import sys
 import warnings
 from dataclasses import fields
 from itertools import combinations
@@ -22,6 +23,7 @@ from numpyro_flowprior.emulators.emulator import GPEmulator
 from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel_from_json, kernel_to_json
 from numpyro_flowprior.emulators.kernels import KINDS, RBF, Matern12, Matern32, Matern52
 from numpyro_flowprior.emulators.low_rank_normal import LowRankNormal, factor_fixed
+from numpyro_flowprior.emulators.validation import EmulatorValidation
 from numpyro_flowprior.storage import FileFormatError, load_file, save_file
 
 SPACE = ParameterSpace(["a", "b", "c"], [-1.0, 0.0, 10.0], [1.0, 2.0, 40.0])
@@ -268,6 +270,94 @@ def test_validation_on_held_out_runs_is_honest():
     shuffled = emulator.validate(X_new, model(X_new[::-1]))
     assert (shuffled.r2 < 0).all()
     assert (shuffled.coverage_95 < 0.5).all()
+
+
+@pytest.mark.parametrize("n_components", [2, 5])
+def test_leave_one_out_is_what_the_other_rows_predict(n_components):
+    """Against scikit-learn, refitted without each row in turn; kernel and components stay those of all rows."""
+    kernel = C(1.5, "fixed") * R([0.7, 0.6, 1.2], "fixed") + W(0.02, "fixed")
+    emulator = fit(n_components=n_components, kernel=kernel)
+    found = emulator.leave_one_out(Y)
+    z, basis = emulator.state.inputs.apply(X), emulator.state.outputs
+    scaler = StandardScaler().fit(Y)
+    pca = PCA(n_components, whiten=True, svd_solver="full").fit(scaler.transform(Y))
+    scores = pca.transform(scaler.transform(Y))
+    for i in (0, 17, 39):
+        others = np.delete(np.arange(40), i)
+        model = GaussianProcessRegressor(kernel, optimizer=None).fit(z[others], scores[others])
+        mean, deviation = model.predict(z[[i]], return_std=True)
+        predicted = scaler.inverse_transform(pca.inverse_transform(mean))[0]
+        np.testing.assert_allclose(found.predicted[i], predicted, rtol=1e-8)
+        variance = deviation[0] ** 2 @ basis.loadings.T**2 + np.diag(basis.truncation)
+        np.testing.assert_allclose(found.deviation[i] ** 2, variance, rtol=1e-8)
+    np.testing.assert_array_equal(found.observed, Y)
+
+
+def test_leave_one_out_wants_the_outputs_of_the_fit(emulator):
+    assert emulator.leave_one_out(Y).r2.min() > 0.5
+    for other in (Y[::-1], Y * 1.001, Y + np.eye(40, 5) * Y.std(0)):
+        with pytest.raises(ValueError, match="expected the outputs that the emulator was fitted to"):
+            emulator.leave_one_out(other)
+    with pytest.raises(ValueError, match=r"Y: expected shape \(40, 5\)"):
+        emulator.leave_one_out(Y[:10])
+
+
+def _validation(residuals, spread=10.0):
+    """Residuals in sigma, around runs that vary by `spread` sigma."""
+    runs = spread * np.random.default_rng(9).normal(size=residuals.shape)
+    names = tuple(f"y{j}" for j in range(residuals.shape[1]))
+    return EmulatorValidation(names, runs + residuals, np.ones_like(runs), runs)
+
+
+def test_verdicts_of_right_wrong_and_useless_emulators():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(200, 6))
+    assert _validation(normal).verdict == "pass"
+    cases = {
+        "too small: 8": (1.3 * normal, "warn"),
+        "too small: 6": (2.2 * normal, "fail"),
+        "too small for 'y2'": (normal * np.where(np.arange(6) == 2, 2.5, 1.0), "warn"),
+        "too large: residuals of 0.29 sigma": (0.3 * normal, "warn"),
+        "rows 7 are": (normal + np.where(np.arange(200) == 7, 8.0, 0.0)[:, None], "warn"),
+    }
+    for message, (residuals, verdict) in cases.items():
+        found = _validation(residuals)
+        assert any(message in reason for _, reason in found.reasons), (message, found.reasons)
+        assert found.verdict == verdict
+        assert found.summary().startswith(f"{verdict}: 200 runs, 6 outputs\n  {verdict}: ")
+    useless = _validation(normal, spread=1.1)
+    assert "R^2 below 0.5 for 'y0'" in useless.reasons[0][1]
+    assert repr(useless).startswith("EmulatorValidation\nwarn")
+
+
+def test_right_emulators_seldom_raise_an_alarm():
+    """300 validations on correlated outputs of right uncertainties."""
+    rng = np.random.default_rng(1)
+    root = np.linalg.cholesky(0.9 + 0.1 * np.eye(8))
+    verdicts = [_validation(rng.normal(size=(50, 8)) @ root.T).verdict for _ in range(300)]
+    assert verdicts.count("fail") == 0
+    assert verdicts.count("warn") <= 9  # three per cent: binomial tests of eight outputs and of all, at three errors
+
+
+def test_fits_are_reproducible_and_more_starts_are_never_worse():
+    first, again, more = (fit(n_components=2, restarts=restarts, seed=5) for restarts in (1, 1, 4))
+    for before, after in zip(first.predict(POINTS), again.predict(POINTS), strict=True):
+        assert np.array_equal(before, after)
+    alone = fit(n_components=2)
+    for one, other in ((first, alone), (more, first)):
+        gains = [a.log_likelihood - b.log_likelihood for a, b in zip(one.report, other.report, strict=True)]
+        assert min(gains) >= -1e-9
+
+
+def test_a_fit_without_scikit_learn_and_what_its_report_says(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    report = GPEmulator.fit(X, model(X)[:, [4]], SPACE, kernel="matern52", progress=False).report[0]
+    assert report.kernel.startswith(tuple("0123456789"))
+    assert " * Matern52([" in report.kernel
+    assert " + White(" in report.kernel
+    # a + c, noiseless: 'b' does not matter
+    assert "Matern52.length_scale of 'b' is at the upper end of its range, 100" in report.notes
+    assert "White.noise is at the lower end of its range, 1e-06" in report.notes
 
 
 def _with(array, index, value):

@@ -297,7 +297,7 @@ def test_what_a_header_claims_is_not_allocated(damage, tmp_path):
     assert peak < 20 * path.stat().st_size + 10**5  # Python's objects of a JSON text, several times its size
 
 
-@pytest.mark.parametrize("name", ["prior_schema_2", "emulator_schema_2"])
+@pytest.mark.parametrize("name", ["prior_schema_2", "emulator_schema_3"])
 def test_flipped_bits_are_found(name, tmp_path):
     """A random bit in every fourth byte."""
     load = {"prior": read_prior, "emulator": GPEmulator.load}[name.split("_")[0]]
@@ -399,7 +399,7 @@ def leaves(value, path=()):
         yield from leaves(part, (*path, key))
 
 
-@pytest.mark.parametrize("stem", ["prior_schema_2", "prior_schema_1_single", "emulator_schema_2"])
+@pytest.mark.parametrize("stem", ["prior_schema_2", "prior_schema_1_single", "emulator_schema_2", "emulator_schema_3"])
 def test_forged_records_raise_nothing_else(stem, tmp_path):
     """Every part of the record replaced by odd values, with a right checksum: refused, or a record that is in order."""
     original, path, rng = DATA / f"{stem}.safetensors", tmp_path / "f.safetensors", np.random.default_rng(0)

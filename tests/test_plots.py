@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from toys import correlated_chain, mixture_prior
 
-from numpyro_flowprior import Chain, ParameterSpace, plot_corner, plot_quality, quality_report
+from numpyro_flowprior import (
+    Chain,
+    EmulatorValidation,
+    ParameterSpace,
+    plot_corner,
+    plot_emulator,
+    plot_quality,
+    quality_report,
+)
 from numpyro_flowprior.plots.corner import CONTOUR_MASSES, density_2d, highest_density_levels
 
 
@@ -82,3 +90,29 @@ def test_the_report_of_a_prior_is_drawn_with_its_labels():
     prior.info = {"report": report.to_json()}
     drawn = plot_quality(prior)
     assert drawn.get_suptitle() == plot_quality(report, labels=prior.space.labels).get_suptitle()
+
+
+@pytest.mark.parametrize("m", [1, 12, 110])
+def test_a_validation_in_one_figure(m, tmp_path):
+    """The picture shows the numbers of the validation, its verdict, and names of outputs where there is room."""
+    rng = np.random.default_rng(0)
+    runs, names = rng.normal(size=(60, m)), tuple(f"yield[{j}]" for j in range(m))
+    validation = EmulatorValidation(names, runs + 0.2 * rng.normal(size=runs.shape), np.full((60, m), 0.2), runs)
+    figure = plot_emulator(validation)
+    predicted, residuals, r2, coverage = figure.axes
+    np.testing.assert_allclose(r2.collections[0].get_offsets()[:, 0], validation.r2)
+    assert [text.get_text() for text in r2.get_yticklabels()] == (list(names) if m <= 45 else [])
+    assert predicted.collections[0].get_offsets().shape == (60 * m, 2)
+    assert f"deviation {validation.residuals.std():.2f}" in residuals.get_title()
+    levels, found = coverage.lines[m].get_data()
+    np.testing.assert_allclose(found, [validation.coverage(level).mean() for level in levels])
+    assert figure.get_suptitle().startswith(f"{validation.verdict.upper()}: 60 runs, {m} outputs")
+    figure.savefig(tmp_path / "e.png")
+    width = figure.get_size_inches()[0]
+    box = figure._suptitle.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+    assert box.x1 < width
+
+
+def test_only_a_validation_is_drawn():
+    with pytest.raises(TypeError, match="expected an EmulatorValidation; got ndarray"):
+        plot_emulator(np.ones(3))

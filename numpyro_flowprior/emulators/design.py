@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
@@ -20,6 +21,7 @@ from ..chains.parameters import ParameterSpace
 from .runs import checked_inputs
 
 _EXCHANGES = 20  # per point
+_BEYOND = 0.5  # of the way to a neighbour
 _CANDIDATES = 20  # draws from a posterior per point to choose
 
 
@@ -41,8 +43,8 @@ def design(
         method: "maximin", a Latin hypercube whose closest points were moved apart by exchanges: every parameter's
             values are spread evenly; or "sobol", a scrambled Sobol sequence, best for n a power of two.
         chain: a posterior of these parameters, for the next round of training: points are chosen among its draws, as
-            far from each other as possible in units of its deviations. Draws are blurred by a kernel, within bounds,
-            so that a short chain does too. `method` is not used then.
+            far from each other as possible in units of its deviations, and between neighbouring draws, so that a short
+            chain does too. `method` is not used then.
         existing: (k, d) points where the model has already been run, to stay away from; with a chain only.
 
     Raises:
@@ -102,15 +104,27 @@ def _around(space: ParameterSpace, n: int, rng: np.random.Generator, chain: Chai
     chain = chain.select(space.names)
     scale = np.sqrt(np.diag(chain.covariance()))
     rows = rng.choice(chain.n, size=_CANDIDATES * n, p=chain.probabilities)
-    width = (chain.effective_size * (space.dim + 2) / 4) ** (-1 / (space.dim + 4))  # Silverman's
-    blurred = chain.samples[rows] + width * rng.multivariate_normal(np.zeros(space.dim), chain.covariance(), len(rows))
-    blurred = blurred[space.contains(blurred)]
-    candidates = np.concatenate([blurred, chain.samples[rows]])[: _CANDIDATES * n]
+    candidates = _between(chain.samples[rows], scale, rng)
+    candidates = np.where(space.contains(candidates)[:, None], candidates, chain.samples[rows])
     taken = np.empty((0, space.dim))
     if existing is not None:
         taken = checked_inputs(existing, space)
         require_finite(taken, "existing", columns=space.names)
     return _far_apart(candidates / scale, n, taken / scale) * scale
+
+
+def _between(draws: FloatArray, scale: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Returns a point on the line from each draw to one of its neighbours, or somewhat beyond either: where draws are.
+
+    Unlike a blur by a kernel, this follows a curved or divided posterior by itself.
+    """
+    places = np.unique(draws, axis=0)
+    if len(places) == 1:
+        return draws
+    count = min(2 * draws.shape[1], len(places) - 1)
+    _, near = cKDTree(places / scale).query(draws / scale, k=count + 1)
+    other = places[near[np.arange(len(draws)), rng.integers(1, count + 1, len(draws))]]
+    return np.asarray(draws + rng.uniform(-_BEYOND, 1.0 + _BEYOND, (len(draws), 1)) * (other - draws))
 
 
 def _far_apart(candidates: FloatArray, n: int, taken: FloatArray) -> FloatArray:
