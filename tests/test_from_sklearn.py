@@ -136,6 +136,15 @@ def test_several_outputs_of_one_process():
     np.testing.assert_allclose(emulator.covariance_between(POINTS), covariance, rtol=1e-9, atol=1e-9 * Y.var(0).max())
 
 
+@pytest.mark.parametrize("n", [127, 128, 129, 300])
+def test_designs_of_any_size(n):
+    """Triangular products go by blocks of 128 rows."""
+    z = np.random.default_rng(n).uniform(*SPACE.bounds.T, (n, 3))
+    model = GaussianProcessRegressor(NOISY, optimizer=None).fit(z, np.exp(z[:, :2]))
+    mean, deviation = model.predict(POINTS, return_std=True)
+    assert_same(GPEmulator.from_sklearn(model, SPACE), mean, deviation**2)
+
+
 def test_one_process_per_output():
     each = MultiOutputRegressor(GaussianProcessRegressor(NOISY, optimizer=None, normalize_y=True)).fit(X, Y)
     both = [estimator.predict(POINTS, return_std=True) for estimator in each.estimators_]
@@ -181,6 +190,16 @@ def test_principal_components_of_the_outputs(whiten):
     with_rest = GPEmulator.from_sklearn(models, SPACE, outputs=outputs, truncation=np.eye(4))
     difference = with_rest.predict(POINTS).covariance - emulator.predict(POINTS).covariance
     np.testing.assert_allclose(difference, np.broadcast_to(np.eye(4), (6, 4, 4)), atol=1e-9)
+
+
+def test_inputs_scaled_by_hand():
+    """As published codes do: the box to the unit cube, then a list of processes."""
+    z = (X - LOWER) / (UPPER - LOWER)
+    models = [GaussianProcessRegressor(R(0.8) + W(0.01), optimizer=None).fit(z, Y[:, j]) for j in (0, 2)]
+    both = [model.predict((POINTS - LOWER) / (UPPER - LOWER), return_std=True) for model in models]
+    mean, deviation = (np.stack([one[j] for one in both], axis=-1) for j in (0, 1))
+    emulator = GPEmulator.from_sklearn(models, SPACE, inputs=MinMaxScaler().fit(SPACE.bounds.T))
+    assert_same(emulator, mean, deviation**2)
 
 
 def test_transformed_targets():

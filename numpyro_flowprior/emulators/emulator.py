@@ -142,6 +142,7 @@ class GPEmulator:
         model: Any,
         space: ParameterSpace,
         *,
+        inputs: Any = None,
         outputs: Any = None,
         truncation: Any = None,
         log_outputs: bool | Sequence[str] = False,
@@ -154,6 +155,8 @@ class GPEmulator:
                 MultiOutputRegressor; Pipeline of StandardScaler, MinMaxScaler and PCA that ends in one of these; or
                 TransformedTargetRegressor around one, with such a transformer. Kernels as in `fit`.
             space: the d input parameters, in the order of the model's columns.
+            inputs: the fitted transformer (StandardScaler, MinMaxScaler, PCA, a Pipeline or sequence of them) that led
+                from the parameters to the model's inputs; None if there was none beside the model's own.
             outputs: the fitted transformer (or Pipeline, or sequence) that led from the outputs to the targets that
                 the model was trained on, e.g. Pipeline([StandardScaler, PCA]); None if there was none.
             truncation: (m, m) covariance of what the principal components leave out, which scikit-learn's prediction
@@ -168,7 +171,7 @@ class GPEmulator:
         """
         if not isinstance(space, ParameterSpace):
             raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
-        state, report = emulator_state(model, space.dim, outputs, truncation)
+        state, report = emulator_state(model, space.dim, inputs, outputs, truncation)
         names = checked_output_names(output_names, len(state.outputs.mean))
         return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))
 

@@ -71,20 +71,23 @@ class Parts(NamedTuple):
     outputs: list[Any]
 
 
-def emulator_state(model: Any, dim: int, outputs: Any, truncation: Any) -> tuple[EmulatorState, list[ComponentReport]]:
+def emulator_state(
+    model: Any, dim: int, inputs: Any, outputs: Any, truncation: Any
+) -> tuple[EmulatorState, list[ComponentReport]]:
     """Returns the numbers of a fitted scikit-learn model, and what is known of its fit.
 
     Args:
         model: GaussianProcessRegressor, a sequence of them (one per component), MultiOutputRegressor, Pipeline that
             ends in one of these, or TransformedTargetRegressor around one.
         dim: number of parameters.
+        inputs: fitted transformer(s) from the parameters to the model's inputs, or None.
         outputs: fitted transformer(s) from the model's outputs to the targets it was fitted to, or None.
         truncation: (m, m) covariance of what the components leave out, or None for none, as scikit-learn has it.
     """
     parts = _apart(model)
-    around = [*(_steps(outputs) if outputs is not None else []), *parts.outputs]
+    before, around = [*_steps(inputs), *parts.inputs], [*_steps(outputs), *parts.outputs]
     _require_fitted_processes(parts.processes)
-    inward = _chained([_affine(step) for step in parts.inputs], dim)
+    inward = _chained([_affine(step) for step in before], dim)
     designs = [np.asarray(process.X_train_, np.float64) for process in parts.processes]
     if any(design.shape != designs[0].shape or not np.array_equal(design, designs[0]) for design in designs):
         raise ValueError("from_sklearn: expected all processes to be trained at the same points; they are not.")

@@ -79,8 +79,8 @@ def _component_at_point(design: jax.Array, x: jax.Array, component: Any) -> tupl
 
 def _squared_norm(lower: jax.Array, vector: jax.Array) -> jax.Array:
     """Returns |lower @ vector|^2, leaving out the blocks of zeros above the diagonal of lower (N, N)."""
-    ends = [*range(_BLOCK, len(lower), _BLOCK), len(lower)]
-    blocks = [lower[max(0, end - _BLOCK) : end, :end] @ vector[:end] for end in ends]
+    starts = range(0, len(lower), _BLOCK)
+    blocks = [lower[start : start + _BLOCK, : start + _BLOCK] @ vector[: start + _BLOCK] for start in starts]
     return jnp.sum(jnp.stack([jnp.sum(block**2) for block in blocks]))
 
 
