@@ -1,7 +1,9 @@
 """What an emulator costs and how good it is: likelihoods per second, gradients, fits, against scikit-learn.
 
 The likelihood of two heavy-ion systems: our compiled one against scikit-learn's predictions with a Cholesky
-factorisation per point, as published codes do it, in the same process; both in float64, and equal. Beside the rates
+factorisation per point, in the same process; all in float64, and equal. As published codes do it (J. E. Bernhard's and
+its successors), the prediction is asked for the covariance between the points, of which the diagonal is used; the
+leanest way asks for deviations. Beside the rates
 stands what part of the machine's matrix products they are: the 2 p n^2 operations of one point's variances over p
 components and n runs, as a dense product has them, in relation to the measured rate of float64 products.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,7 @@ import jax
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.pipeline import make_pipeline
@@ -31,13 +35,19 @@ BATCHES = (1, 64, 256, 1024, 8192)
 COMPONENTS = 10
 # The ranges and the start of our default, "rbf"
 KERNEL = (ConstantKernel(1.0, (1e-2, 1e3)), (5e-2, 1e2), WhiteKernel(1e-2, (1e-6, 1.0)))
-SPEED = "batch|ours [1/s]|of the product rate|scikit-learn [1/s]|ratio|gradient / value|compiled in [s]|gradient [s]"
-FITS = "system|runs x outputs|ours, first / again [s]|scikit-learn [s]|ratio|sum of log marginal likelihoods|theirs"
+SPEED = (
+    "batch|ours [1/s]|of the product rate|as published [1/s] (ratio)|leanest scikit-learn [1/s] (ratio)|"
+    "gradient / value|compiled in [s]|gradient [s]"
+)
+FITS = (
+    "system|runs x outputs|ours, first / again [s]|scikit-learn [s]|ratio|sum of log marginal likelihoods|theirs|"
+    "our default start [s]|its sum"
+)
 QUALITY = "system|verdict|R^2 median|lowest|68 %|95 %|the same without rows beyond 4 sigma|left out, 95 %"
 
 
 class System(NamedTuple):
-    """A system's files, its emulator, and scikit-learn's own on the same components."""
+    """A system's files, our default emulator, and scikit-learn's own on the same components."""
 
     data: dict[str, np.ndarray]
     space: fp.ParameterSpace
@@ -79,25 +89,28 @@ def read_system(path: Path, label: str) -> System:
     data = dict(np.load(path, allow_pickle=False))
     space = fp.ParameterSpace(data["names"].tolist(), *data["bounds"].T)
 
-    def fit() -> fp.GPEmulator:
-        names = data["y_names"].tolist()
-        return fp.GPEmulator.fit(data["X"], data["Y"], space, n_components=COMPONENTS, output_names=names)
+    constant, length, white = KERNEL
+    kernel = constant * RBF(np.full(space.dim, 2.0), length) + white
 
-    (_, first), (emulator, again) = once(fit), once(fit)
+    def fit(kernel: Any) -> fp.GPEmulator:
+        names, options = data["y_names"].tolist(), {"n_components": COMPONENTS, "progress": False}
+        return fp.GPEmulator.fit(data["X"], data["Y"], space, kernel=kernel, output_names=names, **options)
+
+    (_, first), (same, again) = once(lambda: fit(kernel)), once(lambda: fit(kernel))
+    emulator, default = once(lambda: fit("rbf"))
     lower, upper = data["bounds"].T
     z = (data["X"] - lower) / (upper - lower)
     outputs = make_pipeline(StandardScaler(), PCA(COMPONENTS, whiten=True, svd_solver="full")).fit(data["Y"])
     scores = outputs.transform(data["Y"])
-    constant, length, white = KERNEL
-    kernel = constant * RBF(np.full(space.dim, 2.0), length) + white
     models, theirs = once(
         lambda: [GaussianProcessRegressor(kernel, alpha=1e-10).fit(z, scores[:, k]) for k in range(COMPONENTS)]
     )
-    values = [report.log_likelihood for report in emulator.report]
+    values, defaults = ([report.log_likelihood for report in one.report] for one in (same, emulator))
     their_values = [model.log_marginal_likelihood_value_ for model in models]
     size, times = f"{len(z)} x {data['Y'].shape[1]}", f"{first:.1f} / {again:.1f}"
     sums = f"{sum(values):.2f}", f"{sum(their_values):.2f}"
-    row = (label, size, times, f"{theirs:.1f}", f"{theirs / first:.1f} / {theirs / again:.1f}", *sums)
+    ratios = f"{theirs / first:.1f} / {theirs / again:.1f}"
+    row = (label, size, times, f"{theirs:.1f}", ratios, *sums, f"{default:.1f}", f"{sum(defaults):.2f}")
     rest = data["Y"] - outputs.inverse_transform(scores)
     return System(data, space, emulator, models, outputs, np.cov(rest.T), row)
 
@@ -110,20 +123,26 @@ def taken_over(system: System) -> fp.GPEmulator:
     )
 
 
-def published_way(system: System, models: list[Any]) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns theta (n, d) -> log likelihoods (n,): scikit-learn's predictions, then a factorisation per point."""
+def with_scikit_learn(system: System, *, published: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns theta (n, d) -> log likelihoods (n,): scikit-learn's predictions, then a factorisation per point.
+
+    As published, variances are the diagonal of the covariance between all points of the batch; or the leanest way
+    that we know, which asks for the deviations alone.
+    """
     lower, upper = system.data["bounds"].T
     scaler, pca = system.outputs[0], system.outputs[1]
     loadings = (pca.components_ * np.sqrt(pca.explained_variance_)[:, None] * scaler.scale_).T
     y, fixed = system.data["y_exp"], system.truncation + np.diag(system.data["y_err"] ** 2)
 
     def log_likelihood(theta: np.ndarray) -> np.ndarray:
-        moments = [model.predict((theta - lower) / (upper - lower), return_std=True) for model in models]
-        mean, deviation = (np.stack([one[j] for one in moments], axis=-1) for j in (0, 1))
+        options = {"return_cov" if published else "return_std": True}
+        moments = [model.predict((theta - lower) / (upper - lower), **options) for model in system.models]
+        mean = np.stack([one[0] for one in moments], axis=-1)
+        variance = np.stack([np.diag(one[1]) if published else one[1] ** 2 for one in moments], axis=-1)
         centre = scaler.inverse_transform(pca.inverse_transform(mean))
         found = np.empty(len(theta))
         for n in range(len(theta)):
-            factor = cholesky((loadings * deviation[n] ** 2) @ loadings.T + fixed, lower=True, check_finite=False)
+            factor = cholesky((loadings * variance[n]) @ loadings.T + fixed, lower=True, check_finite=False)
             residual = y - centre[n]
             squared = residual @ cho_solve((factor, True), residual, check_finite=False)
             found[n] = -0.5 * (squared + 2 * np.log(np.diag(factor)).sum() + len(y) * np.log(2 * np.pi))
@@ -132,7 +151,7 @@ def published_way(system: System, models: list[Any]) -> Callable[[np.ndarray], n
     return log_likelihood
 
 
-def speed(system: System, models: list[Any], likelihood: fp.EmulatorLikelihood) -> tuple[list[tuple[Any, ...]], str]:
+def speed(system: System, likelihood: fp.EmulatorLikelihood) -> tuple[list[tuple[Any, ...]], str]:
     """Returns the rows of the table of rates, and a sentence on how far the two likelihoods are apart."""
 
     def log_likelihood(theta: jax.Array) -> jax.Array:
@@ -140,7 +159,7 @@ def speed(system: System, models: list[Any], likelihood: fp.EmulatorLikelihood) 
 
     value = jax.jit(log_likelihood)
     both = jax.jit(jax.value_and_grad(lambda theta: log_likelihood(theta).sum()))
-    theirs = published_way(system, models)
+    ways = [with_scikit_learn(system, published=published) for published in (True, False)]
     rng, rows, apart = np.random.default_rng(0), [], 0.0
     operations = 2 * COMPONENTS * len(system.data["X"]) ** 2
     for batch in BATCHES:
@@ -150,25 +169,26 @@ def speed(system: System, models: list[Any], likelihood: fp.EmulatorLikelihood) 
         _, compiled_both = once(lambda points=points: both(points))
         ours = seconds(lambda points=points: value(points))
         gradient = seconds(lambda points=points: both(points))
-        expected, their_time = once(lambda theta=theta: theirs(theta))
-        if batch < max(BATCHES):
-            their_time = seconds(lambda theta=theta: theirs(theta))
-        apart = max(apart, float(np.max(np.abs(found / expected - 1))))
+        theirs = []
+        for way, most in zip(ways, (1024, 8192), strict=True):  # the covariance of more points at once is too large
+            parts = np.array_split(theta, -(-batch // most))
+            expected, _ = once(lambda way=way, parts=parts: np.concatenate([way(part) for part in parts]))
+            theirs.append(seconds(lambda way=way, parts=parts: [way(part) for part in parts]))
+            apart = max(apart, float(np.max(np.abs(found - expected) / (1 + np.abs(expected)))))
         rate = product_rate()
         rows.append(
             (
                 batch,
                 f"{batch / ours:,.0f}",
                 f"{batch / ours * operations / rate:.2f}",
-                f"{batch / their_time:,.0f}",
-                f"{their_time / ours:.1f}",
+                *(f"{batch / used:,.0f} ({used / ours:.1f})" for used in theirs),
                 f"{gradient / ours:.1f}",
                 f"{compiled - ours:.1f}",
                 f"{compiled_both - gradient:.1f}",
             )
         )
         print(rows[-1], flush=True)
-    return rows, f"Largest relative difference of the log likelihoods: {apart:.1e}."
+    return rows, f"Largest difference of the log likelihoods l, over 1 + |l|: {apart:.1e}.\n"
 
 
 def quality(label: str, system: System) -> tuple[Any, ...]:
@@ -210,6 +230,7 @@ def main() -> None:
     command = "python benchmarks/emulator.py --data <folder>"
     parts = ["# Emulators: speed and quality\n", origin(command, "scikit-learn"), __doc__.split("\n\n", 1)[1]]
     fits, checks = [], []
+    warnings.simplefilter("ignore", ConvergenceWarning)  # parameters at the ends of their ranges
     with jax.enable_x64(True):
         parts.append(f"Device: {jax.devices()[0].device_kind}; products: {product_rate() / 1e9:.0f} GFlop/s.\n")
         for label, name in SYSTEMS.items():
@@ -218,10 +239,11 @@ def main() -> None:
             print(system.fit_row, flush=True)
             cov = np.diag(system.data["y_err"] ** 2)
             likelihood = fp.EmulatorLikelihood(taken_over(system), system.data["y_exp"], cov)
-            rows, difference = speed(system, system.models, likelihood)
+            rows, difference = speed(system, likelihood)
             checks.append(quality(label, system))
             parts += [f"## {label}\n", table(SPEED, rows), difference, precision(system, likelihood) + "\n"]
-    parts += ["## Fits, one start\n", table(FITS, fits), "## Held-out runs, and runs left out one by one\n"]
+    parts += ["## Fits, from the same start; and from the best of our default's sixteen\n", table(FITS, fits)]
+    parts += ["## Held-out runs, and runs left out one by one\n"]
     publish([*parts, table(QUALITY, checks)], options.output)
 
 

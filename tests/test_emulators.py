@@ -18,7 +18,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.preprocessing import StandardScaler
 
 from numpyro_flowprior.chains.parameters import ParameterSpace
-from numpyro_flowprior.emulators import marginal_likelihood
+from numpyro_flowprior.emulators import gaussian_process, marginal_likelihood
 from numpyro_flowprior.emulators.emulator import GPEmulator
 from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel_from_json, kernel_to_json
 from numpyro_flowprior.emulators.kernels import KINDS, RBF, Matern12, Matern32, Matern52
@@ -166,6 +166,20 @@ def test_numbers_are_float64_whatever_the_setting_and_traces_agree(emulator):
     for prediction in traced:
         np.testing.assert_allclose(prediction.mean, expected.mean, rtol=1e-11)
         np.testing.assert_allclose(prediction.covariance, expected.covariance, rtol=1e-8, atol=1e-12)
+
+
+def test_nothing_is_compiled_for_a_new_batch_size(emulator):
+    emulator.predict(POINTS)
+    before = gaussian_process.prediction._cache_size()
+    for n in range(1, 8):
+        emulator.predict(POINTS[:n])
+    emulator.predict(POINTS[:6].reshape(2, 3, 3))
+    assert gaussian_process.prediction._cache_size() == before
+    many = emulator.predict(design(2100))
+    assert many.mean.shape == (2100, 5)
+    np.testing.assert_allclose(many.mean[2047:2050], emulator.predict(design(2100)[2047:2050]).mean, rtol=1e-9)
+    with jax.enable_x64(True):  # a trace goes through many points in parts
+        np.testing.assert_allclose(jax.jit(emulator.predict)(design(2100)).mean, many.mean, rtol=1e-9)
 
 
 def test_numbers_inside_somebody_elses_trace(emulator):
@@ -347,6 +361,23 @@ def test_fits_are_reproducible_and_more_starts_are_never_worse():
     for one, other in ((first, alone), (more, first)):
         gains = [a.log_likelihood - b.log_likelihood for a, b in zip(one.report, other.report, strict=True)]
         assert min(gains) >= -1e-9
+
+
+def test_the_default_start_does_not_end_where_all_is_noise():
+    """From one fixed start, ours and scikit-learn's optimiser leap to the shortest length scales: no signal left."""
+    rng = np.random.default_rng(0)
+    z = rng.uniform(size=(100, 8))
+    y = (np.sin(6 * z[:, 0]) + z[:, 1] * z[:, 2] + rng.normal(size=100))[:, None]
+    space = ParameterSpace([f"p{j}" for j in range(8)], 0.0, 1.0)
+    fixed = C(1.0, (1e-2, 1e3)) * R(np.full(8, 2.0), (5e-2, 1e2)) + W(1e-2, (1e-6, 1.0))
+    found = {
+        name: GPEmulator.fit(z, y, space, progress=False, **options).report[0].log_likelihood
+        for name, options in {"default": {}, "fixed": {"kernel": fixed}, "many": {"restarts": 4}}.items()
+    }
+    only_noise = -50 * np.log(2 * np.pi * np.e)
+    assert found["fixed"] < only_noise + 2  # the trap exists
+    assert found["default"] > only_noise + 15
+    assert found["default"] > found["many"] - 1e-2
 
 
 def test_a_fit_without_scikit_learn_and_what_its_report_says(monkeypatch):

@@ -22,7 +22,7 @@ from .._checks import FloatArray
 from .gaussian_process import Components
 from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel
-from .marginal_likelihood import GPData, Maximum, cholesky, maximise, random_start
+from .marginal_likelihood import GPData, Maximum, best_start, cholesky, maximise, random_start
 
 _THREADS = 4  # at most: LAPACK brings threads of its own
 _AT_END = 1e-3  # a parameter this close to the end of its range, as a fraction of its logarithm, is at it
@@ -62,7 +62,7 @@ def fit_components(
         scores: (n, p) targets, of unit variance.
         noise: (n, p) known noise variances of the scores.
         explained: (p,) fractions of the total variance, for the report.
-        search: the kernel to start from and its ranges.
+        search: kernels to start from, and the ranges.
         inputs: (d,) names of the inputs, for the report.
         restarts: further starting points of the optimiser, drawn from the ranges.
         seed: seeds those draws.
@@ -93,13 +93,14 @@ def fit_components(
 def _climb_all(
     data: list[GPData], search: KernelRange, restarts: int, seed: int, progress: bool
 ) -> list[list[Maximum]]:
-    """Returns the maxima of each component, one per start: the kernel's own, then random ones."""
+    """Returns the maxima of each component, one per start: the best of the kernel's own, then random ones."""
     tasks = list(product(range(len(data)), range(1 + restarts)))
 
     def climb(task: tuple[int, int]) -> Maximum:
         k, start = task
-        kernel = random_start(search, np.random.default_rng([seed, k, start])) if start else search.start
-        return maximise(search, kernel, data[k])
+        if start == 0:
+            return maximise(search, best_start(search, data[k]), data[k])
+        return maximise(search, random_start(search, np.random.default_rng([seed, k, start])), data[k])
 
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:

@@ -35,6 +35,7 @@ from .scaling import InputScaling, OutputBasis
 # emulator's accuracy and keeps it positive.
 VARIANCE_FLOOR = 1e-12
 
+_AT_ONCE = 1024  # points, so that what belongs to a batch stays in the cache
 _BLOCK = 128  # of a triangular matrix product: rows that share their zeros
 
 
@@ -128,7 +129,9 @@ def covariance_between(state: EmulatorState, theta: jax.Array) -> jax.Array:
 
 def _over_points(function: Callable[..., Any], state: EmulatorState, theta: jax.Array) -> Any:
     batch, dim = theta.shape[:-1], theta.shape[-1]
-    flat = jax.vmap(function, (None, 0))(state, theta.reshape(-1, dim))
+    at_point, points = partial(function, state), theta.reshape(-1, dim)
+    many = len(points) > _AT_ONCE
+    flat = jax.lax.map(at_point, points, batch_size=_AT_ONCE) if many else jax.vmap(at_point)(points)
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
 
 

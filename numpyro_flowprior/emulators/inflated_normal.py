@@ -18,8 +18,9 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
-from .low_rank_normal import LOG_2PI, solve_small
+from .low_rank_normal import LOG_2PI
 from .precision import native
+from .small_matrices import log_det_and_inverse
 
 
 class InflatedFactors(NamedTuple):
@@ -80,7 +81,8 @@ class InflatedNormal(Distribution):
         diagonal, factor = self._parts()
         residual = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T / jnp.sqrt(diagonal)
         capacitance = jnp.eye(factor.shape[-1]) + jnp.einsum("...mp,...mq->...pq", factor, factor)
-        log_det, best = solve_small(capacitance, jnp.einsum("...mp,...m->...p", factor, residual))
+        log_det, inverse = log_det_and_inverse(capacitance)
+        best = jnp.einsum("...pq,...mq,...m->...p", inverse, factor, residual)
         rest = residual - jnp.einsum("...mp,...p->...m", factor, best)
         squared = jnp.sum(rest**2, axis=-1) + jnp.sum(best**2, axis=-1)
         log_det += jnp.sum(jnp.log(diagonal), axis=-1) + self.fixed.log_det

@@ -32,10 +32,11 @@ from .kernels import (
 
 SMOOTHNESS: dict[str, type[Any]] = {"rbf": RBF, "matern52": Matern52, "matern32": Matern32, "matern12": Matern12}
 
-# Search ranges of the default kernels, for inputs in the unit box and scores of unit variance: start, lower, upper.
-_SIGNAL = (1.0, 1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the scores' own
-_LENGTH = (2.0, 5e-2, 1e2)  # length scale: from a twentieth of the box to an input that does not matter
-_NOISE = (1e-2, 1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is all of the variance
+# Search ranges of the default kernels, for inputs in the unit box and scores of unit variance, and where to begin.
+_SIGNAL = (1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the scores' own
+_LENGTH = (5e-2, 1e2)  # length scale: from a twentieth of the box to an input that does not matter
+_NOISE = (1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is all of the variance
+_STARTS = [(1.0, length, noise) for length in (2.0, 0.5, 1.0, 4.0) for noise in (1e-2, 1e-3, 1e-1, 0.5)]
 
 _SKLEARN_MODULE = "sklearn.gaussian_process.kernels"
 _MATERN: dict[float, type[Any]] = {0.5: Matern12, 1.5: Matern32, 2.5: Matern52, np.inf: RBF}
@@ -44,9 +45,13 @@ Pick = Callable[[Any, str], Any]  # of a scikit-learn kernel and a hyperparamete
 
 
 class KernelRange(NamedTuple):
-    """Where to search a kernel's parameters: three trees of one structure. A parameter with lower = upper is fixed."""
+    """Where to search a kernel's parameters: trees of one structure. A parameter with lower = upper is fixed.
 
-    start: Kernel
+    A climb begins at the best of `starts`. From a start that is worse than noise alone, an optimiser's first step can
+    lead to the plateau of length scales so short that all is noise, and end there.
+    """
+
+    starts: tuple[Kernel, ...]
     lower: Kernel
     upper: Kernel
 
@@ -60,15 +65,15 @@ def kernel_range(kernel: Any, dim: int) -> KernelRange:
     """
     if isinstance(kernel, str):
         kind = SMOOTHNESS[one_of(kernel, "kernel", tuple(SMOOTHNESS))]
-        return KernelRange(
-            *(
-                Sum(Product(Constant(_number(signal)), kind(np.full(dim, length))), White(_number(noise)))
-                for signal, length, noise in zip(_SIGNAL, _LENGTH, _NOISE, strict=True)
-            )
-        )
-    found = KernelRange(*(from_sklearn_kernel(kernel, pick) for pick in (getattr, _end(0), _end(1))))
-    require_fitting(found.start, dim)
-    return found
+
+        def tree(signal: float, length: float, noise: float) -> Kernel:
+            return Sum(Product(Constant(_number(signal)), kind(np.full(dim, length))), White(_number(noise)))
+
+        lower, upper = zip(_SIGNAL, _LENGTH, _NOISE, strict=True)
+        return KernelRange(tuple(tree(*start) for start in _STARTS), tree(*lower), tree(*upper))
+    start, low, high = (from_sklearn_kernel(kernel, pick) for pick in (getattr, _end(0), _end(1)))
+    require_fitting(start, dim)
+    return KernelRange((start,), low, high)
 
 
 def _end(which: int) -> Pick:

@@ -20,6 +20,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
 from .precision import native
+from .small_matrices import log_det_and_squared
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -40,40 +41,6 @@ def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
     rotation, factor = np.linalg.qr(np.linalg.solve(cholesky, loadings), mode="complete")
     whiten = np.linalg.solve(cholesky.T, rotation).T
     return FixedFactors(whiten, cholesky @ rotation, factor[:p], np.asarray(2 * np.log(np.diag(cholesky)).sum()))
-
-
-def log_det_and_squared(covariance: jax.Array, residual: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns log det C and r^T C^-1 r, (...,) each, of C (..., p, p) positive definite and r (..., p).
-
-    Symmetric elimination without pivots (L D L^T), one column after the other, all points at once. Written out instead
-    of a batched LAPACK Cholesky because two of those running at a time can deadlock in XLA's CPU thread pool (seen with
-    jaxlib 0.10.2 on two cores: each waits for a free thread that the other holds).
-    """
-    log_det = squared = jnp.zeros(residual.shape[:-1], residual.dtype)
-    for _ in range(covariance.shape[-1]):
-        pivot, first = covariance[..., 0, 0], residual[..., 0]
-        column = covariance[..., 1:, 0] / pivot[..., None]
-        log_det += jnp.log(pivot)
-        squared += first**2 / pivot
-        residual = residual[..., 1:] - column * first[..., None]
-        covariance = covariance[..., 1:, 1:] - column[..., :, None] * covariance[..., None, 0, 1:]
-    return log_det, squared
-
-
-def solve_small(covariance: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns log det C and C^-1 r, (...) and (..., p), of C (..., p, p) positive definite and r (..., p).
-
-    Gauss-Jordan elimination without pivots, all points at once; not LAPACK's, as in `log_det_and_squared`.
-    """
-    shape = jnp.broadcast_shapes(covariance.shape[:-1], right.shape)
-    log_det = jnp.zeros(shape[:-1], right.dtype)
-    parts = [jnp.broadcast_to(covariance, (*shape, shape[-1])), jnp.broadcast_to(right, shape)[..., None]]
-    system = jnp.concatenate(parts, axis=-1)
-    for k in range(right.shape[-1]):
-        log_det += jnp.log(system[..., k, k])
-        row = system[..., k, :] / system[..., k, k, None]
-        system = (system - system[..., :, k, None] * row[..., None, :]).at[..., k, :].set(row)
-    return log_det, system[..., -1]
 
 
 class LowRankNormal(Distribution):

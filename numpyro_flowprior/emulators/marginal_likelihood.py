@@ -63,14 +63,29 @@ def cholesky(kernel: Kernel, data: GPData) -> FloatArray | None:
 def log_marginal_likelihood(kernel: Kernel, data: GPData) -> tuple[float, Kernel | None]:
     """Returns log p(s) and its derivatives by the kernel's parameters; -inf and None where K is singular."""
     factor = cholesky(kernel, data)
+    value, solution = _value(factor, data)
     if factor is None:
-        return -np.inf, None
-    solution, _ = dpotrs(factor, data.scores, lower=1)
-    log_det = 2 * np.log(np.diag(factor)).sum()
-    value = -0.5 * (data.scores @ solution + log_det + len(solution) * np.log(2 * np.pi))
+        return value, None
     inverse, _ = dpotri(factor, lower=1, overwrite_c=1)
     with jax.enable_x64(True):
-        return float(value), jax.tree.map(np.asarray, _slope(kernel, data.design, solution, inverse.T))
+        return value, jax.tree.map(np.asarray, _slope(kernel, data.design, solution, inverse.T))
+
+
+def best_start(search: KernelRange, data: GPData) -> Kernel:
+    """Returns the start of the highest marginal likelihood."""
+    if len(search.starts) == 1:
+        return search.starts[0]
+    return max(search.starts, key=lambda kernel: _value(cholesky(kernel, data), data)[0])
+
+
+def _value(factor: FloatArray | None, data: GPData) -> tuple[float, FloatArray]:
+    """Returns log p(s) and K^-1 s from K's factor; -inf and zeros if there is none."""
+    n = len(data.scores)
+    if factor is None:
+        return -np.inf, np.zeros(n)
+    solution, _ = dpotrs(factor, data.scores, lower=1)
+    log_det = 2 * np.log(np.diag(factor)).sum()
+    return float(-0.5 * (data.scores @ solution + log_det + n * np.log(2 * np.pi))), solution
 
 
 def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
@@ -99,7 +114,7 @@ def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
 def random_start(search: KernelRange, rng: np.random.Generator) -> Kernel:
     """Returns a kernel with every free parameter drawn between its ends, uniformly in the logarithm."""
     lower, upper = (_flat(tree) for tree in (search.lower, search.upper))
-    return _unraveller(search.start)(lower * (upper / lower) ** rng.uniform(size=len(lower)))
+    return _unraveller(search.lower)(lower * (upper / lower) ** rng.uniform(size=len(lower)))
 
 
 def _flat(kernel: Kernel) -> FloatArray:
