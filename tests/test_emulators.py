@@ -391,6 +391,15 @@ def test_a_fit_without_scikit_learn_and_what_its_report_says(monkeypatch):
     assert "White.noise is at the lower end of its range, 1e-06" in report.notes
 
 
+def test_a_summary_has_a_line_for_each_component(emulator):
+    lines = emulator.summary().splitlines()
+    assert lines[0] == repr(emulator)
+    for k, entry in enumerate(emulator.report):
+        assert f"{k}: {entry.explained:.2%} of the variance, log marginal likelihood" in emulator.summary()
+        assert entry.kernel in emulator.summary()
+    assert len(lines) == 1 + 3 + sum(len(entry.notes) for entry in emulator.report)
+
+
 def _with(array, index, value):
     changed = array.copy()
     changed[index] = value

@@ -37,8 +37,8 @@ def squared_by_lapack(covariance, residual):
 def test_values_are_numpys(p):
     covariance, residual = matrices(p)
     with jax.enable_x64(True):
-        log_det, inverse = log_det_and_inverse(jnp.asarray(covariance))
-        same, value = log_det_and_squared(jnp.asarray(covariance), jnp.asarray(residual))
+        log_det, inverse = map(np.asarray, log_det_and_inverse(jnp.asarray(covariance)))
+        same, value = map(np.asarray, log_det_and_squared(jnp.asarray(covariance), jnp.asarray(residual)))
         many = log_det_and_squared(jnp.asarray(covariance), jnp.asarray(np.stack([residual, 2 * residual])))[1]
     expected = np.linalg.slogdet(covariance)[1]
     np.testing.assert_allclose(log_det, expected, rtol=1e-10)

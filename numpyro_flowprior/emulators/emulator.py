@@ -268,6 +268,15 @@ class GPEmulator:
         """
         return cls(*read_emulator(path))
 
+    def summary(self) -> str:
+        """Returns how the fit of each component went, a line each, with the optimiser's notes below it."""
+        lines = [repr(self)]
+        for k, entry in enumerate(self.report):
+            share = "" if entry.explained is None else f"{entry.explained:.2%} of the variance, "
+            lines += [f"{k}: {share}log marginal likelihood {entry.log_likelihood:.1f}: {entry.kernel}"]
+            lines += [f"   {note}" for note in entry.notes]
+        return "\n".join(lines)
+
     def __repr__(self) -> str:
         n, d = self.state.components.design.shape
         return f"GPEmulator({d} parameters, {len(self.output_names)} outputs, {self.n_components} components, {n} runs)"
