@@ -259,7 +259,7 @@ BAD_MODELS = {
     "changed": (lambda: _changed(trained()), "differ from scikit-learn's by up to"),
     "inputs": (
         lambda: GaussianProcessRegressor(R(1.0) + W(0.1)).fit(X[:, :2], Y),
-        "the 3 parameters to give the 2 inputs",
+        "got 3, which lead to 3",
     ),
 }
 
@@ -287,5 +287,11 @@ def test_wrong_arguments_are_refused_by_name():
         GPEmulator.from_sklearn(trained(y=Y), SPACE, outputs=PCA(3).fit(Y))
     with pytest.raises(ValueError, match="truncation: expected shape"):
         GPEmulator.from_sklearn(trained(), SPACE, truncation=np.eye(2))
+    with pytest.raises(ValueError, match="StandardScaler gives 4 columns, and PCA takes 3"):
+        GPEmulator.from_sklearn(trained(y=Y), SPACE, outputs=[StandardScaler().fit(Y), PCA(3).fit(Y[:, :3])])
+    four = np.hstack([X, X[:, :1]])
+    scaled = make_pipeline(StandardScaler(), GaussianProcessRegressor(R(1.0) + W(0.1), optimizer=None)).fit(four, Y)
+    with pytest.raises(ValueError, match="expected the 4 parameters that lead to the 4 inputs of the model; got 3"):
+        GPEmulator.from_sklearn(scaled, SPACE)
     with pytest.raises(ValueError, match="PCA is not fitted"):
         GPEmulator.from_sklearn(trained(y=Y), SPACE, outputs=PCA(3))

@@ -8,6 +8,8 @@ objects are known by the name of their class, and a subclass is refused, since i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,36 +87,46 @@ def emulator_state(
         truncation: (m, m) covariance of what the components leave out, or None for none, as scikit-learn has it.
     """
     parts = _apart(model)
-    before, around = [*_steps(inputs), *parts.inputs], [*_steps(outputs), *parts.outputs]
-    _require_fitted_processes(parts.processes)
-    inward = _chained([_affine(step) for step in before], dim)
-    designs = [np.asarray(process.X_train_, np.float64) for process in parts.processes]
-    if any(design.shape != designs[0].shape or not np.array_equal(design, designs[0]) for design in designs):
-        raise ValueError("from_sklearn: expected all processes to be trained at the same points; they are not.")
-    if inward.matrix.shape[1] != designs[0].shape[1]:
+    design = _common_design(parts.processes)
+    inward = _chained([*_steps(inputs), *parts.inputs], dim, "inputs")
+    if (len(inward.offset), inward.matrix.shape[1]) != (dim, design.shape[1]):
         raise ValueError(
-            f"space: expected the {inward.offset.shape[0]} parameters to give the {designs[0].shape[1]} inputs of the "
-            f"model; they give {inward.matrix.shape[1]}. Pass the space of the model's inputs, in their order."
+            f"space: expected the {len(inward.offset)} parameters that lead to the {design.shape[1]} inputs of the "
+            f"model; got {dim}, which lead to {inward.matrix.shape[1]}. Pass the space of the model's parameters, in "
+            "their order, and what scaled them as `inputs`."
         )
-    components = _components(parts.processes, designs[0])
-    p = len(components.weights)
-    own = [np.broadcast_to(np.ravel(getattr(one, name)), _targets(one)) for name in _OWN for one in parts.processes]
-    mean, scale = np.concatenate(own[: len(parts.processes)]), np.concatenate(own[len(parts.processes) :])
-    outward = _chained([_affine(step) for step in around], p)
-    if outward.back.shape[0] != p:
-        raise ValueError(f"outputs: expected transformers to {p} targets; these lead to {outward.back.shape[0]}.")
-    whole = outward.then(_diagonal(mean, scale))
+    components = _components(parts.processes, design)
+    own = _own_scaling(parts.processes)
+    outward = _chained([*_steps(outputs), *parts.outputs], len(components.weights), "outputs")
+    if len(outward.back) != len(components.weights):
+        raise ValueError(
+            f"outputs: expected transformers to {len(components.weights)} targets; these lead to {len(outward.back)}."
+        )
+    whole = outward.then(own)
     m = len(whole.offset)
     left_out = np.zeros((m, m)) if truncation is None else float_array(truncation, "truncation", shape=(m, m))
-    state = EmulatorState(
-        InputScaling(inward.offset, inward.matrix), OutputBasis(whole.offset, whole.back.T, left_out), components
-    )
-    _require_same_predictions(state, inward, parts.processes, mean, scale)
-    reports = [_report(process) for process in parts.processes for _ in range(_targets(process))]
-    return state, reports
+    basis = OutputBasis(whole.offset, whole.back.T, left_out)
+    state = EmulatorState(InputScaling(inward.offset, inward.matrix), basis, components)
+    _require_same_predictions(state, inward, parts.processes, own.offset, np.diag(own.back))
+    return state, [_report(process) for process in parts.processes for _ in range(_targets(process))]
 
 
-_OWN = ("_y_train_mean", "_y_train_std")
+def _common_design(processes: list[Any]) -> FloatArray:
+    designs = [np.asarray(_fitted(process, "X_train_")) for process in processes]
+    if any(design.ndim != 2 or design.dtype.kind not in "fiu" for design in designs):
+        raise ValueError("from_sklearn: expected processes that were trained at rows of numbers; they were not.")
+    if any(not np.array_equal(design, designs[0]) for design in designs):
+        raise ValueError("from_sklearn: expected all processes to be trained at the same points; they are not.")
+    return np.asarray(designs[0], np.float64)
+
+
+def _own_scaling(processes: list[Any]) -> Affine:
+    """Returns the map from the targets to those of zero mean and unit deviation that normalize_y makes."""
+    parts = [
+        [np.broadcast_to(np.ravel(getattr(process, name)), _targets(process)) for process in processes]
+        for name in ("_y_train_mean", "_y_train_std")
+    ]
+    return _diagonal(np.concatenate(parts[0]), np.concatenate(parts[1]))
 
 
 def _apart(model: Any) -> Parts:
@@ -160,13 +172,6 @@ def _fitted(model: Any, attribute: str) -> Any:
     return getattr(model, attribute)
 
 
-def _require_fitted_processes(processes: list[Any]) -> None:
-    for process in processes:
-        _fitted(process, "X_train_")
-        if np.ndim(process.X_train_) != 2 or np.asarray(process.X_train_).dtype.kind not in "fiu":
-            raise ValueError("from_sklearn: expected a process trained at rows of numbers.")
-
-
 def _steps(transformers: Any) -> list[Any]:
     """Returns the transformers of a pipeline, a sequence or a single one, in order, without those that pass on."""
     if _kind(transformers) == "sklearn.pipeline.Pipeline":
@@ -185,11 +190,16 @@ def _affine(fitted: Any) -> Affine:
     return _AFFINE[kind](fitted)
 
 
-def _chained(maps: list[Affine], dim: int) -> Affine:
-    chain = maps[0] if maps else Affine(np.zeros(dim), np.eye(dim), np.eye(dim))
-    for following in maps[1:]:
-        chain = chain.then(following)
-    return chain
+def _chained(steps: list[Any], dim: int, subject: str) -> Affine:
+    """Returns fitted transformers as one map, the identity in `dim` dimensions if there are none."""
+    maps = [_affine(step) for step in steps]
+    for (step, first), (next_step, second) in pairwise(zip(steps, maps, strict=True)):
+        if len(first.back) != len(second.offset):
+            raise ValueError(
+                f"{subject}: expected transformers that follow each other; {_short(step)} gives {len(first.back)} "
+                f"columns, and {_short(next_step)} takes {len(second.offset)}."
+            )
+    return reduce(Affine.then, maps) if maps else _diagonal(np.zeros(dim), np.ones(dim))
 
 
 def _targets(process: Any) -> int:
