@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .prior import FlowPrior
     from .sampling.density import ModelDensity
     from .sampling.emcee import sample_emcee
+    from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
     from .storage import FileFormatError
     from .training.config import TrainConfig
@@ -80,6 +81,7 @@ _HOMES = {
     "prior": ("FlowPrior",),
     "sampling.density": ("ModelDensity",),
     "sampling.emcee": ("sample_emcee",),
+    "sampling.nuts": ("sample_nuts",),
     "sampling.pocomc": ("sample_pocomc",),
     "storage": ("FileFormatError",),
     "training.config": ("TrainConfig",),
@@ -131,6 +133,7 @@ __all__ = [
     "read_chain",
     "robustify",
     "sample_emcee",
+    "sample_nuts",
     "sample_pocomc",
     "scan_flows",
     "temper",

@@ -8,6 +8,7 @@ recompiled for a new one.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -80,6 +81,21 @@ class ModelDensity:
         """Lower and upper bounds, (d, 2) in float64."""
         return self.space.bounds
 
+    @property
+    def model(self) -> Any:
+        """The NumPyro model."""
+        return self._model
+
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The model's positional and keyword arguments."""
+        return self._args, self._kwargs
+
+    @property
+    def learned_sites(self) -> tuple[str, ...]:
+        """Names of the latent sites that have a latent space (`LatentReparam`): learned priors, bare or in a plate."""
+        return tuple(latent.site for latent in self._latents if latent.learned)
+
     def log_prior(self, x: Any) -> FloatArray:
         """Returns the normalised log prior (n,) at points (n, d); -inf outside the support."""
         return self._evaluate("log_prior", x)
@@ -117,6 +133,17 @@ class ModelDensity:
     def constrain(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
         return self._sites(self._points(x))
+
+    def vector(self, values: Mapping[str, Any]) -> FloatArray:
+        """Returns vectors (..., d) of the latent sites' values, {site: (..., *shape)}: the inverse of `constrain`.
+
+        Values that rounding put on or beyond a bound are moved inside.
+        """
+        parts = []
+        for latent in self._latents:
+            value = np.asarray(values[latent.site], dtype=np.float64)
+            parts.append(value.reshape(*value.shape[: value.ndim - len(latent.shape)], latent.space.dim))
+        return np.clip(np.concatenate(parts, axis=-1), self._low, self._high)
 
     def _points(self, x: Any) -> FloatArray:
         array = float_array(x, "x")

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from .._checks import FloatArray, optional_import, positive_int
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
-from ..chains.chain import Chain, seed_from_key
+from ..chains.chain import Chain
 from .density import ModelDensity
-from .record import run_record
+from .record import run_record, seed_of
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _TRIES = 100  # rounds of prior draws in search of starts with a finite density
@@ -59,7 +59,7 @@ def sample_emcee(
     n_walkers += n_walkers % 2
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
     key_start, key_seed = jax.random.split(key)
-    seed = int(np.random.SeedSequence(seed_from_key(key_seed)).generate_state(1)[0])
+    seed = seed_of(key_seed)
     start_time = time.perf_counter()
 
     def log_prob_and_parts(x: FloatArray) -> FloatArray:

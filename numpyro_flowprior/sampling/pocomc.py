@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checks import FloatArray, optional_import, positive_int
-from ..chains.chain import Chain, seed_from_key
+from ..chains.chain import Chain
 from .density import ModelDensity
-from .record import run_record
+from .record import run_record, seed_of
 
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
 
@@ -86,7 +86,7 @@ def sample_pocomc(
     if n_active > n_effective:
         raise ValueError(f"sample_pocomc: expected n_active <= n_effective; got {n_active} > {n_effective}.")
     key_prior, key_seed = jax.random.split(key)
-    seed = int(np.random.SeedSequence(seed_from_key(key_seed)).generate_state(1)[0])
+    seed = seed_of(key_seed)
     start = time.perf_counter()
     with _global_generators_restored():
         sampler = _with_quiet_bar(pocomc.Sampler, progress)(

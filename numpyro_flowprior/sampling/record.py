@@ -6,16 +6,28 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+import jax
+import numpy as np
+
+from ..chains.chain import seed_from_key
 from .density import ModelDensity
+
+_PACKAGES = {"nuts": "numpyro"}  # that a sampler is from, if it has not its own name
+
+
+def seed_of(key: jax.Array) -> int:
+    """Returns the integer that seeds a sampler outside of JAX, and names a run."""
+    return int(np.random.SeedSequence(seed_from_key(key)).generate_state(1)[0])
 
 
 def run_record(
     sampler: str, seed: int, start: float, density: ModelDensity, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns a JSON-ready record: sampler, its version, seed, settings and statistics, wall time, NaN counts."""
+    package = _PACKAGES.get(sampler, sampler)
     return {
         "sampler": sampler,
-        "versions": {name: version(name) for name in (sampler, "numpyro-flowprior", "jax", "numpyro")},
+        "versions": {name: version(name) for name in (package, "numpyro-flowprior", "jax", "numpyro")},
         "seed": seed,
         **settings,
         "nan_log_densities": density.nan_count,

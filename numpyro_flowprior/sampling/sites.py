@@ -14,20 +14,22 @@ from numpyro.handlers import seed, trace
 from .._leaves import copied, forgetting
 from ..box import Box
 from ..chains.parameters import ParameterSpace, merge_spaces
-from ..latent import LATENT_SUFFIX, LatentDensity
+from ..latent import LATENT_SUFFIX, HasLatentSpace, LatentDensity
 
 
 @dataclass(frozen=True)
 class Latent:
     """One latent site: its name, its value's shape, and the parameters that its raveled value holds.
 
-    `named` are those of the distribution over named parameters (a FlowPrior, say) along the value's last axis, if any.
+    `named` are those of the distribution over named parameters (a FlowPrior, say) along the value's last axis, if any;
+    `learned` says whether that distribution has a latent space.
     """
 
     site: str
     shape: tuple[int, ...]
     space: ParameterSpace
     named: ParameterSpace | None = None
+    learned: bool = False
 
 
 def trace_model(model: Any, args: tuple, kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     size = int(np.prod(shape))
     named = _named_space_of(function)
     if named is not None:
-        return Latent(name, shape, _repeated(named, name, size // named.dim), named)
+        learned = isinstance(_unwrapped(function), HasLatentSpace)
+        return Latent(name, shape, _repeated(named, name, size // named.dim), named, learned)
     lower, upper = (np.broadcast_to(bound, shape).ravel() for bound in box_of(support, name))
     return Latent(name, shape, ParameterSpace(_coordinate_names(name, shape), lower, upper))
 

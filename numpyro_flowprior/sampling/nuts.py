@@ -1,0 +1,150 @@
+"""sample_nuts: NumPyro's No-U-Turn sampler behind the signature of the others, learned priors in their latent space."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro.handlers import reparam
+from numpyro.infer import MCMC, NUTS, init_to_sample
+from tqdm.auto import tqdm
+
+from .._checks import FloatArray, positive_int, real_in
+from ..chains.chain import Chain
+from ..chains.convergence import judge
+from ..latent import LatentReparam
+from .density import ModelDensity
+from .record import run_record, seed_of
+
+_BLOCKS = 10  # that the draws are made in: between two of them the clock is looked at
+_FIELDS = ("diverging", "accept_prob", "num_steps")
+
+
+def sample_nuts(
+    key: jax.Array,
+    density: ModelDensity,
+    *,
+    n_samples: int = 1000,
+    n_warmup: int = 1000,
+    n_chains: int = 4,
+    latent: bool = True,
+    max_seconds: float | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Chain:
+    """Returns posterior draws of NumPyro's NUTS, in float64, of chains that start at draws from the prior.
+
+    Args:
+        key: JAX random key.
+        density: the posterior; its model must be differentiable.
+        n_samples: draws that each chain keeps.
+        n_warmup: steps that adapt step size and mass matrix, and are dropped.
+        n_chains: chains, run side by side in one compiled program.
+        latent: whether to sample learned priors in their latent space (`LatentReparam`), where NUTS moves best; modes
+            that a prior keeps apart there are better left to `sample_pocomc`.
+        max_seconds: return what there is after this time, looked at ten times after the warm-up; None for no limit.
+        progress: show a progress bar.
+        **options: further arguments of `numpyro.infer.NUTS` (target_accept_prob, dense_mass, max_tree_depth, ...).
+
+    Returns:
+        A Chain with `chain_id`, log prior and log likelihood per draw; `info` holds R-hat, effective size, divergences,
+        acceptance, gradient evaluations, and whether it converged. If it did not, one warning says why.
+
+    Raises:
+        TypeError, ValueError: numbers of the wrong kind.
+
+    Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.
+    """
+    n_samples = positive_int(n_samples, "sample_nuts: n_samples", minimum=2)
+    n_warmup = positive_int(n_warmup, "sample_nuts: n_warmup")
+    n_chains = positive_int(n_chains, "sample_nuts: n_chains")
+    limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
+    start = time.perf_counter()
+    model = reparam(density.model, config={site: LatentReparam() for site in density.learned_sites if latent})
+    block = -(-n_samples // _BLOCKS)
+    sampler = MCMC(
+        NUTS(model, **{"init_strategy": init_to_sample, **options}),
+        num_warmup=n_warmup,
+        num_samples=block,
+        num_chains=n_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    with jax.enable_x64(True):
+        draws, fields, cause = _run(sampler, key, density, n_samples, start + limit, progress=progress)
+    return _chain(density, draws, fields, seed=seed_of(key), start=start, warmup=n_warmup, cause=cause)
+
+
+def _run(
+    sampler: MCMC, key: jax.Array, density: ModelDensity, n_samples: int, deadline: float, *, progress: bool
+) -> tuple[FloatArray, dict[str, np.ndarray], str | None]:
+    """Returns draws (chains, n, d), the fields (chains, n) of each, and why there are fewer than wanted, if so."""
+    args, kwargs = density.arguments
+    draws: list[FloatArray] = []
+    fields: list[dict[str, np.ndarray]] = []
+    cause = None
+    with tqdm(total=n_samples, desc="NUTS, warm-up", unit="draw", disable=not progress) as bar:
+        try:
+            sampler.warmup(key, *args, extra_fields=_FIELDS, **kwargs)
+            bar.set_description("NUTS")
+            while sum(part.shape[1] for part in draws) < n_samples:
+                sampler.run(sampler.post_warmup_state.rng_key, *args, extra_fields=_FIELDS, **kwargs)
+                sampler.post_warmup_state = sampler.last_state
+                draws.append(density.vector(sampler.get_samples(group_by_chain=True)))
+                found = sampler.get_extra_fields(group_by_chain=True)
+                fields.append({name: np.asarray(found[name]) for name in _FIELDS})
+                bar.update(draws[-1].shape[1])
+                if time.perf_counter() > deadline:
+                    cause = "the time limit"
+                    break
+        except KeyboardInterrupt:
+            if not draws:
+                raise
+            cause = "an interruption"
+    whole = {name: np.concatenate([part[name] for part in fields], axis=1)[:, :n_samples] for name in _FIELDS}
+    return np.concatenate(draws, axis=1)[:, :n_samples], whole, cause
+
+
+def _chain(
+    density: ModelDensity,
+    draws: FloatArray,
+    fields: dict[str, np.ndarray],
+    *,
+    seed: int,
+    start: float,
+    warmup: int,
+    cause: str | None,
+) -> Chain:
+    chains, kept, dim = draws.shape
+    samples = draws.reshape(-1, dim)
+    log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
+    chain = Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        chain_id=np.repeat(np.arange(chains), kept),
+    )
+    report, reasons = judge(chain)
+    divergences = int(fields["diverging"].sum())
+    if divergences:
+        reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")
+    if cause:
+        warnings.warn(f"sample_nuts: stopped by {cause} after {kept} draws of each chain.", stacklevel=3)
+    if reasons:
+        warnings.warn("sample_nuts: not converged. " + " ".join(reasons), stacklevel=3)
+    settings = {
+        "n_chains": chains,
+        "n_samples": kept,
+        "n_warmup": warmup,
+        "divergences": divergences,
+        "acceptance": float(fields["accept_prob"].mean()),
+        "calls": int(fields["num_steps"].sum()),  # of the gradient, after the warm-up
+        **report,
+        "converged": not reasons and cause is None,
+    }
+    return chain.replace(info=run_record("nuts", seed, start, density, settings))

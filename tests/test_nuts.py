@@ -1,0 +1,138 @@
+"""NUTS through the bridge: exact posteriors, learned priors in their latent space, and what it says of a run."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import kstest, norm
+from toys import make_prior
+
+from numpyro_flowprior import FlowConfig, ModelDensity, UniformPrior, sample_nuts, to_arviz
+from numpyro_flowprior.chains.parameters import ParameterSpace
+
+KEY = jax.random.key(1)
+Y = np.array([2.5])
+POSTERIOR_MEAN, POSTERIOR_SD = (1.0 / 4 + 2.5) / (1 + 1 / 4), np.sqrt(1 / (1 + 1 / 4))
+FEW = {"n_samples": 500, "n_warmup": 300, "progress": False}
+
+
+def conjugate(y):
+    """Normal mean with a normal prior, a flat one on a box, and a plate of scales that the data leave alone."""
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    numpyro.sample("flat", UniformPrior(ParameterSpace(["a", "b"], [0.0, -1.0], [2.0, 1.0])))
+    with numpyro.plate("groups", 3):
+        numpyro.sample("scale", dist.HalfNormal(2.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@pytest.fixture(scope="module")
+def density():
+    return ModelDensity(conjugate, Y)
+
+
+@pytest.fixture(scope="module")
+def chain(density):
+    return sample_nuts(KEY, density, **FEW)
+
+
+def test_draws_are_the_exact_posteriors(density, chain):
+    """Kolmogorov-Smirnov of each marginal at a tenth of the draws, which are nearly independent."""
+    assert chain.names == ("mu", "a", "b", "scale[0]", "scale[1]", "scale[2]")
+    exact = [norm(POSTERIOR_MEAN, POSTERIOR_SD).cdf, lambda x: x / 2, lambda x: (x + 1) / 2]
+    exact += [lambda x: 2 * norm.cdf(x / 2) - 1] * 3
+    for column, cdf in zip(chain.samples[::10].T, exact, strict=True):
+        assert kstest(column, cdf).pvalue > 1e-4  # six tests: a false alarm in 1700 seeds
+    assert chain.info["converged"]
+    assert chain.info["divergences"] == 0
+    assert 0.6 < chain.info["acceptance"] < 1.0
+    assert chain.samples.dtype == np.float64
+    np.testing.assert_allclose(chain.log_prior, density.log_prior(chain.samples))
+    np.testing.assert_array_equal(np.unique(chain.chain_id, return_counts=True)[1], [500] * 4)
+    assert to_arviz(chain, density).posterior.sizes["chain"] == 4
+
+
+def test_the_key_decides_and_the_callers_precision_stays(density, chain):
+    np.testing.assert_array_equal(sample_nuts(KEY, density, **FEW).samples, chain.samples)
+    assert jnp.result_type(float) == jnp.float32
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_a_learned_prior_comes_back_where_nothing_is_observed_of_it(latent):
+    prior = make_prior([(0.0, 1.0), (0.0, np.inf)], FlowConfig(layers=2, hidden=(8,), base="normal"))
+
+    def model(y):
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(0.0 * theta[0], 1.0), obs=y)
+
+    density = ModelDensity(model, 0.3)
+    assert density.learned_sites == ("theta",)
+    found = sample_nuts(KEY, density, latent=latent, **FEW)
+    drawn = np.asarray(prior.sample(jax.random.key(5), (20_000,)))
+    for j in range(2):
+        # thinned to independence; a false alarm in 5000 seeds
+        assert kstest(found.samples[::10, j], drawn[:, j]).pvalue > 1e-4
+    assert prior.space.contains(found.samples).all()
+
+
+def test_a_posterior_of_a_learned_prior_is_that_of_importance_weights():
+    prior = make_prior([(0.0, 1.0), (-1.0, 2.0)], FlowConfig(layers=2, hidden=(8,), base="normal"))
+
+    def model(y):
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(theta[0] + theta[1], 0.3), obs=y)
+
+    found = sample_nuts(KEY, ModelDensity(model, 0.9), **{**FEW, "n_samples": 1000})
+    draws = np.asarray(prior.sample(jax.random.key(5), (200_000,)), float)
+    weights = norm(draws.sum(axis=1), 0.3).pdf(0.9)
+    mean = weights @ draws / weights.sum()
+    error = found.samples.std(0) / np.sqrt(found.effective_size)
+    assert (np.abs(found.mean() - mean) < 4.5 * error).all()
+
+
+def test_what_did_not_converge_says_so():
+    def two_modes(y):
+        x = numpyro.sample("x", dist.Normal(0.0, 10.0))
+        numpyro.factor("modes", jnp.logaddexp(-50 * (x - y) ** 2, -50 * (x + y) ** 2))
+
+    with pytest.warns(UserWarning, match="sample_nuts: not converged. R-hat"):
+        found = sample_nuts(KEY, ModelDensity(two_modes, 8.0), n_samples=200, n_warmup=200, progress=False)
+    assert not found.info["converged"]
+    assert found.info["r_hat"]["x"] > 1.1
+
+
+def test_a_funnel_diverges_and_says_so():
+    def funnel():
+        v = numpyro.sample("v", dist.Normal(0.0, 3.0))
+        numpyro.sample("x", dist.Normal(0.0, jnp.exp(v / 2)).expand([9]).to_event(1))
+        numpyro.factor("nothing", 0.0)
+
+    with pytest.warns(UserWarning, match=r"steps diverged: raise target_accept_prob"):
+        found = sample_nuts(KEY, ModelDensity(funnel), n_samples=300, n_warmup=200, progress=False)
+    assert found.info["divergences"] > 0
+    assert not found.info["converged"]
+
+
+@pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
+def test_a_time_limit_returns_what_there_is(density):
+    with pytest.warns(UserWarning, match="stopped by the time limit after 50 draws of each chain"):
+        found = sample_nuts(KEY, density, **{**FEW, "max_seconds": 0.0})
+    assert found.n == 200
+    assert not found.info["converged"]
+
+
+def test_quiet_when_told(density, capsys):
+    sample_nuts(KEY, density, **{**FEW, "n_samples": 100, "n_warmup": 100, "n_chains": 2})
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"n_samples": 0}, ValueError), ({"n_chains": 1.5}, TypeError), ({"max_seconds": -1}, ValueError)],
+)
+def test_bad_settings_are_refused(density, options, error):
+    with pytest.raises(error, match=f"sample_nuts: {next(iter(options))}"):
+        sample_nuts(KEY, density, **options)
