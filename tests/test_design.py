@@ -85,6 +85,14 @@ def test_a_short_chain_gives_new_points():
     assert len(np.unique(points, axis=0)) == 100
 
 
+def test_draws_outside_of_the_space_are_left_out():
+    wide = ParameterSpace(["a", "b", "c"], -100.0, 100.0)
+    chain = Chain(np.random.default_rng(0).normal([0, 1, 20], 10.0, (2000, 3)), wide)
+    assert SPACE.contains(design(SPACE, 50, KEY, chain=chain)).all()
+    with pytest.raises(ValueError, match="chain: expected draws inside the space's bounds; 0 of 9 are"):
+        design(SPACE, 5, KEY, chain=Chain(np.full((9, 3), -50.0) - np.arange(9)[:, None], wide))
+
+
 def test_flat_marginals_of_the_whole_design():
     points = in_unit_box(design(SPACE, 300, KEY))
     assert all(kstest(column, "uniform").statistic < 1 / 300 + 1e-9 for column in points.T)
@@ -100,7 +108,7 @@ BAD = {
     "chain": (dict(chain=np.ones((5, 3))), TypeError, "chain: expected a Chain; got ndarray"),
     "names": (dict(chain=posterior(50).select(["a", "b"])), ValueError, "'c'"),
     "existing alone": (dict(existing=np.ones((2, 3))), ValueError, "existing: expected a chain as well"),
-    "existing": (dict(chain=posterior(50), existing=np.ones((2, 2))), ValueError, r"expected shape \(n, 3\)"),
+    "existing": (dict(chain=posterior(50), existing=np.ones((2, 2))), ValueError, r"existing: expected shape \(n, 3\)"),
 }
 
 

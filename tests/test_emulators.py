@@ -228,6 +228,63 @@ def test_kernel_gradient_where_points_coincide_is_zero_not_nan(kind):
     assert (slopes[1:] != 0).all()
 
 
+@pytest.mark.parametrize("kernel", ["rbf", "matern32", "matern52", "rational", "periodic"])
+def test_second_derivatives_are_right_at_the_runs_too(kernel):
+    """Where points coincide a clipped or rooted distance would lose the curvature, by thousands of times."""
+    named = {"rational": kernels.RationalQuadratic(0.8, 1.5), "periodic": kernels.ExpSineSquared(1.0, 3.0)}
+    emulator = fit(n_components=2, kernel=named[kernel] + W(0.05) if kernel in named else kernel)
+
+    def slope(theta):
+        return jax.grad(lambda theta: jnp.sum(emulator.predict(theta).mean / Y.std(0)))(theta)
+
+    with jax.enable_x64(True):
+        step = 1e-4 * (UPPER - LOWER)
+        for point in (X[3], X[20], POINTS[0]):
+            numeric = np.stack([(slope(point + e) - slope(point - e)) / (2 * e.sum()) for e in np.diag(step)])
+            scale = np.outer(1 / (UPPER - LOWER), 1 / (UPPER - LOWER)) * np.abs(numeric).max() * 100
+            found = jax.jacfwd(slope)(point)
+            np.testing.assert_allclose(found / scale, numeric / scale, atol=2e-4)
+
+
+def test_columns_of_a_data_frame_are_found_by_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"])[["c", "a", "b"]].assign(more=1.0)
+    options = {"n_components": 1, "progress": False}
+    named = GPEmulator.fit(frame, pandas.DataFrame(Y, columns=NAMES), SPACE, **options)
+    assert named.output_names == NAMES
+    expected = fit(n_components=1).predict(POINTS).mean
+    np.testing.assert_array_equal(named.predict(POINTS).mean, expected)
+    assert GPEmulator.fit(pandas.DataFrame(X), pandas.DataFrame(Y), SPACE, **options).output_names[0] == "y0"
+    with pytest.raises(ValueError, match="X: expected columns 'a', 'b', 'c'; missing: 'b'. Rename them"):
+        GPEmulator.fit(frame.rename(columns={"b": "q"}), Y, SPACE, **options)
+
+
+def test_no_points_and_points_as_a_list(emulator):
+    assert emulator.predict(np.empty((0, 3))).covariance.shape == (0, 5, 5)
+    expected = emulator.predict(POINTS[0]).mean
+    with jax.enable_x64(True):
+        found = jax.jit(lambda a, b, c: emulator.predict([a, b, c]).mean)(*POINTS[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_known_errors_of_validation_runs_count():
+    """The fit's Y_error is no part of a prediction: noisy runs are judged with theirs."""
+    X_fit, X_new = design(80, seed=3), design(300, seed=4)
+    error = 0.1 * model(X_fit).std(0) * np.ones((380, 5))
+    noise = error * np.random.default_rng(5).standard_normal((380, 5))
+    emulator = GPEmulator.fit(
+        X_fit, model(X_fit) + noise[:80], SPACE, n_components=5, Y_error=error[:80], progress=False
+    )
+    runs = model(X_new) + noise[80:]
+    assert emulator.validate(X_new, runs).verdict == "fail"
+    found = emulator.validate(X_new, runs, Y_error=error[80:])
+    assert found.verdict == "pass"
+    # 300 runs of five independent noises: standard error 0.006
+    assert abs(found.coverage_95.mean() - 0.95) < 0.04
+    with pytest.raises(ValueError, match="Y_error: expected standard errors >= 0"):
+        emulator.validate(X_new, runs, Y_error=-error[80:])
+
+
 def test_save_and_load_give_the_same_bits(emulator, tmp_path):
     loaded = GPEmulator.load(emulator.save(tmp_path / "emulator.safetensors"))
     for emulated in (loaded, pickle.loads(pickle.dumps(emulator))):
@@ -412,6 +469,9 @@ BAD_FITS = {
     "outside": (dict(X=_with(X, (slice(4), 2), 41.0)), ValueError, r"4 of 40 are not \(rows per parameter: 'c': 4\)"),
     "rows": (dict(X=X[:3], Y=Y[:3]), ValueError, "at least 4 rows for 3 parameters; got 3"),
     "rows of Y": (dict(Y=Y[:-1]), ValueError, r"Y: expected shape \(40, 5\); got \(39, 5\)"),
+    "one output": (dict(Y=Y[:, 0]), ValueError, r"Y: expected shape \(n, m\); got \(40,\). One output is Y\[:, None\]"),
+    "bounds reversed": (dict(kernel=R(3.0, (10.0, 2.0))), ValueError, r"expected bounds \(lower, upper\)"),
+    "infinite bounds": (dict(kernel=R(3.0, (0.1, np.inf))), ValueError, "RBF.length_scale: expected positive, finite"),
     "NaN in Y": (dict(Y=_with(Y, (3, 1), np.inf)), ValueError, "Y: expected finite.*'v2': 1"),
     "constant": (dict(Y=_with(Y, (slice(None), 2), 0.1)), ValueError, "'pT' do not"),
     "constant zero": (dict(Y=_with(Y, (slice(None), 3), 0.0)), ValueError, "'v3' do not"),

@@ -13,7 +13,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.linear_model import LinearRegression
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, RobustScaler, StandardScaler
 
 from numpyro_flowprior import GPEmulator, ParameterSpace
 from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel_from_json, kernel_to_json
@@ -277,7 +277,37 @@ def test_what_can_not_be_taken_over_is_refused_by_name(name):
         GPEmulator.from_sklearn(model, SPACE)
 
 
+def test_parts_fitted_in_float32_are_taken_over_in_float64(tmp_path):
+    half, outputs = X.astype(np.float32), Y.astype(np.float32)
+    scaler, pca = MinMaxScaler().fit(half), PCA(2, whiten=True).fit(outputs)
+    models = [GaussianProcessRegressor(NOISY, optimizer=None).fit(half, pca.transform(outputs)[:, j]) for j in (0, 1)]
+    for inputs in (scaler, StandardScaler().fit(half), PCA(3).fit(half)):
+        fitted = [GaussianProcessRegressor(R(0.8) + W(0.01), optimizer=None).fit(inputs.transform(half), Y[:, 0])]
+        GPEmulator.load(GPEmulator.from_sklearn(fitted, SPACE, inputs=inputs).save(tmp_path / "e.safetensors"))
+    emulator = GPEmulator.from_sklearn(models, SPACE, outputs=pca)
+    mean = pca.inverse_transform(np.stack([model.predict(POINTS) for model in models], axis=-1).astype(np.float64))
+    np.testing.assert_allclose(emulator.predict(POINTS).mean, mean, rtol=1e-6)  # theirs is in float32 in part
+
+
+def test_columns_of_the_fit_are_compared_with_the_space():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["b", "a", "c"])
+    model = GaussianProcessRegressor(NOISY, optimizer=None).fit(frame, Y[:, 1])
+    with pytest.raises(ValueError, match="GaussianProcessRegressor was fitted to.*'b', 'a', 'c'; got 'a', 'b', 'c'"):
+        GPEmulator.from_sklearn(model, SPACE)
+    right = ParameterSpace(["b", "a", "c"], *SPACE.bounds.T)
+    np.testing.assert_allclose(
+        GPEmulator.from_sklearn(model, right).predict(POINTS).mean[:, 0], trained().predict(POINTS)
+    )
+
+
 def test_wrong_arguments_are_refused_by_name():
+    for wrong in (np.full((4, 4), np.nan), -np.eye(4), np.eye(4) + np.eye(4, k=1)):
+        with pytest.raises(ValueError, match="truncation: expected"):
+            GPEmulator.from_sklearn(trained(y=Y), SPACE, truncation=wrong)
+    with pytest.raises(ValueError, match="FunctionTransformer is not supported"):
+        GPEmulator.from_sklearn(trained(y=Y), SPACE, outputs=FunctionTransformer(inverse_func=np.exp).fit(Y))
+
     for wrong in ("model", 3, np.ones(3), object()):
         with pytest.raises(TypeError, match="is not supported; expected GaussianProcessRegressor"):
             GPEmulator.from_sklearn(wrong, SPACE)

@@ -270,6 +270,43 @@ def test_missing_measurements_are_left_out_by_name(emulators):
     np.testing.assert_allclose(found, multivariate_normal(mean, total).logpdf(values[kept]), rtol=1e-9)
 
 
+def test_errors_may_be_missing_where_values_are_and_masks_are_seen(emulators):
+    values, _ = measurement((first_model, [TRUTH["a"], TRUTH["b"]]))
+    missing = np.where(np.arange(5) == 2, np.nan, values)
+    covariance = measurement_covariance(0.1 * np.abs(missing), 0.05 * np.abs(missing))
+    with pytest.warns(UserWarning, match="'y2'") as caught:
+        likelihood = EmulatorLikelihood(emulators[0], missing, covariance, discrepancy_scale=0.1 * np.abs(missing))
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="'y2'"):
+        masked = EmulatorLikelihood(emulators[0], np.ma.masked_invalid(missing), np.diag(values**2))
+    assert likelihood.dropped == masked.dropped == ("y2",)
+    with jax.enable_x64(True):
+        assert np.isfinite(likelihood(POINTS[0, :2], discrepancy=0.3).log_prob(likelihood.observed))
+
+
+def test_a_discrepancy_has_one_size_for_each_point(emulators, logged):
+    likelihood = EmulatorLikelihood(emulators[0], *measurement((first_model, [TRUTH["a"], TRUTH["b"]])))
+    with jax.enable_x64(True):
+        for points, size in (
+            (POINTS[0, :2], np.full(5, 0.2)),
+            (POINTS[:, :2], np.ones(5)),
+            (POINTS[:1, :2], np.ones(3)),
+        ):
+            with pytest.raises(ValueError, match="discrepancy: expected one size for each point"):
+                likelihood(points, discrepancy=size)
+        grid = likelihood(POINTS[:, None, :2], discrepancy=np.ones((6, 1))).log_prob(likelihood.observed)
+        assert grid.shape == (6, 1)
+        dense = EmulatorLikelihood(logged, np.full(4, 2.0), np.diag(np.full(4, 9.0e2)), log_scale=False)
+        sizes = dense(POINTS[:, :2], discrepancy=np.linspace(0.1, 0.6, 6)).log_prob(dense.observed)
+        one = dense(POINTS[3, :2], discrepancy=0.4).log_prob(dense.observed)
+        np.testing.assert_allclose(sizes[3], one, rtol=1e-9)
+
+
+def test_blocks_have_names_of_their_own(emulators):
+    with pytest.raises(ValueError, match="expected unique names of blocks; '1'"):
+        EmulatorLikelihood({1: emulators[0], "1": emulators[1]}, np.zeros(8), np.eye(8))
+
+
 def test_an_indefinite_block_is_named(emulators):
     covariance = np.eye(8)
     covariance[5:, 5:] += 0.9 * (np.eye(3, k=1) + np.eye(3, k=-1))
@@ -339,6 +376,8 @@ def test_inflated_normal_equals_scipy_and_its_draws_scatter_so(m, p):
     oracle = np.stack([multivariate_normal(loc[n], covariance[n]).logpdf(values[:, n]) for n in range(3)], axis=-1)
     with jax.enable_x64(True):
         normal = InflatedNormal(loc, variances, sizes, factor_inflated(fixed, inflation, loadings))
+        with pytest.raises(ValueError, match=f"InflatedNormal: value: expected a last axis of {m}"):
+            normal.log_prob(values[..., :1])
         np.testing.assert_allclose(normal.log_prob(values), oracle, rtol=1e-8)
         scale = np.sqrt(np.einsum("ni,nj->nij", *[np.diagonal(covariance, axis1=1, axis2=2)] * 2))
         np.testing.assert_allclose(normal.covariance_matrix / scale, covariance / scale, atol=1e-9)
@@ -486,7 +525,7 @@ BAD_COVARIANCES = {
     "negative": (dict(statistical=[-1.0, 1.0]), ValueError, "statistical: expected standard errors >= 0"),
     "shape": (dict(statistical=np.eye(2)), ValueError, r"statistical: expected shape \(any\)"),
     "systematic shape": (dict(statistical=[1.0, 1.0], systematic=[1.0]), ValueError, "systematic: expected shape"),
-    "NaN": (dict(statistical=[1.0, np.nan]), ValueError, "statistical: expected finite"),
+    "infinite": (dict(statistical=[1.0, np.inf]), ValueError, "statistical: expected finite"),
     "text": (dict(statistical=["a"]), TypeError, "statistical"),
     "no length": (dict(statistical=[1.0], systematic=[1.0], positions=[0.0]), ValueError, "both or neither"),
     "length": (
@@ -499,6 +538,11 @@ BAD_COVARIANCES = {
         dict(statistical=[1.0], systematic=[1.0], groups=["a"], between_groups=1.5),
         ValueError,
         "between_groups",
+    ),
+    "between nothing": (
+        dict(statistical=[1.0], systematic=[1.0], between_groups=0.5),
+        ValueError,
+        "between_groups: expected groups",
     ),
     "nothing to correlate": (dict(statistical=[1.0], groups=["a"]), ValueError, "systematic: expected"),
 }

@@ -113,6 +113,16 @@ def test_a_validation_in_one_figure(m, tmp_path):
     assert box.x1 < width
 
 
+def test_formulae_and_what_is_none_are_drawn(tmp_path):
+    names = (r"$\langle p_T \rangle$", r"$v_2\{2\}$", "$x^$", "cost in $")
+    runs = np.random.default_rng(0).normal(size=(60, 4))
+    wrong = EmulatorValidation(
+        names, runs + np.random.default_rng(1).normal(size=runs.shape), np.full((60, 4), 0.2), runs
+    )
+    assert wrong.verdict == "fail"
+    plot_emulator(wrong).savefig(tmp_path / "e.png")
+
+
 def test_only_a_validation_is_drawn():
     with pytest.raises(TypeError, match="expected an EmulatorValidation; got ndarray"):
         plot_emulator(np.ones(3))

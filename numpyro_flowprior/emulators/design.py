@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
-from .._checks import FloatArray, one_of, positive_int, require_finite, shorten
+from .._checks import FloatArray, one_of, positive_int, shorten
 from ..chains.chain import Chain, seed_from_key
 from ..chains.parameters import ParameterSpace
 from .runs import checked_inputs
@@ -44,7 +44,7 @@ def design(
             values are spread evenly; or "sobol", a scrambled Sobol sequence, best for n a power of two.
         chain: a posterior of these parameters, for the next round of training: points are chosen among its draws, as
             far from each other as possible in units of its deviations, and between neighbouring draws, so that a short
-            chain does too. `method` is not used then.
+            chain does too. Draws outside of the space's bounds are left out. `method` is not used then.
         existing: (k, d) points where the model has already been run, to stay away from; with a chain only.
 
     Raises:
@@ -102,14 +102,17 @@ def _around(space: ParameterSpace, n: int, rng: np.random.Generator, chain: Chai
     if not isinstance(chain, Chain):
         raise TypeError(f"chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     chain = chain.select(space.names)
+    inside = space.contains(chain.samples) & (chain.probabilities > 0)
+    if inside.sum() < 2:
+        raise ValueError(f"chain: expected draws inside the space's bounds; {inside.sum()} of {chain.n} are. {space}")
+    chain = chain.take(np.flatnonzero(inside))
     scale = np.sqrt(np.diag(chain.covariance()))
     rows = rng.choice(chain.n, size=_CANDIDATES * n, p=chain.probabilities)
     candidates = _between(chain.samples[rows], scale, rng)
     candidates = np.where(space.contains(candidates)[:, None], candidates, chain.samples[rows])
     taken = np.empty((0, space.dim))
     if existing is not None:
-        taken = checked_inputs(existing, space)
-        require_finite(taken, "existing", columns=space.names)
+        taken = checked_inputs(existing, space, "existing")
     return _far_apart(candidates / scale, n, taken / scale) * scale
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import positive_int, shorten
+from .._checks import positive_int
 from ..chains.parameters import ParameterSpace
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator
@@ -29,6 +29,7 @@ from .runs import (
     checked_log_outputs,
     checked_output_names,
     checked_outputs,
+    checked_points,
     mask_of,
     on_log_scale,
 )
@@ -93,7 +94,8 @@ class GPEmulator:
         of unit variance. Time grows as n^3 per component.
 
         Args:
-            X: (n, d) design, in the order of `space`, at least d + 1 rows inside its bounds. Repeated rows are fine.
+            X: (n, d) design, in the order of `space` (a DataFrame: by its columns' names), at least d + 1 rows inside
+                the bounds. Repeated rows are fine.
             Y: (n, m) the model's outputs.
             space: the input parameters.
             n_components: how many to keep, or the fraction in (0, 1) of the total variance they must reach.
@@ -106,7 +108,7 @@ class GPEmulator:
                 vary by factors. `predict` gives the moments of the outputs themselves.
             restarts: further starting points of the optimiser, >= 0; all starts of all components run in parallel.
             seed: seeds them, >= 0.
-            output_names: (m,) unique names, or None for "y0", "y1", ...
+            output_names: (m,) unique names, or None for those of a DataFrame's columns, or "y0", "y1", ...
             progress: whether to show a progress bar.
 
         Raises:
@@ -115,7 +117,7 @@ class GPEmulator:
                 outputs that are not positive, an unsupported kernel; the message names the parameter or output.
         """
         X = checked_design(X, space)
-        names = checked_output_names(output_names, np.shape(Y)[-1] if np.ndim(Y) else 0)
+        names = checked_output_names(output_names, Y)
         Y = checked_outputs(Y, len(X), names)
         error = checked_errors(Y_error, Y, names)
         logged = checked_log_outputs(log_outputs, names)
@@ -171,8 +173,8 @@ class GPEmulator:
         """
         if not isinstance(space, ParameterSpace):
             raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
-        state, report = emulator_state(model, space.dim, inputs, outputs, truncation)
-        names = checked_output_names(output_names, len(state.outputs.mean))
+        state, report = emulator_state(model, space.names, inputs, outputs, truncation)
+        names = checked_output_names(output_names, np.empty((1, len(state.outputs.mean))))
         return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))
 
     def predict(self, theta: Any, *, log_scale: bool = False, allow_float32: bool = False) -> Prediction:
@@ -199,7 +201,7 @@ class GPEmulator:
         prediction = self._evaluate(gaussian_process.prediction, theta, allow_float32)
         if log_scale or not self.log_outputs:
             return prediction
-        return lognormal_moments(prediction, mask_of(self.log_outputs, self.output_names))
+        return lognormal_moments(prediction, self._mask)
 
     def component_moments(self, theta: Any, *, allow_float32: bool = False) -> Moments:
         """Returns mean and variance (..., p) of the component scores at theta (..., d); otherwise as `predict`."""
@@ -210,37 +212,47 @@ class GPEmulator:
 
         What scikit-learn's `predict(..., return_cov=True)` gives. `predict` has the covariance between outputs.
         """
-        points = checked_inputs(theta, self.space)
+        points = checked_inputs(theta, self.space, "theta")
         with jax.enable_x64(True):
             covariance = np.asarray(gaussian_process.covariance_between(self.state, points))
         per_output = covariance.transpose(1, 2, 0) @ self.state.outputs.loadings.T**2
         return per_output + np.eye(len(points))[..., None] * np.diag(self.state.outputs.truncation)
 
     def _evaluate(self, function: Any, theta: Any, allow_float32: bool) -> Any:
-        if np.shape(theta)[-1:] != (self.space.dim,):
-            raise ValueError(
-                f"theta: expected shape (..., {self.space.dim}) for the parameters {shorten(self.space.names, 40)}; "
-                f"got {np.shape(theta)}."
-            )
-        return gaussian_process.evaluate(function, self.state, theta, allow_float32=allow_float32)
+        points = checked_points(theta, self.space.names)
+        return gaussian_process.evaluate(function, self.state, points, allow_float32=allow_float32)
 
-    def validate(self, X: Any, Y: Any) -> EmulatorValidation:
-        """Returns the comparison with runs (X (n, d), Y (n, m)) that the fit has not seen: R^2, residuals, coverage.
+    def validate(self, X: Any, Y: Any, *, Y_error: Any = None) -> EmulatorValidation:
+        """Returns the comparison with runs that the fit has not seen: R^2, residuals, coverage, a verdict.
 
         Outputs of `log_outputs` are compared by their logarithm.
+
+        Args:
+            X: (n, d) inputs.
+            Y: (n, m) outputs.
+            Y_error: (n, m) known statistical standard errors of these runs. Predictions hold the noise that the kernel
+                fitted, not the `Y_error` of the fit: where that was given, give this too.
 
         Raises:
             ValueError: shapes, values that are not finite, fewer than two runs, or outputs that do not vary.
         """
         X = checked_inputs(X, self.space)
-        Y = self._logs(checked_outputs(Y, len(X), self.output_names))
-        return compare_with_runs(self.component_moments(X), self.state.outputs, Y, self.output_names)
+        Y = checked_outputs(Y, len(X), self.output_names)
+        error = checked_errors(Y_error, Y, self.output_names) / np.where(self._mask, Y, 1.0)
+        return compare_with_runs(
+            self.component_moments(X), self.state.outputs, self._logs(Y), self.output_names, error=error
+        )
+
+    @property
+    def _mask(self) -> np.ndarray:
+        return mask_of(self.log_outputs, self.output_names)
 
     def leave_one_out(self, Y: Any) -> EmulatorValidation:
         """Returns the comparison of each run of the design with its prediction from all the others, in closed form.
 
         The kernels, scaling and principal components stay those of all runs, so that it is somewhat too favourable;
-        it needs no further runs (Rasmussen and Williams 2006, Eqs. 5.10-5.12).
+        it needs no further runs. What is predicted has the `Y_error` of the fit in it (Rasmussen and Williams 2006,
+        Eqs. 5.10-5.12).
 
         Args:
             Y: (n, m) the outputs that the emulator was fitted to, row by row as they were then.
@@ -252,7 +264,7 @@ class GPEmulator:
         return compare_with_runs(left_out(self.state, Y), self.state.outputs, Y, self.output_names)
 
     def _logs(self, Y: np.ndarray) -> np.ndarray:
-        return on_log_scale(Y, mask_of(self.log_outputs, self.output_names), self.output_names)
+        return on_log_scale(Y, self._mask, self.output_names)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the emulator to a file (safetensors, no pickle) and returns the path."""

@@ -7,6 +7,7 @@ objects are known by the name of their class, and a subclass is refused, since i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise
@@ -15,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 
-from .._checks import FloatArray, float_array
+from .._checks import FloatArray, float_array, require_finite, shorten
 from .fit import ComponentReport
 from .gaussian_process import Components, EmulatorState, evaluate, moments
 from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels
 from .scaling import InputScaling, OutputBasis
 
 _COMPARED = 10  # rows at which the predictions are compared with scikit-learn's
+_ROUNDING = 1e-8  # of a covariance's largest element
 _AGREEMENT = 1e-4  # in units of an output's spread: rounding stays far below, a wrong number does not
 
 
@@ -37,7 +39,8 @@ class Affine(NamedTuple):
         return Affine(self.offset + after.offset @ self.back, self.matrix @ after.matrix, after.back @ self.back)
 
 
-def _diagonal(offset: FloatArray, scale: FloatArray) -> Affine:
+def _diagonal(offset: Any, scale: Any) -> Affine:
+    offset, scale = np.asarray(offset, np.float64), np.asarray(scale, np.float64)
     return Affine(offset, np.diag(1 / scale), np.diag(scale))
 
 
@@ -50,12 +53,16 @@ def _standard_scaler(fitted: Any) -> Affine:
 def _min_max_scaler(fitted: Any) -> Affine:
     if fitted.clip:
         raise ValueError("from_sklearn: MinMaxScaler with clip=True is not affine, and not supported.")
-    return _diagonal(-fitted.min_ / fitted.scale_, 1 / fitted.scale_)
+    shift, scale = np.asarray(fitted.min_, np.float64), np.asarray(fitted.scale_, np.float64)
+    return _diagonal(-shift / scale, 1 / scale)
 
 
 def _pca(fitted: Any) -> Affine:
-    scale = np.sqrt(fitted.explained_variance_) if fitted.whiten else np.ones(fitted.n_components_)
-    return Affine(fitted.mean_, fitted.components_.T / scale, fitted.components_ * scale[:, None])
+    mean, components, variance = (
+        np.asarray(values, np.float64) for values in (fitted.mean_, fitted.components_, fitted.explained_variance_)
+    )
+    scale = np.sqrt(variance) if fitted.whiten else np.ones(len(components))
+    return Affine(mean, components.T / scale, components * scale[:, None])
 
 
 _AFFINE: dict[str, Callable[[Any], Affine]] = {
@@ -74,20 +81,21 @@ class Parts(NamedTuple):
 
 
 def emulator_state(
-    model: Any, dim: int, inputs: Any, outputs: Any, truncation: Any
+    model: Any, names: tuple[str, ...], inputs: Any, outputs: Any, truncation: Any
 ) -> tuple[EmulatorState, list[ComponentReport]]:
     """Returns the numbers of a fitted scikit-learn model, and what is known of its fit.
 
     Args:
         model: GaussianProcessRegressor, a sequence of them (one per component), MultiOutputRegressor, Pipeline that
             ends in one of these, or TransformedTargetRegressor around one.
-        dim: number of parameters.
+        names: the parameters', in the order of the model's columns.
         inputs: fitted transformer(s) from the parameters to the model's inputs, or None.
         outputs: fitted transformer(s) from the model's outputs to the targets it was fitted to, or None.
         truncation: (m, m) covariance of what the components leave out, or None for none, as scikit-learn has it.
     """
-    parts = _apart(model)
+    parts, dim = _apart(model), len(names)
     design = _common_design(parts.processes)
+    _require_same_names([*_steps(inputs), *parts.inputs, *parts.processes][0], names)
     inward = _chained([*_steps(inputs), *parts.inputs], dim, "inputs")
     if (len(inward.offset), inward.matrix.shape[1]) != (dim, design.shape[1]):
         raise ValueError(
@@ -104,11 +112,31 @@ def emulator_state(
         )
     whole = outward.then(own)
     m = len(whole.offset)
-    left_out = np.zeros((m, m)) if truncation is None else float_array(truncation, "truncation", shape=(m, m))
-    basis = OutputBasis(whole.offset, whole.back.T, left_out)
+    basis = OutputBasis(whole.offset, whole.back.T, _checked_truncation(truncation, m))
     state = EmulatorState(InputScaling(inward.offset, inward.matrix), basis, components)
     _require_same_predictions(state, inward, parts.processes, own.offset, np.diag(own.back))
     return state, [_report(process) for process in parts.processes for _ in range(_targets(process))]
+
+
+def _require_same_names(outermost: Any, names: tuple[str, ...]) -> None:
+    """Raises ValueError if the first step was fitted to a DataFrame of other columns, or in another order."""
+    fitted = getattr(outermost, "feature_names_in_", None)
+    if fitted is not None and tuple(fitted) != names:
+        raise ValueError(
+            f"space: expected the columns that {_short(outermost)} was fitted to, in their order: "
+            f"{shorten(map(str, fitted), 40)}; got {shorten(names, 40)}."
+        )
+
+
+def _checked_truncation(truncation: Any, m: int) -> FloatArray:
+    if truncation is None:
+        return np.zeros((m, m))
+    matrix = float_array(truncation, "truncation", shape=(m, m))
+    require_finite(matrix, "truncation")
+    size = np.abs(matrix).max()
+    if np.abs(matrix - matrix.T).max() > _ROUNDING * size or np.linalg.eigvalsh(matrix)[0] < -_ROUNDING * size:
+        raise ValueError("truncation: expected a covariance matrix, symmetric and positive semi-definite; it is not.")
+    return (matrix + matrix.T) / 2
 
 
 def _common_design(processes: list[Any]) -> FloatArray:
@@ -178,7 +206,8 @@ def _steps(transformers: Any) -> list[Any]:
         return _steps([step for _, step in transformers.steps])
     if isinstance(transformers, Sequence) and not isinstance(transformers, str):
         return [step for one in transformers for step in _steps(one)]
-    identity = _kind(transformers) == "sklearn.preprocessing.FunctionTransformer" and transformers.func is None
+    is_function = _kind(transformers) == "sklearn.preprocessing.FunctionTransformer"
+    identity = is_function and transformers.func is None and transformers.inverse_func is None
     return [] if transformers is None or transformers == "passthrough" or identity else [transformers]
 
 
@@ -222,7 +251,9 @@ def _require_same_predictions(
 ) -> None:
     """Raises ValueError unless scikit-learn's own predictions between some training points come out."""
     middle = (state.components.design[:_COMPARED] + state.components.design[-_COMPARED:]) / 2
-    theirs = [process.predict(middle, return_std=True) for process in processes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names of columns, and of variances that rounding made negative
+        theirs = [process.predict(middle, return_std=True) for process in processes]
     their_mean, their_deviation = (np.hstack([one[j].reshape(len(middle), -1) for one in theirs]) for j in (0, 1))
     theta = middle @ inward.back + inward.offset
     if not np.allclose(state.inputs.apply(theta), middle):

@@ -154,9 +154,10 @@ def evaluate(
     flat = points.reshape(-1, points.shape[-1])
     parts = []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        for start, rows, size in padded_batches(len(flat)):
+        for start, rows, size in padded_batches(len(flat)) or [(0, 0, 1)]:
             batch = flat[start : start + rows]
-            found = function(state, np.concatenate([batch, np.repeat(batch[-1:], size - rows, axis=0)]))
+            padding = np.broadcast_to(batch[-1] if rows else 0.0, (size - rows, flat.shape[1]))
+            found = function(state, np.concatenate([batch, padding]))
             parts.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[:rows], found))
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), whole)

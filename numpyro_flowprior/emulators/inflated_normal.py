@@ -18,7 +18,7 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
-from .low_rank_normal import LOG_2PI
+from .low_rank_normal import LOG_2PI, require_event_shape
 from .precision import native
 from .small_matrices import log_det_and_inverse
 
@@ -78,6 +78,7 @@ class InflatedNormal(Distribution):
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
+        require_event_shape("InflatedNormal", value, self.event_shape)
         diagonal, factor = self._parts()
         residual = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T / jnp.sqrt(diagonal)
         capacitance = jnp.eye(factor.shape[-1]) + jnp.einsum("...mp,...mq->...pq", factor, factor)

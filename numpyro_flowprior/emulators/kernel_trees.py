@@ -72,7 +72,10 @@ def kernel_range(kernel: Any, dim: int) -> KernelRange:
         lower, upper = zip(_SIGNAL, _LENGTH, _NOISE, strict=True)
         return KernelRange(tuple(tree(*start) for start in _STARTS), tree(*lower), tree(*upper))
     start, low, high = (from_sklearn_kernel(kernel, pick) for pick in (getattr, _end(0), _end(1)))
-    require_fitting(start, dim)
+    for part in (start, low, high):
+        require_fitting(part, dim)
+    if any((np.asarray(a) > b).any() for a, b in zip(jax.tree.leaves(low), jax.tree.leaves(high), strict=True)):
+        raise ValueError(f"kernel: expected bounds (lower, upper) in this order; got lower {low}, upper {high}.")
     return KernelRange((start,), low, high)
 
 

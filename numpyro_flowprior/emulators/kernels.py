@@ -88,16 +88,52 @@ class Stationary(Kernel):
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     """Returns |x - y_i|^2 of x (d,) from each point of y (N, d), as (N,), by |x|^2 + |y|^2 - 2 x.y.
 
-    A matrix product for a batch of points: several times faster than differences. Its round-off is 1e-16 of the squared
-    distances from the origin, which a kernel that is smooth where points coincide takes over at that size.
+    A matrix product for a batch of points: several times faster than differences. Its round-off, to either side of
+    zero, is 1e-16 of the squared distances from the origin; a kernel that is smooth in r^2 takes it over at that size.
     """
-    return jnp.maximum(jnp.sum(x**2) + jnp.sum(y**2, axis=-1) - 2.0 * (y @ x), 0.0)
+    return jnp.sum(x**2) + jnp.sum(y**2, axis=-1) - 2.0 * (y @ x)
 
 
 def _root(squared: jax.Array) -> jax.Array:
-    """Returns the square root with gradient zero, not infinity, at zero: there the points coincide."""
+    """Returns the square root with gradient zero, not infinity, at zero (or below by round-off): points coincide."""
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+# Functions that are smooth in r^2 but written with r: their derivatives by r^2 are given, so that those of second order
+# are right where points coincide, too.
+
+
+@jax.custom_jvp
+def _matern32(squared: jax.Array) -> jax.Array:
+    s = _root(3.0 * squared)
+    return (1.0 + s) * jnp.exp(-s)
+
+
+_matern32.defjvps(lambda tangent, _, squared: -1.5 * jnp.exp(-_root(3.0 * squared)) * tangent)
+
+
+@jax.custom_jvp
+def _matern52(squared: jax.Array) -> jax.Array:
+    s = _root(5.0 * squared)
+    return (1.0 + s + s**2 / 3.0) * jnp.exp(-s)
+
+
+def _matern52_tangent(tangent: jax.Array, _: jax.Array, squared: jax.Array) -> jax.Array:
+    s = _root(5.0 * squared)
+    return -(5.0 / 6.0) * (1.0 + s) * jnp.exp(-s) * tangent
+
+
+_matern52.defjvps(_matern52_tangent)
+
+
+@jax.custom_jvp
+def _sine_squared(squared: jax.Array) -> jax.Array:
+    """Returns sin^2(pi r) at r^2; its derivative is pi^2 sin(2 pi r) / (2 pi r)."""
+    return jnp.sin(jnp.pi * _root(squared)) ** 2
+
+
+_sine_squared.defjvps(lambda tangent, _, squared: jnp.pi**2 * jnp.sinc(2.0 * _root(squared)) * tangent)
 
 
 @_kernel
@@ -128,8 +164,7 @@ class Matern32(Stationary):
 
     def correlation(self, squared: jax.Array) -> jax.Array:
         """Returns (1 + s) exp(-s) with s = sqrt(3) r."""
-        s = _root(3.0 * squared)
-        return (1.0 + s) * jnp.exp(-s)
+        return _matern32(squared)
 
 
 @_kernel
@@ -138,8 +173,7 @@ class Matern52(Stationary):
 
     def correlation(self, squared: jax.Array) -> jax.Array:
         """Returns (1 + s + s^2 / 3) exp(-s) with s = sqrt(5) r."""
-        s = _root(5.0 * squared)
-        return (1.0 + s + s**2 / 3.0) * jnp.exp(-s)
+        return _matern52(squared)
 
 
 @_kernel
@@ -171,8 +205,8 @@ class ExpSineSquared(Stationary):
 
     def correlation(self, squared: jax.Array) -> jax.Array:
         """Returns the correlation; r^2 length_scale^2 = |x - y|^2."""
-        distance = _root(squared) * self.length_scale
-        return jnp.exp(-2.0 * (jnp.sin(jnp.pi * distance / self.periodicity) / self.length_scale) ** 2)
+        turns = squared * (self.length_scale / self.periodicity) ** 2
+        return jnp.exp(-2.0 * _sine_squared(turns) / self.length_scale**2)
 
 
 @_kernel

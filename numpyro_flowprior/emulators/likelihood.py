@@ -13,7 +13,7 @@ import numpy as np
 from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
-from .._checks import FloatArray, float_array, require_finite, shorten
+from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
 from .emulator import GPEmulator
 from .gaussian_process import Prediction
 from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated
@@ -21,7 +21,7 @@ from .lognormal import lognormal_moments
 from .low_rank_normal import LowRankNormal, factor_fixed
 from .measurement import checked_measurement
 from .precision import native, require_x64
-from .runs import mask_of
+from .runs import checked_points, mask_of
 
 _FAR = 10.0  # standard deviations of design and measurement together, beyond which no parameters reach a measurement
 
@@ -98,7 +98,7 @@ class EmulatorLikelihood:
         sizes = np.where(logged & log_scale, 1.0, np.abs(self.observed))
         self._inflation = np.diag(sizes**2)
         if discrepancy_scale is not None:
-            self._inflation = np.diag(_checked_scale(discrepancy_scale, len(every))[measured.kept] ** 2)
+            self._inflation = np.diag(_checked_scale(discrepancy_scale, measured.kept, len(every)) ** 2)
         self._fixed = factor_fixed(self._experiment + self._truncation, self._loadings)
         self._warn_if_out_of_reach()
 
@@ -113,14 +113,15 @@ class EmulatorLikelihood:
 
         Args:
             theta: (..., d) points in the order of `names`; or a mapping {name: value (...)} with at least those names.
-            discrepancy: (...) size s >= 0 of an independent model error of standard deviation s * discrepancy_scale in
-                each output, usually a parameter with a prior of its own; None for none.
+            discrepancy: (...) size s >= 0, one for each point, of an independent model error of standard deviation
+                s * discrepancy_scale in each output, usually a parameter with a prior of its own; None for none.
 
         Raises:
             ValueError: theta does not fit the names, or JAX is in 32-bit mode.
         """
         require_x64("EmulatorLikelihood", self.allow_float32)
         points = self._points(theta)
+        _require_one_size(discrepancy, points.shape[:-1])
         moments = [
             emulator.component_moments(points[..., columns], allow_float32=self.allow_float32)
             for emulator, columns in zip(self.emulators, map(np.asarray, self._columns), strict=True)
@@ -140,8 +141,9 @@ class EmulatorLikelihood:
         )
         covariance = (loadings * variances[..., None, :]) @ loadings.T + truncation
         mean, covariance = lognormal_moments(Prediction(location, covariance), self._logged)
-        size = jnp.zeros(()) if discrepancy is None else jnp.asarray(discrepancy)
-        return MultivariateNormal(mean, covariance + fixed + size[..., None, None] ** 2 * inflation)
+        size = native(0.0 if discrepancy is None else discrepancy)
+        total = covariance + fixed + jnp.asarray(size)[..., None, None] ** 2 * inflation
+        return MultivariateNormal(mean, total)
 
     def in_units(self, draws: Any) -> Any:
         """Returns draws (..., m) of the distribution in the outputs' units: logarithms undone."""
@@ -176,12 +178,7 @@ class EmulatorLikelihood:
                 raise ValueError(f"theta: expected values for {shorten(self.names, 40)}; missing: {shorten(missing)}.")
             columns = jnp.broadcast_arrays(*native([theta[name] for name in self.names]))
             return jnp.stack(columns, axis=-1)
-        if np.shape(theta)[-1:] != (len(self.names),):
-            raise ValueError(
-                f"theta: expected shape (..., {len(self.names)}) for the parameters {shorten(self.names, 40)}; "
-                f"got {np.shape(theta)}."
-            )
-        return theta if isinstance(theta, jax.Array) else float_array(theta, "theta")
+        return checked_points(theta, self.names)
 
     def _warn_if_out_of_reach(self) -> None:
         """Warns of measurements that no run came near to: a wrong unit, order, or scale (logarithm or not)."""
@@ -214,11 +211,21 @@ def _checked_blocks(emulators: Any) -> dict[str, GPEmulator]:
         )
     if not found:
         raise ValueError("emulators: expected at least one GPEmulator; got none.")
+    require_unique([str(name) for name in found], "emulators: expected unique names of blocks")
     return {str(name): emulator for name, emulator in found.items()}
 
 
-def _checked_scale(scale: Any, m: int) -> FloatArray:
-    sizes = float_array(scale, "discrepancy_scale", shape=(m,))
+def _require_one_size(discrepancy: Any, batch: tuple[int, ...]) -> None:
+    shape = jnp.shape(discrepancy) if discrepancy is not None else ()
+    if len(shape) > len(batch) or any(n not in (1, size) for n, size in zip(shape[::-1], batch[::-1], strict=False)):
+        raise ValueError(
+            f"discrepancy: expected one size for each point, of shape {batch} or less; got {shape}, which would repeat "
+            "the likelihood. The outputs' own sizes are the likelihood's discrepancy_scale."
+        )
+
+
+def _checked_scale(scale: Any, kept: np.ndarray, m: int) -> FloatArray:
+    sizes = float_array(scale, "discrepancy_scale", shape=(m,))[kept]
     require_finite(sizes, "discrepancy_scale")
     if (sizes < 0).any():
         raise ValueError(f"discrepancy_scale: expected sizes >= 0; got {sizes.min():g}.")

@@ -43,6 +43,12 @@ def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
     return FixedFactors(whiten, cholesky @ rotation, factor[:p], np.asarray(2 * np.log(np.diag(cholesky)).sum()))
 
 
+def require_event_shape(name: str, value: Any, event_shape: tuple[int, ...]) -> None:
+    """Raises ValueError, for a distribution of that name, unless the value's last axis is that of an event."""
+    if jnp.shape(value)[-1:] != event_shape:
+        raise ValueError(f"{name}: value: expected a last axis of {event_shape[0]}; got shape {jnp.shape(value)}.")
+
+
 class LowRankNormal(Distribution):
     """Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised. A plain pytree.
 
@@ -74,10 +80,7 @@ class LowRankNormal(Distribution):
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
-        if jnp.shape(value)[-1:] != self.event_shape:
-            raise ValueError(
-                f"LowRankNormal: value: expected a last axis of {self.event_shape[0]}; got shape {jnp.shape(value)}."
-            )
+        require_event_shape("LowRankNormal", value, self.event_shape)
         rotated = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T
         p = self.fixed.factor.shape[0]
         log_det, squared = log_det_and_squared(self._head_covariance(), rotated[..., :p])

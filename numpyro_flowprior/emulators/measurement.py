@@ -39,7 +39,8 @@ def measurement_covariance(
     within a group: an error of normalisation. Covariances of several systematic errors add up.
 
     Args:
-        statistical: (m,) uncorrelated standard errors, >= 0.
+        statistical: (m,) uncorrelated standard errors, >= 0; NaN, here and in what follows, where an observable was
+            not measured: so are its row and column.
         systematic: (m,) standard errors, >= 0, e.g. `0.05 * abs(y)` for a fraction of 5 %; None for none.
         positions: (m,) where the observables were measured (centrality, rapidity, ...), for `correlation_length`.
         correlation_length: l > 0, in units of the positions.
@@ -65,6 +66,8 @@ def measurement_covariance(
         require_finite(x, "positions")
         length = real_in(correlation_length, "correlation_length", 0.0, np.inf, open_low=True)
         correlation = np.exp(-((x[:, None] - x) ** 2) / (2 * length**2))
+    if groups is None and between_groups:
+        raise ValueError(f"between_groups: expected groups, too; got {between_groups} without them.")
     if groups is not None:
         labels = np.asarray([str(label) for label in groups])
         if labels.shape != (m,):
@@ -77,9 +80,9 @@ def measurement_covariance(
 
 def _errors(value: Any, subject: str, m: int | None) -> FloatArray:
     errors = float_array(value, subject, shape=(m,))
-    require_finite(errors, subject)
+    require_finite(np.nan_to_num(errors, nan=0.0, posinf=np.inf, neginf=-np.inf), subject)
     if (errors < 0).any():
-        raise ValueError(f"{subject}: expected standard errors >= 0; got {errors.min():g}.")
+        raise ValueError(f"{subject}: expected standard errors >= 0; got {np.nanmin(errors):g}. Take their abs().")
     return errors
 
 
@@ -87,7 +90,7 @@ def checked_measurement(y_obs: Any, cov_obs: Any, blocks: Sequence[tuple[str, Se
     """Returns values and covariance without the measurements that are NaN, which one warning names.
 
     Args:
-        y_obs: (m,) values, NaN where an observable was not measured.
+        y_obs: (m,) values, NaN (or masked) where an observable was not measured.
         cov_obs: (m, m) covariance, its rows and columns of such observables anything.
         blocks: names of the blocks and, for each, of its outputs, m in all; for messages.
 
@@ -97,6 +100,8 @@ def checked_measurement(y_obs: Any, cov_obs: Any, blocks: Sequence[tuple[str, Se
     """
     names = [name for _, outputs in blocks for name in outputs]
     m = len(names)
+    if isinstance(y_obs, np.ma.MaskedArray):
+        y_obs = np.ma.filled(np.ma.asarray(y_obs, dtype=np.float64), np.nan)
     values = float_array(y_obs, "y_obs", shape=(m,))
     kept = np.flatnonzero(~np.isnan(values))
     if not len(kept):
@@ -116,7 +121,7 @@ def checked_measurement(y_obs: Any, cov_obs: Any, blocks: Sequence[tuple[str, Se
         warnings.warn(
             f"EmulatorLikelihood: {len(missing)} of {m} observables are NaN in y_obs and are left out: "
             f"{shorten(missing, 20)}.",
-            stacklevel=4,
+            stacklevel=3,
         )
     return Measurement(values[kept], (covariance + covariance.T) / 2, kept)
 

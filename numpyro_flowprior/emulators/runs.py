@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
@@ -32,17 +34,44 @@ def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
     return array
 
 
-def checked_inputs(X: Any, space: ParameterSpace) -> FloatArray:
-    """Returns finite inputs X (n, d) of the space's parameters."""
+def checked_inputs(X: Any, space: ParameterSpace, subject: str = "X") -> FloatArray:
+    """Returns finite inputs X (n, d) of the space's parameters; a DataFrame's columns are found by name."""
     if not isinstance(space, ParameterSpace):
         raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
-    array = float_array(X, "X")
+    named = column_names(X)
+    if named is not None:
+        missing = [name for name in space.names if name not in named]
+        if missing:
+            raise ValueError(
+                f"{subject}: expected columns {shorten(space.names, 40)}; missing: {shorten(missing)}. Rename them, or "
+                "pass an array in the order of the space."
+            )
+        X = X[list(space.names)]
+    array = float_array(X, subject)
     if array.ndim != 2 or array.shape[1] != space.dim:
         raise ValueError(
-            f"X: expected shape (n, {space.dim}) for the parameters {shorten(space.names, 40)}; got {array.shape}."
+            f"{subject}: expected shape (n, {space.dim}) for the parameters {shorten(space.names, 40)}; got "
+            f"{array.shape}."
         )
-    require_finite(array, "X", columns=space.names)
+    require_finite(array, subject, columns=space.names)
     return array
+
+
+def column_names(frame: Any) -> tuple[str, ...] | None:
+    """Returns the names of a DataFrame's columns, if they are names."""
+    names = tuple(getattr(frame, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def checked_points(theta: Any, names: Sequence[str]) -> Any:
+    """Returns points (..., d): JAX arrays as they are, also from a sequence of them, all else as float64 NumPy."""
+    if isinstance(theta, list | tuple) and any(isinstance(value, jax.Array) for value in theta):
+        theta = jnp.stack(theta)
+    if np.shape(theta)[-1:] != (len(names),):
+        raise ValueError(
+            f"theta: expected shape (..., {len(names)}) for the parameters {shorten(names, 40)}; got {np.shape(theta)}."
+        )
+    return theta if isinstance(theta, jax.Array) else float_array(theta, "theta")
 
 
 def checked_outputs(Y: Any, n: int, names: Sequence[str]) -> FloatArray:
@@ -52,9 +81,14 @@ def checked_outputs(Y: Any, n: int, names: Sequence[str]) -> FloatArray:
     return array
 
 
-def checked_output_names(names: Sequence[str] | None, m: int) -> tuple[str, ...]:
-    """Returns m unique names, by default "y0", "y1", ..."""
-    checked = tuple(f"y{j}" for j in range(m)) if names is None else tuple(str(name) for name in names)
+def checked_output_names(names: Sequence[str] | None, Y: Any) -> tuple[str, ...]:
+    """Returns unique names of outputs (n, m), by default those of a DataFrame's columns, or "y0", "y1", ..."""
+    shape = np.shape(Y)
+    if len(shape) != 2:
+        raise ValueError(f"Y: expected shape (n, m); got {shape}. One output is Y[:, None].")
+    m = shape[1]
+    default = column_names(Y) or tuple(f"y{j}" for j in range(m))
+    checked = default if names is None else tuple(str(name) for name in names)
     if len(checked) != m or m == 0:
         raise ValueError(f"output_names: expected {m} names, one for each column of Y; got {len(checked)}.")
     require_unique(checked, "output_names: expected unique names")

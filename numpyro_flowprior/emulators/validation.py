@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -16,6 +17,7 @@ _LEVELS = (0.68, 0.95)
 _ERRORS = 3.0  # standard errors beyond which chance does not explain a coverage
 _SHORT = {"fail": 0.15, "warn": 0.03}  # of the 95 % interval: coverage that is missing
 _WIDE = 0.5  # residuals this small, in sigma, waste the data's power
+_FALSE_ALARM = 1e-3  # how often one of all runs lies so far off by chance
 _OUTLYING = 4.0  # sigma, root mean square over a run's outputs
 _USEFUL = 0.5  # R^2 below which an output is hardly emulated
 _SAME_RUNS = 1e-6  # by which the covariance of what components leave out may differ, as a fraction of the outputs'
@@ -107,7 +109,8 @@ class EmulatorValidation:
 
     def _outlying(self) -> list[tuple[str, str]]:
         size = np.sqrt(np.mean(self.residuals**2, axis=1))
-        rows = [int(j) for j in np.argsort(-size) if size[j] > _OUTLYING]
+        limit = max(_OUTLYING, NormalDist().inv_cdf(1 - _FALSE_ALARM / (2 * len(size))))
+        rows = [int(j) for j in np.argsort(-size) if size[j] > limit]
         text = f"rows {shorten(rows)} are {size.max():.1f} sigma off in all outputs together: failed runs?"
         return [("warn", text)] if rows else []
 
@@ -134,8 +137,10 @@ class EmulatorValidation:
         return f"EmulatorValidation\n{self.summary()}"
 
 
-def compare_with_runs(scores: Moments, basis: OutputBasis, Y: FloatArray, names: tuple[str, ...]) -> EmulatorValidation:
-    """Returns the comparison of predicted scores, (n, p) each, with runs Y (n, m).
+def compare_with_runs(
+    scores: Moments, basis: OutputBasis, Y: FloatArray, names: tuple[str, ...], *, error: Any = 0.0
+) -> EmulatorValidation:
+    """Returns the comparison of predicted scores, (n, p) each, with runs Y (n, m) of known standard errors.
 
     Raises:
         ValueError: fewer than two runs, or an output that is the same in all of them (R^2 is undefined).
@@ -145,7 +150,7 @@ def compare_with_runs(scores: Moments, basis: OutputBasis, Y: FloatArray, names:
     constant = [names[j] for j in np.flatnonzero(Y.var(axis=0) == 0)]
     if constant:
         raise ValueError(f"Y: expected held-out outputs that vary; {shorten(constant)} do not. Add runs.")
-    variance = scores.variance @ basis.loadings.T**2 + np.diag(basis.truncation)
+    variance = scores.variance @ basis.loadings.T**2 + np.diag(basis.truncation) + error**2
     return EmulatorValidation(names, basis.mean + scores.mean @ basis.loadings.T, np.sqrt(variance), Y)
 
 

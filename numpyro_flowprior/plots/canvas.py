@@ -23,3 +23,12 @@ def few_ticks(n: int, **options: Any) -> Any:
 def line_sample(colour: str, **options: Any) -> Any:
     """Returns a line for a legend."""
     return optional_import("matplotlib.lines", "plots", "line_sample").Line2D([], [], color=colour, **options)
+
+
+def readable(label: str) -> str:
+    """Returns a label that matplotlib can draw: as it is, or its dollar signs as such if it is no valid formula."""
+    try:
+        optional_import("matplotlib.mathtext", "plots", "readable").MathTextParser("path").parse(label)
+    except ValueError:
+        return label.replace("$", r"\$")
+    return label

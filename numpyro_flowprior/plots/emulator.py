@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from ..emulators.validation import EmulatorValidation
-from .canvas import COLOURS, VERDICTS, few_ticks, new_figure
+from .canvas import COLOURS, VERDICTS, few_ticks, new_figure, readable
 
 _FOUND, _GREY, _BAND = COLOURS[0], "#8a8a8a", "#dcdcdc"
 _NAMED = 45  # outputs that there is room to name
@@ -46,7 +46,7 @@ def plot_emulator(validation: EmulatorValidation) -> Any:
         axis.title.set_fontsize(10)
     reasons = "".join(f"\n{textwrap.shorten(reason, 115)}" for _, reason in validation.reasons[:3])
     title = f"{validation.verdict.upper()}: {len(validation.residuals)} runs, {m} outputs{reasons}"
-    figure.suptitle(title, fontsize=11, color=VERDICTS[validation.verdict], x=0.01, ha="left")
+    figure.suptitle(title, fontsize=11, color=VERDICTS[validation.verdict], x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -65,7 +65,7 @@ def _draw_r2(axis: Any, validation: EmulatorValidation, named: bool) -> None:
     axis.scatter(r2, at, s=14 if named else 6, color=_FOUND)
     axis.axvline(1.0, color=_GREY, lw=0.8)
     axis.set_ylim(len(r2) - 0.5, -0.5)
-    axis.set_yticks(at if named else [], validation.output_names if named else [], fontsize=7)
+    axis.set_yticks(at if named else [], list(map(readable, validation.output_names)) if named else [], fontsize=7)
     axis.set_xlim(min(0.9, float(r2.min()) - 0.02), 1.01)
     axis.xaxis.set_major_locator(few_ticks(4))
     axis.set(xlabel="$R^2$", title="Outputs" if named else f"Outputs, {len(r2)} in their order downwards")
