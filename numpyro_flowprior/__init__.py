@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .sampling.emcee import sample_emcee
     from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
+    from .sampling.reweight import psis_reweight
     from .storage import FileFormatError
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
@@ -83,6 +84,7 @@ _HOMES = {
     "sampling.emcee": ("sample_emcee",),
     "sampling.nuts": ("sample_nuts",),
     "sampling.pocomc": ("sample_pocomc",),
+    "sampling.reweight": ("psis_reweight",),
     "storage": ("FileFormatError",),
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
@@ -129,6 +131,7 @@ __all__ = [
     "plot_corner",
     "plot_emulator",
     "plot_quality",
+    "psis_reweight",
     "quality_report",
     "read_chain",
     "robustify",
