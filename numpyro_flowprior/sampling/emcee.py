@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import FloatArray, optional_import, positive_int
+from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
 from .density import ModelDensity
+from .ensemble_file import read_run, write_run
 from .record import run_record, seed_of
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
+_SAVE_EVERY = 20.0  # seconds between checkpoints
 _TRIES = 100  # rounds of prior draws in search of starts with a finite density
 
 
@@ -26,6 +31,10 @@ def sample_emcee(
     *,
     n_walkers: int | None = None,
     max_steps: int = 10_000,
+    max_seconds: float | None = None,
+    proposal: Any = None,
+    proposal_share: float = 0.2,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Chain:
@@ -40,8 +49,15 @@ def sample_emcee(
         density: the posterior.
         n_walkers: number of walkers, at least 2 d (one more if odd); None for max(64, 4 d rounded up to even).
         max_steps: most steps taken.
+        max_seconds: return what there is after this time; None for no limit.
+        proposal: a density from which to propose independently of where a walker is, so that walkers cross between
+            modes that stretch moves can't bridge: "prior" for the model's own prior, or a FlowPrior (trained on a first
+            short chain, say) over the same parameters. The Metropolis-Hastings ratio is exact. None for none.
+        proposal_share: fraction of the steps that propose so, in (0, 1).
+        checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
+            on from there, also after a kill; the same call that is done already returns the same chain.
         progress: show a progress bar.
-        **options: further arguments of `emcee.EnsembleSampler` (moves, ...).
+        **options: further arguments of `emcee.EnsembleSampler` (moves, ...); `moves` are mixed with the proposals.
 
     Returns:
         A Chain with `chain_id` = walker, log prior and log likelihood per draw; `info` holds acceptance,
@@ -49,7 +65,8 @@ def sample_emcee(
 
     Raises:
         ImportError: emcee is not installed.
-        ValueError: too few walkers, or no prior draw with a finite density.
+        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
+            checkpoint of another run.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
@@ -58,19 +75,104 @@ def sample_emcee(
     n_walkers = positive_int(n_walkers, "sample_emcee: n_walkers", minimum=2 * density.dim)
     n_walkers += n_walkers % 2
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
+    limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_emcee: max_seconds", 0.0, np.inf)
+    if proposal is not None:
+        options["moves"] = _mixed(emcee, density, proposal, proposal_share, options.get("moves"))
     key_start, key_seed = jax.random.split(key)
-    seed = seed_of(key_seed)
-    start_time = time.perf_counter()
+    seed, start_time = seed_of(key_seed), time.perf_counter()
 
     def log_prob_and_parts(x: FloatArray) -> FloatArray:
         log_prior, log_likelihood = density.log_prior_and_likelihood(x)
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
-    sampler = emcee.EnsembleSampler(n_walkers, density.dim, log_prob_and_parts, vectorize=True, **options)
-    generator = np.random.RandomState(seed)
-    starts = emcee.State(_starts(key_start, density, n_walkers), random_state=generator.get_state())
-    tau, interrupted = _run(sampler, starts, max_steps, progress=progress)
-    return _chain(sampler, density, tau, run=(seed, start_time), interrupted=interrupted)
+    backend = emcee.backends.Backend()
+    about = {"names": list(density.names), "n_walkers": n_walkers, "seed": seed}
+    finished = False
+    if checkpoint is not None and Path(checkpoint).exists():
+        finished = read_run(checkpoint, backend, about)
+        _require_same_density(checkpoint, backend, density)
+    known = backend.initialized and backend.iteration
+    sampler = emcee.EnsembleSampler(
+        n_walkers, density.dim, log_prob_and_parts, vectorize=True, backend=backend, **options
+    )
+    if known:
+        starts = backend.get_last_sample()
+    else:
+        generator = np.random.RandomState(seed)
+        starts = emcee.State(_starts(key_start, density, n_walkers), random_state=generator.get_state())
+    keeper = _Keeper(checkpoint, backend, about, start_time + limit)
+    tau, cause = _run(sampler, starts, 0 if finished else max_steps, keeper, progress=progress)
+    return _chain(sampler, density, tau, run=(seed, start_time), cause=cause)
+
+
+class _Keeper:
+    """Writes the checkpoint now and then, and knows when time is up."""
+
+    def __init__(self, path: Any, backend: Any, about: dict[str, Any], deadline: float):
+        self._path, self._backend, self._about, self._deadline = path, backend, about, deadline
+        self._last = time.perf_counter()
+
+    def save(self) -> None:
+        """Writes the run, if there is a file for it and it is time."""
+        if self._path is not None and time.perf_counter() - self._last > _SAVE_EVERY:
+            write_run(self._path, self._backend, self._about, finished=False)
+            self._last = time.perf_counter()
+
+    def close(self, *, finished: bool) -> None:
+        """Writes the run as it stopped."""
+        if self._path is not None:
+            write_run(self._path, self._backend, self._about, finished=finished)
+
+    @property
+    def late(self) -> bool:
+        """Whether the time limit has passed."""
+        return time.perf_counter() > self._deadline
+
+
+def _mixed(
+    emcee: ModuleType, density: ModelDensity, proposal: Any, share: float, moves: Any
+) -> list[tuple[Any, float]]:
+    """Returns emcee's moves (stretch moves by default) mixed with independent proposals."""
+    share = real_in(share, "sample_emcee: proposal_share", 0.0, 1.0, open_low=True, open_high=True)
+    if isinstance(proposal, str) and proposal == "prior":
+        draw, log_q = density.sample_prior, density.log_prior
+    elif getattr(getattr(proposal, "space", None), "names", None) is not None:
+        draw, log_q = _of_distribution(density, proposal)
+    else:
+        raise TypeError(f"sample_emcee: proposal: expected 'prior' or a FlowPrior; got {proposal!r}.")
+
+    def propose(coords: FloatArray, random: np.random.RandomState) -> tuple[FloatArray, FloatArray]:
+        new = draw(jax.random.key(random.randint(2**31 - 1)), len(coords))
+        return new, log_q(coords) - log_q(new)
+
+    others = [(emcee.moves.StretchMove(), 1.0)] if moves is None else moves
+    others = others if isinstance(others, list) else [others]
+    others = [move if isinstance(move, tuple) else (move, 1.0) for move in others]
+    total = sum(weight for _, weight in others)
+    kept = [(move, (1 - share) * weight / total) for move, weight in others]
+    return [*kept, (emcee.moves.MHMove(propose), share)]
+
+
+def _of_distribution(density: ModelDensity, proposal: Any) -> tuple[Any, Any]:
+    names = proposal.space.names
+    if sorted(names) != sorted(density.names):
+        raise ValueError(
+            f"sample_emcee: proposal: expected a density over {shorten(density.names, 40)}; got one over "
+            f"{shorten(names, 40)}."
+        )
+    there, back = (
+        [source.index(name) for name in target] for source, target in ((density.names, names), (names, density.names))
+    )
+
+    def draw(key: jax.Array, n: int) -> FloatArray:
+        with jax.enable_x64(True):
+            return np.asarray(proposal.sample(key, (n,)), np.float64)[:, back]
+
+    def log_q(x: FloatArray) -> FloatArray:
+        with jax.enable_x64(True):
+            return np.asarray(proposal.log_prob(x[:, there]), np.float64)
+
+    return draw, log_q
 
 
 def _starts(key: jax.Array, density: ModelDensity, n: int) -> FloatArray:
@@ -87,35 +189,52 @@ def _starts(key: jax.Array, density: ModelDensity, n: int) -> FloatArray:
     )
 
 
-def _run(sampler: Any, starts: Any, max_steps: int, *, progress: bool) -> tuple[float, bool]:
-    tau, previous = np.inf, np.inf
-    with tqdm(total=max_steps, desc="emcee", unit="step", disable=not progress) as bar:
+def _require_same_density(path: Any, backend: Any, density: ModelDensity) -> None:
+    last = backend.get_last_sample()
+    if not np.allclose(density.log_posterior(last.coords), last.log_prob, rtol=1e-6, atol=1e-6):
+        raise ValueError(
+            f"checkpoint: {path}: expected a run of this model and data; its log densities are others. Use another "
+            "file, or remove this one to begin anew."
+        )
+
+
+def _run(sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, progress: bool) -> tuple[float, str | None]:
+    """Returns the autocorrelation time, and what stopped the run before its end, if anything did."""
+    tau, previous, cause = np.inf, np.inf, None
+    with tqdm(total=max_steps, desc="emcee", unit="step", disable=not progress, initial=sampler.iteration) as bar:
         try:
-            for _ in sampler.sample(starts, iterations=max_steps, skip_initial_state_check=True):
+            if sampler.iteration >= max_steps:  # it went on from a checkpoint, and was at its end
+                tau = ensemble_time(sampler.get_chain())
+            steps = max(0, max_steps - sampler.iteration)
+            for _ in sampler.sample(starts, iterations=steps, skip_initial_state_check=True):
                 bar.update()
-                if sampler.iteration % _CHECK_EVERY and sampler.iteration != max_steps:
+                keeper.save()
+                if keeper.late and sampler.iteration >= 2:
+                    cause = "the time limit"
+                if sampler.iteration % _CHECK_EVERY and sampler.iteration != max_steps and not cause:
                     continue
                 tau = ensemble_time(sampler.get_chain())
                 bar.set_postfix(tau=f"{tau:.0f}", length=f"{sampler.iteration / tau:.0f} tau")
-                if sampler.iteration > LONG_ENOUGH * tau and abs(tau - previous) < 0.05 * tau:
+                if cause or (sampler.iteration > LONG_ENOUGH * tau and abs(tau - previous) < 0.05 * tau):
                     break
                 previous = tau
         except KeyboardInterrupt:
             if sampler.iteration < 2:
                 raise
-            tau = ensemble_time(sampler.get_chain())
-            warnings.warn(f"sample_emcee: interrupted after {sampler.iteration} steps.", stacklevel=3)
-            return tau, True
-    if sampler.iteration <= LONG_ENOUGH * tau:
+            tau, cause = ensemble_time(sampler.get_chain()), "an interruption"
+    keeper.close(finished=cause is None and sampler.iteration > LONG_ENOUGH * tau)
+    if cause:
+        warnings.warn(f"sample_emcee: stopped by {cause} after {sampler.iteration} steps.", stacklevel=3)
+    elif sampler.iteration <= LONG_ENOUGH * tau:
         warnings.warn(
             f"sample_emcee: stopped at max_steps={max_steps}, only {sampler.iteration / tau:.1f} autocorrelation times "
             f"of {tau:.0f} steps (50 are needed). The draws are not converged: raise max_steps, or use sample_pocomc.",
             stacklevel=3,
         )
-    return tau, False
+    return tau, cause
 
 
-def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, float], interrupted: bool) -> Chain:
+def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, float], cause: str | None) -> Chain:
     burn_in = burn_in_of(tau, sampler.iteration)
     thin = thinning_of(tau, sampler.iteration - burn_in)
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)
@@ -129,7 +248,7 @@ def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, f
         "thin": thin,
         "acceptance": float(np.mean(sampler.acceptance_fraction)),
         "calls": int(walkers * (sampler.iteration + 1)),
-        "converged": bool(sampler.iteration > LONG_ENOUGH * tau) and not interrupted,
+        "converged": bool(sampler.iteration > LONG_ENOUGH * tau) and cause is None,
     }
     log_prior, log_likelihood = parts.reshape(-1, 2).T
     return Chain(

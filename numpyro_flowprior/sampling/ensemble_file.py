@@ -1,0 +1,66 @@
+"""An ensemble sampler's run in a file, so that it can go on after a kill: all steps, and the generator's state.
+
+The file is replaced as a whole (a kill leaves the old one), checked by its checksum, and holds no pickle.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..storage import load_file, require_arrays, save_file
+
+KIND, SCHEMA = "emcee_run", 2  # files have checksums from schema 2 on
+
+
+def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:
+    """Writes the steps in an emcee backend, with a record of which run they are, and whether it came to its end."""
+    name, keys, position, has_gauss, cached = backend.random_state
+    n = backend.iteration
+    arrays = {
+        "chain": backend.chain[:n],
+        "log_prob": backend.log_prob[:n],
+        "parts": backend.blobs[:n],
+        "accepted": np.asarray(backend.accepted, np.float64),
+        "generator": np.asarray(keys, np.float64),  # 32-bit integers: exact
+        "cached": np.array([cached]),
+    }
+    generator = {"name": name, "position": int(position), "has_gauss": int(has_gauss)}
+    return save_file(path, KIND, SCHEMA, {"about": about, "finished": finished, "generator": generator}, arrays)
+
+
+def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) -> bool:
+    """Fills an empty emcee backend with the steps in a file, and returns whether that run came to its end.
+
+    Raises:
+        FileFormatError: the file is damaged, or no run.
+        ValueError: it is another run: other parameters, walkers or key (named).
+    """
+    stored = load_file(path, KIND, newest_schema=SCHEMA)
+    known = stored.record.get("about")
+    if known != about:
+        other = [name for name in about if not isinstance(known, dict) or known.get(name) != about[name]]
+        raise ValueError(
+            f"checkpoint: {path}: expected a run with the same {', '.join(other)}; got another. Use another file, or "
+            "remove this one to begin anew."
+        )
+    steps, walkers, dim = np.shape(stored.arrays.get("chain", np.empty((0, 0, 0))))
+    shapes: dict[str, tuple[int, ...]] = {
+        "chain": (steps, about["n_walkers"], len(about["names"])),
+        "log_prob": (steps, walkers),
+        "parts": (steps, walkers, 2),
+        "accepted": (walkers,),
+        "generator": (624,),
+        "cached": (1,),
+    }
+    require_arrays(path, stored.arrays, shapes)
+    arrays, generator = stored.arrays, stored.record["generator"]
+    backend.reset(walkers, dim)
+    backend.chain, backend.log_prob, backend.blobs = arrays["chain"], arrays["log_prob"], arrays["parts"]
+    backend.accepted, backend.iteration = arrays["accepted"], steps
+    state = (generator["name"], arrays["generator"].astype(np.uint32), generator["position"], generator["has_gauss"])
+    backend.random_state = (*state, float(arrays["cached"][0]))
+    return bool(stored.record["finished"])

@@ -1,0 +1,209 @@
+"""sample_emcee: independent proposals between modes, checkpoints that survive a kill, and time limits."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from toys import make_prior, mixture_prior
+
+from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, sample_emcee
+from numpyro_flowprior.sampling import emcee as module
+
+KEY = jax.random.key(2)
+MODES = [(0.3, -2.5, 0.5), (0.7, 2.5, 0.5)]
+
+
+def two_modes():
+    """Weights 0.3 and 0.7, a distance of 14 deviations, under a wide prior."""
+    x = numpyro.sample("x", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+    parts = [jnp.log(w) + dist.Normal(m, s).log_prob(x).sum() for w, m, s in MODES]
+    numpyro.factor("modes", jnp.logaddexp(*parts) - dist.Normal(0.0, 3.0).log_prob(x).sum())
+
+
+@pytest.fixture(scope="module")
+def modes():
+    return ModelDensity(two_modes)
+
+
+def share_above(chain):
+    """The second mode's weight, and its standard error with the fraction's own autocorrelation, by batch means."""
+    above = (chain.samples[:, 0] > 0).astype(float)
+    walkers = np.array([above[chain.chain_id == j].mean() for j in np.unique(chain.chain_id)])
+    return above.mean(), walkers.std() / np.sqrt(len(walkers))
+
+
+def flow_over_modes(wrong=False):
+    """A density with both modes, of other weights and wider, under the names of the model's coordinates."""
+    prior = mixture_prior(2, [(0.5, -2.5, 0.8), (0.5, 2.5, 0.8)])
+    names = ["q", "r"] if wrong else ["x[1]", "x[0]"]  # in another order
+    space = type(prior.space)(names)
+    return type(prior)(prior.config, space, prior.params)
+
+
+@pytest.mark.parametrize("proposal", ["prior", "flow"])
+def test_independent_proposals_give_the_modes_their_weights(modes, proposal):
+    density = "prior" if proposal == "prior" else flow_over_modes()
+    options = {"n_walkers": 40, "max_steps": 6000, "proposal_share": 0.5, "progress": False}
+    chain = sample_emcee(KEY, modes, proposal=density, **options)
+    assert chain.info["converged"]
+    found, error = share_above(chain)
+    assert error < 0.03
+    assert found == pytest.approx(0.7, abs=4.5 * error)  # a false alarm in 150,000 seeds
+    for weight, mean, deviation in MODES:
+        inside = chain.samples[np.sign(chain.samples[:, 0]) == np.sign(mean)]
+        assert inside.mean() == pytest.approx(mean, abs=0.05 * deviation / weight)
+        assert inside.std() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:sample_emcee. stopped at max_steps")
+def test_stretch_moves_alone_do_not(modes):
+    """The trap exists: walkers keep the mode that they started next to, about half of them in each."""
+    chain = sample_emcee(KEY, modes, n_walkers=40, max_steps=1500, progress=False)
+    assert abs(share_above(chain)[0] - 0.7) > 0.08
+    assert not chain.info["converged"]
+
+
+def test_proposals_of_something_else_are_refused(modes):
+    with pytest.raises(
+        ValueError, match=r"proposal: expected a density over 'x\[0\]', 'x\[1\]'; got one over 'q', 'r'"
+    ):
+        sample_emcee(KEY, modes, proposal=flow_over_modes(wrong=True), progress=False)
+    with pytest.raises(TypeError, match="proposal: expected 'prior' or a FlowPrior; got 'posterior'"):
+        sample_emcee(KEY, modes, proposal="posterior", progress=False)
+    with pytest.raises(ValueError, match="proposal_share: expected a number in \\(0, 1\\)"):
+        sample_emcee(KEY, modes, proposal="prior", proposal_share=1.0, progress=False)
+
+
+def gaussian(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    numpyro.sample("b", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+SHORT = {"n_walkers": 8, "max_steps": 350, "progress": False}
+short = pytest.mark.filterwarnings("ignore:sample_emcee. stopped")
+
+
+@short
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    """Bit for bit, with independent proposals: the generator's state is in the file."""
+    density, options = ModelDensity(gaussian, 0.7), {**SHORT, "proposal": "prior"}
+    whole = sample_emcee(KEY, density, **options)
+    monkeypatch.setattr(module, "_SAVE_EVERY", 0.0)
+    calls, right = [], density.log_prior_and_likelihood
+
+    def failing(x):
+        calls.append(len(x))
+        if len(calls) > 150:
+            raise RuntimeError("the machine went down")
+        return right(x)
+
+    path = tmp_path / "run.safetensors"
+    monkeypatch.setattr(density, "log_prior_and_likelihood", failing)
+    with pytest.raises(RuntimeError, match="went down"):
+        sample_emcee(KEY, density, checkpoint=path, **options)
+    monkeypatch.undo()
+    again = sample_emcee(KEY, density, checkpoint=path, **options)
+    np.testing.assert_array_equal(again.samples, whole.samples)
+    np.testing.assert_array_equal(again.log_likelihood, whole.log_likelihood)
+    assert again.info["acceptance"] == whole.info["acceptance"]
+    longer = sample_emcee(KEY, density, checkpoint=path, **{**options, "max_steps": 400})
+    np.testing.assert_array_equal(longer.samples, sample_emcee(KEY, density, **{**options, "max_steps": 400}).samples)
+
+
+def test_a_finished_run_is_read_not_run_again(tmp_path):
+    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.safetensors"
+    options = {"n_walkers": 16, "max_steps": 4000, "progress": False, "checkpoint": path}
+    first = sample_emcee(KEY, density, **options)
+    assert first.info["converged"]
+    written = path.read_bytes()
+    again = sample_emcee(KEY, density, **options)
+    np.testing.assert_array_equal(again.samples, first.samples)
+    assert again.info["converged"]
+    assert path.read_bytes() == written
+
+
+@short
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.safetensors"
+    sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    for key, model, options, message in (
+        (jax.random.key(9), density, {}, "the same seed"),
+        (KEY, density, {"n_walkers": 10}, "the same n_walkers"),
+        (KEY, ModelDensity(two_modes), {}, "the same names"),
+        (KEY, ModelDensity(gaussian, 5.0), {}, "this model and data; its log densities are others"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_emcee(key, model, checkpoint=path, **{**SHORT, **options})
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(FileFormatError):
+        sample_emcee(KEY, density, checkpoint=path, **SHORT)
+
+
+KILLED = """
+import sys, time
+import jax, numpyro, numpyro.distributions as dist
+from numpyro_flowprior import ModelDensity, sample_emcee
+from numpyro_flowprior.sampling import emcee as module
+
+module._SAVE_EVERY = 0.05
+
+def model(y):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 2.0))
+    numpyro.sample("b", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+sample_emcee(jax.random.key(2), ModelDensity(model, 0.7), n_walkers=8, max_steps=10**6, progress=False,
+             checkpoint=sys.argv[1], moves=__import__("emcee").moves.GaussianMove(1e-4))
+"""
+
+
+@short
+def test_kill_minus_nine_leaves_a_file_to_go_on_from(tmp_path):
+    path = tmp_path / "run.safetensors"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)])
+    deadline = time.time() + 120
+    while not path.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    density = ModelDensity(gaussian, 0.7)
+    chain = sample_emcee(KEY, density, checkpoint=path, n_walkers=8, max_steps=3000, progress=False)
+    assert chain.info["steps"] >= 100
+    np.testing.assert_allclose(chain.log_prob, density.log_posterior(chain.samples))
+
+
+@short
+def test_a_time_limit_returns_what_there_is():
+    chain = sample_emcee(KEY, ModelDensity(gaussian, 0.7), **{**SHORT, "max_steps": 10**6, "max_seconds": 0.5})
+    assert 2 <= chain.info["steps"] < 10**6
+    assert not chain.info["converged"]
+
+
+def test_a_flow_prior_of_the_model_is_its_own_proposal():
+    prior = make_prior([(0.0, 1.0), (-1.0, 2.0)], FlowConfig(layers=2, hidden=(8,)))
+
+    def model(y):
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(theta.sum(), 0.5), obs=y)
+
+    density = ModelDensity(model, 0.4)
+    chain = sample_emcee(KEY, density, n_walkers=32, max_steps=3000, proposal=prior, progress=False)
+    assert chain.info["converged"]
+    draws = density.sample_prior(jax.random.key(3), 100_000)
+    weights = np.exp(density.log_likelihood(draws))
+    mean = weights @ draws / weights.sum()
+    error = chain.samples.std(0) / np.sqrt(chain.effective_size)
+    assert (np.abs(chain.mean() - mean) < 5 * error).all()
