@@ -13,7 +13,16 @@ from numpyro.infer.util import log_density
 from scipy import stats
 from toys import make_prior
 
-from numpyro_flowprior import Chain, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, read_chain, to_arviz
+from numpyro_flowprior import (
+    Chain,
+    FlowConfig,
+    ModelDensity,
+    ParameterSpace,
+    UniformPrior,
+    from_arviz,
+    read_chain,
+    to_arviz,
+)
 from numpyro_flowprior._leaves import forgetting
 
 KEY = jax.random.key(0)
@@ -308,3 +317,38 @@ def test_other_errors_are_not_tried_again():
     with pytest.raises(ValueError, match="something else"):
         forgetting(failing)
     assert len(calls) == 1
+
+
+def derived_model(y):
+    a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+    with numpyro.plate("groups", 3):
+        b = numpyro.sample("b", dist.HalfNormal(1.0))
+    numpyro.deterministic("ab", a * b)
+    numpyro.deterministic("total", a + b.sum())
+    numpyro.sample("y", dist.Normal(a, 1.0), obs=y)
+
+
+def test_deterministic_sites_are_recorded_for_every_draw():
+    density = ModelDensity(derived_model, 0.5)
+    x = density.sample_prior(jax.random.key(0), 37)
+    found = density.deterministics(x)
+    np.testing.assert_allclose(found["ab"], x[:, :1] * x[:, 1:], rtol=1e-12)
+    np.testing.assert_allclose(found["total"], x.sum(axis=1), rtol=1e-12)
+    assert density.deterministics(x[:0])["ab"].shape == (0, 3)
+    assert (
+        ModelDensity(lambda: numpyro.factor("f", -(numpyro.sample("a", dist.Normal()) ** 2))).deterministics(x[:, :1])
+        == {}
+    )
+    np.testing.assert_allclose(density.vector(density.constrain(x)), x)
+
+
+def test_deterministic_sites_are_in_arviz_and_are_no_parameters():
+    density = ModelDensity(derived_model, 0.5)
+    x = density.sample_prior(jax.random.key(0), 40)
+    chain = Chain(x, density.space, chain_id=np.repeat([0, 1], 20))
+    data = to_arviz(chain, density)
+    assert data.posterior["ab"].shape == (2, 20, 3)
+    np.testing.assert_allclose(data.posterior["total"].values.ravel(), x.sum(axis=1))
+    again = from_arviz(data)
+    assert again.names == chain.names
+    np.testing.assert_array_equal(again.samples, chain.samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,9 @@ _ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its va
 _PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id")}
 
 
+_DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
+
+
 class HasLikelihood(Protocol):
     """What `to_arviz` needs of a ModelDensity."""
 
@@ -34,6 +38,9 @@ class HasLikelihood(Protocol):
 
     def log_likelihood_by_site(self, x: Any) -> dict[str, FloatArray]:
         """Returns the log likelihood of each observed site, {site: (n,)}."""
+
+    def deterministics(self, x: Any) -> dict[str, FloatArray]:
+        """Returns the values of the deterministic sites, {site: (n, *shape)}."""
 
 
 def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array | None = None) -> Any:
@@ -51,7 +58,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     Args:
         chain: the Chain, or the MCMC.
         density: the ModelDensity that a Chain samples; adds the groups `log_likelihood` (one value per draw and
-            observed site) and `observed_data`.
+            observed site) and `observed_data`, and to `posterior` the model's deterministic sites.
         key: for the resampling of weighted chains; jax.random.key(0) if None.
 
     Raises:
@@ -81,7 +88,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     order = np.arange(chain.n) if chain.chain_id is None else np.argsort(chain.chain_id, kind="stable")
 
     def arrange(values: FloatArray) -> FloatArray:
-        return values[order].reshape(shape)
+        return values[order].reshape(*shape, *values.shape[1:])
 
     groups: dict[str, Any] = {"posterior": {name: arrange(chain.samples[:, j]) for j, name in enumerate(chain.names)}}
     parts = {stat: getattr(chain, field) for field, stat in _PARTS.items()}
@@ -90,10 +97,14 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
         by_site = density.log_likelihood_by_site(chain.select(density.names).samples)
         groups["log_likelihood"] = {name: arrange(values) for name, values in by_site.items()}
         groups["observed_data"] = dict(density.observed)
+        derived = density.deterministics(chain.select(density.names).samples)
+        groups["posterior"] |= {_free(name, chain.names): arrange(values) for name, values in derived.items()}
     groups = {name: group for name, group in groups.items() if group}
     nested = int(arviz.__version__.split(".")[0]) >= 1  # ArviZ 1.0 takes one nested dictionary
     data = arviz.from_dict(groups) if nested else arviz.from_dict(**groups)
     _describe(data.posterior, source, resampled=weighted)
+    for name in set(groups["posterior"]) - set(chain.names):
+        data.posterior[name].attrs[_DERIVED] = 1
     if weighted or _lost_chains(source):
         _add_all_rows(data, source)
     return data
@@ -132,7 +143,9 @@ def _read_posterior(data: Any) -> Table:
     missing = [name for name in ("chain", "draw") if name not in posterior.sizes]
     if missing:
         raise ValueError(f"posterior: expected dimensions chain and draw; got {shorten(posterior.sizes)}.")
-    variables = {str(name): posterior[name].transpose("chain", "draw", ...).values for name in posterior.data_vars}
+    ours = posterior.attrs.get("written_by") == _WRITER
+    names = [name for name in posterior.data_vars if not (ours and _DERIVED in posterior[name].attrs)]
+    variables = {str(name): posterior[name].transpose("chain", "draw", ...).values for name in names}
     words = [name for name, values in variables.items() if values.dtype.kind not in "fiu"]
     numbers = {name: values for name, values in variables.items() if name not in words}
     if not numbers:
@@ -141,7 +154,6 @@ def _read_posterior(data: Any) -> Table:
     fields: dict[str, Any] = {"chain_id": np.repeat(np.arange(chains), draws) if chains > 1 else None}
     stats = getattr(data, "sample_stats", {})
     diverged = int(np.sum(stats["diverging"].values)) if "diverging" in stats else 0
-    ours = posterior.attrs.get("written_by") == _WRITER
     if ours:
         fields |= {field: stats[stat].values.ravel() for field, stat in _PARTS.items() if stat in stats}
     spaces = {name: _space_of(posterior[name], ours) for name in numbers}
@@ -174,6 +186,11 @@ def read_netcdf(path: Path) -> Table:
     finally:
         if hasattr(data, "close"):
             data.close()
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """Returns a deterministic site's name, marked as such where a parameter has it."""
+    return f"{name} (site)" if name in taken else name
 
 
 def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import seed, trace
+from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
 from .._batches import padded_batches
@@ -58,6 +58,7 @@ class ModelDensity:
             first = trace_model(model, self._args, self._kwargs, jax.random.key(0))
             self._latents = find_latents(first)
             again = find_latents(trace_model(model, self._args, self._kwargs, jax.random.key(1)))
+            self._deterministic = [name for name, site in first.items() if site["type"] == "deterministic"]
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
             _require_fixed_supports(self._latents, again)
             _look_at_data(first, self.observed)
@@ -118,6 +119,13 @@ class ModelDensity:
         by_site = self._evaluate("by_site", x)
         return {name: by_site[:, j] for j, name in enumerate(self.observed)}
 
+    def deterministics(self, x: Any) -> dict[str, FloatArray]:
+        """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d)."""
+        if not self._deterministic:
+            return {}
+        values = self._in_batches("deterministics", self._deterministics, self._points(x))
+        return {name: np.asarray(values[name]) for name in self._deterministic}
+
     def sample_prior(self, key: jax.Array, n: int) -> FloatArray:
         """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
         n = positive_int(n, "sample_prior: n")
@@ -157,18 +165,22 @@ class ModelDensity:
     def _evaluate(self, which: str, x: Any) -> FloatArray:
         x = self._points(x)
         outside = ~self.space.contains(x)
-        interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
-        with jax.enable_x64(True):
-            function = self._jitted(which, jax.vmap(partial(self._log_probs, which)))
-            parts = []
-            for start, kept, size in padded_batches(len(x)):
-                part = interior[start : start + kept]
-                padded = np.concatenate([part, np.repeat(part[-1:], size - kept, axis=0)])
-                parts.append(np.asarray(forgetting(partial(function, padded)))[:kept])
-        width = {"both": (2,), "by_site": (len(self.observed),)}.get(which, ())
-        values = np.concatenate(parts) if parts else np.empty((0, *width))
+        values = self._in_batches(which, partial(self._log_probs, which), x)
         values[outside] = -np.inf
         return self._without_nan(values)
+
+    def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
+        """Returns a function of one point, a pytree, at all points (n, d), each moved inside the support."""
+        interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
+        parts = []
+        with jax.enable_x64(True):
+            function = self._jitted(name, jax.vmap(at_point))
+            for start, kept, size in padded_batches(len(x)) or [(0, 0, 1)]:
+                part = interior[start : start + kept]
+                padding = np.broadcast_to(part[-1] if kept else self._low, (size - kept, self.dim))
+                found = forgetting(partial(function, np.concatenate([part, padding])))
+                parts.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
         bad = np.isnan(values)
@@ -202,6 +214,11 @@ class ModelDensity:
             "both": lambda: jnp.stack([log_prior, log_likelihood]),
             "by_site": lambda: jnp.stack(by_site) if by_site else jnp.zeros(0, x.dtype),
         }[which]()
+
+    def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns one point's deterministic sites (traced)."""
+        sites = trace(substitute(seed(self._model, 0), self._sites(x))).get_trace(*self._args, **self._kwargs)
+        return {name: jnp.asarray(sites[name]["value"]) for name in self._deterministic}
 
     def _sites(self, x: Any) -> dict[str, Any]:
         """Returns the latent sites' values, {site: (..., *shape)}, from vectors (..., d), NumPy or traced."""

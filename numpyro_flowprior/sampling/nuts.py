@@ -20,6 +20,7 @@ from .density import ModelDensity
 from .record import run_record, seed_of
 
 _BLOCKS = 10  # that the draws are made in: between two of them the clock is looked at
+_DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
 _FIELDS = ("diverging", "accept_prob", "num_steps")
 
 
@@ -131,7 +132,7 @@ def _chain(
     )
     report, reasons = judge(chain)
     divergences = int(fields["diverging"].sum())
-    if divergences:
+    if divergences > _DIVERGENT * len(samples):
         reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")
     if cause:
         warnings.warn(f"sample_nuts: stopped by {cause} after {kept} draws of each chain.", stacklevel=3)
