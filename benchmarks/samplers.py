@@ -2,8 +2,8 @@
 
 Six targets with exact draws and a known evidence. A cell is right if every marginal passes a Kolmogorov-Smirnov test
 against exact draws at the effective size that the sampler reports (one in a thousand for all marginals together) and
-the log evidence is within three of its errors; with fewer than 200 effective draws no test has power. Wrong cells are printed like the others, beside what the sampler itself
-says of its run.
+the log evidence is within three of its errors; with fewer than 200 effective draws no test has power. Wrong cells are
+printed like the others, beside what the sampler itself says of its run.
 """
 
 from __future__ import annotations
