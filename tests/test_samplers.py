@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 from toys import make_prior
 
-from numpyro_flowprior import FlowConfig, ModelDensity, sample_emcee, sample_pocomc, to_arviz
+from numpyro_flowprior import FlowConfig, ModelDensity, sample_emcee, sample_nuts, sample_pocomc, to_arviz
 
 KEY = jax.random.key(1)
 FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "flow": "maf3", "progress": False}
@@ -142,3 +142,27 @@ def test_bad_settings_are_refused(density):
         sample_emcee(KEY, density, n_walkers=2)
     with pytest.raises(TypeError, match="colour"):
         sample_pocomc(KEY, density, colour="red")
+
+
+def half_nan():
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.factor("log", jnp.log(x))
+
+
+@pytest.mark.parametrize("sampler", [sample_pocomc, sample_emcee, sample_nuts])
+def test_a_model_that_is_nan_at_many_draws_is_refused_with_an_example(sampler):
+    with pytest.raises(ValueError, match=r"its log density is NaN at 1\d\d of 256 draws.*for example at x = -\d"):
+        sampler(KEY, ModelDensity(half_nan), progress=False)
+
+
+def test_a_few_nan_are_counted_and_allowed():
+    def seldom():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.factor("log", jnp.where(x > 2.5, jnp.nan, 0.0))
+
+    density = ModelDensity(seldom)
+    density.require_numbers(KEY)
+    with pytest.warns(UserWarning, match="NaN at some points"):
+        chain = sample_emcee(KEY, density, n_walkers=16, max_steps=2000, progress=False)
+    assert chain.samples.max() <= 2.5
+    assert chain.info["nan_log_densities"] > 0

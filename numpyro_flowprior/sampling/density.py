@@ -29,6 +29,8 @@ from .sites import find_latents, merged_space, observed_sites, trace_model
 # probit, and NaN from there on. Prior draws keep this fraction of the range away.
 _MARGIN = 1e-13
 
+_LOOKED_AT, _MOST_NAN = 256, 0.1  # prior draws before a sampler starts, and the share that may be NaN
+
 
 class ModelDensity:
     """The log density of a NumPyro model as a function of the vector of its latent parameters.
@@ -137,6 +139,21 @@ class ModelDensity:
             draws = np.concatenate([np.asarray(part) for part in parts])
         width = np.where(np.isfinite(self.bounds).all(axis=1), np.diff(self.bounds, axis=1)[:, 0], 0.0)
         return np.clip(draws, self._low + _MARGIN * width, self._high - _MARGIN * width)
+
+    def require_numbers(self, key: jax.Array) -> None:
+        """Raises ValueError, with an example, if the log posterior is NaN at more than a tenth of 256 prior draws.
+
+        A few NaN count as -inf; many mean that the model is at fault, and a posterior without those draws is another's.
+        """
+        draws = self.sample_prior(key, _LOOKED_AT)
+        values = self._in_batches("log_posterior", partial(self._log_probs, "log_posterior"), draws)
+        bad = np.flatnonzero(np.isnan(values))
+        if len(bad) > _MOST_NAN * len(draws):
+            example = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, draws[bad[0]], strict=True))
+            raise ValueError(
+                f"model: its log density is NaN at {len(bad)} of {len(draws)} draws from the prior, for example at "
+                f"{example}. Look for logarithms or roots of negative numbers, 0 / 0, and infinity less infinity."
+            )
 
     def constrain(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""

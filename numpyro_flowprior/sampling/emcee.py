@@ -18,7 +18,7 @@ from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thi
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
-from .record import run_record, seed_of
+from .record import begin, run_record, seed_of
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _SAVE_EVERY = 20.0  # seconds between checkpoints
@@ -79,7 +79,7 @@ def sample_emcee(
     if proposal is not None:
         options["moves"] = _mixed(emcee, density, proposal, proposal_share, options.get("moves"))
     key_start, key_seed = jax.random.split(key)
-    seed, start_time = seed_of(key_seed), time.perf_counter()
+    seed, start_time = seed_of(key_seed), begin(key, density)
 
     def log_prob_and_parts(x: FloatArray) -> FloatArray:
         log_prior, log_likelihood = density.log_prior_and_likelihood(x)

@@ -17,7 +17,7 @@ from ..chains.chain import Chain
 from ..chains.convergence import judge
 from ..latent import LatentReparam
 from .density import ModelDensity
-from .record import run_record, seed_of
+from .record import begin, run_record, seed_of
 
 _BLOCKS = 10  # that the draws are made in: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
@@ -63,7 +63,7 @@ def sample_nuts(
     n_warmup = positive_int(n_warmup, "sample_nuts: n_warmup")
     n_chains = positive_int(n_chains, "sample_nuts: n_chains")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
-    start = time.perf_counter()
+    start = begin(key, density)
     model = reparam(density.model, config={site: LatentReparam() for site in density.learned_sites if latent})
     block = -(-n_samples // _BLOCKS)
     sampler = MCMC(

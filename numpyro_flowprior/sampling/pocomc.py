@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, optional_import, positive_int
 from ..chains.chain import Chain
 from .density import ModelDensity
-from .record import run_record, seed_of
+from .record import begin, run_record, seed_of
 
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
 
@@ -87,7 +87,7 @@ def sample_pocomc(
         raise ValueError(f"sample_pocomc: expected n_active <= n_effective; got {n_active} > {n_effective}.")
     key_prior, key_seed = jax.random.split(key)
     seed = seed_of(key_seed)
-    start = time.perf_counter()
+    start = begin(key, density)
     with _global_generators_restored():
         sampler = _with_quiet_bar(pocomc.Sampler, progress)(
             prior=_Prior(density, key_prior),

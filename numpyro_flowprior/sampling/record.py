@@ -12,7 +12,19 @@ import numpy as np
 from ..chains.chain import seed_from_key
 from .density import ModelDensity
 
+_LOOK = 0x100C  # folded into a sampler's key for the draws that are looked at, so that all other draws stay theirs
 _PACKAGES = {"nuts": "numpyro"}  # that a sampler is from, if it has not its own name
+
+
+def begin(key: jax.Array, density: ModelDensity) -> float:
+    """Looks at the model at draws from the prior, before a sampler starts, and returns the time by the clock.
+
+    Raises:
+        ValueError: its log density is NaN at many of them.
+    """
+    start = time.perf_counter()
+    density.require_numbers(jax.random.fold_in(key, _LOOK))
+    return start
 
 
 def seed_of(key: jax.Array) -> int:
