@@ -129,6 +129,8 @@ def covariance_between(state: EmulatorState, theta: jax.Array) -> jax.Array:
 
 def _over_points(function: Callable[..., Any], state: EmulatorState, theta: jax.Array) -> Any:
     batch, dim = theta.shape[:-1], theta.shape[-1]
+    if not batch:  # a point: inside of somebody's vmap an axis of length one would cost
+        return function(state, theta)
     at_point, points = partial(function, state), theta.reshape(-1, dim)
     many = len(points) > _AT_ONCE
     flat = jax.lax.map(at_point, points, batch_size=_AT_ONCE) if many else jax.vmap(at_point)(points)

@@ -132,7 +132,7 @@ class ModelDensity:
         """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
         n = positive_int(n, "sample_prior: n")
         with jax.enable_x64(True):
-            draw = self._jitted("sample_prior", jax.vmap(self._draw))
+            draw = self._jitted("sample_prior", self._draw)
             slices = padded_batches(n)
             keys = jax.random.split(key, sum(size for _, _, size in slices))
             parts = [forgetting(partial(draw, keys[start : start + size]))[:kept] for start, kept, size in slices]
@@ -191,13 +191,15 @@ class ModelDensity:
         interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
         parts = []
         with jax.enable_x64(True):
-            function = self._jitted(name, jax.vmap(at_point))
+            function = self._jitted(name, at_point)
             for start, kept, size in padded_batches(len(x)) or [(0, 0, 1)]:
                 part = interior[start : start + kept]
-                padding = np.broadcast_to(part[-1] if kept else self._low, (size - kept, self.dim))
-                found = forgetting(partial(function, np.concatenate([part, padding])))
-                parts.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], found))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+                if kept < size:
+                    padding = np.broadcast_to(part[-1] if kept else self._low, (size - kept, self.dim))
+                    part = np.concatenate([part, padding])
+                found = forgetting(partial(function, part))
+                parts.append(jax.tree.map(lambda leaf, kept=kept: np.array(leaf)[:kept], found))
+        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
         bad = np.isnan(values)
@@ -212,9 +214,10 @@ class ModelDensity:
         self.nan_count += int(bad.sum())
         return np.where(bad, -np.inf, values)
 
-    def _jitted(self, name: str, function: Any) -> Any:
+    def _jitted(self, name: str, at_point: Any) -> Any:
+        """Returns a function of one point, of many points, compiled; kept under a name."""
         if name not in self._compiled:
-            self._compiled[name] = jax.jit(function)
+            self._compiled[name] = jax.jit(jax.vmap(at_point))
         return self._compiled[name]
 
     def _log_probs(self, which: str, x: jax.Array) -> jax.Array:
