@@ -14,6 +14,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
-from tables import origin, publish, table
+from tables import origin, publish, seconds, table
 
 import numpyro_flowprior as fp
 
@@ -46,6 +47,9 @@ FITS = (
 QUALITY = "system|verdict|R^2 median|lowest|68 %|95 %|the same without rows beyond 4 sigma|left out, 95 %"
 
 
+median_time = partial(seconds, calls=3)
+
+
 class System(NamedTuple):
     """A system's files, our default emulator, and scikit-learn's own on the same components."""
 
@@ -56,16 +60,6 @@ class System(NamedTuple):
     outputs: Any
     truncation: np.ndarray
     fit_row: tuple[Any, ...]
-
-
-def seconds(call: Callable[[], Any], least: float = 1.0) -> float:
-    """Returns the median time of a call, over at least three calls and `least` seconds."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < least:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def once(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -81,7 +75,7 @@ def product_rate() -> float:
     on_device = jax.numpy.asarray(a)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(on_device))
-    return 2 * 1536**3 / min(seconds(lambda: a @ a), seconds(lambda: product(on_device)))
+    return 2 * 1536**3 / min(median_time(lambda: a @ a), median_time(lambda: product(on_device)))
 
 
 def read_system(path: Path, label: str) -> System:
@@ -167,13 +161,13 @@ def speed(system: System, likelihood: fp.EmulatorLikelihood) -> tuple[list[tuple
         points = jax.numpy.asarray(theta)
         found, compiled = once(lambda points=points: value(points))
         _, compiled_both = once(lambda points=points: both(points))
-        ours = seconds(lambda points=points: value(points))
-        gradient = seconds(lambda points=points: both(points))
+        ours = median_time(lambda points=points: value(points))
+        gradient = median_time(lambda points=points: both(points))
         theirs = []
         for way, most in zip(ways, (1024, 8192), strict=True):  # the covariance of more points at once is too large
             parts = np.array_split(theta, -(-batch // most))
             expected, _ = once(lambda way=way, parts=parts: np.concatenate([way(part) for part in parts]))
-            theirs.append(seconds(lambda way=way, parts=parts: [way(part) for part in parts]))
+            theirs.append(median_time(lambda way=way, parts=parts: [way(part) for part in parts]))
             apart = max(apart, float(np.max(np.abs(found - expected) / (1 + np.abs(expected)))))
         rate = product_rate()
         rows.append(

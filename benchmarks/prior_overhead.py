@@ -8,8 +8,6 @@ Densities are checked against the same flow in float64, so that speed is not bou
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from tables import origin, publish, table
+from tables import origin, publish, seconds, table
 
 import numpyro_flowprior as fp
 
@@ -38,17 +36,6 @@ def trained(config: fp.FlowConfig) -> fp.FlowPrior:
     chain = fp.Chain(1.0 / (1.0 + np.exp(-z)), fp.ParameterSpace([f"p{j}" for j in range(DIM)], 0.0, 1.0))
     train = fp.TrainConfig(max_steps=200)
     return fp.fit_flow(jax.random.key(0), chain, config, train, progress=False).prior
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Returns the median time of a call, over at least 20 calls or a second."""
-    jax.block_until_ready(call())
-    times: list[float] = []
-    while len(times) < 20 or sum(times) < 1.0:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def candidates() -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""What the benchmarks' result files share: Markdown tables, and the line that says where the numbers come from."""
+"""What the benchmarks share: a clock, Markdown tables, and the line that says where the numbers come from."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 
 def table(head: str, rows: Any) -> str:
@@ -22,6 +26,17 @@ def origin(command: str, *packages: str) -> str:
     names = ("jax", "numpyro", "distrax", *packages, "numpyro-flowprior")
     versions = f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names)
     return f"Reproduce with `{command}`. {datetime.date.today()}; {os.cpu_count()} cores, {processor()}; {versions}.\n"
+
+
+def seconds(call: Callable[[], Any], *, calls: int = 20) -> float:
+    """Returns the median time of a call, after one that compiles, over at least so many calls and a second."""
+    jax.block_until_ready(call())
+    times: list[float] = []
+    while len(times) < calls or sum(times) < 1.0:
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
 
 
 def publish(parts: Sequence[str], output: Path | None) -> None:
