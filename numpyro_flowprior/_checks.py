@@ -80,6 +80,12 @@ def _first_index(mask: np.ndarray) -> Any:
     return index[0] if len(index) == 1 else index
 
 
+def require_nonnegative(array: FloatArray, expected: str) -> None:
+    """Raises ValueError, beginning with what was expected, if a value is below zero; NaN is not."""
+    if (array < 0).any():
+        raise ValueError(f"{expected} >= 0; got {np.nanmin(array):g}. Take their abs().")
+
+
 def positive_int(value: Any, subject: str, *, minimum: int = 1) -> int:
     """Returns `value` as an int of at least `minimum`; bools and fractions are refused."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):

@@ -20,7 +20,7 @@ from numpyro.distributions.util import validate_sample
 from ._checks import plain_json
 from ._leaves import as_jax
 from .box import OverParameters, keep_inside, points_of
-from .chains.parameters import ParameterSpace
+from .chains.parameters import ParameterSpace, require_space
 from .conditional import ConditionalPrior, condition_on
 from .flows.build import build_flow, build_latent_map, latent_log_prob
 from .flows.config import FlowConfig
@@ -65,8 +65,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     ):
         if not isinstance(config, FlowConfig):
             raise TypeError(f"FlowPrior.config: expected a FlowConfig; got {type(config).__name__}.")
-        if not isinstance(space, ParameterSpace):
-            raise TypeError(f"FlowPrior.space: expected a ParameterSpace; got {type(space).__name__}.")
+        require_space(space, "FlowPrior.space")
         if not config.support and space != space.unbounded():
             raise ValueError(
                 "FlowPrior.space: FlowConfig(support=False) makes a density without bounds; got bounds. "

@@ -14,7 +14,7 @@ import numpy as np
 from .._checks import FloatArray, float_array, positive_int, real_in, require_finite, shorten
 from .autocorrelation import autocorrelation_time
 from .convergence import r_hat
-from .parameters import ParameterSpace
+from .parameters import ParameterSpace, require_space
 from .sources import ChainSources
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
@@ -70,8 +70,7 @@ class Chain(ChainSources):
         log_evidence_error: float | None = None,
         info: Mapping[str, Any] | None = None,
     ):
-        if not isinstance(space, ParameterSpace):
-            raise TypeError(f"chain.space: expected a ParameterSpace; got {type(space).__name__}.")
+        require_space(space, "chain.space")
         checked = _checked_samples(samples, space)
         n = len(checked)
         fields = {

@@ -154,6 +154,12 @@ class ParameterSpace:
         return f"ParameterSpace[{rows}]"
 
 
+def require_space(space: Any, subject: str = "space") -> None:
+    """Raises TypeError unless it is a ParameterSpace."""
+    if not isinstance(space, ParameterSpace):
+        raise TypeError(f"{subject}: expected a ParameterSpace; got {type(space).__name__}.")
+
+
 def merge_spaces(spaces: Sequence[ParameterSpace]) -> ParameterSpace:
     """Returns the concatenation of several spaces; a name that occurs twice is an error."""
     fields = zip(*(space._key for space in spaces), strict=True)

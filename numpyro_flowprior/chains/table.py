@@ -13,7 +13,7 @@ import numpy as np
 
 from .._checks import float_array, require_unique, shorten
 from .chain import Chain
-from .parameters import ParameterSpace
+from .parameters import ParameterSpace, require_space
 
 DENSITIES = ("log_prob", "log_prior", "log_likelihood")
 FIELDS = (*DENSITIES, "weights", "chain_id")
@@ -137,8 +137,8 @@ def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
     Raises:
         ValueError: a parameter is missing (named), names repeat, or values that no Chain may hold.
     """
-    if not isinstance(space, ParameterSpace | None):
-        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    if space is not None:
+        require_space(space)
     names = _names(table, space)
     space = space or _space_of(table, [name for name in names if name not in table.derived])
     missing = [name for name in space.names if name not in names]

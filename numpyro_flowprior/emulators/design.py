@@ -17,7 +17,7 @@ from scipy.stats import qmc
 
 from .._checks import FloatArray, one_of, positive_int, shorten
 from ..chains.chain import Chain, seed_from_key
-from ..chains.parameters import ParameterSpace
+from ..chains.parameters import ParameterSpace, require_space
 from .runs import checked_inputs
 
 _EXCHANGES = 20  # per point
@@ -51,8 +51,7 @@ def design(
         TypeError: values of the wrong type.
         ValueError: infinite bounds (named), a chain that lacks a parameter, too few points, an unknown method.
     """
-    if not isinstance(space, ParameterSpace):
-        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    require_space(space)
     n = positive_int(n, "n", minimum=2)
     one_of(method, "method", ("maximin", "sobol"))
     rng = np.random.default_rng(seed_from_key(key))

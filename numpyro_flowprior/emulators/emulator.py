@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from .._checks import positive_int
-from ..chains.parameters import ParameterSpace
+from ..chains.parameters import ParameterSpace, require_space
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator
 from .fit import ComponentReport, fit_components, warn_if_unfinished
@@ -171,8 +171,7 @@ class GPEmulator:
             ValueError: a part is not fitted or not supported (named), parts do not fit together, or the predictions
                 differ from scikit-learn's own.
         """
-        if not isinstance(space, ParameterSpace):
-            raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+        require_space(space)
         state, report = emulator_state(model, space.names, inputs, outputs, truncation)
         names = checked_output_names(output_names, np.empty((1, len(state.outputs.mean))))
         return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))

@@ -15,14 +15,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy.linalg.lapack import dtrtri
 from tqdm import tqdm
 
 from .._checks import FloatArray
 from .gaussian_process import Components
 from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel
-from .marginal_likelihood import GPData, Maximum, best_start, cholesky, maximise, random_start
+from .marginal_likelihood import GPData, Maximum, best_start, cholesky, inverse_of, maximise, random_start
 
 _THREADS = 4  # at most: LAPACK brings threads of its own
 _AT_END = 1e-3  # a parameter this close to the end of its range, as a fraction of its logarithm, is at it
@@ -73,14 +72,7 @@ def fit_components(
     """
     data = [GPData(design, scores[:, k], noise[:, k]) for k in range(scores.shape[1])]
     best = [_highest(climbs) for climbs in _climb_all(data, search, restarts, seed, progress)]
-    factors = [cholesky(found.kernel, one) for found, one in zip(best, data, strict=True)]
-    for k, factor in enumerate(factors):
-        if factor is None:
-            raise ValueError(
-                f"component {k}: its covariance matrix is not positive definite. Add a WhiteKernel to the kernel "
-                "(repeated design points need one), or give Y_error."
-            )
-    inverses = np.stack([np.tril(dtrtri(factor, lower=1)[0]) for factor in factors])
+    inverses = np.stack([_inverse_factor(k, found.kernel, data[k]) for k, found in enumerate(best)])
     solved = np.einsum("kji,kj->ki", inverses, np.einsum("kij,jk->ki", inverses, scores))
     components = Components(stack_kernels([found.kernel for found in best]), design, solved, inverses)
     reports = tuple(
@@ -108,6 +100,16 @@ def _climb_all(
     finally:
         pool.shutdown(cancel_futures=True)
     return [found[k * (1 + restarts) : (k + 1) * (1 + restarts)] for k in range(len(data))]
+
+
+def _inverse_factor(k: int, kernel: Kernel, data: GPData) -> FloatArray:
+    factor = cholesky(kernel, data)
+    if factor is None:
+        raise ValueError(
+            f"component {k}: its covariance matrix is not positive definite. Add a WhiteKernel to the kernel "
+            "(repeated design points need one), or give Y_error."
+        )
+    return inverse_of(factor)
 
 
 def _highest(climbs: list[Maximum]) -> Maximum:

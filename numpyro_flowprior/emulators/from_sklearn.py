@@ -14,12 +14,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import dtrtri
 
 from .._checks import FloatArray, float_array, require_finite, shorten
 from .fit import ComponentReport
 from .gaussian_process import Components, EmulatorState, evaluate, moments
 from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels
+from .marginal_likelihood import inverse_of
 from .scaling import InputScaling, OutputBasis
 
 _COMPARED = 10  # rows at which the predictions are compared with scikit-learn's
@@ -241,7 +241,7 @@ def _components(processes: list[Any], design: FloatArray) -> Components:
     kernels = [from_sklearn_kernel(process.kernel_) for process in processes]
     for kernel in kernels:
         require_fitting(kernel, design.shape[1])
-    inverses = [np.tril(dtrtri(np.asarray(process.L_, np.float64), lower=1)[0]) for process in processes]
+    inverses = [inverse_of(np.asarray(process.L_, np.float64)) for process in processes]
     weights = [process.alpha_.reshape(len(design), -1).T for process in processes]
     return Components(stack_kernels(kernels), design, np.concatenate(weights), np.stack(inverses))
 

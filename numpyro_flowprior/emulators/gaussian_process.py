@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._batches import padded_batches
+from .._batches import in_batches
 from .._checks import FloatArray, float_array, require_finite
 from .kernels import Kernel, gram
 from .precision import native, require_x64
@@ -47,6 +47,11 @@ class Components(NamedTuple):
     design: FloatArray
     weights: FloatArray
     inverse_cholesky: FloatArray
+
+    @property
+    def sharing(self) -> int:
+        """How many components share each covariance matrix: one, or all."""
+        return len(self.weights) // len(self.inverse_cholesky)
 
 
 class EmulatorState(NamedTuple):
@@ -87,11 +92,11 @@ def _squared_norm(lower: jax.Array, vector: jax.Array) -> jax.Array:
 
 def _moments_at_point(state: EmulatorState, theta: jax.Array) -> Moments:
     kernel, design, weights, inverse = jax.tree.map(jnp.asarray, state.components)
-    x = (theta - state.inputs.offset) @ jnp.asarray(state.inputs.matrix)
+    x = state.inputs.apply(theta)
     grouped = weights.reshape(len(inverse), -1, len(design))
     mean, variance, prior = jax.lax.map(partial(_component_at_point, design, x), (kernel, grouped, inverse))
     floored = jnp.maximum(variance, VARIANCE_FLOOR * prior)
-    return Moments(mean.reshape(-1), jnp.repeat(floored, len(weights) // len(inverse)))
+    return Moments(mean.reshape(-1), jnp.repeat(floored, state.components.sharing))
 
 
 def _prediction_at_point(state: EmulatorState, theta: jax.Array) -> Prediction:
@@ -117,14 +122,14 @@ def prediction(state: EmulatorState, theta: jax.Array) -> Prediction:
 def covariance_between(state: EmulatorState, theta: jax.Array) -> jax.Array:
     """Returns the covariance of each component's score between points theta (n, d), as (p, n, n)."""
     kernel, design, _, inverse = jax.tree.map(jnp.asarray, state.components)
-    x = (theta - state.inputs.offset) @ jnp.asarray(state.inputs.matrix)
+    x = state.inputs.apply(theta)
 
     def of_component(kernel: Kernel, inverse: jax.Array) -> jax.Array:
         explained = inverse @ jax.vmap(kernel.cross, (0, None), out_axes=1)(x, design)
         return gram(kernel, x) - explained.T @ explained
 
     between = jax.vmap(of_component)(kernel, inverse)
-    return jnp.repeat(between, len(state.components.weights) // len(inverse), axis=0)
+    return jnp.repeat(between, state.components.sharing, axis=0)
 
 
 def _over_points(function: Callable[..., Any], state: EmulatorState, theta: jax.Array) -> Any:
@@ -154,12 +159,6 @@ def evaluate(
     points = float_array(theta, "theta")
     require_finite(points, "theta")
     flat = points.reshape(-1, points.shape[-1])
-    parts = []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        for start, rows, size in padded_batches(len(flat)) or [(0, 0, 1)]:
-            batch = flat[start : start + rows]
-            padding = np.broadcast_to(batch[-1] if rows else 0.0, (size - rows, flat.shape[1]))
-            found = function(state, np.concatenate([batch, padding]))
-            parts.append(jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[:rows], found))
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        whole = in_batches(partial(function, state), flat, np.zeros(flat.shape[1]))
     return jax.tree.map(lambda leaf: leaf.reshape(*points.shape[:-1], *leaf.shape[1:]), whole)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
-from .low_rank_normal import LOG_2PI, require_event_shape
+from .low_rank_normal import LOG_2PI, NormalAroundLoc
 from .precision import native
 from .small_matrices import log_det_and_inverse
 
@@ -43,7 +43,7 @@ def factor_inflated(fixed: FloatArray, inflation: FloatArray, loadings: FloatArr
     return InflatedFactors(whiten, cholesky @ rotation, whiten @ loadings, np.maximum(spread, 0.0), log_det)
 
 
-class InflatedNormal(Distribution):
+class InflatedNormal(NormalAroundLoc):
     """Normal(loc, S0 + scale^2 B + V diag(variances) V^T) over (m,), normalised. A plain pytree.
 
     Args:
@@ -58,7 +58,6 @@ class InflatedNormal(Distribution):
         "variances": constraints.independent(constraints.nonnegative, 1),
         "scale": constraints.nonnegative,
     }
-    support = constraints.real_vector
     reparametrized_params = ["loc", "variances", "scale"]  # noqa: RUF012
     pytree_data_fields = ("loc", "variances", "scale", "fixed")
 
@@ -78,7 +77,7 @@ class InflatedNormal(Distribution):
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
-        require_event_shape("InflatedNormal", value, self.event_shape)
+        self._require_event(value)
         diagonal, factor = self._parts()
         residual = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T / jnp.sqrt(diagonal)
         capacitance = jnp.eye(factor.shape[-1]) + jnp.einsum("...mp,...mq->...pq", factor, factor)
@@ -101,11 +100,6 @@ class InflatedNormal(Distribution):
         return self.loc + (white * jnp.sqrt(diagonal)) @ jnp.asarray(self.fixed.colour).T
 
     @property
-    def mean(self) -> jax.Array:
-        """The mean, (..., m)."""
-        return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape + self.event_shape)
-
-    @property
     def covariance_matrix(self) -> jax.Array:
         """The covariance, (..., m, m)."""
         diagonal, factor = self._parts()
@@ -113,8 +107,3 @@ class InflatedNormal(Distribution):
         inner = root @ factor
         covariance = root @ jnp.swapaxes(root, -1, -2) + inner @ jnp.swapaxes(inner, -1, -2)
         return jnp.broadcast_to(covariance, (*self.batch_shape, *self.event_shape, *self.event_shape))
-
-    @property
-    def variance(self) -> jax.Array:
-        """The covariance's diagonal, (..., m)."""
-        return jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)

@@ -13,7 +13,7 @@ import numpy as np
 from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
-from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
+from .._checks import FloatArray, float_array, require_finite, require_nonnegative, require_unique, shorten
 from .emulator import GPEmulator
 from .gaussian_process import Prediction
 from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated
@@ -95,10 +95,11 @@ class EmulatorLikelihood:
         self._mean = np.concatenate([basis.mean for basis in bases])[measured.kept]
         self._loadings = block_diag(*(basis.loadings for basis in bases))[measured.kept]
         self._truncation = block_diag(*(basis.truncation for basis in bases))[np.ix_(measured.kept, measured.kept)]
-        sizes = np.where(logged & log_scale, 1.0, np.abs(self.observed))
+        if discrepancy_scale is None:
+            sizes = np.where(logged & log_scale, 1.0, np.abs(self.observed))
+        else:
+            sizes = _checked_scale(discrepancy_scale, measured.kept, len(every))
         self._inflation = np.diag(sizes**2)
-        if discrepancy_scale is not None:
-            self._inflation = np.diag(_checked_scale(discrepancy_scale, measured.kept, len(every)) ** 2)
         self._fixed = factor_fixed(self._experiment + self._truncation, self._loadings)
         self._warn_if_out_of_reach()
 
@@ -227,6 +228,5 @@ def _require_one_size(discrepancy: Any, batch: tuple[int, ...]) -> None:
 def _checked_scale(scale: Any, kept: np.ndarray, m: int) -> FloatArray:
     sizes = float_array(scale, "discrepancy_scale", shape=(m,))[kept]
     require_finite(sizes, "discrepancy_scale")
-    if (sizes < 0).any():
-        raise ValueError(f"discrepancy_scale: expected sizes >= 0; got {sizes.min():g}.")
+    require_nonnegative(sizes, "discrepancy_scale: expected sizes")
     return sizes

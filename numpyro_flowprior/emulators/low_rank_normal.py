@@ -43,13 +43,30 @@ def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
     return FixedFactors(whiten, cholesky @ rotation, factor[:p], np.asarray(2 * np.log(np.diag(cholesky)).sum()))
 
 
-def require_event_shape(name: str, value: Any, event_shape: tuple[int, ...]) -> None:
-    """Raises ValueError, for a distribution of that name, unless the value's last axis is that of an event."""
-    if jnp.shape(value)[-1:] != event_shape:
-        raise ValueError(f"{name}: value: expected a last axis of {event_shape[0]}; got shape {jnp.shape(value)}.")
+class NormalAroundLoc(Distribution):
+    """What normals with a `loc` (..., m) and a `covariance_matrix` share."""
+
+    support = constraints.real_vector
+
+    def _require_event(self, value: Any) -> None:
+        if jnp.shape(value)[-1:] != self.event_shape:
+            raise ValueError(
+                f"{type(self).__name__}: value: expected a last axis of {self.event_shape[0]}; got shape "
+                f"{jnp.shape(value)}."
+            )
+
+    @property
+    def mean(self) -> jax.Array:
+        """The mean, (..., m)."""
+        return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> jax.Array:
+        """The covariance's diagonal, (..., m)."""
+        return jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)
 
 
-class LowRankNormal(Distribution):
+class LowRankNormal(NormalAroundLoc):
     """Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised. A plain pytree.
 
     Args:
@@ -62,7 +79,6 @@ class LowRankNormal(Distribution):
         "loc": constraints.real_vector,
         "variances": constraints.independent(constraints.nonnegative, 1),
     }
-    support = constraints.real_vector
     reparametrized_params = ["loc", "variances"]  # noqa: RUF012
     pytree_data_fields = ("loc", "variances", "fixed")
 
@@ -80,7 +96,7 @@ class LowRankNormal(Distribution):
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
-        require_event_shape("LowRankNormal", value, self.event_shape)
+        self._require_event(value)
         rotated = (native(value) - jnp.asarray(self.loc)) @ jnp.asarray(self.fixed.whiten).T
         p = self.fixed.factor.shape[0]
         log_det, squared = log_det_and_squared(self._head_covariance(), rotated[..., :p])
@@ -97,19 +113,9 @@ class LowRankNormal(Distribution):
         return self.loc + jnp.concatenate([head, white[..., p:]], axis=-1) @ jnp.asarray(self.fixed.colour).T
 
     @property
-    def mean(self) -> jax.Array:
-        """The mean, (..., m)."""
-        return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape + self.event_shape)
-
-    @property
     def covariance_matrix(self) -> jax.Array:
         """The covariance, (..., m, m)."""
         colour, factor = jnp.asarray(self.fixed.colour), jnp.asarray(self.fixed.factor)
         loadings = colour[:, : factor.shape[0]] @ factor
         covariance = colour @ colour.T + (loadings * jnp.asarray(self.variances)[..., None, :]) @ loadings.T
         return jnp.broadcast_to(covariance, (*self.batch_shape, *self.event_shape, *self.event_shape))
-
-    @property
-    def variance(self) -> jax.Array:
-        """The covariance's diagonal, (..., m)."""
-        return jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, real_in, require_finite, shorten
+from .._checks import FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
 
 _SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
 
@@ -81,8 +81,7 @@ def measurement_covariance(
 def _errors(value: Any, subject: str, m: int | None) -> FloatArray:
     errors = float_array(value, subject, shape=(m,))
     require_finite(np.nan_to_num(errors, nan=0.0, posinf=np.inf, neginf=-np.inf), subject)
-    if (errors < 0).any():
-        raise ValueError(f"{subject}: expected standard errors >= 0; got {np.nanmin(errors):g}. Take their abs().")
+    require_nonnegative(errors, f"{subject}: expected standard errors")
     return errors
 
 

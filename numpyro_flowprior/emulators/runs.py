@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
-from ..chains.parameters import ParameterSpace
+from ..chains.parameters import ParameterSpace, require_space
 
 
 def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
@@ -36,8 +36,7 @@ def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
 
 def checked_inputs(X: Any, space: ParameterSpace, subject: str = "X") -> FloatArray:
     """Returns finite inputs X (n, d) of the space's parameters; a DataFrame's columns are found by name."""
-    if not isinstance(space, ParameterSpace):
-        raise TypeError(f"space: expected a ParameterSpace; got {type(space).__name__}.")
+    require_space(space)
     named = column_names(X)
     if named is not None:
         missing = [name for name in space.names if name not in named]

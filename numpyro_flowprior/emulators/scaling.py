@@ -6,7 +6,7 @@ al., "Computer model calibration using high-dimensional output", JASA 103 (2008)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class InputScaling(NamedTuple):
     offset: FloatArray
     matrix: FloatArray
 
-    def apply(self, theta: FloatArray) -> FloatArray:
-        """Returns z (..., q) at theta (..., d)."""
+    def apply(self, theta: Any) -> Any:
+        """Returns z (..., q) at theta (..., d), NumPy or traced."""
         return (theta - self.offset) @ self.matrix
 
 

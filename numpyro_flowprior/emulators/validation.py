@@ -165,8 +165,7 @@ def left_out(state: EmulatorState, Y: FloatArray) -> Moments:
         ValueError: Y (n, m) are not the outputs of the fit: what the scores leave of them has another covariance.
     """
     components, basis = state.components, state.outputs
-    shared = len(components.weights) // len(components.inverse_cholesky)
-    inverse = np.repeat(components.inverse_cholesky, shared, axis=0)
+    inverse = np.repeat(components.inverse_cholesky, components.sharing, axis=0)
     diagonal = np.sum(inverse**2, axis=1)
     scores = np.stack([_solved(lower, one) for lower, one in zip(inverse, components.weights, strict=True)])
     _require_same_runs(basis, Y - basis.mean - scores.T @ basis.loadings.T)

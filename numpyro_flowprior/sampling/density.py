@@ -18,7 +18,7 @@ import numpy as np
 from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
-from .._batches import padded_batches
+from .._batches import in_batches, padded_batches
 from .._checks import FloatArray, float_array, positive_int
 from .._leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
@@ -126,7 +126,7 @@ class ModelDensity:
         if not self._deterministic:
             return {}
         values = self._in_batches("deterministics", self._deterministics, self._points(x))
-        return {name: np.asarray(values[name]) for name in self._deterministic}
+        return {name: values[name] for name in self._deterministic}
 
     def sample_prior(self, key: jax.Array, n: int) -> FloatArray:
         """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
@@ -189,17 +189,9 @@ class ModelDensity:
     def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
         """Returns a function of one point, a pytree, at all points (n, d), each moved inside the support."""
         interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
-        parts = []
         with jax.enable_x64(True):
             function = self._jitted(name, at_point)
-            for start, kept, size in padded_batches(len(x)) or [(0, 0, 1)]:
-                part = interior[start : start + kept]
-                if kept < size:
-                    padding = np.broadcast_to(part[-1] if kept else self._low, (size - kept, self.dim))
-                    part = np.concatenate([part, padding])
-                found = forgetting(partial(function, part))
-                parts.append(jax.tree.map(lambda leaf, kept=kept: np.array(leaf)[:kept], found))
-        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            return in_batches(lambda batch: forgetting(partial(function, batch)), interior, self._low)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
         bad = np.isnan(values)

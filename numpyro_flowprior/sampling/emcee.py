@@ -101,7 +101,8 @@ def sample_emcee(
         generator = np.random.RandomState(seed)
         starts = emcee.State(_starts(key_start, density, n_walkers), random_state=generator.get_state())
     keeper = _Keeper(checkpoint, backend, about, start_time + limit)
-    tau, cause = _run(sampler, starts, 0 if finished else max_steps, keeper, progress=progress)
+    steps = backend.iteration if finished else max_steps
+    tau, cause = _run(sampler, starts, steps, keeper, progress=progress)
     return _chain(sampler, density, tau, run=(seed, start_time), cause=cause)
 
 
@@ -160,9 +161,7 @@ def _of_distribution(density: ModelDensity, proposal: Any) -> tuple[Any, Any]:
             f"sample_emcee: proposal: expected a density over {shorten(density.names, 40)}; got one over "
             f"{shorten(names, 40)}."
         )
-    there, back = (
-        [source.index(name) for name in target] for source, target in ((density.names, names), (names, density.names))
-    )
+    there, back = [density.names.index(name) for name in names], [names.index(name) for name in density.names]
 
     def draw(key: jax.Array, n: int) -> FloatArray:
         with jax.enable_x64(True):

@@ -60,7 +60,7 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
     correlated = max(1.0, chain.autocorrelation_time)
     smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / correlated)
     weights = np.exp(smoothed)
-    size = 1 / np.sum(weights**2) / correlated
+    size = float(1 / np.sum(weights**2) / correlated)
     change = float(logsumexp(ratios))
     error = float(np.sqrt(max(1 / size - 1 / (chain.n / correlated), 0.0)))
     if k > _RELIABLE:
