@@ -146,8 +146,8 @@ class ModelDensity:
         A few NaN count as -inf; many mean that the model is at fault, and a posterior without those draws is another's.
         """
         draws = self.sample_prior(key, _LOOKED_AT)
-        values = self._in_batches("log_posterior", partial(self._log_probs, "log_posterior"), draws)
-        bad = np.flatnonzero(np.isnan(values))
+        values = self._in_batches("both", partial(self._log_probs, "both"), draws)
+        bad = np.flatnonzero(np.isnan(values.sum(axis=1)))
         if len(bad) > _MOST_NAN * len(draws):
             example = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, draws[bad[0]], strict=True))
             raise ValueError(

@@ -2,39 +2,82 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
+import inspect
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
-from .._checks import FloatArray, optional_import, positive_int
+from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.chain import Chain
 from .density import ModelDensity
-from .record import begin, run_record, seed_of
+from .particle_keeper import Keeper
+from .particle_report import chain_of
+from .particle_run import watched
+from .preconditioner import Preconditioner
+from .record import begin, seed_of
 
-_SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
+OURS = "realnvp"
+_THEIRS = ("nsf3", "nsf6", "nsf12", "maf3", "maf6", "maf12")
+_REFUSED = {  # options of pocomc.Sampler that are not to be set, and what serves in their place
+    **dict.fromkeys(("prior", "likelihood", "n_dim", "likelihood_args", "likelihood_kwargs"), "the density is both"),
+    **dict.fromkeys(("vectorize", "pool", "blobs_dtype"), "likelihoods are computed in batches by JAX"),
+    **dict.fromkeys(("output_dir", "output_label"), "it writes pickles: use checkpoint="),
+    "random_state": "the key seeds it",
+    "n_ess": "use n_effective",
+}
+_DRAWN = 256  # prior draws at a time, as many as are looked at before a sampler starts: one program serves both
 
 
-class _Prior:
-    """A ModelDensity's prior under the contract that pocoMC asks of one."""
+class _Target:
+    """A ModelDensity under the contract that pocoMC asks of a prior, with the likelihood of the same points beside it.
+
+    pocoMC asks for one after the other: the model is evaluated once.
+    """
 
     def __init__(self, density: ModelDensity, key: jax.Array):
-        self._density, self._key, self._calls = density, key, 0
+        self._density, self._key, self._draws = density, key, 0
+        self._last = np.empty((0, density.dim)), np.empty(0)  # points and their log likelihoods
         self.bounds, self.dim = density.bounds, density.dim
 
     def logpdf(self, x: FloatArray) -> FloatArray:
         """Returns the log prior (n,) at points (n, d)."""
-        return self._density.log_prior(x)
+        log_prior, log_likelihood = self._density.log_prior_and_likelihood(x)
+        self._last = np.array(x), log_likelihood
+        return log_prior
+
+    def log_likelihood(self, x: FloatArray) -> FloatArray:
+        """Returns the log likelihood (n,) at points (n, d)."""
+        points, values = self._last
+        return values if np.array_equal(x, points) else self._density.log_prior_and_likelihood(x)[1]
 
     def rvs(self, size: int = 1) -> FloatArray:
         """Returns draws (size, d): float64, strictly interior, writable (pocoMC assigns into them)."""
-        self._calls += 1
-        return self._density.sample_prior(jax.random.fold_in(self._key, self._calls), size)
+        parts = []
+        for _ in range(0, size, _DRAWN):
+            self._draws += 1
+            parts.append(self._density.sample_prior(jax.random.fold_in(self._key, self._draws), _DRAWN))
+        return np.concatenate(parts)[:size]
+
+
+class _TorchFlow:
+    """A Preconditioner as what pocoMC's moves take for a flow: torch's tensors in and out."""
+
+    def __init__(self, torch: ModuleType, flow: Preconditioner):
+        self._torch, self._flow = torch, flow
+
+    def forward(self, u: Any) -> Any:
+        """Returns theta (n, d) and log |det dtheta / du| (n,)."""
+        return tuple(map(self._torch.as_tensor, self._flow.to_latent(u.numpy())))
+
+    def inverse(self, theta: Any) -> Any:
+        """Returns u (n, d) and log |det du / dtheta| (n,)."""
+        return tuple(map(self._torch.as_tensor, self._flow.from_latent(theta.numpy())))
 
 
 def sample_pocomc(
@@ -46,10 +89,19 @@ def sample_pocomc(
     n_total: int = 4096,
     n_evidence: int = 4096,
     n_steps: int | None = None,
+    flow: Any = OURS,
+    precondition: bool = True,
+    periodic: Sequence[str] | None = None,
+    reflective: Sequence[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    max_seconds: float | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Chain:
     """Returns weighted posterior draws and the log evidence from preconditioned Monte Carlo.
+
+    Interrupting with the keyboard returns what there is.
 
     Args:
         key: JAX random key; seeds the prior draws, NumPy and torch, whose global states are restored afterwards.
@@ -62,17 +114,30 @@ def sample_pocomc(
             many at most. None for the number of parameters, which is what pocoMC documents (its code takes half). A
             second stage whose prior has few draws where the posterior is may need more: too few leave its tails
             unfilled, a marginal 15 % too narrow where twice as many moves, and a second sampler, fill it.
+        flow: what preconditions the moves, and gives the evidence: "realnvp", a small RealNVP in JAX that also learns
+            from the particles' log densities (see Preconditioner; benchmarks/preconditioner.py); or pocoMC's own in
+            torch, "nsf3", "nsf6" (its default), "nsf12", "maf3", "maf6", "maf12", or a `zuko.flows.Flow`.
+        precondition: False for moves without a flow; the evidence then comes from the particles, without an error.
+        periodic: names of bounded parameters whose bounds are one point (angles).
+        reflective: names of bounded parameters whose moves are reflected at their bounds.
+        checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
+            after a kill; the same call that is done already returns the same chain.
+        checkpoint_every: iterations from one writing to the next.
+        max_seconds: return what there is after this time; None for no limit.
         progress: show a progress bar.
-        **options: further arguments of `pocomc.Sampler` (flow, precondition, periodic, reflective, train_config, ...).
+        **options: further arguments of `pocomc.Sampler` (train_config, dynamic, metric, n_prior, sample, ...).
 
     Returns:
         A Chain of the particles of all temperatures with their importance weights (those of the early ones are all
         but zero), log prior and log likelihood, log evidence and its error. The particles of low weight cost nothing
-        in any weighted average, and teach `fit_flow` the tails (loss "log_variance").
+        in any weighted average, and teach `fit_flow` the tails (loss "log_variance"). `info` holds the temperatures,
+        acceptance, the evidence from the particles alone, Pareto's k of the evidence's weights, and whether the run
+        converged. If it did not, one warning says why.
 
     Raises:
         ImportError: pocoMC is not installed.
-        ValueError: n_active > n_effective.
+        TypeError, ValueError: settings of the wrong kind, n_active > n_effective, names that are no bounded
+            parameters, a likelihood that is zero at all prior draws, or a checkpoint of another run.
 
     Source: Karamanis et al. (2022), MNRAS 516, 1644 and arXiv:2207.05660.
     """
@@ -81,92 +146,114 @@ def sample_pocomc(
     for name, value in sizes.items():
         positive_int(value, f"sample_pocomc: {name}")
     positive_int(n_evidence, "sample_pocomc: n_evidence", minimum=0)
+    positive_int(checkpoint_every, "sample_pocomc: checkpoint_every")
     sizes["n_steps"] = density.dim if n_steps is None else positive_int(n_steps, "sample_pocomc: n_steps")
-    options = {"n_max_steps": 20 * sizes["n_steps"], **options}
     if n_active > n_effective:
         raise ValueError(f"sample_pocomc: expected n_active <= n_effective; got {n_active} > {n_effective}.")
+    limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_pocomc: max_seconds", 0.0, np.inf)
+    ours = _is_used(flow, precondition, options)
+    options = {"n_max_steps": 20 * sizes["n_steps"], **_checked_options(pocomc, options)}
+    edges = {name: _columns(density, name, those) for name, those in _given(periodic=periodic, reflective=reflective)}
     key_prior, key_seed = jax.random.split(key)
-    seed = seed_of(key_seed)
-    start = begin(key, density)
-    with _global_generators_restored():
-        sampler = _with_quiet_bar(pocomc.Sampler, progress)(
-            prior=_Prior(density, key_prior),
-            likelihood=density.log_likelihood,
+    seed, start = seed_of(key_seed), begin(key, density)
+    about = {
+        "names": list(density.names),
+        "seed": seed,
+        "n_active": n_active,
+        "n_steps": sizes["n_steps"],
+        "flow": flow if isinstance(flow, str) else type(flow).__name__,
+        "precondition": precondition,
+    }
+    torch = optional_import("torch", "samplers", "sample_pocomc")
+    with _global_generators_restored(torch):
+        target = _Target(density, key_prior)
+        run = watched(pocomc.Sampler)(
+            prior=target,
+            likelihood=target.log_likelihood,
             n_effective=n_effective,
             n_active=n_active,
             n_steps=sizes["n_steps"],
+            flow=_THEIRS[0] if _is_ours(flow) else flow,  # pocoMC makes one, needed or not
+            precondition=precondition,
             vectorize=True,
             random_state=seed,
+            **edges,
             **options,
         )
-        sampler.run(n_total=n_total, n_evidence=n_evidence, progress=False)
-        samples, weights, log_likelihood, log_prior = sampler.posterior(trim_importance_weights=False)
-        log_evidence, error = sampler.evidence()
-    alive = np.isfinite(log_likelihood + log_prior)  # the rest has weight zero, and no density to regress on
-    samples, weights, log_likelihood, log_prior = (
-        values[alive] for values in (samples, weights, log_likelihood, log_prior)
-    )
-    settings = {**sizes, "n_evidence": n_evidence, "calls": int(sampler.calls), "iterations": int(sampler.t)}
-    return Chain(
-        samples,
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        weights=weights,
-        log_evidence=log_evidence,
-        log_evidence_error=error,
-        info=run_record("pocomc", seed, start, density, settings),
-    )
+        if progress:
+            run.show()
+        if ours:
+            run.preconditioner = Preconditioner(density.dim, seed=seed, rows=n_active)
+            run.flow = _TorchFlow(torch, run.preconditioner)
+        keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
+        if checkpoint is not None and Path(checkpoint).exists():
+            keeper.restore(run, density)
+        run.watch = keeper.between
+        cause = _go(run, keeper, n_total=n_total, n_evidence=n_evidence)
+    settings = {**sizes, "n_evidence": n_evidence, "flow": about["flow"] if precondition else None}
+    return chain_of(run, density, settings, seed=seed, start=start, cause=cause)
 
 
-class _Bar:
-    """What pocoMC asks of a progress bar, redrawn every so often instead of at every move of its particles."""
-
-    def __init__(self, *, show: bool):
-        self._bar = tqdm(desc="pocoMC", unit="iteration", disable=not show)
-        self._interval = 0.5 if sys.stderr.isatty() else 15.0
-        self.info: dict[str, Any] = {}  # pocoMC reads "calls" from it
-        self._drawn = time.perf_counter()
-
-    def update_stats(self, info: dict[str, Any]) -> None:
-        """Takes note of what the sampler reports, and shows it if it is time."""
-        self.info.update(info)
-        self._bar.set_postfix({name: self.info.get(name, 0) for name in _SHOWN}, refresh=False)
-        if time.perf_counter() - self._drawn > self._interval:
-            self._drawn = time.perf_counter()
-            self._bar.refresh()
-
-    def update_iter(self) -> None:
-        """Counts an iteration."""
-        self._bar.n += 1
-
-    def close(self) -> None:
-        """Draws the last state."""
-        self._bar.close()
+def _is_ours(flow: Any) -> bool:
+    return isinstance(flow, str) and flow == OURS
 
 
-def _with_quiet_bar(sampler: type, show: bool) -> type:
-    """Returns pocoMC's sampler class with our bar in place of the one that it makes in `run`."""
+def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
+    """Returns whether our preconditioner is at work, of settings that fit together."""
+    if not isinstance(precondition, bool):
+        raise TypeError(f"sample_pocomc: precondition: expected True or False; got {precondition!r}.")
+    if isinstance(flow, str) and flow not in (OURS, *_THEIRS):
+        raise ValueError(f"sample_pocomc: flow: expected one of {shorten((OURS, *_THEIRS), 10)}; got {flow!r}.")
+    unused = {"train_config", "train_frequency"} & options.keys()
+    if _is_ours(flow) and unused:
+        raise ValueError(
+            f"sample_pocomc: {shorten(sorted(unused))}: set the training of pocoMC's own flows, and flow={OURS!r} is "
+            "none of them. Leave them out, or choose another flow."
+        )
+    return _is_ours(flow) and precondition
 
-    class Sampler(sampler):
-        @property
-        def pbar(self) -> _Bar:
-            if "_bar" not in self.__dict__:
-                self._bar = _Bar(show=show)
-            return self._bar
 
-        @pbar.setter
-        def pbar(self, made_by_run: Any) -> None:
-            del made_by_run
+def _checked_options(pocomc: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(pocomc.Sampler.__init__).parameters
+    for name in options:
+        if name in _REFUSED:
+            raise TypeError(f"sample_pocomc: {name}: not to be set: {_REFUSED[name]}.")
+        if name not in known:
+            raise TypeError(f"sample_pocomc: {name!r} is no setting of it, nor of pocomc.Sampler.")
+    return options
 
-    return Sampler
+
+def _given(**names: Any) -> list[tuple[str, Any]]:
+    return [(name, those) for name, those in names.items() if those is not None]
+
+
+def _columns(density: ModelDensity, what: str, names: Sequence[str]) -> list[int]:
+    bounded = [name for name, edges in zip(density.names, density.bounds, strict=True) if np.isfinite(edges).all()]
+    wrong = [name for name in names if name not in bounded]
+    if isinstance(names, str) or wrong:
+        raise ValueError(
+            f"sample_pocomc: {what}: expected names of parameters with two bounds ({shorten(bounded, 20) or 'none'}); "
+            f"got {shorten([names] if isinstance(names, str) else wrong)}."
+        )
+    return [density.names.index(name) for name in names]
+
+
+def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | None:
+    """Runs to the end, and returns what stopped it before, if anything did."""
+    try:
+        run.run(n_total=n_total, n_evidence=n_evidence, progress=False)
+    except KeyboardInterrupt:
+        if run.warmup or run.particles.get("beta", index=-1) == 0.0:
+            raise
+        run.logz, run.logz_err = run.tempered_evidence(), None
+        run.pbar.close()
+        return "an interruption"
+    return "the time limit" if keeper.late else None
 
 
 @contextmanager
-def _global_generators_restored() -> Iterator[None]:
+def _global_generators_restored(torch: ModuleType) -> Iterator[None]:
     """Gives back NumPy's and torch's global generators as they were: pocoMC seeds and uses both."""
-    torch = optional_import("torch", "samplers", "sample_pocomc")
     torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
     numpy_state = np.random.get_state()  # noqa: NPY002
     try:

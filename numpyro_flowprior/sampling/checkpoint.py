@@ -1,0 +1,31 @@
+"""Whether a checkpoint is of the run that is asked for: what samplers that can go on after a kill share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .._checks import FloatArray, shorten
+from .density import ModelDensity
+
+_ROUNDING = 1e-6  # relative, of log densities on another machine
+
+_ADVICE = "Use another file, or remove this one to begin anew."
+
+
+def require_same_run(path: Any, known: Any, about: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming what differs, unless the record in a checkpoint is that of the run asked for."""
+    if known == about:
+        return
+    other = [name for name in about if not isinstance(known, Mapping) or known.get(name) != about[name]]
+    raise ValueError(f"checkpoint: {path}: expected a run with the same {shorten(other)}; got another. {_ADVICE}")
+
+
+def require_same_density(path: Any, density: ModelDensity, x: FloatArray, log_prob: FloatArray) -> None:
+    """Raises ValueError unless the density has the log densities (n,) that a checkpoint has at its points x (n, d)."""
+    if not np.allclose(density.log_posterior(x), log_prob, rtol=_ROUNDING, atol=_ROUNDING):
+        raise ValueError(
+            f"checkpoint: {path}: expected a run of this model and data; its log densities are others. {_ADVICE}"
+        )

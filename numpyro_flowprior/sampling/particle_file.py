@@ -1,0 +1,95 @@
+"""A tempered run of particles in a file, so that it can go on after a kill; no pickle, which pocoMC's own files are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..storage import FileFormatError, load_file, save_file
+from .checkpoint import require_same_run
+
+KIND, SCHEMA = "particle_run", 2  # files have checksums from schema 2 on
+
+PER_PARTICLE = ("u", "x", "logdetj", "logl", "logp")
+PER_ITERATION = ("iter", "logz", "calls", "steps", "efficiency", "ess", "accept", "beta")
+_SHAPES = {"u": 3, "x": 3, **dict.fromkeys(("logdetj", "logl", "logp"), 2), **dict.fromkeys(PER_ITERATION, 1)}
+
+
+class ParticleRun(NamedTuple):
+    """A run between two iterations.
+
+    Attributes:
+        past: what each iteration left, by pocoMC's names: (iterations, particles, ...) and (iterations,).
+        numbers: the sampler's scalars, by its attributes' names.
+        scaler, flow: arrays of the map of the bounds, and of the preconditioner.
+        numpy_state: of NumPy's global generator, as `get_state` gives it; torch_state: bytes of torch's.
+    """
+
+    past: dict[str, np.ndarray]
+    numbers: dict[str, float]
+    scaler: dict[str, np.ndarray]
+    flow: dict[str, np.ndarray]
+    numpy_state: Any
+    torch_state: np.ndarray
+
+
+def write_particles(path: str | os.PathLike[str], run: ParticleRun, about: Mapping[str, Any]) -> Path:
+    """Writes a run, with a record of which one it is; a kill leaves the file before, or none."""
+    name, keys, position, has_gauss, cached = run.numpy_state
+    record = {
+        "about": dict(about),
+        "numbers": {key: float(value) for key, value in run.numbers.items()},
+        "generator": {"name": name, "position": int(position), "has_gauss": int(has_gauss)},
+    }
+    arrays = {
+        **{f"past/{key}": value for key, value in run.past.items()},
+        **{f"scaler/{key}": value for key, value in run.scaler.items()},
+        **{f"flow/{key}": value for key, value in run.flow.items()},
+        "generator/keys": np.asarray(keys, np.float64),  # 32-bit integers: exact
+        "generator/cached": np.array([cached], np.float64),
+        "generator/torch": np.asarray(run.torch_state, np.float64),  # bytes
+    }
+    return save_file(path, KIND, SCHEMA, record, arrays)
+
+
+def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> ParticleRun:
+    """Returns the run in a file.
+
+    Raises:
+        FileFormatError: the file is damaged, or no run.
+        ValueError: it is another run: other parameters, settings or key (named).
+    """
+    stored = load_file(path, KIND, newest_schema=SCHEMA)
+    require_same_run(path, stored.record.get("about"), about)
+    folders: dict[str, dict[str, np.ndarray]] = {"past": {}, "scaler": {}, "flow": {}, "generator": {}}
+    for name, array in stored.arrays.items():
+        folder, _, key = name.partition("/")
+        if folder not in folders:
+            raise FileFormatError(f"{path}: an array {name!r} that no run has. Another program wrote it.")
+        folders[folder][key] = array
+    past, generator = folders["past"], stored.record["generator"]
+    _require_past(path, past, about)
+    keys = folders["generator"]["keys"].astype(np.uint32)
+    state = (generator["name"], keys, generator["position"], generator["has_gauss"])
+    return ParticleRun(
+        past,
+        stored.record["numbers"],
+        folders["scaler"],
+        folders["flow"],
+        (*state, float(folders["generator"]["cached"][0])),
+        folders["generator"]["torch"].astype(np.uint8),
+    )
+
+
+def _require_past(path: Any, past: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Raises FileFormatError unless the particles are of one length and of the parameters that `about` names."""
+    iterations = len(past.get("beta", ()))
+    sizes = (iterations, about["n_active"], len(about["names"]))
+    for name, axes in _SHAPES.items():
+        if name not in past or past[name].shape != sizes[:axes] or iterations == 0:
+            found = past[name].shape if name in past else "none"
+            raise FileFormatError(f"{path}: array {name!r}: expected shape {sizes[:axes]}; got {found}.")

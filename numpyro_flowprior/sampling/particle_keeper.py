@@ -1,0 +1,65 @@
+"""What looks at a run of particles between its iterations: writes its checkpoint, brings it back, knows the time."""
+
+from __future__ import annotations
+
+import time
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .checkpoint import require_same_density
+from .density import ModelDensity
+from .particle_file import ParticleRun, read_particles, write_particles
+from .particle_run import NUMBERS
+
+
+class Keeper:
+    """Looks at a run between its iterations: writes the checkpoint, and knows when time is up."""
+
+    def __init__(self, torch: ModuleType, path: Any, about: dict[str, Any], *, every: int, deadline: float):
+        self._torch, self._path, self._about, self._every, self._deadline = torch, path, about, every, deadline
+        self._since = 0
+        self.late = False
+
+    def between(self, run: Any) -> bool:
+        """Returns whether the run may go on."""
+        self.late = time.perf_counter() > self._deadline
+        self._since += 1
+        if self._path is not None and (self._since >= self._every or self.late):
+            self._since = 0
+            write_particles(self._path, self._state(run), self._about)
+        return not self.late
+
+    def _state(self, run: Any) -> ParticleRun:
+        if run.preconditioner is not None:
+            flow = run.preconditioner.arrays()
+        else:
+            flow = {name: tensor.numpy() for name, tensor in run.flow.flow.state_dict().items()}
+            flow = {name: np.array(array, np.float64) for name, array in flow.items()}
+        return ParticleRun(
+            past=run.past_arrays(),
+            numbers={name: getattr(run, name) for name in NUMBERS},
+            scaler={"mu": run.scaler.mu, "sigma": run.scaler.sigma},
+            flow=flow,
+            numpy_state=np.random.get_state(legacy=True),  # noqa: NPY002 (pocoMC's)
+            torch_state=self._torch.get_rng_state().numpy(),
+        )
+
+    def restore(self, run: Any, density: ModelDensity) -> None:
+        """Brings a run to where its checkpoint was written."""
+        stored = read_particles(self._path, self._about)
+        last = {name: stored.past[name][-1] for name in ("x", "logl", "logp")}
+        require_same_density(self._path, density, last["x"], last["logl"] + last["logp"])
+        run.go_on_from(stored.past, stored.numbers)
+        run.scaler.mu, run.scaler.sigma = stored.scaler["mu"], stored.scaler["sigma"]
+        if run.preconditioner is not None:
+            run.preconditioner.restore(stored.flow)
+        else:
+            model = run.flow.flow
+            tensors = {name: self._torch.as_tensor(array) for name, array in stored.flow.items()}
+            kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+            model.load_state_dict({name: tensor.to(kinds.get(name)) for name, tensor in tensors.items()})
+            run.flow_untrained = False
+        np.random.set_state(stored.numpy_state)  # noqa: NPY002
+        self._torch.set_rng_state(self._torch.as_tensor(stored.torch_state))

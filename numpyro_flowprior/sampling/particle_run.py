@@ -1,0 +1,178 @@
+"""pocoMC's sampler with a clock, checkpoints, a bar that does not flood logs, any preconditioner, an honest evidence.
+
+The class is made from pocoMC's own, which is handed in: it is imported in one place, and not here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+from tqdm.auto import tqdm
+
+from .._checks import FloatArray
+from .particle_file import PER_ITERATION, PER_PARTICLE
+from .reweight import pareto_smoothed
+
+COUNTS = ("t", "calls", "n_effective", "drawn", "impossible")  # of a sampler's attributes, those that a run changes ...
+NUMBERS = (*COUNTS, "proposal_scale")  # ... the last of which is no integer
+_COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
+_SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
+
+
+class Evidence(NamedTuple):
+    """A log evidence, its standard error, and Pareto's k and the largest one's share of the weights averaged."""
+
+    log_evidence: float
+    error: float | None
+    pareto_k: float | None
+    largest: float
+
+
+def evidence_of(log_weights: FloatArray) -> Evidence:
+    """Returns the log of the mean of exp(log_weights) (n,), points of weight zero (-inf) included."""
+    n = len(log_weights)
+    if not np.isfinite(log_weights).any():
+        return Evidence(-np.inf, None, None, 1.0)
+    log_mean = float(logsumexp(log_weights) - np.log(n))
+    relative = np.exp(log_weights - log_mean)
+    error = float(relative.std(ddof=1) / np.sqrt(n)) if n > 1 else None
+    return Evidence(log_mean, error, float(pareto_smoothed(log_weights)[1]), float(relative.max() / n))
+
+
+def watched(sampler: type) -> type:
+    """Returns a subclass of pocoMC's sampler; `watch` and `preconditioner` are to be set before it runs."""
+
+    class Run(sampler):
+        watch: Callable[[Any], bool] = staticmethod(lambda run: True)  # is called between iterations: go on?
+        preconditioner: Any = None  # ours, in place of pocoMC's own flow
+        found: Evidence | None = None
+        drawn = impossible = 0  # prior draws, and how many of them have likelihood zero
+
+        @property
+        def pbar(self) -> Bar:
+            """Our bar, whatever `run` makes."""
+            return self._bar
+
+        @pbar.setter
+        def pbar(self, made_by_run: Any) -> None:
+            if "_bar" not in self.__dict__:
+                self._bar = Bar(show=False)
+
+        def show(self) -> None:
+            """Shows the progress bar."""
+            self._bar = Bar(show=True)
+
+        def _not_termination(self, current_particles: Any) -> bool:
+            unfinished = bool(super()._not_termination(current_particles))
+            return bool(self.watch(self)) and unfinished
+
+        def _log_like(self, x: FloatArray) -> tuple[FloatArray, None]:
+            values, _ = super()._log_like(x)
+            if self.warmup:
+                bad = int(np.isinf(values).sum())
+                self.drawn, self.impossible = self.drawn + len(x), self.impossible + bad
+                if bad == len(x):
+                    raise ValueError(
+                        f"sample_pocomc: the likelihood is zero at all {bad} draws from the prior; expected some where "
+                        "it is not. Is it finite where the prior has its mass?"
+                    )
+            return values, None
+
+        def _train(self, current_particles: dict[str, Any]) -> dict[str, Any]:
+            if self.preconditioner is None:
+                return super()._train(current_particles)
+            beta, past = current_particles["beta"], self.particles
+            u, logl, logp, log_det = (past.get(name, flat=True) for name in ("u", "logl", "logp", "logdetj"))
+            weights = np.exp(past.compute_logw_and_logz(beta)[0])
+            self.preconditioner.fit(u, weights, beta * logl + logp + log_det)
+            self.flow_untrained = False
+            chosen = current_particles["u"], current_particles["weights"]
+            self.theta_geometry.fit(self.preconditioner.to_latent(chosen[0])[0], weights=chosen[1])
+            return current_particles
+
+        def _compute_evidence(self, n: int) -> None:
+            """Importance sampling from the flow, in which draws of density zero count as what they are."""
+            if not self.cold:
+                self.logz, self.logz_err = self.tempered_evidence(), None
+                return
+            u, log_q = self._flow_draws(n)
+            parts = [self._log_target(u[k : k + self.n_active]) for k in range(0, n, self.n_active)]
+            self.found = evidence_of(np.concatenate(parts) - log_q)
+            self.logz, self.logz_err = self.found.log_evidence, self.found.error
+
+        def _log_target(self, u: FloatArray) -> FloatArray:
+            """Returns the log density of the posterior, not normalised, in the coordinates u (n, d)."""
+            x, log_det = self.scaler.inverse(u)
+            usable = np.isfinite(log_det) & np.isfinite(x).all(axis=1)
+            log_p = np.full(len(u), -np.inf)
+            log_p[usable] = self.log_prior(x[usable])
+            usable &= np.isfinite(log_p)
+            log_p[usable] += self._log_like(x[usable])[0] + log_det[usable]
+            self.calls += int(usable.sum())
+            return log_p
+
+        def _flow_draws(self, n: int) -> tuple[FloatArray, FloatArray]:
+            if self.preconditioner is not None:
+                return self.preconditioner.sample(n)
+            u, log_q = self.flow.sample(n)
+            return np.asarray(u.detach(), np.float64), np.asarray(log_q.detach(), np.float64)
+
+        @property
+        def cold(self) -> bool:
+            """Whether the particles have reached the posterior."""
+            return bool(1.0 - self.particles.get("beta", index=-1) < _COLD)
+
+        def tempered_evidence(self) -> float:
+            """Returns the log evidence from the particles of all temperatures alone.
+
+            pocoMC replaces prior draws of likelihood zero by others; the prior's mass there is taken off here.
+            """
+            return float(self.particles.compute_logw_and_logz(1.0)[1] + np.log1p(-self.impossible / self.drawn))
+
+        def past_arrays(self) -> dict[str, np.ndarray]:
+            """Returns what each iteration left, (iterations, particles, ...) and (iterations,)."""
+            return {name: np.asarray(self.particles.past[name]) for name in (*PER_PARTICLE, *PER_ITERATION)}
+
+        def go_on_from(self, past: dict[str, np.ndarray], numbers: dict[str, float]) -> None:
+            """Becomes the run that left these arrays and numbers, between two iterations."""
+            for name, values in past.items():
+                self.particles.past[name] = list(values)
+            for name in NUMBERS:
+                setattr(self, name, int(numbers[name]) if name in COUNTS else numbers[name])
+            self.warmup = False
+            self.prior_samples = np.empty((0, self.n_dim))  # used before the first iteration alone
+            last = {name: values[-1] for name, values in past.items()}
+            self.current_particles = {**last, "calls": self.calls, "blobs": None}
+
+    return Run
+
+
+class Bar:
+    """What pocoMC asks of a progress bar, redrawn every so often instead of at every move of its particles."""
+
+    def __init__(self, *, show: bool):
+        self._bar = tqdm(desc="pocoMC", unit="iteration", disable=not show)
+        self._interval = 0.5 if sys.stderr.isatty() else 15.0
+        self.info: dict[str, Any] = {"calls": 0}  # pocoMC reads them from it
+        self._drawn = time.perf_counter()
+
+    def update_stats(self, info: dict[str, Any]) -> None:
+        """Takes note of what the sampler reports, and shows it if it is time."""
+        self.info.update(info)
+        self._bar.set_postfix({name: self.info.get(name, 0) for name in _SHOWN}, refresh=False)
+        if time.perf_counter() - self._drawn > self._interval:
+            self._drawn = time.perf_counter()
+            self._bar.refresh()
+
+    def update_iter(self) -> None:
+        """Counts an iteration."""
+        self._bar.n += 1
+
+    def close(self) -> None:
+        """Draws the last state."""
+        self._bar.close()

@@ -1,0 +1,281 @@
+"""sample_pocomc: checkpoints that survive a kill, limits, verdicts, angles, impossible regions, its evidence."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.special import i0, ndtr
+
+from numpyro_flowprior import FileFormatError, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
+from numpyro_flowprior.sampling import pocomc as module
+from numpyro_flowprior.sampling.particle_report import _reasons
+
+KEY = jax.random.key(4)
+FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "progress": False}
+
+
+def sharp(y):
+    """Two normal means, the data 300 times sharper than the prior: several temperatures."""
+    a = numpyro.sample("a", dist.Normal(0.0, 3.0))
+    b = numpyro.sample("b", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(jnp.stack([a, a + b]), 0.05), obs=y)
+
+
+Y = np.array([1.3, 1.8])
+
+
+@pytest.fixture(scope="module")
+def density():
+    return ModelDensity(sharp, Y)
+
+
+@pytest.fixture(scope="module")
+def whole(density):
+    return sample_pocomc(KEY, density, **FAST)
+
+
+def test_posterior_and_evidence(whole):
+    """b = y1 - y0 + noise and a = y0 + noise, far from all bounds, and so the posterior is normal but for a's prior."""
+    size = whole.effective_size
+    precision = np.array([[2 / 0.05**2 + 1 / 9, 1 / 0.05**2], [1 / 0.05**2, 1 / 0.05**2]])
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ (np.array([Y.sum(), Y[1]]) / 0.05**2)
+    error = np.sqrt(np.diag(covariance) / size)
+    assert (np.abs(whole.mean() - mean) < 5 * error).all()
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(whole.covariance())), np.sqrt(np.diag(covariance)), rtol=5 / np.sqrt(size)
+    )
+    evidence = dist.Normal(0.0, np.hypot(3.0, 0.05)).log_prob(Y[0])
+    assert whole.log_evidence == pytest.approx(float(evidence), abs=5 * whole.log_evidence_error)
+    assert whole.log_evidence_error < 0.02
+    temperatures = whole.info["temperatures"]
+    assert temperatures[0] == 0.0
+    assert temperatures[-1] == 1.0
+    assert np.all(np.diff(temperatures) >= 0)
+    assert whole.info["converged"]
+    assert whole.info["tempered_log_evidence"] == pytest.approx(whole.log_evidence, abs=0.5)
+
+
+@pytest.mark.parametrize("flow", ["realnvp", "maf3"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, flow, tmp_path, monkeypatch):
+    """Bit for bit: generators, flow, geometry of the moves and particles are in the file."""
+    options, path = {**FAST, "flow": flow}, tmp_path / "run.safetensors"
+    expected = whole if flow == "realnvp" else sample_pocomc(KEY, density, **options)
+    calls, right = [], density.log_prior_and_likelihood
+
+    def failing(x):
+        calls.append(len(x))
+        if len(calls) > 70:
+            raise RuntimeError("the machine went down")
+        return right(x)
+
+    monkeypatch.setattr(density, "log_prior_and_likelihood", failing)
+    with pytest.raises(RuntimeError, match="went down"):
+        sample_pocomc(KEY, density, checkpoint=path, **options)
+    monkeypatch.undo()
+    again = sample_pocomc(KEY, density, checkpoint=path, **options)
+    np.testing.assert_array_equal(again.samples, expected.samples)
+    np.testing.assert_array_equal(again.weights, expected.weights)
+    assert again.log_evidence == expected.log_evidence
+    assert again.info["calls"] == expected.info["calls"]
+    monkeypatch.setattr(module.Preconditioner, "fit", None)  # the same call, done already: nothing is run
+    np.testing.assert_array_equal(sample_pocomc(KEY, density, checkpoint=path, **options).samples, expected.samples)
+
+
+def test_more_draws_are_added_to_a_finished_run(density, tmp_path):
+    path = tmp_path / "run.safetensors"
+    first = sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    more = sample_pocomc(KEY, density, checkpoint=path, **{**FAST, "n_total": 1500})
+    assert more.effective_size > 1500 > first.effective_size
+    np.testing.assert_array_equal(more.samples[: first.n], first.samples)
+
+
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, tmp_path):
+    path = tmp_path / "run.safetensors"
+    sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    for key, model, options, message in (
+        (jax.random.key(9), density, {}, "the same 'seed'"),
+        (KEY, density, {"n_active": 64}, "the same 'n_active'"),
+        (KEY, density, {"flow": "maf3"}, "the same 'flow'"),
+        (KEY, ModelDensity(sharp, Y + 0.5), {}, "this model and data; its log densities are others"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_pocomc(key, model, checkpoint=path, **{**FAST, **options})
+    content = path.read_bytes()
+    path.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    with pytest.raises(FileFormatError):
+        sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    assert b"pickle" not in content
+
+
+KILLED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
+from numpyro_flowprior import ModelDensity, sample_pocomc
+
+def sharp(y):
+    a = numpyro.sample("a", dist.Normal(0.0, 3.0))
+    b = numpyro.sample("b", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(jnp.stack([a, a + b]), 0.05), obs=y)
+
+sample_pocomc(jax.random.key(4), ModelDensity(sharp, np.array([1.3, 1.8])), checkpoint=sys.argv[1], progress=False,
+              n_effective=256, n_active=128, n_total=10**6)
+"""
+
+
+def test_kill_minus_nine_leaves_a_file_to_go_on_from(density, whole, tmp_path):
+    path = tmp_path / "run.safetensors"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)])
+    deadline = time.time() + 120
+    while not path.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    chain = sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    assert chain.info["converged"]
+    assert chain.log_evidence == pytest.approx(whole.log_evidence, abs=0.1)
+    np.testing.assert_allclose(chain.log_prob, density.log_posterior(chain.samples))
+
+
+def stopped(density, **options):
+    """Returns the chain of a run that is stopped before its end, and its warnings in one text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chain = sample_pocomc(KEY, density, **options, **FAST)
+    return chain, " ".join(str(warning.message) for warning in caught)
+
+
+def test_a_time_limit_and_an_interruption_return_what_there_is_and_say_so(density, monkeypatch):
+    chain, said = stopped(density, max_seconds=1e-3)
+    assert "stopped by the time limit after 4 iterations, at the inverse temperature 0" in said
+    assert "not converged. The particles are at the inverse temperature 0 and not at one" in said
+    assert not chain.info["converged"]
+    assert chain.log_evidence_error is None
+    calls, right = [], density.log_prior_and_likelihood
+
+    def interrupted(x):
+        calls.append(len(x))
+        if len(calls) > 60:
+            raise KeyboardInterrupt
+        return right(x)
+
+    monkeypatch.setattr(density, "log_prior_and_likelihood", interrupted)
+    chain, said = stopped(density)
+    assert "stopped by an interruption" in said
+    assert 0.0 < chain.info["temperatures"][-1] < 1.0
+    assert chain.n == 128 * chain.info["iterations"]
+    calls[:] = [0] * 100
+    with pytest.raises(KeyboardInterrupt):  # before anything but the prior is known
+        sample_pocomc(KEY, density, **FAST)
+
+
+def test_an_angle_that_is_cut_where_its_mass_is():
+    """A von Mises density around the bounds: with periodic, particles go through the cut. Its evidence is exact."""
+    space = ParameterSpace(["phase", "x"], [0.0, -1.0], [2 * np.pi, 1.0])
+
+    def model():
+        theta = numpyro.sample("theta", UniformPrior(space))
+        numpyro.factor("cut", 8.0 * jnp.cos(theta[0]))
+
+    chain = sample_pocomc(KEY, ModelDensity(model), periodic=["phase"], **FAST)
+    assert chain.log_evidence == pytest.approx(float(np.log(i0(8.0))), abs=5 * chain.log_evidence_error)
+    above = chain.probabilities @ (chain.samples[:, 0] > np.pi)
+    assert above == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(chain.effective_size))
+    for wrong in (["y"], "phase", [0]):
+        with pytest.raises(ValueError, match="periodic: expected names of parameters with two bounds"):
+            sample_pocomc(KEY, ModelDensity(model), periodic=wrong, **FAST)
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_impossible_regions_are_in_the_evidence(precondition):
+    """pocoMC replaces prior draws of likelihood zero by others, which alone would make log Z 1.8 too large."""
+
+    def model():
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        y = numpyro.sample("y", dist.Normal(0.0, 1.0))
+        numpyro.factor("half", jnp.where(x > 1.0, -0.5 * y**2, -jnp.inf))
+
+    chain = sample_pocomc(KEY, ModelDensity(model), precondition=precondition, **FAST)
+    exact = np.log(ndtr(-1.0) / np.sqrt(2.0))
+    found = chain.info["tempered_log_evidence"]
+    assert found == pytest.approx(exact, abs=0.5)  # a share of 0.16 of 512 draws, and the ladder's noise
+    if precondition:
+        assert chain.log_evidence == pytest.approx(exact, abs=5 * chain.log_evidence_error)
+    else:
+        assert chain.log_evidence_error is None
+    assert (chain.samples[:, 0] > 1.0).all()
+
+    def nowhere():
+        numpyro.factor("none", jnp.where(numpyro.sample("x", dist.Normal(0.0, 1.0)) > 99.0, 0.0, -jnp.inf))
+
+    with pytest.raises(ValueError, match="the likelihood is zero at all 128 draws from the prior"):
+        sample_pocomc(KEY, ModelDensity(nowhere), precondition=precondition, **FAST)
+
+
+def test_verdicts(whole):
+    good = {**whole.info, "n_total": 1000}
+    assert _reasons(whole, good, good) == []
+    for change, words in (
+        ({"temperatures": [0.0, 0.3]}, "at the inverse temperature 0.3 and not at one"),
+        ({"effective_size": 50.0}, "Effective size: expected 400 or more; got 50"),
+        ({"acceptance": 0.001}, "hardly move"),
+        ({"pareto_k": 0.9, "largest_weight": 0.2}, "Pareto k of its weights is 0.90"),
+        ({"tempered_log_evidence": whole.log_evidence - 3.0}, r"is +3.00 nats off"),
+    ):
+        (reason,) = _reasons(whole, {**good, **change}, good)
+        assert words in reason
+    assert "error is 0.80 nats" in _reasons(whole.replace(log_evidence_error=0.8), good, good)[0]
+    assert _reasons(whole, {**good, "pareto_k": 0.9, "largest_weight": 1e-3}, good) == []  # all but equal weights
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"flow": "spline"}, ValueError, "flow: expected one of 'realnvp', 'nsf3'"),
+        ({"train_config": {}}, ValueError, "'train_config': set the training of pocoMC's own flows"),
+        ({"output_dir": "states"}, TypeError, "output_dir: not to be set: it writes pickles: use checkpoint="),
+        ({"random_state": 3}, TypeError, "random_state: not to be set: the key seeds it"),
+        ({"pool": 4}, TypeError, "pool: not to be set"),
+        ({"colour": "red"}, TypeError, "'colour' is no setting of it, nor of pocomc.Sampler"),
+        ({"precondition": 1}, TypeError, "precondition: expected True or False"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every: expected an integer >= 1"),
+        ({"max_seconds": -1}, ValueError, "max_seconds: expected a number in"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(density, options, error, words):
+    with pytest.raises(error, match=words):
+        sample_pocomc(KEY, density, **{**FAST, **options})
+
+
+def test_options_of_pocomc_go_through(density):
+    chain = sample_pocomc(
+        KEY,
+        density,
+        **{**FAST, "n_total": 300},
+        flow="maf3",
+        resample="syst",
+        sample="rwm",
+        train_config={"epochs": 20},
+    )
+    assert chain.info["flow"] == "maf3"
+    assert chain.effective_size > 300
+
+
+def test_one_parameter():
+    def model():
+        numpyro.factor("data", dist.Normal(0.3, 0.02).log_prob(numpyro.sample("x", dist.Uniform(0.0, 1.0))))
+
+    chain = sample_pocomc(KEY, ModelDensity(model), **FAST)
+    assert chain.log_evidence == pytest.approx(0.0, abs=5 * chain.log_evidence_error)
+    assert chain.mean()[0] == pytest.approx(0.3, abs=5 * 0.02 / np.sqrt(chain.effective_size))
