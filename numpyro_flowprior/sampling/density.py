@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
 from .._batches import in_batches, padded_batches
@@ -23,6 +23,7 @@ from .._checks import FloatArray, float_array, positive_int
 from .._leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
+from ..latent import LatentReparam
 from .coordinates import coordinates_of, values_of, vector_of
 from .fitness import require_fixed_supports, require_numbers_observed
 from .sites import find_latents, merged_space, observed_sites, trace_model
@@ -116,6 +117,16 @@ class ModelDensity:
     def imputed_sites(self) -> tuple[str, ...]:
         """Names of the latent sites that are the missing part of a half observed one, `name_unobserved`."""
         return tuple(latent.site for latent in self._latents if latent.imputed is not None)
+
+    def in_latent_space(self) -> ModelDensity:
+        """Returns the same posterior, its learned priors in their latent coordinates, in which stage one is white.
+
+        Site theta's are `theta_latent[i]`, all of the real line; theta itself is among the `deterministics`.
+        """
+        model = reparam(self._model, config={site: LatentReparam() for site in self.learned_sites})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what there is to say of the model has been said
+            return ModelDensity(model, *self._args, **self._kwargs)
 
     def log_prior(self, x: Any) -> FloatArray:
         """Returns the log prior (n,) at points (n, d), normalised in the vector's coordinates; -inf outside."""
