@@ -9,8 +9,6 @@ printed like the others, beside what the sampler itself says of its run.
 from __future__ import annotations
 
 import argparse
-import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from scipy.stats import beta, kstwo
+from exactness import beside, ran, verdict
+from scipy.stats import beta
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 
 EXACT = 200_000
-ENOUGH = 200  # effective draws below which no test has power
 HEAD = "target|sampler|right|smallest p|marginal|mean [sigma]|width|log Z - exact|effective draws|calls|seconds|it says"
 
 
@@ -130,40 +128,15 @@ SAMPLERS = {
 
 def cell(name: str, target: Target, label: str, sampler: Callable[..., fp.Chain]) -> tuple[Any, ...]:
     """Returns the row of one sampler on one target."""
-    density = fp.ModelDensity(target.model)
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        chain = sampler(jax.random.key(1), density, progress=False)
-    seconds = time.perf_counter() - start
-    size = chain.effective_size
-    p_values, names = np.array([_p_value(chain, target, j) for j in range(chain.dim)]), chain.names
-    worst = int(np.argmin(p_values))
-    deviation = target.draws.std(axis=0)
-    pulls = (chain.mean() - target.draws.mean(axis=0)) / deviation * np.sqrt(size)
-    widths = np.sqrt(np.diag(chain.covariance())) / deviation
-    right, evidence = p_values.min() > 1e-3 / chain.dim, ""
+    chain, seconds, says = ran(sampler, fp.ModelDensity(target.model))
+    marginals = beside(chain, target.draws, len(target.draws))
+    right, evidence = marginals.agree, ""
     if chain.log_evidence is not None and chain.log_evidence_error is not None:
         off = chain.log_evidence - target.log_evidence
         right = right and abs(off) < 3 * chain.log_evidence_error
         evidence = f"{off:+.3f} +- {chain.log_evidence_error:.3f}"
-    verdict = "too few draws" if size < ENOUGH else "yes" if right else "**no**"
-    says = "not converged" if any("not converged" in str(warning.message) for warning in caught) else ""
-    row = (name, label, verdict, f"{p_values.min():.1e}", names[worst])
-    wide = widths[int(np.argmax(np.abs(np.log(widths))))]
-    numbers = f"{pulls[int(np.argmax(np.abs(pulls)))]:+.1f}", f"{wide:.2f}", evidence, f"{size:,.0f}"
-    return (*row, *numbers, f"{chain.info['calls']:,}", f"{seconds:.0f}", says)
-
-
-def _p_value(chain: fp.Chain, target: Target, j: int) -> float:
-    """Returns the Kolmogorov-Smirnov p-value of a weighted marginal, at the chain's effective size."""
-    order = np.argsort(chain.samples[:, j])
-    values, weights = chain.samples[order, j], chain.probabilities[order]
-    exact = np.searchsorted(np.sort(target.draws[:, j]), values) / len(target.draws)
-    above = np.cumsum(weights)
-    distance = max(np.abs(above - exact).max(), np.abs(above - weights - exact).max())
-    size = 1 / (1 / chain.effective_size + 1 / len(target.draws))
-    return float(kstwo.sf(distance, max(2, int(size))))
+    found = (*marginals.worst(chain.names), evidence, f"{chain.effective_size:,.0f}", f"{chain.info['calls']:,}")
+    return (name, label, verdict(chain, right), *found, f"{seconds:.0f}", says)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ def test_draws_are_the_exact_posteriors(density, chain):
     for column, cdf in zip(chain.samples[::10].T, exact, strict=True):
         assert kstest(column, cdf).pvalue > 1e-4  # six tests: a false alarm in 1700 seeds
     assert chain.info["converged"]
+    assert chain.info["space"] == "parameters"  # there is no learned prior
     assert chain.info["divergences"] <= 4
     assert 0.6 < chain.info["acceptance"] < 1.0
     assert chain.samples.dtype == np.float64
@@ -60,8 +61,8 @@ def test_the_key_decides_and_the_callers_precision_stays(density, chain):
     assert jnp.result_type(float) == jnp.float32
 
 
-@pytest.mark.parametrize("latent", [True, False])
-def test_a_learned_prior_comes_back_where_nothing_is_observed_of_it(latent):
+@pytest.mark.parametrize("space", ["latent", "parameters"])
+def test_a_learned_prior_comes_back_where_nothing_is_observed_of_it(space):
     prior = make_prior([(0.0, 1.0), (0.0, np.inf)], FlowConfig(layers=2, hidden=(8,), base="normal"))
 
     def model(y):
@@ -70,7 +71,7 @@ def test_a_learned_prior_comes_back_where_nothing_is_observed_of_it(latent):
 
     density = ModelDensity(model, 0.3)
     assert density.learned_sites == ("theta",)
-    found = sample_nuts(KEY, density, latent=latent, **FEW)
+    found = sample_nuts(KEY, density, space=space, **FEW)
     drawn = np.asarray(prior.sample(jax.random.key(5), (20_000,)))
     for j in range(2):
         # thinned to independence; a false alarm in 5000 seeds
@@ -91,6 +92,22 @@ def test_a_posterior_of_a_learned_prior_is_that_of_importance_weights():
     mean = weights @ draws / weights.sum()
     error = found.samples.std(0) / np.sqrt(found.effective_size)
     assert (np.abs(found.mean() - mean) < 4.5 * error).all()
+
+
+def test_missing_entries_are_drawn_and_observed_ones_do_not_wander():
+    """mu from the three values that are there, and the missing one from its predictive distribution."""
+    y, seen = np.array([2.0, np.nan, 1.0, 3.0]), np.array([True, False, True, True])
+
+    def half_observed(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("rows", 4):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y, obs_mask=seen)
+
+    found = sample_nuts(KEY, ModelDensity(half_observed, y), **FEW)
+    assert found.info["converged"]
+    assert found.names == ("mu", "y_unobserved[1]")
+    for column, deviation in zip(found.samples[::10].T, (0.5, np.sqrt(1.25)), strict=True):
+        assert kstest(column, norm(1.5, deviation).cdf).pvalue > 1e-4  # two tests: a false alarm in 5000 seeds
 
 
 def test_what_did_not_converge_says_so():
@@ -131,7 +148,12 @@ def test_quiet_when_told(density, capsys):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"n_samples": 0}, ValueError), ({"n_chains": 1.5}, TypeError), ({"max_seconds": -1}, ValueError)],
+    [
+        ({"n_samples": 0}, ValueError),
+        ({"n_chains": 1.5}, TypeError),
+        ({"max_seconds": -1}, ValueError),
+        ({"space": "white"}, ValueError),
+    ],
 )
 def test_bad_settings_are_refused(density, options, error):
     with pytest.raises(error, match=f"sample_nuts: {next(iter(options))}"):

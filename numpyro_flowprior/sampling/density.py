@@ -1,8 +1,8 @@
 """ModelDensity: any NumPyro model as NumPy functions of a vector, for samplers that know nothing of NumPyro.
 
-Always float64, whatever the caller's JAX flag; in the model's own (constrained) coordinates, without Jacobian; prior
-and likelihood apart. Points go in and out as arrays (n, d), in batches padded to a few sizes so that nothing is
-recompiled for a new one.
+Always float64, whatever the caller's JAX flag; boxes in the model's own coordinates, without Jacobian, and all other
+supports in unconstrained ones (coordinates.py); prior and likelihood apart. Points go in and out as arrays (n, d), in
+batches padded to a few sizes so that nothing is recompiled for a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
 from .._batches import in_batches, padded_batches
@@ -23,6 +23,9 @@ from .._checks import FloatArray, float_array, positive_int
 from .._leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
+from ..latent import LatentReparam
+from .coordinates import coordinates_of, values_of, vector_of
+from .fitness import require_fixed_supports, require_numbers_observed
 from .sites import find_latents, merged_space, observed_sites, trace_model
 
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
@@ -38,8 +41,14 @@ class ModelDensity:
     Latent and observed sites are found in the model's trace. A FlowPrior (or UniformPrior) site contributes its
     parameters under their own names; a scalar site its name; an array site `name[i,j]`.
 
+    A site whose support is a product of intervals, half lines and real lines is seen as it is. Any other continuous
+    one (a simplex, an ordered vector, a correlation or Cholesky matrix) is seen in the unconstrained coordinates of
+    NumPyro's `biject_to(support)`, `name_unconstrained[i]`, all of the real line; the prior is normalised in these,
+    its log density that of the value plus log |det dvalue/dcoordinates|. `constrain` gives the value, `vector` the
+    coordinates. Of a half observed site (`obs_mask`) the missing entries are latent, `name_unobserved[i]`.
+
     Args:
-        model: a NumPyro model whose latent supports are products of intervals, half lines and real lines.
+        model: a NumPyro model with continuous latent sites of fixed supports.
         *args: its positional arguments.
         **kwargs: its keyword arguments. Data belong here or into `args`: JAX lets a NumPy array that a model closes
             over be used in one precision at a time, and this one is always float64.
@@ -50,8 +59,8 @@ class ModelDensity:
         nan_count: how many log densities were NaN so far (each was returned as -inf).
 
     Raises:
-        ValueError: discrete latents, supports that are not boxes or that depend on other latents, or two priors over
-            one parameter name (each named); NaN among observed values.
+        ValueError: discrete latents, supports that have no bijection from real coordinates or that depend on other
+            latents, or two priors over one parameter name (each named); NaN among observed values.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -62,8 +71,8 @@ class ModelDensity:
             again = find_latents(trace_model(model, self._args, self._kwargs, jax.random.key(1)))
             self._deterministic = [name for name, site in first.items() if site["type"] == "deterministic"]
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
-            _require_fixed_supports(self._latents, again)
-            _look_at_data(first, self.observed)
+            require_fixed_supports(self._latents, again)
+            require_numbers_observed(first, self.observed)
         self.space: ParameterSpace = merged_space(self._latents)
         self._low, self._high = interior_bounds(self.space, np.dtype(np.float64))
         self._compiled: dict[str, Any] = {}
@@ -99,8 +108,28 @@ class ModelDensity:
         """Names of the latent sites that have a latent space (`LatentReparam`): learned priors, bare or in a plate."""
         return tuple(latent.site for latent in self._latents if latent.learned)
 
+    @property
+    def unconstrained_sites(self) -> tuple[str, ...]:
+        """Names of the latent sites that the vector holds in unconstrained coordinates, `name_unconstrained[i]`."""
+        return tuple(latent.site for latent in self._latents if latent.transform is not None)
+
+    @property
+    def imputed_sites(self) -> tuple[str, ...]:
+        """Names of the latent sites that are the missing part of a half observed one, `name_unobserved`."""
+        return tuple(latent.site for latent in self._latents if latent.imputed is not None)
+
+    def in_latent_space(self) -> ModelDensity:
+        """Returns the same posterior, its learned priors in their latent coordinates, in which stage one is white.
+
+        Site theta's are `theta_latent[i]`, all of the real line; theta itself is among the `deterministics`.
+        """
+        model = reparam(self._model, config={site: LatentReparam() for site in self.learned_sites})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what there is to say of the model has been said
+            return ModelDensity(model, *self._args, **self._kwargs)
+
     def log_prior(self, x: Any) -> FloatArray:
-        """Returns the normalised log prior (n,) at points (n, d); -inf outside the support."""
+        """Returns the log prior (n,) at points (n, d), normalised in the vector's coordinates; -inf outside."""
         return self._evaluate("log_prior", x)
 
     def log_likelihood(self, x: Any) -> FloatArray:
@@ -122,11 +151,15 @@ class ModelDensity:
         return {name: by_site[:, j] for j, name in enumerate(self.observed)}
 
     def deterministics(self, x: Any) -> dict[str, FloatArray]:
-        """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d)."""
-        if not self._deterministic:
+        """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d).
+
+        And of the `unconstrained_sites`: they too are functions of the vector.
+        """
+        names = (*self.unconstrained_sites, *self._deterministic)
+        if not names:
             return {}
         values = self._in_batches("deterministics", self._deterministics, self._points(x))
-        return {name: values[name] for name in self._deterministic}
+        return {name: values[name] for name in names}
 
     def sample_prior(self, key: jax.Array, n: int) -> FloatArray:
         """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
@@ -157,18 +190,20 @@ class ModelDensity:
 
     def constrain(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
-        return self._sites(self._points(x))
+        x = self._points(x)
+        values = coordinates_of(self._latents, x)
+        if self.unconstrained_sites:  # all others are what they were, to the last bit
+            values |= self._in_batches("constrain", self._unconstrained_values, x)
+        return values
 
     def vector(self, values: Mapping[str, Any]) -> FloatArray:
         """Returns vectors (..., d) of the latent sites' values, {site: (..., *shape)}: the inverse of `constrain`.
 
         Values that rounding put on or beyond a bound are moved inside.
         """
-        parts = []
-        for latent in self._latents:
-            value = np.asarray(values[latent.site], dtype=np.float64)
-            parts.append(value.reshape(*value.shape[: value.ndim - len(latent.shape)], latent.space.dim))
-        return np.clip(np.concatenate(parts, axis=-1), self._low, self._high)
+        arrays = {latent.site: np.asarray(values[latent.site], dtype=np.float64) for latent in self._latents}
+        with jax.enable_x64(True):
+            return np.clip(np.asarray(vector_of(self._latents, arrays)), self._low, self._high)
 
     def _points(self, x: Any) -> FloatArray:
         array = float_array(x, "x")
@@ -214,9 +249,10 @@ class ModelDensity:
 
     def _log_probs(self, which: str, x: jax.Array) -> jax.Array:
         """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""
-        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, self._sites(x))
+        values, log_det = values_of(self._latents, x)
+        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, values)
         zero = jnp.zeros((), x.dtype)
-        log_prior = sum((terms[latent.site] for latent in self._latents), zero)
+        log_prior = sum((terms[latent.site] for latent in self._latents), log_det)
         by_site = [terms[name] for name in self.observed]
         log_likelihood = sum(by_site, zero)
         return {
@@ -228,49 +264,20 @@ class ModelDensity:
         }[which]()
 
     def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Returns one point's deterministic sites (traced)."""
-        sites = trace(substitute(seed(self._model, 0), self._sites(x))).get_trace(*self._args, **self._kwargs)
-        return {name: jnp.asarray(sites[name]["value"]) for name in self._deterministic}
+        """Returns one point's deterministic sites and constrained values (traced)."""
+        values, _ = values_of(self._latents, x)
+        sites = trace(substitute(seed(self._model, 0), values)).get_trace(*self._args, **self._kwargs)
+        found = {name: jnp.asarray(sites[name]["value"]) for name in self._deterministic}
+        return {**found, **{site: values[site] for site in self.unconstrained_sites}}
 
-    def _sites(self, x: Any) -> dict[str, Any]:
-        """Returns the latent sites' values, {site: (..., *shape)}, from vectors (..., d), NumPy or traced."""
-        values, start = {}, 0
-        for latent in self._latents:
-            stop = start + latent.space.dim
-            values[latent.site] = x[..., start:stop].reshape(*x.shape[:-1], *latent.shape)
-            start = stop
-        return values
+    def _unconstrained_values(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns one point's values of the sites that enter in unconstrained coordinates (traced)."""
+        values, _ = values_of(self._latents, x)
+        return {site: values[site] for site in self.unconstrained_sites}
 
     def _draw(self, key: jax.Array) -> jax.Array:
         sites = trace(seed(self._model, key)).get_trace(*self._args, **self._kwargs)
-        return jnp.concatenate([jnp.ravel(sites[latent.site]["value"]) for latent in self._latents])
+        return vector_of(self._latents, {latent.site: sites[latent.site]["value"] for latent in self._latents})
 
     def __repr__(self) -> str:
         return f"ModelDensity({', '.join(self.names)}; observed: {', '.join(self.observed) or 'none'})"
-
-
-def _is_undefined(function: Any, value: np.ndarray) -> bool:
-    """Returns whether the data, NaN among them, have no finite log density (a mask may hide them)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # NumPyro's own remark on values out of support
-        return not np.isfinite(function.log_prob(value)).all()
-
-
-def _look_at_data(model_trace: dict[str, Any], observed: dict[str, np.ndarray]) -> None:
-    if not observed:
-        warnings.warn("ModelDensity: the model observes nothing: its posterior is its prior.", stacklevel=3)
-    for name, value in observed.items():
-        if np.isnan(value).any() and _is_undefined(model_trace[name]["fn"], value):
-            raise ValueError(
-                f"model: observed site {name!r}: expected numbers; got NaN in {int(np.isnan(value).sum())} of "
-                f"{value.size} values. Leave them out, or mask them (numpyro.handlers.mask with finite stand-ins)."
-            )
-
-
-def _require_fixed_supports(first: Any, again: Any) -> None:
-    for latent, other in zip(first, again, strict=True):
-        if latent.space != other.space:
-            raise ValueError(
-                f"model: the support of site {latent.site!r} depends on other latent values ({latent.space} in one "
-                f"draw, {other.space} in another); a box is needed. Reparametrise it to fixed bounds."
-            )

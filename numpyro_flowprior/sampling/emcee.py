@@ -19,6 +19,7 @@ from ..chains.chain import Chain
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
 from .record import begin, run_record, seed_of
+from .space import Coordinates, sampled_in
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _SAVE_EVERY = 20.0  # seconds between checkpoints
@@ -32,6 +33,7 @@ def sample_emcee(
     n_walkers: int | None = None,
     max_steps: int = 10_000,
     max_seconds: float | None = None,
+    space: Coordinates = "parameters",
     proposal: Any = None,
     proposal_share: float = 0.2,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -50,9 +52,12 @@ def sample_emcee(
         n_walkers: number of walkers, at least 2 d (one more if odd); None for max(64, 4 d rounded up to even).
         max_steps: most steps taken.
         max_seconds: return what there is after this time; None for no limit.
+        space: the coordinates that the walkers move in, whatever the chain is in: "parameters" for the model's own;
+            "latent" for those of its learned priors, in which the first analysis is white.
         proposal: a density from which to propose independently of where a walker is, so that walkers cross between
             modes that stretch moves can't bridge: "prior" for the model's own prior, or a FlowPrior (trained on a first
-            short chain, say) over the same parameters. The Metropolis-Hastings ratio is exact. None for none.
+            short chain, say) over the same parameters, not with space="latent". The Metropolis-Hastings ratio is exact.
+            None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
             on from there, also after a kill; the same call that is done already returns the same chain.
@@ -65,8 +70,8 @@ def sample_emcee(
 
     Raises:
         ImportError: emcee is not installed.
-        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
-            checkpoint of another run.
+        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, latent
+            coordinates of a model that has none, or a checkpoint of another run.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
@@ -76,34 +81,42 @@ def sample_emcee(
     n_walkers += n_walkers % 2
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_emcee: max_seconds", 0.0, np.inf)
+    inner, to_chain = sampled_in(density, space, "sample_emcee")
     if proposal is not None:
-        options["moves"] = _mixed(emcee, density, proposal, proposal_share, options.get("moves"))
+        if space == "latent" and not isinstance(proposal, str):
+            raise ValueError(
+                "sample_emcee: proposal: expected 'prior' with space='latent'; got a density over parameters. Leave "
+                "out `space`, in which such proposals need no help."
+            )
+        options["moves"] = _mixed(emcee, inner, proposal, proposal_share, options.get("moves"))
     key_start, key_seed = jax.random.split(key)
-    seed, start_time = seed_of(key_seed), begin(key, density)
+    seed, start_time = seed_of(key_seed), begin(key, inner)
 
     def log_prob_and_parts(x: FloatArray) -> FloatArray:
-        log_prior, log_likelihood = density.log_prior_and_likelihood(x)
+        log_prior, log_likelihood = inner.log_prior_and_likelihood(x)
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
     backend = emcee.backends.Backend()
-    about = {"names": list(density.names), "n_walkers": n_walkers, "seed": seed}
+    about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": space}
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():
         finished = read_run(checkpoint, backend, about)
-        _require_same_density(checkpoint, backend, density)
+        _require_same_density(checkpoint, backend, inner)
     known = backend.initialized and backend.iteration
     sampler = emcee.EnsembleSampler(
-        n_walkers, density.dim, log_prob_and_parts, vectorize=True, backend=backend, **options
+        n_walkers, inner.dim, log_prob_and_parts, vectorize=True, backend=backend, **options
     )
     if known:
         starts = backend.get_last_sample()
     else:
         generator = np.random.RandomState(seed)
-        starts = emcee.State(_starts(key_start, density, n_walkers), random_state=generator.get_state())
+        starts = emcee.State(_starts(key_start, inner, n_walkers), random_state=generator.get_state())
     keeper = _Keeper(checkpoint, backend, about, start_time + limit)
     steps = backend.iteration if finished else max_steps
     tau, cause = _run(sampler, starts, steps, keeper, progress=progress)
-    return _chain(sampler, density, tau, run=(seed, start_time), cause=cause)
+    samples, fields, statistics = _kept(sampler, tau, cause)
+    info = run_record("emcee", seed, start_time, inner, {"space": space, **statistics})
+    return to_chain(samples, **fields, info=info)
 
 
 class _Keeper:
@@ -233,7 +246,8 @@ def _run(sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, progress
     return tau, cause
 
 
-def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, float], cause: str | None) -> Chain:
+def _kept(sampler: Any, tau: float, cause: str | None) -> tuple[FloatArray, dict[str, FloatArray], dict[str, Any]]:
+    """Returns the draws after burn-in, thinned, what belongs to each of them, and the run's statistics."""
     burn_in = burn_in_of(tau, sampler.iteration)
     thin = thinning_of(tau, sampler.iteration - burn_in)
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)
@@ -250,12 +264,6 @@ def _chain(sampler: Any, density: ModelDensity, tau: float, *, run: tuple[int, f
         "converged": bool(sampler.iteration > LONG_ENOUGH * tau) and cause is None,
     }
     log_prior, log_likelihood = parts.reshape(-1, 2).T
-    return Chain(
-        samples.reshape(-1, dim),
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        chain_id=np.repeat(np.arange(walkers), kept),
-        info=run_record("emcee", run[0], run[1], density, statistics),
-    )
+    walker = np.repeat(np.arange(walkers), kept)
+    fields = {"log_prior": log_prior, "log_likelihood": log_likelihood, "chain_id": walker}
+    return samples.reshape(-1, dim), fields, statistics

@@ -41,6 +41,8 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     known = stored.record.get("about")
+    if isinstance(known, dict):
+        known = {"space": "parameters", **known}  # files from before there was another
     if known != about:
         other = [name for name in about if not isinstance(known, dict) or known.get(name) != about[name]]
         raise ValueError(

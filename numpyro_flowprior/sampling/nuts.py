@@ -8,16 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.handlers import reparam
 from numpyro.infer import MCMC, NUTS, init_to_sample
+from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
 from .._checks import FloatArray, positive_int, real_in
 from ..chains.chain import Chain
 from ..chains.convergence import judge
-from ..latent import LatentReparam
 from .density import ModelDensity
 from .record import begin, run_record, seed_of
+from .sites import without_masks
+from .space import Coordinates, require_coordinates, sampled_in
 
 _BLOCKS = 10  # that the draws are made in: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
@@ -31,7 +32,7 @@ def sample_nuts(
     n_samples: int = 1000,
     n_warmup: int = 1000,
     n_chains: int = 4,
-    latent: bool = True,
+    space: Coordinates = "latent",
     max_seconds: float | None = None,
     progress: bool = True,
     **options: Any,
@@ -44,8 +45,9 @@ def sample_nuts(
         n_samples: draws that each chain keeps.
         n_warmup: steps that adapt step size and mass matrix, and are dropped.
         n_chains: chains, run side by side in one compiled program.
-        latent: whether to sample learned priors in their latent space (`LatentReparam`), where NUTS moves best; modes
-            that a prior keeps apart there are better left to `sample_pocomc`.
+        space: "latent" to sample learned priors, where there are any, in their latent space (`LatentReparam`), where
+            NUTS moves best; modes that a prior keeps apart there are better left to `sample_pocomc`. "parameters" to
+            sample the model as it is.
         max_seconds: return what there is after this time, looked at ten times after the warm-up; None for no limit.
         progress: show a progress bar.
         **options: further arguments of `numpyro.infer.NUTS` (target_accept_prob, dense_mass, max_tree_depth, ...).
@@ -55,7 +57,7 @@ def sample_nuts(
         acceptance, gradient evaluations, and whether it converged. If it did not, one warning says why.
 
     Raises:
-        TypeError, ValueError: numbers of the wrong kind.
+        TypeError, ValueError: numbers of the wrong kind, or another space.
 
     Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.
     """
@@ -63,8 +65,10 @@ def sample_nuts(
     n_warmup = positive_int(n_warmup, "sample_nuts: n_warmup")
     n_chains = positive_int(n_chains, "sample_nuts: n_chains")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
+    require_coordinates(space, "sample_nuts")
     start = begin(key, density)
-    model = reparam(density.model, config={site: LatentReparam() for site in density.learned_sites if latent})
+    space = space if density.learned_sites else "parameters"
+    model = _Whole(sampled_in(density, space)[0].model, density.imputed_sites)
     block = -(-n_samples // _BLOCKS)
     sampler = MCMC(
         NUTS(model, **{"init_strategy": init_to_sample, **options}),
@@ -76,7 +80,25 @@ def sample_nuts(
     )
     with jax.enable_x64(True):
         draws, fields, cause = _run(sampler, key, density, n_samples, start + limit, progress=progress)
-    return _chain(density, draws, fields, seed=seed_of(key), start=start, warmup=n_warmup, cause=cause)
+    settings = {"space": space, "n_warmup": n_warmup}
+    return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
+
+
+class _Whole(Messenger):
+    """A model whose half observed sites have a density at their observed entries too.
+
+    Nothing depends on the latent value there, and NumPyro's mask leaves it flat on the line, where NUTS never turns:
+    drawn from its own distribution it integrates to one.
+    """
+
+    def __init__(self, model: Any, sites: tuple[str, ...]):
+        self._sites = sites
+        super().__init__(model)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Takes the masks off the missing parts."""
+        if msg["name"] in self._sites:
+            msg["fn"] = without_masks(msg["fn"])
 
 
 def _run(
@@ -113,10 +135,9 @@ def _chain(
     density: ModelDensity,
     draws: FloatArray,
     fields: dict[str, np.ndarray],
+    settings: dict[str, Any],
     *,
-    seed: int,
-    start: float,
-    warmup: int,
+    run: tuple[int, float],
     cause: str | None,
 ) -> Chain:
     chains, kept, dim = draws.shape
@@ -138,14 +159,14 @@ def _chain(
         warnings.warn(f"sample_nuts: stopped by {cause} after {kept} draws of each chain.", stacklevel=3)
     if reasons:
         warnings.warn("sample_nuts: not converged. " + " ".join(reasons), stacklevel=3)
-    settings = {
+    statistics = {
+        **settings,
         "n_chains": chains,
         "n_samples": kept,
-        "n_warmup": warmup,
         "divergences": divergences,
         "acceptance": float(fields["accept_prob"].mean()),
         "calls": int(fields["num_steps"].sum()),  # of the gradient, after the warm-up
         **report,
         "converged": not reasons and cause is None,
     }
-    return chain.replace(info=run_record("nuts", seed, start, density, settings))
+    return chain.replace(info=run_record("nuts", run[0], run[1], density, statistics))

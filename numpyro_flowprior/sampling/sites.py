@@ -1,14 +1,14 @@
-"""What a NumPyro model samples: its latent sites, their supports as boxes, and names for their coordinates."""
+"""What a NumPyro model samples: its latent sites, their supports, and names for their coordinates."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, constraints
+from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, biject_to, constraints
 from numpyro.handlers import seed, trace
 
 from .._leaves import copied, forgetting
@@ -16,13 +16,27 @@ from ..box import Box
 from ..chains.parameters import ParameterSpace, merge_spaces
 from ..latent import LATENT_SUFFIX, HasLatentSpace, LatentDensity
 
+UNCONSTRAINED_SUFFIX = "_unconstrained"  # of the coordinates of a site whose support is no box
+_OBSERVED, _UNOBSERVED = "_observed", "_unobserved"  # what NumPyro makes of a site with an obs_mask
+
 
 @dataclass(frozen=True)
 class Latent:
-    """One latent site: its name, its value's shape, and the parameters that its raveled value holds.
+    """One latent site: its name, its value's shape, and the coordinates that stand for it in the vector.
 
-    `named` are those of the distribution over named parameters (a FlowPrior, say) along the value's last axis, if any;
-    `learned` says whether that distribution has a latent space.
+    Those of a box are its raveled value, those of any other support what NumPyro's bijection makes it of.
+
+    Attributes:
+        site: its name.
+        shape: of its value.
+        space: its coordinates in the vector.
+        named: the parameters along the value's last axis, of a distribution over named ones (a FlowPrior, say), if any.
+        learned: whether that distribution has a latent space.
+        support: NumPyro's constraint.
+        transform: from unconstrained coordinates to the value; None for a box.
+        imputed: for the missing part of a half observed site, which entries of its batch are missing; None for others.
+        others: the raveled coordinates that the vector lacks, at the missing part's observed entries; they count in no
+            density.
     """
 
     site: str
@@ -30,6 +44,21 @@ class Latent:
     space: ParameterSpace
     named: ParameterSpace | None = None
     learned: bool = False
+    support: Any = None
+    transform: Any = None
+    imputed: np.ndarray | None = None
+    others: np.ndarray | None = None
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """The shape of the coordinates, missing ones and others."""
+        return self.shape if self.transform is None else self.transform.inverse_shape(self.shape)
+
+    @property
+    def moved(self) -> np.ndarray:
+        """Which raveled coordinates are in the vector, of bool."""
+        size = int(np.prod(self.inner_shape))
+        return np.ones(size, bool) if self.imputed is None else _over_events(self.imputed, self.inner_shape).ravel()
 
 
 def trace_model(model: Any, args: tuple, kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
@@ -41,8 +70,8 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
     """Returns the latent sites of a trace, in its order.
 
     Raises:
-        ValueError: a site that no bridge can hold (discrete, `param`, subsampled plate), a support that is not a
-            product of intervals, half lines and lines, or two sites with parameters of one name. The site is named.
+        ValueError: a site that no bridge can hold (discrete, `param`, subsampled plate), a support that no bijection
+            maps to real coordinates, or two sites with parameters of one name. The site is named.
     """
     latents = []
     for name, site in model_trace.items():
@@ -52,6 +81,8 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
             raise ValueError(f"model: plate {name!r} subsamples: its density would be random. Use all data.")
         if site["type"] == "sample" and not site["is_observed"]:
             latents.append(_latent(name, site))
+            if _is_half_observed(name, model_trace):
+                latents[-1:] = _missing_part(latents[-1], site)
     if not latents:
         raise ValueError("model: expected at least one latent sample site; every site is observed.")
     _require_unique(latents)
@@ -77,8 +108,10 @@ def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str,
             seen, space = name.removesuffix(LATENT_SUFFIX), density.prior.space
             latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim), space)
             continue
-        with suppress(ValueError):  # a simplex, say: its draws are read, but have no bounds of their own
-            latents[name] = _latent(name, site)
+        with suppress(ValueError):
+            latent = _latent(name, site)
+            if latent.transform is None:  # a simplex, say: its draws are read, but have no bounds of their own
+                latents[name] = latent
     _require_unique(list(latents.values()))
     return latents
 
@@ -101,10 +134,72 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     size = int(np.prod(shape))
     named = _named_space_of(function)
     if named is not None:
-        learned = isinstance(_unwrapped(function), HasLatentSpace)
-        return Latent(name, shape, _repeated(named, name, size // named.dim), named, learned)
-    lower, upper = (np.broadcast_to(bound, shape).ravel() for bound in box_of(support, name))
-    return Latent(name, shape, ParameterSpace(_coordinate_names(name, shape), lower, upper))
+        learned = isinstance(_unwrapped(function), HasLatentSpace) and mask_of(function) is None
+        return Latent(name, shape, _repeated(named, name, size // named.dim), named, learned, support)
+    bounds = _box_of(support)
+    if bounds is None or np.iscomplexobj(site["value"]):
+        return _unconstrained(name, shape, support)
+    lower, upper = (np.broadcast_to(bound, shape).ravel() for bound in bounds)
+    return Latent(name, shape, ParameterSpace(_coordinate_names(name, shape), lower, upper), support=support)
+
+
+def _unconstrained(name: str, shape: tuple[int, ...], support: Any) -> Latent:
+    try:
+        transform = biject_to(support)
+    except NotImplementedError:
+        transform = None
+    if transform is None or support is constraints.complex:
+        raise ValueError(
+            f"model: latent site {name!r} has support {support!r}, for which NumPyro has no bijection from real "
+            "coordinates; expected a box, simplex, ordered vector, Cholesky factor or the like. Reparametrise it."
+        )
+    inner = transform.inverse_shape(shape)
+    if not np.prod(inner):
+        raise ValueError(f"model: latent site {name!r} has one possible value only, {support!r} being of dimension 0.")
+    space = ParameterSpace(_coordinate_names(f"{name}{UNCONSTRAINED_SUFFIX}", inner))
+    return Latent(name, shape, space, support=support, transform=transform)
+
+
+def _is_half_observed(name: str, model_trace: dict[str, Any]) -> bool:
+    """Returns whether a latent site is what NumPyro makes of the missing part of a site with an obs_mask."""
+    whole = name.removesuffix(_UNOBSERVED)
+    observed = model_trace.get(f"{whole}{_OBSERVED}", {})
+    return whole != name and whole in model_trace and bool(observed.get("is_observed"))
+
+
+def _missing_part(latent: Latent, site: dict[str, Any]) -> list[Latent]:
+    """Returns the latent site without its observed entries, on which nothing depends; none if all are observed."""
+    missing = mask_of(site["fn"])
+    if missing is None or not missing.any():
+        return []
+    value = np.asarray(site["value"] if latent.transform is None else latent.transform.inv(site["value"]))
+    moved = _over_events(missing, value.shape).ravel()
+    names = [name for name, kept in zip(latent.space.names, moved, strict=True) if kept]
+    return [replace(latent, space=latent.space.select(names), imputed=missing, others=value.ravel()[~moved])]
+
+
+def mask_of(function: Any) -> np.ndarray | None:
+    """Returns where in its batch a distribution counts, of bool; None if it has no mask."""
+    masks, shape = [], function.batch_shape
+    while isinstance(function, ExpandedDistribution | MaskedDistribution):
+        if isinstance(function, MaskedDistribution):
+            masks.append(np.broadcast_to(np.asarray(function._mask), shape))
+        function = function.base_dist
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def without_masks(function: Any) -> Any:
+    """Returns a distribution that counts everywhere in its batch."""
+    if isinstance(function, MaskedDistribution):
+        return without_masks(function.base_dist)
+    if isinstance(function, ExpandedDistribution):
+        return without_masks(function.base_dist).expand(function.batch_shape)
+    return function
+
+
+def _over_events(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns a mask over a batch for each coordinate of its members."""
+    return np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
 def _named_space_of(function: Any) -> ParameterSpace | None:
@@ -147,12 +242,8 @@ def _require_unique(latents: list[Latent]) -> None:
             seen[name] = latent.site
 
 
-def box_of(support: Any, site: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns lower and upper bounds (broadcastable to the site's shape) of a support that is a box.
-
-    Raises:
-        ValueError: the support is something else (a simplex, a Cholesky factor); the site is named.
-    """
+def _box_of(support: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns lower and upper bounds (broadcastable to the site's shape) of a box; None for other supports."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if isinstance(support, Box):
@@ -166,8 +257,5 @@ def box_of(support: Any, site: str) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(support, tuple(type(constraint) for constraint in positive)):
         lower = 0.0
     if lower is None and upper is None:
-        raise ValueError(
-            f"model: latent site {site!r} has support {support!r}; expected intervals, half lines or real lines. "
-            "Reparametrise it."
-        )
+        return None
     return np.asarray(-np.inf if lower is None else lower), np.asarray(np.inf if upper is None else upper)

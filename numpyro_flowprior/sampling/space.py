@@ -1,0 +1,75 @@
+"""The coordinates that a sampler moves in: the model's parameters, or the latent coordinates of its learned priors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+from .._checks import FloatArray
+from ..chains.chain import Chain
+from .density import ModelDensity
+
+Coordinates = Literal["parameters", "latent"]
+
+
+def require_coordinates(space: Any, subject: str) -> None:
+    """Raises ValueError unless it names coordinates that samplers move in."""
+    if space not in get_args(Coordinates):
+        raise ValueError(f"{subject}: space: expected 'parameters' or 'latent'; got {space!r}.")
+
+
+def sampled_in(
+    density: ModelDensity, space: Coordinates, subject: str = "sampler"
+) -> tuple[ModelDensity, Callable[..., Chain]]:
+    """Returns the density that a sampler is to sample, and what makes a chain in the model's parameters of its draws.
+
+        inner, to_chain = sampled_in(density, space, "sample_mine")
+        ...  # samples, log_prior, log_likelihood of inner
+        return to_chain(samples, log_prior=log_prior, log_likelihood=log_likelihood, chain_id=..., info=...)
+
+    Evidence, importance weights and log likelihood are those of the model in either coordinates. The log prior is not:
+    the chain's is taken anew in the model's own, so that `log_prob` means the same for every sampler.
+
+    Args:
+        density: the posterior.
+        space: "parameters" for the density as it is; "latent" for `density.in_latent_space()`.
+        subject: of error messages.
+
+    Raises:
+        ValueError: no such space, or the model has no learned prior.
+    """
+    require_coordinates(space, subject)
+    if space == "parameters":
+        return density, partial(_chain, density)
+    if not density.learned_sites:
+        raise ValueError(
+            f"{subject}: space='latent': expected a model with a learned prior (FlowPrior, tempered or robust); "
+            f"{density!r} has none. Leave out `space`."
+        )
+    inner = density.in_latent_space()
+
+    def to_chain(samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any) -> Chain:
+        del log_prior  # of the latent coordinates
+        theta = parameters_of(density, inner, samples)
+        return _chain(density, theta, log_prior=density.log_prior(theta), log_likelihood=log_likelihood, **fields)
+
+    return inner, to_chain
+
+
+def parameters_of(density: ModelDensity, inner: ModelDensity, samples: FloatArray) -> FloatArray:
+    """Returns the vectors (n, d) of a density at points (n, d) of `density.in_latent_space()`."""
+    return density.vector({**inner.constrain(samples), **inner.deterministics(samples)})
+
+
+def _chain(
+    density: ModelDensity, samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any
+) -> Chain:
+    return Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        **fields,
+    )
