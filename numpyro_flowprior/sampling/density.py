@@ -170,6 +170,11 @@ class ModelDensity:
             parts.append(value.reshape(*value.shape[: value.ndim - len(latent.shape)], latent.space.dim))
         return np.clip(np.concatenate(parts, axis=-1), self._low, self._high)
 
+    def traced_log_densities(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns log prior and log likelihood of one point (d,) inside the support, inside of traced float64 code."""
+        both = self._log_probs("both", x)
+        return both[0], both[1]
+
     def _points(self, x: Any) -> FloatArray:
         array = float_array(x, "x")
         if array.ndim != 2 or array.shape[1] != self.dim:
