@@ -7,8 +7,8 @@ A chain goes in, a normalizing flow learns its density, and a NumPyro distributi
     theta = numpyro.sample("theta", prior)
 
 Importing the package changes nothing global, and loads a module when a name of it is first used: `load_numpy` needs no
-JAX. Optional dependencies (pocoMC, emcee, BlackJAX, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when they are
-first needed.
+JAX. Optional dependencies (pocoMC, emcee, BlackJAX, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when
+they are first needed.
 """
 
 from importlib import import_module

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, one_of, optional_import, positive_int, real_in
 from .._leaves import forgetting
 from ..chains.chain import Chain
-from .coordinates import NOTHING, Coordinates
+from .unconstrained import NOTHING, Coordinates
 from .density import ModelDensity
 from .genealogy import effective_size, evidence_error
 from .record import begin, run_record, seed_of
@@ -311,7 +311,7 @@ def _reasons(found: dict[str, Any]) -> list[str]:
         )
     if found["acceptance"][-1] < _LEAST_ACCEPTED:
         reasons.append(
-            f"Acceptance: expected {_LEAST_ACCEPTED} or more at the full likelihood; got {found['acceptance'][-1]:.3f}: "
-            "the posterior is no density that differences of particles can follow."
+            f"Acceptance: expected {_LEAST_ACCEPTED} or more at the full likelihood; got "
+            f"{found['acceptance'][-1]:.3f}. The posterior is no density that differences of particles can follow."
         )
     return reasons
