@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, one_of, optional_import, positive_int, real_in
 from .._leaves import forgetting
 from ..chains.chain import Chain
-from .unconstrained import NOTHING, Coordinates
 from .density import ModelDensity
 from .genealogy import effective_size, evidence_error
 from .record import begin, run_record, seed_of
+from .unconstrained import NOTHING, Coordinates
 
 _SWEEP = 5  # moves between two looks at whether the particles have left where they were
 _MOST_SWEEPS = 20  # at each temperature
@@ -232,7 +232,7 @@ def _settle(run: _Run, programs: _Programs, key: jax.Array, risen: Any, deadline
     The run changes at the end, all at once: an interruption leaves it at the power before.
     """
     state, ancestor, origin, scale = risen, run.ancestor, np.asarray(risen.particles["z"]), run.scale
-    correlation, acceptances = np.inf, []
+    correlation, acceptances = np.inf, list[float]()
     while len(acceptances) < _MOST_SWEEPS:
         key, key_sweep = jax.random.split(key)
         state, parents, accepted = programs.sweep(key_sweep, state, scale)
