@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -21,13 +17,13 @@ from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import effective_size, evidence_error
 from .record import begin, run_record, seed_of
+from .tempering import Programs
 from .unconstrained import NOTHING, Coordinates
 
 _SWEEP = 5  # moves between two looks at whether the particles have left where they were
 _MOST_SWEEPS = 20  # at each temperature
 _LEFT = 0.3  # correlation of where particles are with where they were resampled, at which they have
 _STALLED = 0.99  # of the correlation before; separate modes never let go, and more moves won't help
-_JUMP = 0.1  # share of the moves by a whole difference of two particles, which cross between modes
 _ACCEPTED = 0.25  # acceptance that the moves' scale is tuned to
 _GAIN = 2.0  # of that tuning, in the logarithm
 _FEWEST_ANCESTORS = 30  # first particles with descendants, below which their scatter says nothing
@@ -89,22 +85,11 @@ def sample_blackjax(
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
         coordinates = Coordinates(keys[0], density, latent=space == "latent")
-        programs = _Programs(blackjax, coordinates, target, n_steps or _SWEEP)
+        programs = Programs(blackjax, coordinates, target, n_steps or _SWEEP)
         run = _Run(n_particles)
         cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)
         samples = coordinates.parameters(run.state.particles["z"])
     return _chain(density, samples, run, seed=seed_of(key), start=start, cause=cause)
-
-
-class _Programs:
-    """The two compiled steps of the sampler: up in the power, and moves at it."""
-
-    def __init__(self, blackjax: ModuleType, coordinates: Coordinates, target: float, n_steps: int):
-        self.n_steps, self.coordinates = n_steps, coordinates
-        self.state = lambda particles: blackjax.smc.tempered.init(particles)._replace(tempering_param=jnp.zeros(()))
-        self.prepare = jax.jit(jax.vmap(partial(_particle, coordinates)))
-        self.rise = jax.jit(partial(_rise, blackjax, target))
-        self.sweep = jax.jit(partial(_sweep, blackjax, coordinates, n_steps))
 
 
 @dataclass
@@ -124,73 +109,8 @@ class _Run:
     calls: int = 0
 
 
-def _particle(coordinates: Coordinates, z: jax.Array) -> dict[str, jax.Array]:
-    """Returns a particle: a point with its log densities, so that neither is computed twice."""
-    log_prior, log_likelihood = coordinates.log_densities(z)
-    return {"z": z, "log_prior": log_prior, "log_likelihood": log_likelihood}
-
-
-def _rise(blackjax: ModuleType, target: float, state: Any) -> tuple[Any, jax.Array]:
-    """Returns equally weighted particles weighted for the next power, and what the log evidence gains.
-
-    `blackjax.adaptive_tempered_smc` finds the next power from particles that still await resampling and moves; here
-    they have been moved, and the effective size is the one asked for. Of the particles alive, that is: of a likelihood
-    that is zero at most prior draws no power keeps more.
-    """
-    log_likelihood = state.particles["log_likelihood"]
-    alive = jnp.mean(log_likelihood > NOTHING)
-    step = blackjax.smc.ess.ess_solver(
-        lambda particles: particles["log_likelihood"],
-        state.particles,
-        target * alive,
-        1.0 - state.tempering_param,
-        blackjax.smc.solver.dichotomy,
-    )
-    log_weights = step * log_likelihood
-    total = jax.scipy.special.logsumexp(log_weights)
-    power = jnp.where(step >= 1.0 - state.tempering_param, 1.0, state.tempering_param + step)
-    risen = state._replace(weights=jnp.exp(log_weights - total), tempering_param=power)
-    return risen, total - jnp.log(len(log_likelihood))
-
-
-def _sweep(
-    blackjax: ModuleType, coordinates: Coordinates, n_steps: int, key: jax.Array, state: Any, scale: jax.Array
-) -> tuple[Any, jax.Array, jax.Array]:
-    """Returns particles resampled (if they are weighted) and moved, whom each descends from, and the acceptance."""
-    key_pool, key_move = jax.random.split(key)
-    resample = blackjax.smc.resampling.systematic
-    pool = state.particles["z"][resample(key_pool, state.weights, len(state.weights))]
-    kernel = blackjax.smc.tempered.build_kernel(
-        logprior_fn=lambda particle: particle["log_prior"],
-        loglikelihood_fn=lambda particle: particle["log_likelihood"],
-        mcmc_step_fn=_move(blackjax, coordinates),
-        mcmc_init_fn=blackjax.mcmc.random_walk.init,
-        resampling_fn=resample,
-    )
-    parameters = {"pool": pool[None], "scale": jnp.asarray(scale)[None]}
-    moved, info = kernel(key_move, state, n_steps, state.tempering_param, parameters)
-    return moved, info.ancestors, info.update_info.is_accepted.mean()
-
-
-def _move(blackjax: ModuleType, coordinates: Coordinates) -> Callable[..., Any]:
-    """Returns a Metropolis step by differences of two particles, out of a pool drawn at the same power."""
-    kernel = blackjax.mcmc.random_walk.build_rmh()
-
-    def step(key: jax.Array, state: Any, log_density: Any, pool: jax.Array, scale: jax.Array) -> Any:
-        def propose(key: jax.Array, particle: dict[str, jax.Array]) -> dict[str, jax.Array]:
-            key_pair, key_jump, key_size = jax.random.split(key, 3)
-            pair = pool[jax.random.randint(key_pair, (2,), 0, len(pool))]
-            size = scale * 2.38 / np.sqrt(2 * coordinates.dim) * jnp.exp(jax.random.normal(key_size))
-            size = jnp.where(jax.random.uniform(key_jump) < _JUMP, 1.0, size)
-            return _particle(coordinates, particle["z"] + size * (pair[0] - pair[1]))
-
-        return kernel(key, state, log_density, propose)
-
-    return step
-
-
 def _temper(
-    run: _Run, programs: _Programs, keys: jax.Array, deadline: float, *, fixed: bool, progress: bool
+    run: _Run, programs: Programs, keys: jax.Array, deadline: float, *, fixed: bool, progress: bool
 ) -> str | None:
     """Runs to the power 1 and moves there; returns what stopped it before, if anything did."""
     _begin(run, programs, keys[0])
@@ -200,12 +120,12 @@ def _temper(
                 risen, gain = programs.rise(run.state)
                 error = evidence_error(np.asarray(risen.weights), run.ancestor)
                 key = jax.random.fold_in(keys[1], len(run.powers))
-                _settle(run, programs, key, risen, deadline, fixed=fixed)
+                whole = _settle(run, programs, key, risen, deadline, fixed=fixed)
                 run.log_evidence, run.error = run.log_evidence + float(gain), error
                 run.powers.append(float(risen.tempering_param))
                 bar.update()
                 bar.set_postfix(power=f"{run.powers[-1]:.2g}", acceptance=f"{run.acceptance[-1]:.2f}")
-                if time.perf_counter() > deadline:
+                if not whole or (run.powers[-1] < 1.0 and time.perf_counter() > deadline):
                     return "the time limit"
         except KeyboardInterrupt:
             if not run.powers:
@@ -214,7 +134,7 @@ def _temper(
     return None
 
 
-def _begin(run: _Run, programs: _Programs, key: jax.Array) -> None:
+def _begin(run: _Run, programs: Programs, key: jax.Array) -> None:
     z = programs.coordinates.start(key, run.n)
     particles = forgetting(lambda: programs.prepare(z))
     if not (particles["log_likelihood"] > NOTHING).any():
@@ -226,27 +146,29 @@ def _begin(run: _Run, programs: _Programs, key: jax.Array) -> None:
     run.ancestor, run.calls = np.arange(run.n), run.n
 
 
-def _settle(run: _Run, programs: _Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool) -> None:
+def _settle(run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool) -> bool:
     """Resamples weighted particles and moves them until they have left where they were resampled, or won't.
 
-    The run changes at the end, all at once: an interruption leaves it at the power before.
+    Returns whether there was time for it. The run changes at the end, all at once: an interruption leaves it at the power before.
     """
     state, ancestor, origin, scale = risen, run.ancestor, np.asarray(risen.particles["z"]), run.scale
-    correlation, acceptances = np.inf, list[float]()
-    while len(acceptances) < _MOST_SWEEPS:
+    correlation, acceptances, whole = np.inf, list[float](), False
+    while not whole:
         key, key_sweep = jax.random.split(key)
         state, parents, accepted = programs.sweep(key_sweep, state, scale)
         ancestor, origin = ancestor[parents], origin[parents]
         scale *= float(np.exp(_GAIN * (accepted - _ACCEPTED)))
         acceptances.append(float(accepted))
         before, correlation = correlation, _correlation(origin, np.asarray(state.particles["z"]))
-        if fixed or correlation < _LEFT or correlation > _STALLED * before or time.perf_counter() > deadline:
+        whole = fixed or correlation < _LEFT or correlation > _STALLED * before or len(acceptances) == _MOST_SWEEPS
+        if time.perf_counter() > deadline:
             break
     moves = len(acceptances) * programs.n_steps
     run.state, run.ancestor, run.scale, run.calls = state, ancestor, scale, run.calls + run.n * moves
     run.acceptance.append(float(np.mean(acceptances)))
     run.moves.append(moves)
     run.correlation.append(correlation)
+    return whole
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:
