@@ -125,12 +125,12 @@ def learnt(key: jax.Array, rows: Any) -> fp.FlowPrior:
     return fp.fit_flow(key, fp.Chain(np.asarray(rows, float), SPACE), CONFIG, TRAIN, progress=False).prior
 
 
-def by_weights(seed: int) -> np.ndarray:
+def by_weights(seed: int, stretch: float = STRETCH) -> np.ndarray:
     """Returns the ranks of one data set with the flow as it is, and stretched, (2, quantities)."""
     keys = jax.random.split(jax.random.key(seed), 4)
     truth, y_first, y_second = simulate(keys[0])
     prior = learnt(keys[1], stage_one(keys[2], y_first))
-    return np.stack([stage_two(keys[3], prior, y_second, truth, stretch) for stretch in (1.0, STRETCH)])
+    return np.stack([stage_two(keys[3], prior, y_second, truth, s) for s in (1.0, stretch)])
 
 
 def first_model(y: Any) -> None:
@@ -164,8 +164,8 @@ def row(label: str, found: np.ndarray, seconds: float) -> tuple[Any, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=int, default=400, help="data sets by importance weights")
-    parser.add_argument("--emcee", type=int, default=100, help="data sets by emcee")
+    parser.add_argument("--weights", type=int, default=800, help="data sets by importance weights")
+    parser.add_argument("--emcee", type=int, default=24, help="data sets by emcee, half a minute each")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # two hundred remarks on short chains
@@ -181,7 +181,7 @@ def main() -> None:
         rows.append(row("emcee", sampled, time.perf_counter() - start))
     enough = needed(wrong)
     sizes = sorted({100, 200, 300, options.weights, enough})
-    found = [(n, f"{100 * power(wrong, n):.0f} %", f"{100 * power(right, n):.1f} %") for n in sizes]
+    found = [(n, f"{100 * power(wrong, n):.0f} %") for n in sizes]
     z = scores(right[:, 3], SPACE.dim)
     mean, error = z.mean(), z.std() / np.sqrt(len(z))
     parts = [
@@ -191,9 +191,11 @@ def main() -> None:
         "p-values, and seconds of all data sets (the first two rows share theirs):\n",
         table("path|data sets|verdict|" + "|".join((*QUANTITIES, "scale")) + "|seconds", rows),
         f"The mean score is {mean:+.3f} +- {error:.3f} with the flows as they are, "
-        f"{scores(wrong[:, 3], SPACE.dim).mean():+.3f} with the stretched ones. To notice these takes {enough} data "
-        "sets for a power of 90 %. How often fewer or more, drawn from the ranks above with replacement, are caught:\n",
-        table("data sets|the stretched are caught|the right are caught", found),
+        f"{scores(wrong[:, 3], SPACE.dim).mean():+.3f} with the stretched ones. The test of the scale alone "
+        f"takes {enough} data sets to notice these 9 times out of 10; the parameters' own ranks do not notice them. "
+        "How often any of the six tests does, in data sets drawn from these with replacement (which flatters: the luck of "
+        "the sample is in every draw):\n",
+        table("data sets|the stretched are caught", found),
     ]
     publish(parts, options.output)
 

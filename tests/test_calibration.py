@@ -52,7 +52,7 @@ def test_scores_are_standard_if_ranks_are_uniform():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_path_is_calibrated_and_a_stretched_flow_is_not():
-    """300 data sets: a false alarm in a hundred; the stretched flows are missed once in twenty."""
-    both = np.stack([by_weights(seed) for seed in range(300)])
+    """200 data sets: a false alarm in a hundred. A fifth too wide is missed once in twenty; a tenth takes 800."""
+    both = np.stack([by_weights(seed, stretch=1.2) for seed in range(200)])
     assert not caught(both[:, 0])
     assert caught(both[:, 1])
