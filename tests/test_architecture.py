@@ -13,8 +13,8 @@ import numpyro_flowprior
 
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
-    "_batches",
     "_checks",
+    "_batches",
     "_leaves",
     "storage",
     "chains",
