@@ -193,8 +193,8 @@ def main() -> None:
         f"The mean score is {mean:+.3f} +- {error:.3f} with the flows as they are, "
         f"{scores(wrong[:, 3], SPACE.dim).mean():+.3f} with the stretched ones. The test of the scale alone "
         f"takes {enough} data sets to notice these 9 times out of 10; the parameters' own ranks do not notice them. "
-        "How often any of the six tests does, in data sets drawn from these with replacement (which flatters: the luck of "
-        "the sample is in every draw):\n",
+        "How often any of the six tests does, in data sets drawn from these with replacement (which flatters: the luck "
+        "of the sample is in every draw):\n",
         table("data sets|the stretched are caught", found),
     ]
     publish(parts, options.output)
