@@ -7,8 +7,8 @@ A chain goes in, a normalizing flow learns its density, and a NumPyro distributi
     theta = numpyro.sample("theta", prior)
 
 Importing the package changes nothing global, and loads a module when a name of it is first used: `load_numpy` needs no
-JAX. Optional dependencies (pocoMC, emcee, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when they are
-first needed.
+JAX. Optional dependencies (pocoMC, emcee, BlackJAX, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when
+they are first needed.
 """
 
 from importlib import import_module
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .plots.emulator import plot_emulator
     from .plots.quality import plot_quality
     from .prior import FlowPrior
+    from .sampling.blackjax import sample_blackjax
     from .sampling.density import ModelDensity
     from .sampling.emcee import sample_emcee
     from .sampling.nuts import sample_nuts
@@ -80,6 +81,7 @@ _HOMES = {
     "plots.emulator": ("plot_emulator",),
     "plots.quality": ("plot_quality",),
     "prior": ("FlowPrior",),
+    "sampling.blackjax": ("sample_blackjax",),
     "sampling.density": ("ModelDensity",),
     "sampling.emcee": ("sample_emcee",),
     "sampling.nuts": ("sample_nuts",),
@@ -135,6 +137,7 @@ __all__ = [
     "quality_report",
     "read_chain",
     "robustify",
+    "sample_blackjax",
     "sample_emcee",
     "sample_nuts",
     "sample_pocomc",

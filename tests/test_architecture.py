@@ -13,8 +13,8 @@ import numpyro_flowprior
 
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
-    "_batches",
     "_checks",
+    "_batches",
     "_leaves",
     "storage",
     "chains",
@@ -47,6 +47,7 @@ BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
     "torch": {"sampling/pocomc.py"},
     "emcee": {"sampling/emcee.py"},
+    "blackjax": {"sampling/blackjax.py"},
     "h5py": {"chains/readers/emcee.py"},
     "pyarrow": {"chains/readers/frames.py"},
     "pandas": set(),
@@ -123,7 +124,7 @@ def state():
 before = state()
 from numpyro_flowprior import *
 assert state() == before
-optional = "pocomc torch emcee sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist bilby xarray"
+optional = "pocomc torch emcee blackjax sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist bilby xarray"
 loaded = set(optional.split()) & set(sys.modules)
 assert not loaded, loaded
 """

@@ -205,6 +205,11 @@ class ModelDensity:
         with jax.enable_x64(True):
             return np.clip(np.asarray(vector_of(self._latents, arrays)), self._low, self._high)
 
+    def traced_log_densities(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns log prior and log likelihood of one point (d,) inside the support, inside of traced float64 code."""
+        both = self._log_probs("both", x)
+        return both[0], both[1]
+
     def _points(self, x: Any) -> FloatArray:
         array = float_array(x, "x")
         if array.ndim != 2 or array.shape[1] != self.dim:

@@ -1,0 +1,240 @@
+"""sample_blackjax: adaptive tempered sequential Monte Carlo. BlackJAX is imported here alone."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from .._checks import FloatArray, one_of, optional_import, positive_int, real_in
+from .._leaves import forgetting
+from ..chains.chain import Chain
+from .density import ModelDensity
+from .genealogy import effective_size, evidence_error
+from .record import begin, run_record, seed_of
+from .tempering import Programs
+from .unconstrained import NOTHING, Coordinates
+
+_SWEEP = 5  # moves between two looks at whether the particles have left where they were
+_MOST_SWEEPS = 20  # at each temperature
+_LEFT = 0.3  # correlation of where particles are with where they were resampled, at which they have
+_STALLED = 0.99  # of the correlation before; separate modes never let go, and more moves won't help
+_ACCEPTED = 0.25  # acceptance that the moves' scale is tuned to
+_GAIN = 2.0  # of that tuning, in the logarithm
+_FEWEST_ANCESTORS = 50  # first particles with descendants: with 34 the evidence's error was a fifth too small
+_FEWEST_DRAWS = 200.0  # effective
+_LEAST_ACCEPTED = 0.02
+
+
+def sample_blackjax(
+    key: jax.Array,
+    density: ModelDensity,
+    *,
+    n_particles: int = 2000,
+    target_ess: float = 0.5,
+    n_steps: int | None = None,
+    space: str = "latent",
+    max_seconds: float | None = None,
+    progress: bool = True,
+) -> Chain:
+    """Returns posterior draws and the log evidence from tempered sequential Monte Carlo, in one compiled program.
+
+    Particles start at draws from the prior. The likelihood is raised to powers from 0 to 1, each as far up as leaves
+    `target_ess` of the particles effective; then they are resampled and moved. A move adds a multiple of the difference
+    of two particles of the other half (differential evolution), tuned to an acceptance of a quarter; every tenth adds
+    the whole difference, which carries particles between modes.
+
+    Args:
+        key: JAX random key.
+        density: the posterior; it need not be differentiable.
+        n_particles: particles, and draws returned.
+        target_ess: effective fraction of the particles that each step of the power leaves, in (0, 1).
+        n_steps: moves of each particle at each power; None for as many as it takes to forget where it was resampled, by
+            fives, at most 100.
+        space: "latent" to sample learned priors in their latent space (`LatentReparam`), where they are close to a
+            standard normal; "parameters" to sample their parameters, through a probit between bounds.
+        max_seconds: return what there is after this time, looked at between moves; None for no limit. Before the power
+            reaches 1 that is NOT the posterior, and a warning says so.
+        progress: show a progress bar.
+
+    Returns:
+        A Chain of equally weighted draws, relatives next to each other, with log prior and log likelihood, log evidence
+        and its error from the particles' genealogy. `info` holds temperatures (powers), acceptance and moves at each,
+        surviving ancestors, effective size, calls of the likelihood, and whether it converged. If it did not, one
+        warning says why.
+
+    Raises:
+        ImportError: blackjax is not installed.
+        TypeError, ValueError: arguments of the wrong kind, or a likelihood that is zero at all prior draws.
+
+    Source: Del Moral, Doucet, Jasra (2006), JRSS B 68, 411; ter Braak (2006), Stat. Comput. 16, 239; Lee and Whiteley
+    (2018), arXiv:1509.00394.
+    """
+    blackjax = optional_import("blackjax", "samplers", "sample_blackjax")
+    n_particles = positive_int(n_particles, "sample_blackjax: n_particles", minimum=100)
+    target = real_in(target_ess, "sample_blackjax: target_ess", 0.0, 1.0, open_low=True, open_high=True)
+    n_steps = None if n_steps is None else positive_int(n_steps, "sample_blackjax: n_steps")
+    one_of(space, "sample_blackjax: space", ("latent", "parameters"))
+    limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_blackjax: max_seconds", 0.0, np.inf)
+    start = begin(key, density)
+    keys = jax.random.split(key, 3)
+    with jax.enable_x64(True):
+        coordinates = Coordinates(keys[0], density, latent=space == "latent")
+        programs = Programs(blackjax, coordinates, target, n_steps or _SWEEP)
+        run = _Run(n_particles)
+        cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)
+        samples = coordinates.parameters(run.state.particles["z"])
+    return _chain(density, samples, run, seed=seed_of(key), start=start, cause=cause)
+
+
+@dataclass
+class _Run:
+    """The particles, and what is known of how they came to be where they are."""
+
+    n: int
+    state: Any = None  # blackjax's: particles, weights, power
+    ancestor: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    log_evidence: float = 0.0
+    error: float = 0.0
+    scale: float = 1.0
+    powers: list[float] = field(default_factory=list)
+    acceptance: list[float] = field(default_factory=list)
+    moves: list[int] = field(default_factory=list)
+    correlation: list[float] = field(default_factory=list)
+    calls: int = 0
+
+
+def _temper(
+    run: _Run, programs: Programs, keys: jax.Array, deadline: float, *, fixed: bool, progress: bool
+) -> str | None:
+    """Runs to the power 1 and moves there; returns what stopped it before, if anything did."""
+    _begin(run, programs, keys[0])
+    with tqdm(desc="blackjax", unit="power", disable=not progress) as bar:
+        try:
+            while not run.powers or run.powers[-1] < 1.0:
+                risen, gain = programs.rise(run.state)
+                error = evidence_error(np.asarray(risen.weights), run.ancestor)
+                key = jax.random.fold_in(keys[1], len(run.powers))
+                whole = _settle(run, programs, key, risen, deadline, fixed=fixed)
+                run.log_evidence, run.error = run.log_evidence + float(gain), error
+                run.powers.append(float(risen.tempering_param))
+                bar.update()
+                bar.set_postfix(power=f"{run.powers[-1]:.2g}", acceptance=f"{run.acceptance[-1]:.2f}")
+                if not whole or (run.powers[-1] < 1.0 and time.perf_counter() > deadline):
+                    return "the time limit"
+        except KeyboardInterrupt:
+            if not run.powers:
+                raise
+            return "an interruption"
+    return None
+
+
+def _begin(run: _Run, programs: Programs, key: jax.Array) -> None:
+    z = programs.coordinates.start(key, run.n)
+    particles = forgetting(lambda: programs.prepare(z))
+    if not (particles["log_likelihood"] > NOTHING).any():
+        raise ValueError(
+            f"sample_blackjax: the likelihood is zero at all of {run.n} prior draws; expected some where it is not. "
+            "Raise n_particles, or look at the prior."
+        )
+    run.state = programs.state(particles)
+    run.ancestor, run.calls = np.arange(run.n), run.n
+
+
+def _settle(run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool) -> bool:
+    """Resamples weighted particles and moves them until they have left where they were resampled, or won't.
+
+    Returns whether there was time for it. The run changes at the end, all at once: an interruption leaves it at the
+    power before.
+    """
+    state, ancestor, origin, scale = risen, run.ancestor, np.asarray(risen.particles["z"]), run.scale
+    correlation, acceptances, whole = np.inf, list[float](), False
+    while not whole:
+        key, key_sweep = jax.random.split(key)
+        state, parents, accepted = programs.sweep(key_sweep, state, scale)
+        ancestor, origin = ancestor[parents], origin[parents]
+        scale *= float(np.exp(_GAIN * (accepted - _ACCEPTED)))
+        acceptances.append(float(accepted))
+        before, correlation = correlation, _correlation(origin, np.asarray(state.particles["z"]))
+        whole = fixed or correlation < _LEFT or correlation > _STALLED * before or len(acceptances) == _MOST_SWEEPS
+        if time.perf_counter() > deadline:
+            break
+    moves = len(acceptances) * programs.n_steps
+    run.state, run.ancestor, run.scale, run.calls = state, ancestor, scale, run.calls + run.n * moves
+    run.acceptance.append(float(np.mean(acceptances)))
+    run.moves.append(moves)
+    run.correlation.append(correlation)
+    return whole
+
+
+def _correlation(a: FloatArray, b: FloatArray) -> float:
+    """Returns the largest correlation of any column of a with that of b, (n, d) each."""
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    spread = np.sqrt(np.sum(a**2, axis=0) * np.sum(b**2, axis=0))
+    return float(np.max(np.sum(a * b, axis=0)[spread > 0] / spread[spread > 0], initial=0.0))
+
+
+def _chain(
+    density: ModelDensity, samples: FloatArray, run: _Run, *, seed: int, start: float, cause: str | None
+) -> Chain:
+    log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
+    done = run.powers[-1] == 1.0
+    settings = {
+        "n_particles": run.n,
+        "temperatures": run.powers,
+        "acceptance": run.acceptance,
+        "moves": run.moves,
+        "correlation": run.correlation,
+        "ancestors": len(np.unique(run.ancestor)),
+        "effective_size": effective_size(samples, run.ancestor),
+        "calls": run.calls,
+    }
+    reasons = _reasons(settings) if done else []
+    if cause and done:
+        warnings.warn(f"sample_blackjax: stopped by {cause} while moving at the full likelihood.", stacklevel=3)
+    elif cause:
+        warnings.warn(
+            f"sample_blackjax: not converged. Stopped by {cause} at likelihood^{run.powers[-1]:.3g}: these draws are "
+            "NOT from the posterior, but far wider. Allow more time, or fewer particles.",
+            stacklevel=3,
+        )
+    if reasons:
+        warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), stacklevel=3)
+    settings["converged"] = not reasons and cause is None
+    return Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        log_evidence=run.log_evidence if done else None,
+        log_evidence_error=run.error if done else None,
+        info=run_record("blackjax", seed, start, density, settings),
+    )
+
+
+def _reasons(found: dict[str, Any]) -> list[str]:
+    """Returns sentences on what makes the run unfit."""
+    reasons = []
+    fewest = min(_FEWEST_DRAWS, found["n_particles"] / 4)
+    if found["effective_size"] < fewest:
+        reasons.append(
+            f"Effective size: expected {fewest:.0f} or more; {found['n_particles']} particles are worth "
+            f"{found['effective_size']:.0f}: raise n_steps, or n_particles."
+        )
+    if found["ancestors"] < _FEWEST_ANCESTORS:
+        reasons.append(
+            f"Ancestors: expected descendants of {_FEWEST_ANCESTORS} or more of the first particles; got "
+            f"{found['ancestors']}, too few to tell the evidence's error: raise n_particles."
+        )
+    if found["acceptance"][-1] < _LEAST_ACCEPTED:
+        reasons.append(
+            f"Acceptance: expected {_LEAST_ACCEPTED} or more at the full likelihood; got "
+            f"{found['acceptance'][-1]:.3f}. The posterior is no density that differences of particles can follow."
+        )
+    return reasons

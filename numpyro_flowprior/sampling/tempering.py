@@ -1,0 +1,102 @@
+"""The two compiled steps of tempered Monte Carlo, of BlackJAX's parts: up in the power, and moves at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .unconstrained import NOTHING, Coordinates
+
+_JUMP = 0.1  # share of the moves by a whole difference of two particles, which cross between modes
+
+
+class Programs:
+    """The two compiled steps of the sampler: up in the power, and moves at it."""
+
+    def __init__(self, blackjax: ModuleType, coordinates: Coordinates, target: float, n_steps: int):
+        self.n_steps, self.coordinates = n_steps, coordinates
+        self.state = lambda particles: blackjax.smc.tempered.init(particles)._replace(tempering_param=jnp.zeros(()))
+        self.prepare = jax.jit(jax.vmap(partial(_particle, coordinates)))
+        self.rise = jax.jit(partial(_rise, blackjax, target))
+        self.sweep = jax.jit(partial(_sweep, blackjax, coordinates, n_steps))
+
+
+def _particle(coordinates: Coordinates, z: jax.Array) -> dict[str, jax.Array]:
+    """Returns a particle: a point with its log densities, so that neither is computed twice."""
+    log_prior, log_likelihood = coordinates.log_densities(z)
+    return {"z": z, "log_prior": log_prior, "log_likelihood": log_likelihood}
+
+
+def _rise(blackjax: ModuleType, target: float, state: Any) -> tuple[Any, jax.Array]:
+    """Returns equally weighted particles weighted for the next power, and what the log evidence gains.
+
+    `blackjax.adaptive_tempered_smc` finds the next power from particles that still await resampling and moves; here
+    they have been moved, and the effective size is the one asked for. Of the particles alive, that is: of a likelihood
+    that is zero at most prior draws no power keeps more.
+    """
+    log_likelihood = state.particles["log_likelihood"]
+    alive = jnp.mean(log_likelihood > NOTHING)
+    step = blackjax.smc.ess.ess_solver(
+        lambda particles: particles["log_likelihood"],
+        state.particles,
+        target * alive,
+        1.0 - state.tempering_param,
+        blackjax.smc.solver.dichotomy,
+    )
+    log_weights = step * log_likelihood
+    total = jax.scipy.special.logsumexp(log_weights)
+    power = jnp.where(step >= 1.0 - state.tempering_param, 1.0, state.tempering_param + step)
+    risen = state._replace(weights=jnp.exp(log_weights - total), tempering_param=power)
+    return risen, total - jnp.log(len(log_likelihood))
+
+
+def _sweep(
+    blackjax: ModuleType, coordinates: Coordinates, n_steps: int, key: jax.Array, state: Any, scale: jax.Array
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Returns particles resampled (if they are weighted) and moved, whom each descends from, and the acceptance.
+
+    Each half moves by differences of the other. A pool that holds the particle itself, or its relatives, biases the
+    evidence: by 0.16 in the logarithm, with 1000 particles, 8 dimensions and 19 powers. Systematic resampling keeps the
+    order, so that halves are hardly related.
+    """
+    key_pool, key_move = jax.random.split(key)
+    resample = blackjax.smc.resampling.systematic
+    pool = state.particles["z"][resample(key_pool, state.weights, len(state.weights))]
+    kernel = blackjax.smc.tempered.build_kernel(
+        logprior_fn=lambda particle: particle["log_prior"],
+        loglikelihood_fn=lambda particle: particle["log_likelihood"],
+        mcmc_step_fn=_move(blackjax, coordinates),
+        mcmc_init_fn=blackjax.mcmc.random_walk.init,
+        resampling_fn=resample,
+    )
+    upper = jnp.arange(len(pool)) >= len(pool) // 2
+    parameters = {"pool": pool[None], "scale": jnp.asarray(scale)[None], "upper": upper}
+    moved, info = kernel(key_move, state, n_steps, state.tempering_param, parameters)
+    return moved, info.ancestors, info.update_info.is_accepted.mean()
+
+
+def _move(blackjax: ModuleType, coordinates: Coordinates) -> Callable[..., Any]:
+    """Returns a Metropolis step by differences of two particles, out of the other half of a pool at the same power.
+
+    Its size varies by a factor of e, for the scales of a funnel or a banana.
+    """
+    kernel = blackjax.mcmc.random_walk.build_rmh()
+
+    def step(key: jax.Array, state: Any, log_density: Any, pool: jax.Array, scale: jax.Array, upper: jax.Array) -> Any:
+        def propose(key: jax.Array, particle: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            key_pair, key_jump, key_size = jax.random.split(key, 3)
+            half = len(pool) // 2
+            pair = pool[jax.random.randint(key_pair, (2,), 0, half) + jnp.where(upper, 0, half)]
+            size = scale * 2.38 / np.sqrt(2 * coordinates.dim) * jnp.exp(jax.random.normal(key_size))
+            size = jnp.where(jax.random.uniform(key_jump) < _JUMP, 1.0, size)
+            return _particle(coordinates, particle["z"] + size * (pair[0] - pair[1]))
+
+        return kernel(key, state, log_density, propose)
+
+    return step
