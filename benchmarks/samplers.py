@@ -119,7 +119,8 @@ def learned(path: Path) -> Target:
 
 
 SAMPLERS = {
-    "pocoMC": partial(fp.sample_pocomc, n_total=4096, flow="maf3"),
+    "pocoMC": partial(fp.sample_pocomc, n_total=4096),
+    "pocoMC, its own flow (maf3)": partial(fp.sample_pocomc, n_total=4096, flow="maf3"),
     "emcee": partial(fp.sample_emcee, max_steps=10_000),
     "emcee, proposals from the prior": partial(fp.sample_emcee, max_steps=10_000, proposal="prior"),
     "NUTS": fp.sample_nuts,

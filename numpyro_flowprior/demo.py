@@ -57,16 +57,15 @@ class DemoSize:
 
 
 _SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
-_SAMPLER_FLOW = "maf3"  # pocoMC's own preconditioner; same evidence and modes as its default here, half the time
 FULL = DemoSize(
-    pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024, "flow": _SAMPLER_FLOW},
+    pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024},
     flow=None,
     train=None,
     emcee_steps=2000,
     design=500,
 )
 QUICK = DemoSize(
-    pocomc={"n_total": 600, "n_effective": 300, "n_active": 150, "flow": _SAMPLER_FLOW},
+    pocomc={"n_total": 600, "n_effective": 300, "n_active": 150},
     flow=FlowConfig(layers=3),
     train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=400),
     emcee_steps=200,

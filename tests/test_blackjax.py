@@ -14,7 +14,7 @@ from toys import make_prior
 
 from numpyro_flowprior import FlowConfig, ModelDensity, sample_blackjax, to_arviz
 from numpyro_flowprior.sampling import blackjax as module
-from numpyro_flowprior.sampling.unconstrained import Coordinates
+from numpyro_flowprior.sampling.unconstrained import Unconstrained
 
 KEY = jax.random.key(1)
 Y = np.array([2.5])
@@ -174,7 +174,7 @@ def test_the_error_of_the_evidence_is_calibrated():
     exact = norm(0.0, np.hypot(1.0, 0.1)).logpdf(0.3) * 4
     z = []
     with jax.enable_x64(True):
-        programs = module.Programs(blackjax, Coordinates(KEY, density, latent=True), 0.5, 20)
+        programs = module.Programs(blackjax, Unconstrained(KEY, density), 0.5, 20)
         for seed in range(60):
             run, keys = module._Run(1000), jax.random.split(jax.random.key(seed))
             module._temper(run, programs, keys, np.inf, fixed=True, progress=False)

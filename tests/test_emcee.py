@@ -137,9 +137,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.safetensors"
     sample_emcee(KEY, density, checkpoint=path, **SHORT)
     for key, model, options, message in (
-        (jax.random.key(9), density, {}, "the same seed"),
-        (KEY, density, {"n_walkers": 10}, "the same n_walkers"),
-        (KEY, ModelDensity(two_modes), {}, "the same names"),
+        (jax.random.key(9), density, {}, "the same 'seed'"),
+        (KEY, density, {"n_walkers": 10}, "the same 'n_walkers'"),
+        (KEY, ModelDensity(two_modes), {}, "the same 'names'"),
         (KEY, ModelDensity(gaussian, 5.0), {}, "this model and data; its log densities are others"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -149,6 +149,27 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(FileFormatError):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
+
+
+@short
+def test_steps_may_be_kept_in_hdf5(tmp_path):
+    """emcee's own file, which read_chain and emcee itself read; a run goes on from it to the same end."""
+    from emcee.backends import HDFBackend
+
+    density, path = ModelDensity(gaussian, 0.7), str(tmp_path / "run.h5")
+    whole = sample_emcee(KEY, density, **SHORT)
+    sample_emcee(KEY, density, backend=HDFBackend(path), **{**SHORT, "max_steps": 150})
+    again = sample_emcee(KEY, density, backend=HDFBackend(path), **SHORT)
+    np.testing.assert_array_equal(again.samples, whole.samples)
+    assert HDFBackend(path, read_only=True).iteration == 350
+    for options, message in (
+        ({"n_walkers": 10}, "expected 10 walkers in 2 parameters; it holds a run of 8 in 2"),
+        ({"checkpoint": tmp_path / "other"}, "expected a checkpoint or a backend"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_emcee(KEY, density, backend=HDFBackend(path), **{**SHORT, **options})
+    with pytest.raises(ValueError, match="its log densities are others"):
+        sample_emcee(KEY, ModelDensity(gaussian, 5.0), backend=HDFBackend(path), **SHORT)
 
 
 KILLED = """

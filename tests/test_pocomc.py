@@ -15,8 +15,9 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.special import i0, ndtr
+from toys import make_prior
 
-from numpyro_flowprior import FileFormatError, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
+from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
 from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling.particle_report import _reasons
 
@@ -224,8 +225,8 @@ def test_impossible_regions_are_in_the_evidence(precondition):
 
 
 def test_verdicts(whole):
-    good = {**whole.info, "n_total": 1000}
-    assert _reasons(whole, good, good) == []
+    evidence = whole.log_evidence, whole.log_evidence_error
+    assert _reasons(whole.info, whole.info, *evidence) == []
     for change, words in (
         ({"temperatures": [0.0, 0.3]}, "at the inverse temperature 0.3 and not at one"),
         ({"effective_size": 50.0}, "Effective size: expected 400 or more; got 50"),
@@ -233,10 +234,34 @@ def test_verdicts(whole):
         ({"pareto_k": 0.9, "largest_weight": 0.2}, "Pareto k of its weights is 0.90"),
         ({"tempered_log_evidence": whole.log_evidence - 3.0}, r"is +3.00 nats off"),
     ):
-        (reason,) = _reasons(whole, {**good, **change}, good)
+        (reason,) = _reasons({**whole.info, **change}, whole.info, *evidence)
         assert words in reason
-    assert "error is 0.80 nats" in _reasons(whole.replace(log_evidence_error=0.8), good, good)[0]
-    assert _reasons(whole, {**good, "pareto_k": 0.9, "largest_weight": 1e-3}, good) == []  # all but equal weights
+    assert "error is 0.80 nats" in _reasons(whole.info, whole.info, whole.log_evidence, 0.8)[0]
+    all_but_equal = {**whole.info, "pareto_k": 0.9, "largest_weight": 1e-3}
+    assert _reasons(all_but_equal, whole.info, *evidence) == []
+
+
+def test_particles_may_move_in_latent_space():
+    """Stage two under a learned prior: the posterior in either coordinates is that of weighted prior draws."""
+    prior = make_prior([(0.0, 1.0), (-1.0, 2.0)], FlowConfig(layers=2, hidden=(8,)))
+
+    def model(y):
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(theta.sum(), 0.2), obs=y)
+
+    density = ModelDensity(model, 0.4)
+    draws = density.sample_prior(jax.random.key(3), 100_000)
+    likelihood = np.exp(density.log_likelihood(draws))
+    mean = likelihood @ draws / likelihood.sum()
+    for space in ("parameters", "latent"):
+        chain = sample_pocomc(KEY, density, space=space, **FAST)
+        assert chain.names == density.names
+        np.testing.assert_allclose(chain.log_prior, density.log_prior(chain.samples), atol=1e-6)
+        error = np.sqrt(np.diag(chain.covariance()) / chain.effective_size)
+        assert (np.abs(chain.mean() - mean) < 5 * error).all()
+        assert chain.log_evidence == pytest.approx(np.log(likelihood.mean()), abs=5 * chain.log_evidence_error + 0.01)
+    with pytest.raises(ValueError, match="space='latent': expected a model with a learned prior"):
+        sample_pocomc(KEY, ModelDensity(sharp, Y), space="latent", **FAST)
 
 
 @pytest.mark.parametrize(

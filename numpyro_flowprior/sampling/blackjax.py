@@ -11,14 +11,15 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import FloatArray, one_of, optional_import, positive_int, real_in
+from .._checks import FloatArray, optional_import, positive_int, real_in
 from .._leaves import forgetting
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import effective_size, evidence_error
 from .record import begin, run_record, seed_of
+from .space import Coordinates, parameters_of, require_coordinates, sampled_in
 from .tempering import Programs
-from .unconstrained import NOTHING, Coordinates
+from .unconstrained import NOTHING, Unconstrained
 
 _SWEEP = 5  # moves between two looks at whether the particles have left where they were
 _MOST_SWEEPS = 20  # at each temperature
@@ -38,7 +39,7 @@ def sample_blackjax(
     n_particles: int = 2000,
     target_ess: float = 0.5,
     n_steps: int | None = None,
-    space: str = "latent",
+    space: Coordinates = "latent",
     max_seconds: float | None = None,
     progress: bool = True,
 ) -> Chain:
@@ -79,17 +80,20 @@ def sample_blackjax(
     n_particles = positive_int(n_particles, "sample_blackjax: n_particles", minimum=100)
     target = real_in(target_ess, "sample_blackjax: target_ess", 0.0, 1.0, open_low=True, open_high=True)
     n_steps = None if n_steps is None else positive_int(n_steps, "sample_blackjax: n_steps")
-    one_of(space, "sample_blackjax: space", ("latent", "parameters"))
+    require_coordinates(space, "sample_blackjax")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_blackjax: max_seconds", 0.0, np.inf)
     start = begin(key, density)
+    space = space if density.learned_sites else "parameters"
+    inner, _ = sampled_in(density, space)
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
-        coordinates = Coordinates(keys[0], density, latent=space == "latent")
+        coordinates = Unconstrained(keys[0], inner)
         programs = Programs(blackjax, coordinates, target, n_steps or _SWEEP)
         run = _Run(n_particles)
         cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)
-        samples = coordinates.parameters(run.state.particles["z"])
-    return _chain(density, samples, run, seed=seed_of(key), start=start, cause=cause)
+        points = coordinates.points(run.state.particles["z"])
+    samples = points if inner is density else parameters_of(density, inner, points)
+    return _chain(density, samples, run, space, seed=seed_of(key), start=start, cause=cause)
 
 
 @dataclass
@@ -180,12 +184,20 @@ def _correlation(a: FloatArray, b: FloatArray) -> float:
 
 
 def _chain(
-    density: ModelDensity, samples: FloatArray, run: _Run, *, seed: int, start: float, cause: str | None
+    density: ModelDensity,
+    samples: FloatArray,
+    run: _Run,
+    space: Coordinates,
+    *,
+    seed: int,
+    start: float,
+    cause: str | None,
 ) -> Chain:
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
     done = run.powers[-1] == 1.0
     settings = {
         "n_particles": run.n,
+        "space": space,
         "temperatures": run.powers,
         "acceptance": run.acceptance,
         "moves": run.moves,

@@ -158,7 +158,7 @@ class ModelDensity:
         names = (*self.unconstrained_sites, *self._deterministic)
         if not names:
             return {}
-        values = self._in_batches("deterministics", self._deterministics, self._points(x))
+        values = self._in_batches("deterministics", self._deterministics, self._moved_inside(self._points(x)))
         return {name: values[name] for name in names}
 
     def sample_prior(self, key: jax.Array, n: int) -> FloatArray:
@@ -193,7 +193,7 @@ class ModelDensity:
         x = self._points(x)
         values = coordinates_of(self._latents, x)
         if self.unconstrained_sites:  # all others are what they were, to the last bit
-            values |= self._in_batches("constrain", self._unconstrained_values, x)
+            values |= self._in_batches("constrain", self._unconstrained_values, self._moved_inside(x))
         return values
 
     def vector(self, values: Mapping[str, Any]) -> FloatArray:
@@ -221,17 +221,25 @@ class ModelDensity:
 
     def _evaluate(self, which: str, x: Any) -> FloatArray:
         x = self._points(x)
-        outside = ~self.space.contains(x)
-        values = self._in_batches(which, partial(self._log_probs, which), x)
-        values[outside] = -np.inf
+        at_point = partial(self._log_probs, which)
+        if self._is_interior(x):
+            return self._without_nan(self._in_batches(which, at_point, x))
+        values = self._in_batches(which, at_point, self._moved_inside(x))
+        values[~self.space.contains(x)] = -np.inf
         return self._without_nan(values)
 
+    def _is_interior(self, x: FloatArray) -> bool:
+        """Returns whether all points (n, d) are strictly inside the support, as those of samplers mostly are."""
+        return bool(((x >= self._low) & (x <= self._high)).all())
+
+    def _moved_inside(self, x: FloatArray) -> FloatArray:
+        return np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
+
     def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
-        """Returns a function of one point, a pytree, at all points (n, d), each moved inside the support."""
-        interior = np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
+        """Returns a function of one point, a pytree, at all points (n, d), which are strictly inside the support."""
         with jax.enable_x64(True):
             function = self._jitted(name, at_point)
-            return in_batches(lambda batch: forgetting(partial(function, batch)), interior, self._low)
+            return in_batches(lambda batch: forgetting(partial(function, batch)), x, self._low)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
         bad = np.isnan(values)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
+from .checkpoint import require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
 from .record import begin, run_record, seed_of
@@ -62,7 +63,10 @@ def sample_emcee(
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
             on from there, also after a kill; the same call that is done already returns the same chain.
         progress: show a progress bar.
-        **options: further arguments of `emcee.EnsembleSampler` (moves, ...); `moves` are mixed with the proposals.
+        **options: further arguments of `emcee.EnsembleSampler` (moves, backend, ...); `moves` are mixed with the
+            proposals. A `backend` of emcee's, its HDFBackend("run.h5") say, keeps the steps in place of a checkpoint;
+            if it has some the run goes on from there. Unlike a checkpoint it does not know whose they are, and a kill
+            in the middle of a write can damage its file.
 
     Returns:
         A Chain with `chain_id` = walker, log prior and log likelihood per draw; `info` holds acceptance,
@@ -96,13 +100,19 @@ def sample_emcee(
         log_prior, log_likelihood = inner.log_prior_and_likelihood(x)
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
-    backend = emcee.backends.Backend()
+    backend = options.pop("backend", None)
+    if backend is not None and checkpoint is not None:
+        raise ValueError("sample_emcee: expected a checkpoint or a backend, which both keep the run; got both.")
+    backend = emcee.backends.Backend() if backend is None else backend
     about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": space}
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():
         finished = read_run(checkpoint, backend, about)
-        _require_same_density(checkpoint, backend, inner)
     known = backend.initialized and backend.iteration
+    if known:
+        last = backend.get_last_sample()
+        _require_shape(last.coords, n_walkers, inner)
+        require_same_density(checkpoint or backend, inner, last.coords, last.log_prob)
     sampler = emcee.EnsembleSampler(
         n_walkers, inner.dim, log_prob_and_parts, vectorize=True, backend=backend, **options
     )
@@ -201,12 +211,11 @@ def _starts(key: jax.Array, density: ModelDensity, n: int) -> FloatArray:
     )
 
 
-def _require_same_density(path: Any, backend: Any, density: ModelDensity) -> None:
-    last = backend.get_last_sample()
-    if not np.allclose(density.log_posterior(last.coords), last.log_prob, rtol=1e-6, atol=1e-6):
+def _require_shape(coords: FloatArray, n_walkers: int, density: ModelDensity) -> None:
+    if coords.shape != (n_walkers, density.dim):
         raise ValueError(
-            f"checkpoint: {path}: expected a run of this model and data; its log densities are others. Use another "
-            "file, or remove this one to begin anew."
+            f"sample_emcee: backend: expected {n_walkers} walkers in {density.dim} parameters; it holds a run of "
+            f"{coords.shape[0]} in {coords.shape[1]}. Use another file, or its number of walkers."
         )
 
 

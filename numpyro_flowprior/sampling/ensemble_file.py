@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..storage import load_file, require_arrays, save_file
+from .checkpoint import require_same_run
 
 KIND, SCHEMA = "emcee_run", 2  # files have checksums from schema 2 on
 
@@ -43,12 +44,7 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
     known = stored.record.get("about")
     if isinstance(known, dict):
         known = {"space": "parameters", **known}  # files from before there was another
-    if known != about:
-        other = [name for name in about if not isinstance(known, dict) or known.get(name) != about[name]]
-        raise ValueError(
-            f"checkpoint: {path}: expected a run with the same {', '.join(other)}; got another. Use another file, or "
-            "remove this one to begin anew."
-        )
+    require_same_run(path, known, about)
     steps, walkers, dim = np.shape(stored.arrays.get("chain", np.empty((0, 0, 0))))
     shapes: dict[str, tuple[int, ...]] = {
         "chain": (steps, about["n_walkers"], len(about["names"])),

@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..chains.chain import Chain
-from .density import ModelDensity
-from .record import run_record
-
 _ENOUGH = 400.0  # effective draws below which a run is said to be too short, if more were asked for
 _UNCERTAIN = 0.5  # nats of error, or of difference between the two evidences ...
 _APART = 1.5  # ... of which the one from particles alone has no error of its own, and is the noisier one
@@ -19,38 +15,31 @@ _HEAVY = 0.01  # share of the evidence that one of its draws may have
 _LAST = 5  # iterations that are the last ones
 
 
-def chain_of(
-    run: Any, density: ModelDensity, settings: dict[str, Any], *, seed: int, start: float, cause: str | None
-) -> Chain:
-    """Returns the particles of all temperatures as a Chain with its record; warns if they are not the posterior's."""
+def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns a chain's fields, the particles of all temperatures, and a record; warns if they are no posterior's."""
     samples, weights, log_likelihood, log_prior = run.posterior(trim_importance_weights=False)
     alive = np.isfinite(log_likelihood + log_prior)  # the rest has weight zero, and no density to regress on
-    samples, weights, log_likelihood, log_prior = (
-        values[alive] for values in (samples, weights, log_likelihood, log_prior)
-    )
+    fields = {
+        "samples": samples[alive],
+        "log_prior": log_prior[alive],
+        "log_likelihood": log_likelihood[alive],
+        "weights": weights[alive],
+        "log_evidence": run.logz,
+        "log_evidence_error": run.logz_err,
+    }
     past = run.past_arrays()
-    chain = Chain(
-        samples,
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        weights=weights,
-        log_evidence=run.logz,
-        log_evidence_error=run.logz_err,
-    )
     report = {
         "calls": int(run.calls),
         "iterations": len(past["beta"]),
         "temperatures": past["beta"].tolist(),
         "acceptance": float(past["accept"][-_LAST:].mean()),
         "steps": float(past["steps"].mean()),
-        "effective_size": chain.effective_size,
+        "effective_size": float(1.0 / np.sum((weights / weights.sum()) ** 2)),
         "tempered_log_evidence": run.tempered_evidence(),
         "pareto_k": None if run.found is None else run.found.pareto_k,
         "largest_weight": None if run.found is None else run.found.largest,
     }
-    reasons = _reasons(chain, report, settings)
+    reasons = _reasons(report, settings, run.logz, run.logz_err)
     if cause:
         warnings.warn(
             f"sample_pocomc: stopped by {cause} after {report['iterations']} iterations, at the inverse temperature "
@@ -59,13 +48,12 @@ def chain_of(
         )
     if reasons:
         warnings.warn("sample_pocomc: not converged. " + " ".join(reasons), stacklevel=3)
-    report["converged"] = not reasons and cause is None
-    return chain.replace(info=run_record("pocomc", seed, start, density, {**settings, **report}))
+    return fields, {**report, "converged": not reasons and cause is None}
 
 
-def _reasons(chain: Chain, report: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
     """Returns sentences on what makes a run unfit."""
-    reasons, beta = [], report["temperatures"][-1]
+    reasons, beta, k = [], report["temperatures"][-1], report["pareto_k"]
     if beta < 1.0:
         reasons.append(f"The particles are at the inverse temperature {beta:.3g} and not at one, the posterior's.")
     wanted = min(_ENOUGH, 0.9 * settings["n_total"])
@@ -73,7 +61,6 @@ def _reasons(chain: Chain, report: dict[str, Any], settings: dict[str, Any]) -> 
         reasons.append(f"Effective size: expected {wanted:.0f} or more; got {report['effective_size']:.0f}.")
     if report["acceptance"] < _STUCK:
         reasons.append(f"Acceptance: {report['acceptance']:.3f} in the last iterations: the particles hardly move.")
-    error, k = chain.log_evidence_error, report["pareto_k"]
     if k is not None and k > _UNRELIABLE_K and report["largest_weight"] > _HEAVY:  # else a tail of next to nothing
         reasons.append(
             f"Evidence: Pareto k of its weights is {k:.2f}, above {_UNRELIABLE_K}: the flow does not cover the "
@@ -82,7 +69,7 @@ def _reasons(chain: Chain, report: dict[str, Any], settings: dict[str, Any]) -> 
     if error is not None and error > _UNCERTAIN:
         reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or n_effective and n_active.")
     if error is not None and beta >= 1.0:
-        apart = chain.log_evidence - report["tempered_log_evidence"]
+        apart = log_evidence - report["tempered_log_evidence"]
         if abs(apart) > _APART:
             reasons.append(
                 f"Evidence: the flow's is {apart:+.2f} nats off that of the particles of all temperatures. Raise "

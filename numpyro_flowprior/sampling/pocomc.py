@@ -17,10 +17,11 @@ from .._checks import FloatArray, optional_import, positive_int, real_in, shorte
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .particle_keeper import Keeper
-from .particle_report import chain_of
+from .particle_report import results_of
 from .particle_run import watched
 from .preconditioner import Preconditioner
-from .record import begin, seed_of
+from .record import begin, run_record, seed_of
+from .space import Coordinates, sampled_in
 
 OURS = "realnvp"
 _THEIRS = ("nsf3", "nsf6", "nsf12", "maf3", "maf6", "maf12")
@@ -93,6 +94,7 @@ def sample_pocomc(
     precondition: bool = True,
     periodic: Sequence[str] | None = None,
     reflective: Sequence[str] | None = None,
+    space: Coordinates = "parameters",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     max_seconds: float | None = None,
@@ -120,6 +122,8 @@ def sample_pocomc(
         precondition: False for moves without a flow; the evidence then comes from the particles, without an error.
         periodic: names of bounded parameters whose bounds are one point (angles).
         reflective: names of bounded parameters whose moves are reflected at their bounds.
+        space: the coordinates that the particles move in, whatever the chain is in: "parameters" for the model's own;
+            "latent" for those in which its learned priors are close to a standard normal (LatentReparam).
         checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
             after a kill; the same call that is done already returns the same chain.
         checkpoint_every: iterations from one writing to the next.
@@ -153,20 +157,22 @@ def sample_pocomc(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_pocomc: max_seconds", 0.0, np.inf)
     ours = _is_used(flow, precondition, options)
     options = {"n_max_steps": 20 * sizes["n_steps"], **_checked_options(pocomc, options)}
-    edges = {name: _columns(density, name, those) for name, those in _given(periodic=periodic, reflective=reflective)}
+    inner, to_chain = sampled_in(density, space, "sample_pocomc")
+    edges = {name: _columns(inner, name, those) for name, those in _given(periodic=periodic, reflective=reflective)}
     key_prior, key_seed = jax.random.split(key)
-    seed, start = seed_of(key_seed), begin(key, density)
+    seed, start = seed_of(key_seed), begin(key, inner)
     about = {
-        "names": list(density.names),
+        "names": list(inner.names),
         "seed": seed,
         "n_active": n_active,
         "n_steps": sizes["n_steps"],
         "flow": flow if isinstance(flow, str) else type(flow).__name__,
         "precondition": precondition,
+        "space": space,
     }
     torch = optional_import("torch", "samplers", "sample_pocomc")
     with _global_generators_restored(torch):
-        target = _Target(density, key_prior)
+        target = _Target(inner, key_prior)
         run = watched(pocomc.Sampler)(
             prior=target,
             likelihood=target.log_likelihood,
@@ -183,15 +189,16 @@ def sample_pocomc(
         if progress:
             run.show()
         if ours:
-            run.preconditioner = Preconditioner(density.dim, seed=seed, rows=n_active)
+            run.preconditioner = Preconditioner(inner.dim, seed=seed, rows=n_active)
             run.flow = _TorchFlow(torch, run.preconditioner)
         keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
         if checkpoint is not None and Path(checkpoint).exists():
-            keeper.restore(run, density)
+            keeper.restore(run, inner)
         run.watch = keeper.between
         cause = _go(run, keeper, n_total=n_total, n_evidence=n_evidence)
-    settings = {**sizes, "n_evidence": n_evidence, "flow": about["flow"] if precondition else None}
-    return chain_of(run, density, settings, seed=seed, start=start, cause=cause)
+    settings = {**sizes, "n_evidence": n_evidence, "flow": about["flow"] if precondition else None, "space": space}
+    fields, report = results_of(run, settings, cause)
+    return to_chain(**fields, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 
 
 def _is_ours(flow: Any) -> bool:

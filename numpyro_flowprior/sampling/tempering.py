@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .unconstrained import NOTHING, Coordinates
+from .unconstrained import NOTHING, Unconstrained
 
 _JUMP = 0.1  # share of the moves by a whole difference of two particles, which cross between modes
 
@@ -19,7 +19,7 @@ _JUMP = 0.1  # share of the moves by a whole difference of two particles, which 
 class Programs:
     """The two compiled steps of the sampler: up in the power, and moves at it."""
 
-    def __init__(self, blackjax: ModuleType, coordinates: Coordinates, target: float, n_steps: int):
+    def __init__(self, blackjax: ModuleType, coordinates: Unconstrained, target: float, n_steps: int):
         self.n_steps, self.coordinates = n_steps, coordinates
         self.state = lambda particles: blackjax.smc.tempered.init(particles)._replace(tempering_param=jnp.zeros(()))
         self.prepare = jax.jit(jax.vmap(partial(_particle, coordinates)))
@@ -27,7 +27,7 @@ class Programs:
         self.sweep = jax.jit(partial(_sweep, blackjax, coordinates, n_steps))
 
 
-def _particle(coordinates: Coordinates, z: jax.Array) -> dict[str, jax.Array]:
+def _particle(coordinates: Unconstrained, z: jax.Array) -> dict[str, jax.Array]:
     """Returns a particle: a point with its log densities, so that neither is computed twice."""
     log_prior, log_likelihood = coordinates.log_densities(z)
     return {"z": z, "log_prior": log_prior, "log_likelihood": log_likelihood}
@@ -57,7 +57,7 @@ def _rise(blackjax: ModuleType, target: float, state: Any) -> tuple[Any, jax.Arr
 
 
 def _sweep(
-    blackjax: ModuleType, coordinates: Coordinates, n_steps: int, key: jax.Array, state: Any, scale: jax.Array
+    blackjax: ModuleType, coordinates: Unconstrained, n_steps: int, key: jax.Array, state: Any, scale: jax.Array
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Returns particles resampled (if they are weighted) and moved, whom each descends from, and the acceptance.
 
@@ -81,7 +81,7 @@ def _sweep(
     return moved, info.ancestors, info.update_info.is_accepted.mean()
 
 
-def _move(blackjax: ModuleType, coordinates: Coordinates) -> Callable[..., Any]:
+def _move(blackjax: ModuleType, coordinates: Unconstrained) -> Callable[..., Any]:
     """Returns a Metropolis step by differences of two particles, out of the other half of a pool at the same power.
 
     Its size varies by a factor of e, for the scales of a funnel or a banana.
