@@ -90,9 +90,22 @@ def _canonical(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Removes the temporary neighbours that writes of `path` left when they were killed; nobody else may write it."""
+    path = Path(path)
+    if path.parent.is_dir():
+        for temporary in path.parent.iterdir():
+            if temporary.name.startswith(_prefix(path)):
+                temporary.unlink(missing_ok=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.part."
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes bytes to a temporary neighbour, flushes it to disk, then renames it over `path`."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -471,3 +471,17 @@ def test_the_same_prior_is_the_same_bytes(tmp_path):
     assert load_numpy(first).info["metadata"] == {**metadata, "authors": ["A", "B"]}
     shutil.copy(first, tmp_path / "c.safetensors")
     assert FlowPrior.load(tmp_path / "c.safetensors").info["metadata"]["title"] == "Größe µ 🙂"
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
+    from numpyro_flowprior.storage import remove_leftovers, write_atomically
+
+    path = tmp_path / "run.safetensors"
+    write_atomically(path, b"whole")
+    others = [tmp_path / name for name in ("run.safetensors.bak", ".run.safetensors", ".run2.safetensors.part.x")]
+    for other in others:
+        other.write_bytes(b"mine")
+    (tmp_path / ".run.safetensors.part.a1b2").write_bytes(b"half")
+    remove_leftovers(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+    remove_leftovers(tmp_path / "nowhere" / "run")

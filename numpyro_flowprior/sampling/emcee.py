@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
+from ..storage import remove_leftovers
 from .checkpoint import require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
@@ -134,6 +135,8 @@ class _Keeper:
 
     def __init__(self, path: Any, backend: Any, about: dict[str, Any], deadline: float):
         self._path, self._backend, self._about, self._deadline = path, backend, about, deadline
+        if path is not None:
+            remove_leftovers(path)
         self._last = time.perf_counter()
 
     def save(self) -> None:

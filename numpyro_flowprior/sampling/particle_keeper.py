@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..storage import remove_leftovers
 from .checkpoint import require_same_density
 from .density import ModelDensity
 from .particle_file import ParticleRun, read_particles, write_particles
@@ -21,6 +22,8 @@ class Keeper:
         self._torch, self._path, self._about, self._every, self._deadline = torch, path, about, every, deadline
         self._since = 0
         self.late = False
+        if path is not None:
+            remove_leftovers(path)
 
     def between(self, run: Any) -> bool:
         """Returns whether the run may go on."""
