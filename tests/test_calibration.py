@@ -36,7 +36,7 @@ def test_a_tenth_too_wide_is_caught():
     wrong = exact_ranks(600, 1.1)
     tests = p_values(wrong)
     assert tests["scale"] < ALARM
-    assert min(tests[name] for name in "abc") > ALARM
+    assert min(tests[f"parameter {j}"] for j in range(3)) > ALARM
     # of the sum of chi^2: the scores' mean is sqrt(3 / 2) (1 / 1.21 - 1), their width 1 / 1.21
     expected = ((3.14 + 1.28 / 1.21) / (np.sqrt(1.5) * (1 - 1 / 1.21))) ** 2
     assert needed(wrong) == pytest.approx(expected, rel=0.4)  # 20 % of noise, two sigma
