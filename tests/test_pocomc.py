@@ -67,11 +67,15 @@ def test_posterior_and_evidence(whole):
     assert whole.info["tempered_log_evidence"] == pytest.approx(whole.log_evidence, abs=0.5)
 
 
-@pytest.mark.parametrize("flow", ["realnvp", "maf3"])
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, flow, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"flow": "maf3", "train_frequency": 2, "train_config": {"epochs": 30}}, {"precondition": False}],
+    ids=["realnvp", "maf3", "no flow"],
+)
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, settings, tmp_path, monkeypatch):
     """Bit for bit: generators, flow, geometry of the moves and particles are in the file."""
-    options, path = {**FAST, "flow": flow}, tmp_path / "run.safetensors"
-    expected = whole if flow == "realnvp" else sample_pocomc(KEY, density, **options)
+    options, path = {**FAST, **settings}, tmp_path / "run.safetensors"
+    expected = sample_pocomc(KEY, density, **options) if settings else whole
     calls, right = [], density.log_prior_and_likelihood
 
     def failing(x):

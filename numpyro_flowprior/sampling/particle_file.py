@@ -25,13 +25,14 @@ class ParticleRun(NamedTuple):
     Attributes:
         past: what each iteration left, by pocoMC's names: (iterations, particles, ...) and (iterations,).
         numbers: the sampler's scalars, by its attributes' names.
-        scaler, flow: arrays of the map of the bounds, and of the preconditioner.
+        scaler, geometry, flow: arrays of the map of the bounds, of the moves in latent space, of the preconditioner.
         numpy_state: of NumPy's global generator, as `get_state` gives it; torch_state: bytes of torch's.
     """
 
     past: dict[str, np.ndarray]
     numbers: dict[str, float]
     scaler: dict[str, np.ndarray]
+    geometry: dict[str, np.ndarray]
     flow: dict[str, np.ndarray]
     numpy_state: Any
     torch_state: np.ndarray
@@ -48,6 +49,7 @@ def write_particles(path: str | os.PathLike[str], run: ParticleRun, about: Mappi
     arrays = {
         **{f"past/{key}": value for key, value in run.past.items()},
         **{f"scaler/{key}": value for key, value in run.scaler.items()},
+        **{f"geometry/{key}": value for key, value in run.geometry.items()},
         **{f"flow/{key}": value for key, value in run.flow.items()},
         "generator/keys": np.asarray(keys, np.float64),  # 32-bit integers: exact
         "generator/cached": np.array([cached], np.float64),
@@ -65,7 +67,9 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     require_same_run(path, stored.record.get("about"), about)
-    folders: dict[str, dict[str, np.ndarray]] = {"past": {}, "scaler": {}, "flow": {}, "generator": {}}
+    folders: dict[str, dict[str, np.ndarray]] = {
+        name: {} for name in ("past", "scaler", "geometry", "flow", "generator")
+    }
     for name, array in stored.arrays.items():
         folder, _, key = name.partition("/")
         if folder not in folders:
@@ -79,6 +83,7 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         past,
         stored.record["numbers"],
         folders["scaler"],
+        folders["geometry"],
         folders["flow"],
         (*state, float(folders["generator"]["cached"][0])),
         folders["generator"]["torch"].astype(np.uint8),

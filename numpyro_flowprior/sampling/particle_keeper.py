@@ -44,6 +44,7 @@ class Keeper:
             past=run.past_arrays(),
             numbers={name: getattr(run, name) for name in NUMBERS},
             scaler={"mu": run.scaler.mu, "sigma": run.scaler.sigma},
+            geometry={name: np.asarray(part) for name, part in vars(run.theta_geometry).items() if part is not None},
             flow=flow,
             numpy_state=np.random.get_state(legacy=True),  # noqa: NPY002 (pocoMC's)
             torch_state=self._torch.get_rng_state().numpy(),
@@ -56,6 +57,7 @@ class Keeper:
         require_same_density(self._path, density, last["x"], last["logl"] + last["logp"])
         run.go_on_from(stored.past, stored.numbers)
         run.scaler.mu, run.scaler.sigma = stored.scaler["mu"], stored.scaler["sigma"]
+        vars(run.theta_geometry).update(stored.geometry)
         if run.preconditioner is not None:
             run.preconditioner.restore(stored.flow)
         else:

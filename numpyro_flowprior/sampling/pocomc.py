@@ -55,7 +55,7 @@ class _Target:
     def log_likelihood(self, x: FloatArray) -> FloatArray:
         """Returns the log likelihood (n,) at points (n, d)."""
         points, values = self._last
-        return values if np.array_equal(x, points) else self._density.log_prior_and_likelihood(x)[1]
+        return values.copy() if np.array_equal(x, points) else self._density.log_prior_and_likelihood(x)[1]
 
     def rvs(self, size: int = 1) -> FloatArray:
         """Returns draws (size, d): float64, strictly interior, writable (pocoMC assigns into them)."""
