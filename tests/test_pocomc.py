@@ -20,6 +20,7 @@ from toys import make_prior
 from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
 from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling.particle_report import _reasons
+from numpyro_flowprior.storage import load_file
 
 KEY = jax.random.key(4)
 FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "progress": False}
@@ -107,11 +108,14 @@ def test_more_draws_are_added_to_a_finished_run(density, tmp_path):
 
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, tmp_path):
     path = tmp_path / "run.safetensors"
-    sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    sample_pocomc(KEY, density, checkpoint=path, **{**FAST, "n_active": np.int64(128)})
+    assert sample_pocomc(KEY, density, checkpoint=path, max_seconds=1e-9, **FAST).info["converged"]  # it is done
     for key, model, options, message in (
         (jax.random.key(9), density, {}, "the same 'seed'"),
         (KEY, density, {"n_active": 64}, "the same 'n_active'"),
         (KEY, density, {"flow": "maf3"}, "the same 'flow'"),
+        (KEY, density, {"n_effective": 300}, "the same 'n_effective'"),
+        (KEY, density, {"transform": "logit"}, "the same 'options'"),
         (KEY, ModelDensity(sharp, Y + 0.5), {}, "this model and data; its log densities are others"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -138,6 +142,12 @@ sample_pocomc(jax.random.key(4), ModelDensity(sharp, np.array([1.3, 1.8])), chec
 """
 
 
+def read_particles_of(path):
+    """The particles (n, d) in a checkpoint."""
+    past = load_file(path, "particle_run", newest_schema=2).arrays["past/x"]
+    return past.reshape(-1, past.shape[-1])
+
+
 def test_kill_minus_nine_leaves_a_file_to_go_on_from(density, whole, tmp_path):
     path = tmp_path / "run.safetensors"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)])
@@ -147,7 +157,10 @@ def test_kill_minus_nine_leaves_a_file_to_go_on_from(density, whole, tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert path.exists()
+    written = read_particles_of(path)
     chain = sample_pocomc(KEY, density, checkpoint=path, **FAST)
+    np.testing.assert_array_equal(chain.samples[: len(written)], written)
     assert chain.info["converged"]
     assert chain.log_evidence == pytest.approx(whole.log_evidence, abs=0.1)
     np.testing.assert_allclose(chain.log_prob, density.log_posterior(chain.samples))
@@ -186,22 +199,20 @@ def test_a_time_limit_and_an_interruption_return_what_there_is_and_say_so(densit
 
 
 def test_an_angle_that_is_cut_where_its_mass_is():
-    """A von Mises density around the bounds: with periodic, particles go through the cut. Its evidence is exact."""
+    """A von Mises density around the bounds: two modes, each at an edge. Its evidence is exact."""
     space = ParameterSpace(["phase", "x"], [0.0, -1.0], [2 * np.pi, 1.0])
 
     def model():
         theta = numpyro.sample("theta", UniformPrior(space))
         numpyro.factor("cut", 8.0 * jnp.cos(theta[0]))
 
-    chain = sample_pocomc(KEY, ModelDensity(model), periodic=["phase"], **FAST)
+    chain = sample_pocomc(KEY, ModelDensity(model), **FAST)
     assert chain.log_evidence == pytest.approx(float(np.log(i0(8.0))), abs=5 * chain.log_evidence_error)
     above = chain.probabilities @ (chain.samples[:, 0] > np.pi)
     assert above == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(chain.effective_size))
-    for wrong in (["y"], "phase", [0]):
-        with pytest.raises(ValueError, match="periodic: expected names of parameters with two bounds"):
-            sample_pocomc(KEY, ModelDensity(model), periodic=wrong, **FAST)
 
 
+@pytest.mark.filterwarnings("ignore:sample_pocomc. not converged. Effective size")  # of copies; it is right to say so
 @pytest.mark.parametrize("precondition", [True, False])
 def test_impossible_regions_are_in_the_evidence(precondition):
     """pocoMC replaces prior draws of likelihood zero by others, which alone would make log Z 1.8 too large."""
@@ -218,7 +229,9 @@ def test_impossible_regions_are_in_the_evidence(precondition):
     if precondition:
         assert chain.log_evidence == pytest.approx(exact, abs=5 * chain.log_evidence_error)
     else:
+        assert chain.log_evidence == found
         assert chain.log_evidence_error is None
+    assert chain.info["effective_size"] < chain.effective_size  # which takes replaced draws for draws
     assert (chain.samples[:, 0] > 1.0).all()
 
     def nowhere():
@@ -240,6 +253,7 @@ def test_verdicts(whole):
     ):
         (reason,) = _reasons({**whole.info, **change}, whole.info, *evidence)
         assert words in reason
+    assert "its logarithm is nan" in _reasons(whole.info, whole.info, np.nan, None)[0]
     assert "error is 0.80 nats" in _reasons(whole.info, whole.info, whole.log_evidence, 0.8)[0]
     all_but_equal = {**whole.info, "pareto_k": 0.9, "largest_weight": 1e-3}
     assert _reasons(all_but_equal, whole.info, *evidence) == []
@@ -276,6 +290,12 @@ def test_particles_may_move_in_latent_space():
         ({"output_dir": "states"}, TypeError, "output_dir: not to be set: it writes pickles: use checkpoint="),
         ({"random_state": 3}, TypeError, "random_state: not to be set: the key seeds it"),
         ({"pool": 4}, TypeError, "pool: not to be set"),
+        (
+            {"periodic": ["b"]},
+            TypeError,
+            "periodic: not to be set: pocoMC 1.2.6 maps what is bounded",
+        ),
+        ({"checkpoint": "nowhere/run"}, FileNotFoundError, "the folder nowhere does not exist. Make it first"),
         ({"colour": "red"}, TypeError, "'colour' is no setting of it, nor of pocomc.Sampler"),
         ({"precondition": 1}, TypeError, "precondition: expected True or False"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every: expected an integer >= 1"),

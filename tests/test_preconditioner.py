@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -84,8 +86,10 @@ def test_training_goes_on_from_what_was_stored(trained):
     np.testing.assert_array_equal(other.to_latent(u)[0], trained.to_latent(u)[0])
     again = Preconditioner(2, seed=3, rows=64)
     again.restore(trained.arrays())
-    for flow in (other, again):
+    itself = copy.deepcopy(trained)
+    for flow in (other, again, itself):
         flow.fit(u, np.full(500, 1 / 500), log_p)
+    np.testing.assert_array_equal(other.to_latent(u)[0], itself.to_latent(u)[0])
     np.testing.assert_array_equal(other.to_latent(u)[0], again.to_latent(u)[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,12 @@ from .density import ModelDensity
 _ROUNDING = 1e-6  # relative, of log densities on another machine
 
 _ADVICE = "Use another file, or remove this one to begin anew."
+
+
+def require_folder(path: Any) -> None:
+    """Raises FileNotFoundError, before anything is run, if there is no folder for a checkpoint (None for none)."""
+    if path is not None and not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"checkpoint: {path}: the folder {Path(path).parent} does not exist. Make it first.")
 
 
 def require_same_run(path: Any, known: Any, about: Mapping[str, Any]) -> None:

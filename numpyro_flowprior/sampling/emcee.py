@@ -17,7 +17,7 @@ from .._checks import FloatArray, optional_import, positive_int, real_in, shorte
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
 from ..storage import remove_leftovers
-from .checkpoint import require_same_density
+from .checkpoint import require_folder, require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
 from .record import begin, run_record, seed_of
@@ -86,6 +86,7 @@ def sample_emcee(
     n_walkers += n_walkers % 2
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_emcee: max_seconds", 0.0, np.inf)
+    require_folder(checkpoint)
     inner, to_chain = sampled_in(density, space, "sample_emcee")
     if proposal is not None:
         if space == "latent" and not isinstance(proposal, str):

@@ -25,11 +25,11 @@ class Keeper:
         if path is not None:
             remove_leftovers(path)
 
-    def between(self, run: Any) -> bool:
-        """Returns whether the run may go on."""
-        self.late = time.perf_counter() > self._deadline
+    def between(self, run: Any, unfinished: bool) -> bool:
+        """Returns whether there is time for more, if there is more to do."""
+        self.late = unfinished and time.perf_counter() > self._deadline
         self._since += 1
-        if self._path is not None and (self._since >= self._every or self.late):
+        if self._path is not None and (self._since >= self._every or self.late or not unfinished):
             self._since = 0
             write_particles(self._path, self._state(run), self._about)
         return not self.late
@@ -65,6 +65,5 @@ class Keeper:
             tensors = {name: self._torch.as_tensor(array) for name, array in stored.flow.items()}
             kinds = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             model.load_state_dict({name: tensor.to(kinds.get(name)) for name, tensor in tensors.items()})
-            run.flow_untrained = False
         np.random.set_state(stored.numpy_state)  # noqa: NPY002
         self._torch.set_rng_state(self._torch.as_tensor(stored.torch_state))

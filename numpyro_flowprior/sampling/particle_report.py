@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import FloatArray
+
 _ENOUGH = 400.0  # effective draws below which a run is said to be too short, if more were asked for
 _UNCERTAIN = 0.5  # nats of error, or of difference between the two evidences ...
 _APART = 1.5  # ... of which the one from particles alone has no error of its own, and is the noisier one
@@ -18,7 +20,7 @@ _LAST = 5  # iterations that are the last ones
 def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns a chain's fields, the particles of all temperatures, and a record; warns if they are no posterior's."""
     samples, weights, log_likelihood, log_prior = run.posterior(trim_importance_weights=False)
-    alive = np.isfinite(log_likelihood + log_prior)  # the rest has weight zero, and no density to regress on
+    alive = np.isfinite(log_likelihood + log_prior)  # the rest is impossible, and has no density to regress on
     fields = {
         "samples": samples[alive],
         "log_prior": log_prior[alive],
@@ -34,7 +36,7 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         "temperatures": past["beta"].tolist(),
         "acceptance": float(past["accept"][-_LAST:].mean()),
         "steps": float(past["steps"].mean()),
-        "effective_size": float(1.0 / np.sum((weights / weights.sum()) ** 2)),
+        "effective_size": _distinct_size(samples, weights),
         "tempered_log_evidence": run.tempered_evidence(),
         "pareto_k": None if run.found is None else run.found.pareto_k,
         "largest_weight": None if run.found is None else run.found.largest,
@@ -51,11 +53,23 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
     return fields, {**report, "converged": not reasons and cause is None}
 
 
+def _distinct_size(samples: FloatArray, weights: FloatArray) -> float:
+    """Returns Kish's effective size, copies of a particle counted as the one that they are.
+
+    pocoMC replaces prior draws of likelihood zero by copies of others, and some never move again.
+    """
+    _, which = np.unique(samples, axis=0, return_inverse=True)
+    shares = np.bincount(which.ravel(), weights) / weights.sum()
+    return float(1.0 / np.sum(shares**2))
+
+
 def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
     """Returns sentences on what makes a run unfit."""
     reasons, beta, k = [], report["temperatures"][-1], report["pareto_k"]
     if beta < 1.0:
         reasons.append(f"The particles are at the inverse temperature {beta:.3g} and not at one, the posterior's.")
+    if not np.isfinite(log_evidence):
+        reasons.append(f"Evidence: its logarithm is {log_evidence}.")
     wanted = min(_ENOUGH, 0.9 * settings["n_total"])
     if report["effective_size"] < wanted:
         reasons.append(f"Effective size: expected {wanted:.0f} or more; got {report['effective_size']:.0f}.")

@@ -18,8 +18,9 @@ from .._checks import FloatArray
 from .particle_file import PER_ITERATION, PER_PARTICLE
 from .reweight import pareto_smoothed
 
-COUNTS = ("t", "calls", "n_effective", "drawn", "impossible")  # of a sampler's attributes, those that a run changes ...
-NUMBERS = (*COUNTS, "proposal_scale")  # ... the last of which is no integer
+# Of a sampler's attributes, those that a run changes: whole numbers, and all of them.
+COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")
+NUMBERS = (*COUNTS, "proposal_scale")
 _COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
 
@@ -48,7 +49,7 @@ def watched(sampler: type) -> type:
     """Returns a subclass of pocoMC's sampler; `watch` and `preconditioner` are to be set before it runs."""
 
     class Run(sampler):
-        watch: Callable[[Any], bool] = staticmethod(lambda run: True)  # is called between iterations: go on?
+        watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
         preconditioner: Any = None  # ours, in place of pocoMC's own flow
         found: Evidence | None = None
         drawn = impossible = 0  # prior draws, and how many of them have likelihood zero
@@ -69,7 +70,7 @@ def watched(sampler: type) -> type:
 
         def _not_termination(self, current_particles: Any) -> bool:
             unfinished = bool(super()._not_termination(current_particles))
-            return bool(self.watch(self)) and unfinished
+            return self.watch(self, unfinished) and unfinished
 
         def _log_like(self, x: FloatArray) -> tuple[FloatArray, None]:
             values, _ = super()._log_like(x)
@@ -79,7 +80,7 @@ def watched(sampler: type) -> type:
                 if bad == len(x):
                     raise ValueError(
                         f"sample_pocomc: the likelihood is zero at all {bad} draws from the prior; expected some where "
-                        "it is not. Is it finite where the prior has its mass?"
+                        "it is not. Is it finite where the prior has its mass? If in a small part, raise n_active."
                     )
             return values, None
 
@@ -89,7 +90,9 @@ def watched(sampler: type) -> type:
             beta, past = current_particles["beta"], self.particles
             u, logl, logp, log_det = (past.get(name, flat=True) for name in ("u", "logl", "logp", "logdetj"))
             weights = np.exp(past.compute_logw_and_logz(beta)[0])
-            self.preconditioner.fit(u, weights, beta * logl + logp + log_det)
+            log_p = beta * logl + logp + log_det
+            usable = np.isfinite(log_p)  # a prior may be zero, by NaN, at a draw of its own
+            self.preconditioner.fit(u[usable], weights[usable] / weights[usable].sum(), log_p[usable])
             self.flow_untrained = False
             chosen = current_particles["u"], current_particles["weights"]
             self.theta_geometry.fit(self.preconditioner.to_latent(chosen[0])[0], weights=chosen[1])
@@ -102,7 +105,8 @@ def watched(sampler: type) -> type:
                 return
             u, log_q = self._flow_draws(n)
             parts = [self._log_target(u[k : k + self.n_active]) for k in range(0, n, self.n_active)]
-            self.found = evidence_of(np.concatenate(parts) - log_q)
+            log_p = np.concatenate(parts)
+            self.found = evidence_of(np.where(np.isneginf(log_p), -np.inf, log_p - log_q))
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
 
         def _log_target(self, u: FloatArray) -> FloatArray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.chain import Chain
+from .checkpoint import require_folder
 from .density import ModelDensity
 from .particle_keeper import Keeper
 from .particle_report import results_of
@@ -31,6 +33,10 @@ _REFUSED = {  # options of pocomc.Sampler that are not to be set, and what serve
     **dict.fromkeys(("output_dir", "output_label"), "it writes pickles: use checkpoint="),
     "random_state": "the key seeds it",
     "n_ess": "use n_effective",
+    **dict.fromkeys(
+        ("periodic", "reflective"),
+        "pocoMC 1.2.6 maps what is bounded to the line first, so that no move ever leaves the box: they do nothing",
+    ),
 }
 _DRAWN = 256  # prior draws at a time, as many as are looked at before a sampler starts: one program serves both
 
@@ -92,8 +98,6 @@ def sample_pocomc(
     n_steps: int | None = None,
     flow: Any = OURS,
     precondition: bool = True,
-    periodic: Sequence[str] | None = None,
-    reflective: Sequence[str] | None = None,
     space: Coordinates = "parameters",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
@@ -111,7 +115,7 @@ def sample_pocomc(
         n_effective: effective sample size kept along the temperature ladder.
         n_active: particles moved in each iteration.
         n_total: effective number of posterior draws at which sampling stops.
-        n_evidence: importance draws for the evidence.
+        n_evidence: importance draws for the evidence; 0 for the particles' own, without an error.
         n_steps: moves that each particle makes after its density stops rising, more where they are small; 20 times as
             many at most. None for the number of parameters, which is what pocoMC documents (its code takes half). A
             second stage whose prior has few draws where the posterior is may need more: too few leave its tails
@@ -120,14 +124,12 @@ def sample_pocomc(
             from the particles' log densities (see Preconditioner; benchmarks/preconditioner.py); or pocoMC's own in
             torch, "nsf3", "nsf6" (its default), "nsf12", "maf3", "maf6", "maf12", or a `zuko.flows.Flow`.
         precondition: False for moves without a flow; the evidence then comes from the particles, without an error.
-        periodic: names of bounded parameters whose bounds are one point (angles).
-        reflective: names of bounded parameters whose moves are reflected at their bounds.
         space: the coordinates that the particles move in, whatever the chain is in: "parameters" for the model's own;
             "latent" for those in which its learned priors are close to a standard normal (LatentReparam).
         checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
             after a kill; the same call that is done already returns the same chain.
         checkpoint_every: iterations from one writing to the next.
-        max_seconds: return what there is after this time; None for no limit.
+        max_seconds: return what there is after this time, looked at between iterations; None for no limit.
         progress: show a progress bar.
         **options: further arguments of `pocomc.Sampler` (train_config, dynamic, metric, n_prior, sample, ...).
 
@@ -140,63 +142,63 @@ def sample_pocomc(
 
     Raises:
         ImportError: pocoMC is not installed.
-        TypeError, ValueError: settings of the wrong kind, n_active > n_effective, names that are no bounded
-            parameters, a likelihood that is zero at all prior draws, or a checkpoint of another run.
+        TypeError, ValueError: settings of the wrong kind, n_active > n_effective, a likelihood that is zero at all
+            prior draws, or a checkpoint of another run.
 
     Source: Karamanis et al. (2022), MNRAS 516, 1644 and arXiv:2207.05660.
     """
     pocomc = optional_import("pocomc", "samplers", "sample_pocomc")
-    sizes = {"n_effective": n_effective, "n_active": n_active, "n_total": n_total}
-    for name, value in sizes.items():
-        positive_int(value, f"sample_pocomc: {name}")
-    positive_int(n_evidence, "sample_pocomc: n_evidence", minimum=0)
-    positive_int(checkpoint_every, "sample_pocomc: checkpoint_every")
+    sizes = {
+        name: positive_int(value, f"sample_pocomc: {name}")
+        for name, value in {"n_effective": n_effective, "n_active": n_active, "n_total": n_total}.items()
+    }
+    sizes["n_evidence"] = positive_int(n_evidence, "sample_pocomc: n_evidence", minimum=0)
+    checkpoint_every = positive_int(checkpoint_every, "sample_pocomc: checkpoint_every")
     sizes["n_steps"] = density.dim if n_steps is None else positive_int(n_steps, "sample_pocomc: n_steps")
     if n_active > n_effective:
         raise ValueError(f"sample_pocomc: expected n_active <= n_effective; got {n_active} > {n_effective}.")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_pocomc: max_seconds", 0.0, np.inf)
     ours = _is_used(flow, precondition, options)
+    if options.get("sample") == "rwm" and density.dim == 1:
+        raise ValueError("sample_pocomc: sample: 'rwm' of pocoMC 1.2.6 fails with one parameter. Leave it at 'tpcn'.")
     options = {"n_max_steps": 20 * sizes["n_steps"], **_checked_options(pocomc, options)}
     inner, to_chain = sampled_in(density, space, "sample_pocomc")
-    edges = {name: _columns(inner, name, those) for name, those in _given(periodic=periodic, reflective=reflective)}
     key_prior, key_seed = jax.random.split(key)
     seed, start = seed_of(key_seed), begin(key, inner)
     about = {
         "names": list(inner.names),
         "seed": seed,
-        "n_active": n_active,
-        "n_steps": sizes["n_steps"],
+        **{name: sizes[name] for name in ("n_effective", "n_active", "n_steps")},
+        "options": {name: repr(value) for name, value in sorted(options.items())},
         "flow": flow if isinstance(flow, str) else type(flow).__name__,
         "precondition": precondition,
         "space": space,
     }
+    require_folder(checkpoint)
     torch = optional_import("torch", "samplers", "sample_pocomc")
     with _global_generators_restored(torch):
         target = _Target(inner, key_prior)
         run = watched(pocomc.Sampler)(
             prior=target,
             likelihood=target.log_likelihood,
-            n_effective=n_effective,
-            n_active=n_active,
-            n_steps=sizes["n_steps"],
-            flow=_THEIRS[0] if _is_ours(flow) else flow,  # pocoMC makes one, needed or not
+            **{name: sizes[name] for name in ("n_effective", "n_active", "n_steps")},
+            flow=_THEIRS[0] if _is_ours(flow) else deepcopy(flow),  # pocoMC makes one, needed or not; and trains it
             precondition=precondition,
             vectorize=True,
             random_state=seed,
-            **edges,
             **options,
         )
         if progress:
             run.show()
         if ours:
-            run.preconditioner = Preconditioner(inner.dim, seed=seed, rows=n_active)
+            run.preconditioner = Preconditioner(inner.dim, seed=seed, rows=sizes["n_active"])
             run.flow = _TorchFlow(torch, run.preconditioner)
         keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
         if checkpoint is not None and Path(checkpoint).exists():
             keeper.restore(run, inner)
         run.watch = keeper.between
-        cause = _go(run, keeper, n_total=n_total, n_evidence=n_evidence)
-    settings = {**sizes, "n_evidence": n_evidence, "flow": about["flow"] if precondition else None, "space": space}
+        cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
+    settings = {**sizes, "flow": about["flow"] if precondition else None, "space": space}
     fields, report = results_of(run, settings, cause)
     return to_chain(**fields, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 
@@ -230,25 +232,12 @@ def _checked_options(pocomc: ModuleType, options: dict[str, Any]) -> dict[str, A
     return options
 
 
-def _given(**names: Any) -> list[tuple[str, Any]]:
-    return [(name, those) for name, those in names.items() if those is not None]
-
-
-def _columns(density: ModelDensity, what: str, names: Sequence[str]) -> list[int]:
-    bounded = [name for name, edges in zip(density.names, density.bounds, strict=True) if np.isfinite(edges).all()]
-    wrong = [name for name in names if name not in bounded]
-    if isinstance(names, str) or wrong:
-        raise ValueError(
-            f"sample_pocomc: {what}: expected names of parameters with two bounds ({shorten(bounded, 20) or 'none'}); "
-            f"got {shorten([names] if isinstance(names, str) else wrong)}."
-        )
-    return [density.names.index(name) for name in names]
-
-
 def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | None:
     """Runs to the end, and returns what stopped it before, if anything did."""
     try:
         run.run(n_total=n_total, n_evidence=n_evidence, progress=False)
+        if run.found is None:  # without a flow, or draws of it, pocoMC's own estimate forgets replaced prior draws
+            run.logz, run.logz_err = run.tempered_evidence(), None
     except KeyboardInterrupt:
         if run.warmup or run.particles.get("beta", index=-1) == 0.0:
             raise

@@ -91,7 +91,7 @@ class Preconditioner:
         parts = multivariate_normal.logpdf, partial(multivariate_t.logpdf, df=_NU)
         log_q = np.logaddexp(
             *(
-                np.log(share) + part(theta.reshape(n, self._dim), np.zeros(self._dim), np.eye(self._dim))
+                np.log(share) + part(theta, np.zeros(self._dim), np.eye(self._dim))
                 for share, part in zip((1 - _DEFENSIVE, _DEFENSIVE), parts, strict=True)
             )
         )
