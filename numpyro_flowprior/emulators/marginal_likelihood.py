@@ -9,6 +9,7 @@ all parameters at the cost of a few, are JAX; K's factor and inverse are LAPACK'
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from .kernel_trees import KernelRange
 from .kernels import Kernel, gram
 
 JITTER = 1e-10  # added to K's diagonal, scikit-learn's own default, so that K is invertible without noise in the kernel
+_ROUNDING = 1e-3  # nats that a climb begun anew may still gain at the top, where K is near singular
 
 
 class GPData(NamedTuple):
@@ -116,9 +118,15 @@ def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
         return -value, -_flat(slope)[free] * np.exp(logs) if slope is not None else np.zeros(len(logs))
 
     bounds = np.log(np.stack([lower[free], upper[free]], axis=-1))
-    found: Any = minimize(objective, np.log(point[free]), jac=True, bounds=bounds, method="L-BFGS-B")
+    climb = partial(minimize, objective, jac=True, bounds=bounds, method="L-BFGS-B")
+    found: Any = climb(np.log(point[free]))
+    failure = None if found.success else str(found.message)
+    if failure:  # at the top, rounding can leave a line search nothing to find: begun anew, it gains nothing either
+        again = climb(found.x)
+        failure = None if again.success or found.fun - again.fun < _ROUNDING else failure
+        found = min(found, again, key=lambda result: result.fun)
     ends = np.clip(np.exp(found.x), lower[free], upper[free])
-    return Maximum(kernel_at(np.log(ends)), -float(found.fun), None if found.success else str(found.message))
+    return Maximum(kernel_at(np.log(ends)), -float(found.fun), failure)
 
 
 def random_start(search: KernelRange, rng: np.random.Generator) -> Kernel:

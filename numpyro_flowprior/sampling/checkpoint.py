@@ -26,7 +26,8 @@ def require_same_run(path: Any, known: Any, about: Mapping[str, Any]) -> None:
     """Raises ValueError, naming what differs, unless the record in a checkpoint is that of the run asked for."""
     if known == about:
         return
-    other = [name for name in about if not isinstance(known, Mapping) or known.get(name) != about[name]]
+    known = known if isinstance(known, Mapping) else {}
+    other = sorted(name for name in {*about, *known} if known.get(name) != about.get(name))
     raise ValueError(f"checkpoint: {path}: expected a run with the same {shorten(other)}; got another. {_ADVICE}")
 
 
