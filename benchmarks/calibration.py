@@ -230,16 +230,19 @@ def both_ways(label: str, analyse: Any, sets: int) -> list[tuple[Any, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--many", type=int, default=100, help="data sets of fifteen parameters")
+    parser.add_argument("--many", type=int, default=100, help="data sets of fifteen parameters; 0 for none, as below")
     parser.add_argument("--weights", type=int, default=800, help="data sets of three, by importance weights")
     parser.add_argument("--emcee", type=int, default=24, help="data sets of three by emcee, half a minute each")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # two hundred remarks on short chains
-    rows = both_ways("fifteen", of_many, options.many) + both_ways("weights", by_weights, options.weights)
-    start = time.perf_counter()
-    sampled = np.stack([by_emcee(10_000 + seed) for seed in range(options.emcee)])
-    rows.append(row("emcee", sampled, time.perf_counter() - start))
+    rows: list[tuple[Any, ...]] = []
+    for label, analyse, sets in (("fifteen", of_many, options.many), ("weights", by_weights, options.weights)):
+        rows += both_ways(label, analyse, sets) if sets else []
+    if options.emcee:
+        start = time.perf_counter()
+        sampled = np.stack([by_emcee(10_000 + seed) for seed in range(options.emcee)])
+        rows.append(row("emcee", sampled, time.perf_counter() - start))
     sizes = f"--many {options.many} --weights {options.weights} --emcee {options.emcee}"
     parts = [
         "# Simulation-based calibration of the two stages\n",
