@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._checks import FloatArray
+from .particle_run import COLD
 
 _ENOUGH = 400.0  # effective draws below which a run is said to be too short, if more were asked for
 _UNCERTAIN = 0.5  # nats of error, or of difference between the two evidences ...
@@ -66,7 +67,8 @@ def _distinct_size(samples: FloatArray, weights: FloatArray) -> float:
 def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
     """Returns sentences on what makes a run unfit."""
     reasons, beta, k = [], report["temperatures"][-1], report["pareto_k"]
-    if beta < 1.0:
+    cold = 1.0 - beta < COLD
+    if not cold:
         reasons.append(f"The particles are at the inverse temperature {beta:.3g} and not at one, the posterior's.")
     if not np.isfinite(log_evidence):
         reasons.append(f"Evidence: its logarithm is {log_evidence}.")
@@ -82,7 +84,7 @@ def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: flo
         )
     if error is not None and error > _UNCERTAIN:
         reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or n_effective and n_active.")
-    if error is not None and beta >= 1.0:
+    if error is not None and cold:
         apart = log_evidence - report["tempered_log_evidence"]
         if abs(apart) > _APART:
             reasons.append(

@@ -21,7 +21,7 @@ from .reweight import pareto_smoothed
 # Of a sampler's attributes, those that a run changes: whole numbers, and all of them.
 COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")
 NUMBERS = (*COUNTS, "proposal_scale")
-_COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
+COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
 
 
@@ -129,7 +129,7 @@ def watched(sampler: type) -> type:
         @property
         def cold(self) -> bool:
             """Whether the particles have reached the posterior."""
-            return bool(1.0 - self.particles.get("beta", index=-1) < _COLD)
+            return bool(1.0 - self.particles.get("beta", index=-1) < COLD)
 
         def tempered_evidence(self) -> float:
             """Returns the log evidence from the particles of all temperatures alone.
