@@ -138,6 +138,7 @@ def test_a_time_limit_returns_what_there_is(density):
     with pytest.warns(UserWarning, match="stopped by the time limit after 50 draws of each chain"):
         found = sample_nuts(KEY, density, **{**FEW, "max_seconds": 0.0})
     assert found.n == 200
+    assert found.info["stopped_by"] == "the time limit"
     assert not found.info["converged"]
 
 

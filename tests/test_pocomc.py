@@ -179,6 +179,7 @@ def test_a_time_limit_and_an_interruption_return_what_there_is_and_say_so(densit
     assert "stopped by the time limit after 4 iterations, at the inverse temperature 0" in said
     assert "not converged. The particles are at the inverse temperature 0 and not at one" in said
     assert not chain.info["converged"]
+    assert chain.info["stopped_by"] == "the time limit"
     assert chain.log_evidence_error is None
     calls, right = [], density.log_prior_and_likelihood
 
@@ -191,6 +192,7 @@ def test_a_time_limit_and_an_interruption_return_what_there_is_and_say_so(densit
     monkeypatch.setattr(density, "log_prior_and_likelihood", interrupted)
     chain, said = stopped(density)
     assert "stopped by an interruption" in said
+    assert chain.info["stopped_by"] == "an interruption"
     assert 0.0 < chain.info["temperatures"][-1] < 1.0
     assert chain.n == 128 * chain.info["iterations"]
     calls[:] = [0] * 100

@@ -16,7 +16,7 @@ from .._leaves import forgetting
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import effective_size, evidence_error
-from .record import begin, run_record, seed_of
+from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, parameters_of, require_coordinates, sampled_in
 from .tempering import Programs
 from .unconstrained import NOTHING, Unconstrained
@@ -134,7 +134,7 @@ def _temper(
         except KeyboardInterrupt:
             if not run.powers:
                 raise
-            return "an interruption"
+            return INTERRUPTION
     return None
 
 
@@ -195,7 +195,7 @@ def _chain(
 ) -> Chain:
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
     done = run.powers[-1] == 1.0
-    settings = {
+    settings: dict[str, Any] = {
         "n_particles": run.n,
         "space": space,
         "temperatures": run.powers,
@@ -217,7 +217,7 @@ def _chain(
         )
     if reasons:
         warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), stacklevel=3)
-    settings["converged"] = not reasons and cause is None
+    settings |= {"stopped_by": cause, "converged": not reasons and cause is None}
     return Chain(
         samples,
         density.space,

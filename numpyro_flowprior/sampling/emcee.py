@@ -20,7 +20,7 @@ from ..storage import remove_leftovers
 from .checkpoint import require_folder, require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
-from .record import begin, run_record, seed_of
+from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, sampled_in
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
@@ -246,7 +246,7 @@ def _run(sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, progress
         except KeyboardInterrupt:
             if sampler.iteration < 2:
                 raise
-            tau, cause = ensemble_time(sampler.get_chain()), "an interruption"
+            tau, cause = ensemble_time(sampler.get_chain()), INTERRUPTION
     keeper.close(finished=cause is None and sampler.iteration > LONG_ENOUGH * tau)
     if cause:
         warnings.warn(f"sample_emcee: stopped by {cause} after {sampler.iteration} steps.", stacklevel=3)
@@ -274,6 +274,7 @@ def _kept(sampler: Any, tau: float, cause: str | None) -> tuple[FloatArray, dict
         "thin": thin,
         "acceptance": float(np.mean(sampler.acceptance_fraction)),
         "calls": int(walkers * (sampler.iteration + 1)),
+        "stopped_by": cause,
         "converged": bool(sampler.iteration > LONG_ENOUGH * tau) and cause is None,
     }
     log_prior, log_likelihood = parts.reshape(-1, 2).T

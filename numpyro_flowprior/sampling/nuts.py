@@ -16,7 +16,7 @@ from .._checks import FloatArray, positive_int, real_in
 from ..chains.chain import Chain
 from ..chains.convergence import judge
 from .density import ModelDensity
-from .record import begin, run_record, seed_of
+from .record import INTERRUPTION, begin, run_record, seed_of
 from .sites import without_masks
 from .space import Coordinates, require_coordinates, sampled_in
 
@@ -126,7 +126,7 @@ def _run(
         except KeyboardInterrupt:
             if not draws:
                 raise
-            cause = "an interruption"
+            cause = INTERRUPTION
     whole = {name: np.concatenate([part[name] for part in fields], axis=1)[:, :n_samples] for name in _FIELDS}
     return np.concatenate(draws, axis=1)[:, :n_samples], whole, cause
 
@@ -167,6 +167,7 @@ def _chain(
         "acceptance": float(fields["accept_prob"].mean()),
         "calls": int(fields["num_steps"].sum()),  # of the gradient, after the warm-up
         **report,
+        "stopped_by": cause,
         "converged": not reasons and cause is None,
     }
     return chain.replace(info=run_record("nuts", run[0], run[1], density, statistics))

@@ -51,7 +51,7 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         )
     if reasons:
         warnings.warn("sample_pocomc: not converged. " + " ".join(reasons), stacklevel=3)
-    return fields, {**report, "converged": not reasons and cause is None}
+    return fields, {**report, "stopped_by": cause, "converged": not reasons and cause is None}
 
 
 def _distinct_size(samples: FloatArray, weights: FloatArray) -> float:

@@ -22,7 +22,7 @@ from .particle_keeper import Keeper
 from .particle_report import results_of
 from .particle_run import watched
 from .preconditioner import Preconditioner
-from .record import begin, run_record, seed_of
+from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, sampled_in
 
 OURS = "realnvp"
@@ -243,7 +243,7 @@ def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | Non
             raise
         run.logz, run.logz_err = run.tempered_evidence(), None
         run.pbar.close()
-        return "an interruption"
+        return INTERRUPTION
     return "the time limit" if keeper.late else None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..chains.chain import seed_from_key
 from .density import ModelDensity
 
+INTERRUPTION = "an interruption"  # by the keyboard: what `stopped_by` of a run's record says then
 _LOOK = 0x100C  # folded into a sampler's key for the draws that are looked at, so that all other draws stay theirs
 _PACKAGES = {"nuts": "numpyro"}  # that a sampler is from, if it has not its own name
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..._checks import shorten
+from ...storage import atomic_file
 from ..chain import Chain
 from ..table import EVIDENCE, FIELDS, Table
 
 
 def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
-    """Writes a chain as an npz file that `read_chain` reads back whole, and returns its path."""
+    """Writes a chain, whole or not at all, as an npz file that `read_chain` reads back, and returns its path."""
     fields: dict[str, Any] = {
         "samples": chain.samples,
         "names": np.array(chain.names),
@@ -29,7 +30,7 @@ def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
         if getattr(chain, name) is not None:
             fields[name] = getattr(chain, name)
     path = Path(path)
-    with path.open("wb") as file:
+    with atomic_file(path) as file:
         np.savez(file, **fields)
     return path
 
