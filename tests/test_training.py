@@ -575,3 +575,13 @@ def test_training_by_likelihood_leaves_support_points_aside():
     assert len(both.data.rows.x) == 800
     assert both.data.taught.max() < 500
     assert both.data.pointed.max() > 500
+
+
+@pytest.mark.parametrize(("share", "taught"), [(0.3, True), (0.05, False)])
+def test_rows_of_no_weight_teach_where_there_are_many(share, taught):
+    """A third of a tempered run's rows is enough, even where they leave more than half of it effective."""
+    rng = np.random.default_rng(0)
+    chain = correlated_chain(1000, log_prob=np.zeros(1000), weights=np.where(rng.uniform(size=1000) < share, 1e-4, 1.0))
+    assert chain.effective_size > 0.5 * chain.n
+    assert fit_module.brings_support(chain) is taught
+    assert not fit_module.brings_support(chain.replace(log_prob=None))

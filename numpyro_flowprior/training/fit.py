@@ -33,6 +33,7 @@ from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
 from .steps import log_densities, optimiser, run_steps, validation_loss
 
+_LITTLE, _MANY = 0.01, 0.1  # of the mean weight, and share of such rows that makes them support points
 _LEAST_IN_REACH = 0.5  # of the draws, by weight: in up to 30 dimensions a Gaussian has nearly all
 
 
@@ -117,7 +118,7 @@ def fit_flow(
     del chain  # a copy, if draws sat on an edge
     prepared = prepare(seen, (config or FlowConfig()).whitening)
     support = None if support_points is None else apply_prepared(support_points, prepared.fixed)
-    supported = support is not None or _brings_support(seen)
+    supported = support is not None or brings_support(seen)
     posed = partial(pose, key_validation, prepared, support)
     pilot = partial(_pilot, key_validation, posed, progress=progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
@@ -146,9 +147,11 @@ def _warn_of_few_in_reach(share: float) -> None:
         )
 
 
-def _brings_support(chain: Chain) -> bool:
-    """Returns whether most rows of a chain tell of its density and count for little, as a tempered run leaves them."""
-    return chain.log_prob is not None and chain.weights is not None and chain.n > 2.0 * chain.effective_size
+def brings_support(chain: Chain) -> bool:
+    """Returns whether many rows of a chain tell of its density and count for little, as a tempered run leaves them."""
+    if chain.log_prob is None or chain.weights is None:
+        return False
+    return float(np.mean(chain.probabilities * chain.n < _LITTLE)) > _MANY
 
 
 def _pilot(
