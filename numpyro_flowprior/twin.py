@@ -122,7 +122,7 @@ def predict(theta: ArrayLike, system: str) -> jax.Array:
 
     Args:
         theta: (..., 7) parameters in the order of `NAMES`.
-        system: "gamma_p" (62 observables) or "gamma_Pb" (24).
+        system: "gamma_p" (62 observables), "gamma_Pb" (24), or one of the `GROUPS`.
 
     Returns:
         (..., m) log observables.
@@ -143,12 +143,14 @@ def pseudo_data(system: str) -> Measurement:
     the truth is ordinary for both. The arrays are float64 and read-only, whatever the JAX flags.
 
     Args:
-        system: "gamma_p" or "gamma_Pb".
+        system: "gamma_p", "gamma_Pb", or one of the `GROUPS`.
 
     Raises:
         ValueError: an unknown system.
     """
     groups = _groups(system)
+    if system in GROUPS:
+        return _of_group(system)
     truth = np.array([TRUTH[name] for name in NAMES])
     covariance = _block_diagonal([_group_covariance(group) for group in groups])
     noise = np.random.default_rng(NOISE_SEEDS[system]).standard_normal(len(covariance))
@@ -158,11 +160,19 @@ def pseudo_data(system: str) -> Measurement:
     return Measurement(y=y, covariance=covariance, groups=SYSTEMS[system])
 
 
+def _of_group(group: str) -> Measurement:
+    """Returns a group's part of its system's data; groups share no error."""
+    whole = pseudo_data(_system_of(group))
+    start = sum(GROUPS[name].size for name in whole.groups[: whole.groups.index(group)])
+    part = slice(start, start + GROUPS[group].size)
+    return Measurement(y=whole.y[part], covariance=whole.covariance[part, part], groups=(group,))
+
+
 def training_set(system: str, n: int = 500, *, seed: int = TRAINING_SEED) -> TrainingSet:
     """Returns noisy predictions on a Latin hypercube over the prior box.
 
     Args:
-        system: "gamma_p" or "gamma_Pb".
+        system: "gamma_p", "gamma_Pb", or one of the `GROUPS`.
         n: number of design points, at least 1.
         seed: of the design and of the statistical noise (`TRAINING_ERROR` on the log scale).
 
@@ -183,7 +193,7 @@ def log_likelihood(theta: ArrayLike, system: str) -> jax.Array:
 
     Args:
         theta: (..., 7) parameters in the order of `NAMES`.
-        system: "gamma_p", "gamma_Pb", or "joint" for the sum of the two.
+        system: "gamma_p", "gamma_Pb", one of the `GROUPS`, or "joint" for the sum of the two systems.
 
     Returns:
         (...,) log likelihood.
@@ -254,9 +264,15 @@ SYSTEMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def _groups(system: str) -> tuple[Group, ...]:
+    if system in GROUPS:
+        return (GROUPS[system],)
     if system not in SYSTEMS:
-        raise ValueError(f"system: expected one of {list(SYSTEMS)}; got {system!r}.")
+        raise ValueError(f"system: expected one of {[*SYSTEMS, *GROUPS]}; got {system!r}.")
     return tuple(GROUPS[name] for name in SYSTEMS[system])
+
+
+def _system_of(group: str) -> str:
+    return next(system for system, groups in SYSTEMS.items() if group in groups)
 
 
 def _group_covariance(group: Group) -> FloatArray:

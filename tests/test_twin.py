@@ -289,3 +289,15 @@ def test_each_system_prefers_the_other_mode():
     }
     assert difference["gamma_Pb"] < -3  # nearly excluded by gamma+Pb alone ...
     assert difference["gamma_p"] > 2  # ... where gamma+p is at home
+
+
+@pytest.mark.parametrize("system", twin.SYSTEMS)
+def test_groups_are_the_parts_of_their_system(system):
+    theta = np.array([[0.3, 4.0, 0.15, 0.6, 0.6, 0.7, 0.11], [0.5, 3.0, 0.3, 0.5, 0.4, 0.3, 0.05]])
+    groups = twin.SYSTEMS[system]
+    with jax.enable_x64(True):
+        parts = [np.asarray(twin.log_likelihood(theta, group)) for group in groups]
+        np.testing.assert_allclose(sum(parts), twin.log_likelihood(theta, system), rtol=1e-12)
+    measured = [twin.pseudo_data(group) for group in groups]
+    np.testing.assert_array_equal(np.concatenate([part.y for part in measured]), twin.pseudo_data(system).y)
+    assert [part.groups for part in measured] == [(group,) for group in groups]
