@@ -46,6 +46,12 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
     from .sampling.reweight import psis_reweight
+    from .stages.analysis import StagedAnalysis
+    from .stages.folder import load_stages
+    from .stages.guards import Guards, guard
+    from .stages.run import StageStopped, run_stages
+    from .stages.stage import Stage
+    from .stages.tension import Tension, tension
     from .storage import FileFormatError
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
@@ -87,6 +93,12 @@ _HOMES = {
     "sampling.nuts": ("sample_nuts",),
     "sampling.pocomc": ("sample_pocomc",),
     "sampling.reweight": ("psis_reweight",),
+    "stages.analysis": ("StagedAnalysis",),
+    "stages.folder": ("load_stages",),
+    "stages.guards": ("Guards", "guard"),
+    "stages.run": ("StageStopped", "run_stages"),
+    "stages.stage": ("Stage",),
+    "stages.tension": ("Tension", "tension"),
     "storage": ("FileFormatError",),
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
@@ -109,6 +121,7 @@ __all__ = [
     "FlowFit",
     "FlowPrior",
     "GPEmulator",
+    "Guards",
     "LatentReparam",
     "MarginalKL",
     "ModelDensity",
@@ -119,7 +132,11 @@ __all__ = [
     "QualityReport",
     "RobustPrior",
     "ScanResult",
+    "Stage",
+    "StageStopped",
+    "StagedAnalysis",
     "TemperedPrior",
+    "Tension",
     "TrainConfig",
     "UniformPrior",
     "compare",
@@ -127,7 +144,9 @@ __all__ = [
     "fit_flow",
     "fit_marginal",
     "from_arviz",
+    "guard",
     "load_numpy",
+    "load_stages",
     "marginal_kl",
     "measurement_covariance",
     "plot_corner",
@@ -137,12 +156,14 @@ __all__ = [
     "quality_report",
     "read_chain",
     "robustify",
+    "run_stages",
     "sample_blackjax",
     "sample_emcee",
     "sample_nuts",
     "sample_pocomc",
     "scan_flows",
     "temper",
+    "tension",
     "to_arviz",
     "write_chain_npz",
 ]

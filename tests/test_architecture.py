@@ -33,6 +33,7 @@ ORDER = [
     "emulators",
     "sampling",
     "plots",
+    "stages",
     "twin",
     "demo",
     "commands",

@@ -66,7 +66,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
         TypeError: neither a Chain nor an MCMC.
         ValueError: the density is of other parameters than the chain; or given with an MCMC; or that has not run.
     """
-    arviz = _arviz()
+    arviz = arviz_module()
     if hasattr(chain, "get_samples"):
         from ..sampling.named_draws import named_draws  # from a room below: what a model samples is known there
 
@@ -176,7 +176,7 @@ def read_netcdf(path: Path) -> Table:
         ImportError: ArviZ is not installed.
     """
     try:
-        data = _arviz().from_netcdf(str(path))
+        data = arviz_module().from_netcdf(str(path))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(
             f"not a readable NetCDF file of ArviZ ({error}). It may be truncated: copy it again."
@@ -223,7 +223,8 @@ def _record(words: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
     return {**info, "left_out": left_out} if left_out else info
 
 
-def _arviz() -> ModuleType:
+def arviz_module() -> ModuleType:
+    """Returns ArviZ; ImportError if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces its own refactoring on import
         return optional_import("arviz", "arviz", "to_arviz")

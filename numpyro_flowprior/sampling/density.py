@@ -210,6 +210,10 @@ class ModelDensity:
         both = self._log_probs("both", x)
         return both[0], both[1]
 
+    def site_values(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns one point's (d,) values of the latent sites, {site: (*shape)}, inside of traced float64 code."""
+        return values_of(self._latents, x)[0]
+
     def _points(self, x: Any) -> FloatArray:
         array = float_array(x, "x")
         if array.ndim != 2 or array.shape[1] != self.dim:

@@ -1,0 +1,60 @@
+"""Several stages as one ArviZ object, and what ArviZ says of a chain's dependence on its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from .chain import Chain
+from .inference_data import arviz_module, to_arviz
+
+
+def staged_arviz(chains: Mapping[str, Chain]) -> Any:
+    """Returns one InferenceData (DataTree with ArviZ 1.x) of several chains.
+
+    The last chain's groups are those of `to_arviz`; the others' have the chain's name at their end, `posterior_<name>`.
+
+    Raises:
+        ImportError: ArviZ is not installed.
+        ValueError: there are no chains.
+    """
+    if not chains:
+        raise ValueError("staged_arviz: expected at least one chain; got none.")
+    *earlier, last = chains
+    data = to_arviz(chains[last])
+    for name in earlier:
+        part = to_arviz(chains[name])
+        if hasattr(data, "add_groups"):
+            groups = {f"{group}_{name}": part[group] for group in part.groups()}
+            data.add_groups(groups, warn_on_custom_groups=False)
+        else:
+            for group, node in part.children.items():
+                data[f"{group}_{name}"] = node
+    return data
+
+
+def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
+    """Returns each parameter's sensitivity to powers of the prior and of the likelihood, by name.
+
+    None if ArviZ is not installed or has no such diagnostic, or the chain lacks its log prior or log likelihood.
+
+    Source: Kallioinen, Paananen, Buerkner and Vehtari (2024), Statistics and Computing 34, 57.
+    """
+    if find_spec("arviz") is None or chain.log_prior is None or chain.log_likelihood is None:
+        return None
+    arviz = arviz_module()
+    if not hasattr(arviz, "psens"):
+        return None
+    data = to_arviz(chain)
+    stats = data.sample_stats
+    whole = arviz.InferenceData(
+        posterior=data.posterior[list(chain.names)],
+        log_prior=stats[["log_prior"]],
+        log_likelihood=stats[["log_likelihood_total"]],
+    )
+    with np.errstate(over="ignore"):  # in its Pareto fit, on the way to a weight of zero
+        found = {part: arviz.psens(whole, component=part) for part in ("prior", "likelihood")}
+    return {name: {part: float(np.asarray(values[name])) for part, values in found.items()} for name in chain.names}

@@ -1,0 +1,197 @@
+"""StagedAnalysis: what a sequence of stages left behind, as one object, one text and one ArviZ object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._checks import shorten
+from ..chains.chain import Chain
+from ..chains.staged_data import staged_arviz
+from ..diagnostics.report import QualityReport
+from ..prior import FlowPrior
+from .guards import Guards
+
+_VERDICTS = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage, done.
+
+    Attributes:
+        name: the stage's.
+        chain: its posterior, as the sampler returned it, or reweighted to the exact prior (`info["psis"]`).
+        learned: the flow trained on it, over the parameters that the stage hands on; None while there is none.
+        report: the flow's quality on rows that its training did not see.
+        guards: whether the prior that this stage began with could be trusted where its posterior is; None in the first.
+    """
+
+    name: str
+    chain: Chain
+    learned: FlowPrior | None = None
+    report: QualityReport | None = None
+    guards: Guards | None = None
+
+    @property
+    def converged(self) -> bool | None:
+        """What the sampler says of its run; None if it says nothing."""
+        return self.chain.info.get("converged")
+
+    @property
+    def verdict(self) -> str:
+        """The worst of what sampler, report and guards say: "pass", "warn" or "fail"."""
+        found = ["fail" if self.converged is False else "pass"]
+        found += [part.verdict for part in (self.report, self.guards) if part is not None]
+        return max(found, key=_VERDICTS.index)
+
+
+@dataclass(frozen=True)
+class StagedAnalysis:
+    """The stages that are done, in their order."""
+
+    stages: tuple[StageResult, ...]
+
+    def __getitem__(self, name: str) -> StageResult:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(f"no stage {name!r}; there are {shorten([stage.name for stage in self.stages], 20)}")
+
+    @property
+    def chains(self) -> dict[str, Chain]:
+        """The posteriors, by stage."""
+        return {stage.name: stage.chain for stage in self.stages}
+
+    @property
+    def priors(self) -> dict[str, FlowPrior]:
+        """The learned densities of the posteriors, by stage."""
+        return {stage.name: stage.learned for stage in self.stages if stage.learned is not None}
+
+    @property
+    def reports(self) -> dict[str, QualityReport]:
+        """How good these are on rows that no training saw, by stage."""
+        return {stage.name: stage.report for stage in self.stages if stage.report is not None}
+
+    @property
+    def guards(self) -> dict[str, Guards]:
+        """What the guards say, by stage, from the second on."""
+        return {stage.name: stage.guards for stage in self.stages if stage.guards is not None}
+
+    @property
+    def posterior(self) -> Chain:
+        """The last stage's chain: the posterior under all data."""
+        return self.stages[-1].chain
+
+    @property
+    def log_evidence(self) -> float | None:
+        """Sum of the stages' log evidences, to be compared with the joint fit's; None if a stage has none."""
+        values = [chain.log_evidence for chain in self.chains.values()]
+        return None if None in values else float(sum(value for value in values if value is not None))
+
+    @property
+    def log_evidence_error(self) -> float | None:
+        """Its standard error, of the samplers alone: what the learned priors add is not in it."""
+        errors = [chain.log_evidence_error for chain in self.chains.values()]
+        known = [error for error in errors if error is not None]
+        return float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of any stage: "pass", "warn" or "fail"."""
+        return max((stage.verdict for stage in self.stages), key=_VERDICTS.index)
+
+    def to_arviz(self) -> Any:
+        """Returns one InferenceData (DataTree with ArviZ 1.x): the last stage's posterior, and the others beside it.
+
+        The groups are those of `to_arviz` for the last stage; an earlier stage's have its name at their end, as in
+        `posterior_<name>` and `sample_stats_<name>`.
+
+        Raises:
+            ImportError: ArviZ is not installed.
+        """
+        return staged_arviz(self.chains)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready summary."""
+        return {
+            "verdict": self.verdict,
+            "log_evidence": self.log_evidence,
+            "log_evidence_error": self.log_evidence_error,
+            "stages": [
+                {
+                    "name": stage.name,
+                    "verdict": stage.verdict,
+                    "parameters": list(stage.chain.names),
+                    "mean": _by_name(stage.chain, stage.chain.mean()),
+                    "standard_deviation": _by_name(stage.chain, _sigma(stage.chain)),
+                    "effective_size": stage.chain.effective_size,
+                    "log_evidence": stage.chain.log_evidence,
+                    "log_evidence_error": stage.chain.log_evidence_error,
+                    "converged": stage.converged,
+                    "report": None if stage.report is None else stage.report.to_json(),
+                    "guards": None if stage.guards is None else stage.guards.to_json(),
+                }
+                for stage in self.stages
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"staged analysis of {len(self.stages)} stages: {self.verdict.upper()}", *self._table(), ""]
+        for stage in self.stages:
+            lines += _words(stage)
+        total = _with_error(self.log_evidence, self.log_evidence_error)
+        lines.append(f"sum of the log evidences: {total or 'unknown: a sampler gives none'}")
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        names = list(dict.fromkeys(name for stage in self.stages for name in stage.chain.names))
+        width = max(9, *(len(name) for name in names))
+        columns = [_column(stage, names) for stage in self.stages]
+        widths = [max(map(len, column)) for column in columns]
+        head = ["stage", *names]
+        return [
+            "  ".join([row.ljust(width), *(cell.rjust(w) for cell, w in zip(cells, widths, strict=True))])
+            for row, *cells in zip(head, *columns, strict=True)
+        ]
+
+
+def _column(stage: StageResult, names: list[str]) -> list[str]:
+    chain = stage.chain
+    cells = {
+        name: f"{mean:.4g} +- {sigma:.2g}"
+        for name, mean, sigma in zip(chain.names, chain.mean(), _sigma(chain), strict=True)
+    }
+    return [stage.name, *(cells.get(name, "-") for name in names)]
+
+
+def _words(stage: StageResult) -> list[str]:
+    chain = stage.chain
+    facts = [f"{chain.n} draws worth {chain.effective_size:.0f}"]
+    if chain.log_evidence is not None:
+        facts.append(f"log evidence {_with_error(chain.log_evidence, chain.log_evidence_error)}")
+    lines = [f"{stage.name}: {stage.verdict.upper()}; {', '.join(facts)}"]
+    if stage.converged is False:
+        lines.append("  sampler: not converged")
+    if stage.guards is not None:
+        lines += [f"  {line}" for line in str(stage.guards).splitlines()]
+    if stage.report is not None:
+        lines += [f"  learned from it, {line}" for line in [f"prior: {stage.report.summary}".splitlines()[0]]]
+    return lines
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if error is None else f"{value:.3f} +- {error:.3f}"
+
+
+def _sigma(chain: Chain) -> np.ndarray:
+    return np.sqrt(np.diagonal(chain.covariance()))
+
+
+def _by_name(chain: Chain, values: np.ndarray) -> Mapping[str, float]:
+    return dict(zip(chain.names, values.tolist(), strict=True))

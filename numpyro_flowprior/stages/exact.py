@@ -1,0 +1,111 @@
+"""A stage's posterior as a density known as a function, and what a learned prior in its place does to the next one.
+
+A model's density is known up to a constant, its evidence. Over the stages before it the learned priors divide out:
+
+    p_k(theta) = p_{k-1}(theta) pi_k(theta) / q_{k-1}(theta) L_k(theta) / Z_k
+
+with p_{k-1} the exact posterior that q_{k-1} was learnt from, and pi_k the prior of stage k's model as written: q_{k-1}
+times the priors of the parameters that stage k adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._batches import in_batches
+from .._checks import FloatArray
+from ..chains.chain import Chain
+from ..diagnostics.posterior_divergence import posterior_divergence
+from ..sampling.density import ModelDensity
+from ..sampling.reweight import pareto_smoothed
+
+
+@dataclass(frozen=True)
+class ExactDensity:
+    """A density over named parameters.
+
+    Attributes:
+        names: the parameters, in the order of the points.
+        log_density: (n,) at points (n, d), float64.
+        normalised: whether the constant is known too.
+    """
+
+    names: tuple[str, ...]
+    log_density: Callable[[FloatArray], FloatArray]
+    normalised: bool
+
+
+@dataclass(frozen=True)
+class PriorError:
+    """What a learned prior in place of the exact one does to a posterior, seen at the draws of the former.
+
+    Attributes:
+        loss: KL divergence from the posterior under the exact prior to the one under the learned prior, nats.
+        loss_error: its standard error.
+        pareto_k: shape of the tail of the weights exact / learned; above 0.7 the draws cannot tell.
+    """
+
+    loss: float
+    loss_error: float
+    pareto_k: float
+
+
+def exact_prior(density: ModelDensity, prior: Any, before: ExactDensity) -> ExactDensity:
+    """Returns the prior of a stage's model with the exact posterior `before` in place of the learned prior."""
+    learned = [density.space.index(name) for name in prior.space.names]
+    exact = [density.space.index(name) for name in before.names]
+
+    def log_density(x: FloatArray) -> FloatArray:
+        return density.log_prior(x) - log_prob_of(prior, x[:, learned]) + before.log_density(x[:, exact])
+
+    return ExactDensity(density.names, log_density, before.normalised)
+
+
+def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | None) -> ExactDensity:
+    """Returns the posterior of a stage's model, normalised by the chain's evidence where it has one.
+
+    Args:
+        density: the stage's.
+        chain: of that posterior, its evidence under the exact prior.
+        prior: the exact prior of the model; None if the model's own is exact.
+    """
+    evidence = chain.log_evidence
+
+    def log_density(x: FloatArray) -> FloatArray:
+        log_prior = density.log_prior(x) if prior is None else prior.log_density(x)
+        return log_prior + density.log_likelihood(x) - (evidence or 0.0)
+
+    return ExactDensity(density.names, log_density, evidence is not None and (prior is None or prior.normalised))
+
+
+def log_prob_of(prior: Any, theta: FloatArray) -> FloatArray:
+    """Returns the log density (n,) of a NumPyro distribution at points (n, d), in float64."""
+    return evaluated(prior.log_prob, theta)
+
+
+def evaluated(function: Callable[[Any], Any], theta: FloatArray) -> FloatArray:
+    """Returns a function's values (n,) at points (n, d), in float64."""
+    compiled = jax.jit(function)
+    with jax.enable_x64(True):
+        return in_batches(lambda points: compiled(jnp.asarray(points)), theta, np.zeros(theta.shape[1]))
+
+
+def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
+    """Returns what the learned prior did to a posterior, from its draws and their log prior.
+
+    With draws of J_q in place of J, self-normalised weights w = exact / learned:
+    KL(J || J_q) = E[w log w] / E[w] - log E[w].
+    """
+    rows = chain.probabilities > 0.0
+    assert chain.log_prior is not None
+    log_ratio = exact.log_density(chain.samples[rows]) - chain.log_prior[rows]
+    log_weights = np.log(chain.probabilities[rows]) + log_ratio
+    smoothed, k = pareto_smoothed(log_weights, relative_efficiency=1.0 / max(1.0, chain.autocorrelation_time))
+    loss, error = posterior_divergence(-log_ratio, np.exp(smoothed))
+    return PriorError(loss, error * float(np.sqrt(max(1.0, chain.autocorrelation_time))), k)

@@ -1,0 +1,290 @@
+"""run_stages: a sequence of analyses, each with the posterior of the one before as its prior."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import real_in, shorten
+from ..chains.chain import Chain, seed_from_key
+from ..chains.readers import read_chain, write_chain_npz
+from ..compose import robustify
+from ..flows.config import FlowConfig
+from ..prior import FlowPrior
+from ..sampling.density import ModelDensity
+from ..sampling.pocomc import sample_pocomc
+from ..sampling.record import INTERRUPTION
+from ..sampling.reweight import psis_reweight
+from ..training.config import TrainConfig
+from ..training.fit import fit_flow
+from .analysis import StagedAnalysis, StageResult
+from .exact import ExactDensity, exact_posterior, exact_prior
+from .folder import StageFolder, begin_folder, read_json, report_of, write_json
+from .guards import Guards, guard
+from .stage import Stage, checked_stages, kept_names
+
+_LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
+_ROUNDING = 1e-6  # relative, of log densities on another machine
+
+
+class StageStopped(RuntimeError):
+    """A staged analysis stopped before its end; `analysis` holds the stages that are done (None if there are none)."""
+
+    def __init__(self, message: str, analysis: StagedAnalysis | None):
+        super().__init__(message)
+        self.analysis = analysis
+
+
+def run_stages(
+    key: jax.Array,
+    stages: Iterable[Stage],
+    first_prior: Any,
+    *,
+    sampler: Callable[..., Chain] = sample_pocomc,
+    sampler_options: Mapping[str, Any] | None = None,
+    config: FlowConfig | None = None,
+    train: TrainConfig | None = None,
+    tail_aware: bool = True,
+    robust: float = 0.0,
+    psis: bool = False,
+    override: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> StagedAnalysis:
+    """Returns the posteriors of stages, the first under `first_prior`, each later one under what was learnt before it.
+
+    After each stage a flow is fitted to its posterior and judged on rows that its training did not see; after each
+    later stage the guards ask whether the prior could be trusted where the new posterior is. Where sampler or report
+    fail, the run stops, for what follows would stand on them.
+
+    Args:
+        key: JAX random key. A stage's depends on its number alone: adding a stage at the end leaves the others.
+        stages: the analyses, in order.
+        first_prior: a NumPyro distribution; the first model's first argument.
+        sampler: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or a function of the same signature
+            (key, density, **options) that returns a Chain.
+        sampler_options: keyword arguments of the sampler in all stages.
+        config, train: of `fit_flow`; None for what suits each chain.
+        tail_aware: teach the flow the log density at all draws, those of low weight included: pocoMC's particles of all
+            temperatures. False to learn from where the draws are alone.
+        robust: weight of a broad prior that is mixed into each learned one (`robustify`); 0 for none.
+        psis: reweight each posterior to the exact posterior of the stages before as its prior (`psis_reweight`), which
+            takes out what the learned prior got wrong wherever there are draws. It evaluates all earlier models.
+        override: go on where sampler or report fail.
+        folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
+            called again. None to write nothing.
+        progress: show progress bars and what is being done.
+
+    Raises:
+        StageStopped: a sampler did not converge, a prior failed its report, or somebody interrupted; the stages done
+            are in its `analysis`, and in the folder.
+        TypeError, ValueError: stages that are none, that do not sample the prior they are given, or whose folder is
+            that of another run; `psis` where a stage before dropped parameters.
+
+    Source: Roch and Shen (2025), with two stages, without reports and guards.
+    """
+    stages = checked_stages(stages)
+    robust = real_in(robust, "run_stages: robust", 0.0, 1.0, open_high=True)
+    folders = [None] * len(stages) if folder is None else begin_folder(folder, [stage.name for stage in stages])
+    learning = {"config": config, "train": train, "tail_aware": tail_aware}
+    done: list[StageResult] = []
+    prior: Any = first_prior
+    earlier: tuple[Chain, ExactDensity | None] | None = None  # the last posterior, and its density as a function
+    for number, (stage, files) in enumerate(zip(stages, folders, strict=True)):
+        key_sample, key_fit, key_guard = jax.random.split(jax.random.fold_in(key, number), 3)
+        options = {**(sampler_options or {}), **stage.sampler_options}
+        density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
+        if number:
+            _require_prior(stage, density, prior)
+        names = kept_names(stage, density.names)
+        if files is not None:
+            files.begin(_settings(key, stage, names, sampler, options, learning, robust=robust if number else 0.0))
+        _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
+        chain = _sampled(key_sample, density, sampler, options, files, override=override, progress=progress)
+        exact = _exact_prior(stage, density, prior, earlier, psis=psis)
+        if psis and exact is not None:
+            chain = psis_reweight(chain, exact.log_density)
+        result = StageResult(stage.name, chain)
+        if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
+            raise _stopped(done, result, files, "its sampler did not converge")
+        guards = None
+        if earlier is not None:
+            guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, files, psis=psis)
+        handed_on = chain if names == chain.names else chain.select(names)
+        _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
+        learned = _learned(key_fit, handed_on, learning, files, progress=progress)
+        result = StageResult(stage.name, chain, learned, report_of(learned), guards)
+        last = number + 1 == len(stages)
+        if result.report is not None and result.report.verdict == "fail" and not (override or last):
+            raise _stopped(done, result, files, "the prior learnt from it fails its report")
+        done.append(result)
+        if files is not None and psis and exact is not None:
+            write_chain_npz(files.posterior, chain)
+        prior = robustify(learned, robust) if robust else learned
+        earlier = handed_on, _exact_posterior(density, chain, number, exact, names)
+    return StagedAnalysis(tuple(done))
+
+
+def _require_prior(stage: Stage, density: ModelDensity, prior: Any) -> None:
+    missing = [name for name in prior.space.names if name not in density.names]
+    if missing:
+        raise ValueError(
+            f"Stage {stage.name!r}: expected a model that samples its first argument, the prior over "
+            f"{shorten(prior.space.names, 40)}; its parameters are {shorten(density.names, 40)}. "
+            'Write numpyro.sample("theta", prior) in it, once.'
+        )
+
+
+def _settings(
+    key: jax.Array,
+    stage: Stage,
+    names: tuple[str, ...],
+    sampler: Any,
+    options: Mapping[str, Any],
+    learning: Mapping[str, Any],
+    *,
+    robust: float,
+) -> dict[str, Any]:
+    """Returns what decides a stage's results, besides model and data, which are known by their log densities."""
+    config, train = learning["config"], learning["train"]
+    return {
+        "name": stage.name,
+        "key": seed_from_key(key),
+        "sampler": getattr(sampler, "__name__", type(sampler).__name__),
+        "sampler_options": {name: repr(value) for name, value in sorted(options.items())},
+        "hands_on": list(names),
+        "config": None if config is None else config.to_json(),
+        "train": None if train is None else train.to_json(),
+        "tail_aware": learning["tail_aware"],
+        "robust": robust,
+    }
+
+
+def _sampled(
+    key: jax.Array,
+    density: ModelDensity,
+    sampler: Callable[..., Chain],
+    options: Mapping[str, Any],
+    files: StageFolder | None,
+    *,
+    override: bool,
+    progress: bool,
+) -> Chain:
+    """Returns the sampler's chain, or the one in the folder if it is done."""
+    if files is not None and files.chain.exists():
+        chain = read_chain(files.chain)
+        _require_same_density(files.chain, density, chain)
+        if override or chain.info.get("converged") is not False:
+            return chain
+    taken = inspect.signature(sampler).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    given: dict[str, Any] = {"progress": progress} if "progress" in taken or open_ended else {}
+    if files is not None and "checkpoint" in taken and "backend" not in options:
+        given["checkpoint"] = files.checkpoint
+    chain = sampler(key, density, **{**given, **options})
+    if files is not None:
+        write_chain_npz(files.chain, chain)
+    return chain
+
+
+def _require_same_density(path: Path, density: ModelDensity, chain: Chain) -> None:
+    if chain.names == density.names and chain.log_prob is not None:
+        rows = np.unique(np.linspace(0, chain.n - 1, _LOOKED_AT).astype(int))
+        if np.allclose(density.log_posterior(chain.samples[rows]), chain.log_prob[rows], _ROUNDING, _ROUNDING):
+            return
+    raise ValueError(
+        f"run_stages: {path}: expected a chain of this model, prior and data; its log densities are others. "
+        "Use another folder, or remove the stage's and those of later stages, to run it anew."
+    )
+
+
+def _exact_prior(
+    stage: Stage,
+    density: ModelDensity,
+    prior: Any,
+    earlier: tuple[Chain, ExactDensity | None] | None,
+    *,
+    psis: bool,
+) -> ExactDensity | None:
+    """Returns the exact prior of a later stage, None if it is not known as a function."""
+    if earlier is None:
+        return None
+    if earlier[1] is not None:
+        return exact_prior(density, prior, earlier[1])
+    if psis:
+        raise ValueError(
+            f"Stage {stage.name!r}: psis=True: expected stages before that hand on all their parameters; one dropped "
+            "some (keep=...), and a marginal density is not known as a function. Keep them, or leave psis out."
+        )
+    return None
+
+
+def _exact_posterior(
+    density: ModelDensity, chain: Chain, number: int, prior: ExactDensity | None, names: tuple[str, ...]
+) -> ExactDensity | None:
+    """Returns a stage's posterior as a function, None if parameters were dropped in it or before."""
+    if set(names) != set(density.names) or (number and prior is None):
+        return None
+    return exact_posterior(density, chain, prior)
+
+
+def _guarded(
+    key: jax.Array,
+    stage: Stage,
+    density: ModelDensity,
+    prior: Any,
+    chain: Chain,
+    before: Chain,
+    exact: ExactDensity | None,
+    files: StageFolder | None,
+    *,
+    psis: bool,
+) -> Guards:
+    if files is not None and files.guards.exists():
+        stored = read_json(files.guards)
+        if stored.get("corrected") == psis:
+            return Guards.from_json(stored)
+    guards = guard(key, density, prior, chain, before, exact=exact, corrected=psis and exact is not None)
+    if files is not None:
+        write_json(files.guards, guards.to_json())
+    return guards
+
+
+def _learned(
+    key: jax.Array, chain: Chain, learning: Mapping[str, Any], files: StageFolder | None, *, progress: bool
+) -> FlowPrior:
+    """Returns the flow of a posterior, or the one in the folder if it is of the same draws."""
+    if files is not None and files.prior.exists():
+        learned = FlowPrior.load(files.prior)
+        if learned.info["chain"]["fingerprint"] == chain.fingerprint():
+            return learned
+    if not learning["tail_aware"]:
+        chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
+    learned = fit_flow(key, chain, learning["config"], learning["train"], progress=progress).prior
+    if files is not None:
+        learned.save(files.prior)
+    return learned
+
+
+def _stopped(done: list[StageResult], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
+    """Returns the exception that ends a run in a stage, with what was found and what can be done."""
+    if result.chain.info.get("stopped_by") == INTERRUPTION:
+        why, advice = "interrupted", ""
+    elif result.report is None:
+        advice = " Run it longer (sampler_options, or those of the stage), or pass override=True to go on regardless."
+    else:
+        reasons = " ".join(result.report.reasons)
+        advice = f" {reasons} Look at it with plot_quality; try FlowConfig, TrainConfig or a longer chain; or override."
+    where = "" if files is None else f" What is done is in {files.path.parent}; the same call goes on from there."
+    return StageStopped(f"stage {result.name!r}: {why}.{advice}{where}", StagedAnalysis((*done, result)))
+
+
+def _say(text: str, *, progress: bool) -> None:
+    if progress:
+        print(f"-- {text}", flush=True)

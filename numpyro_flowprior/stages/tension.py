@@ -1,0 +1,94 @@
+"""Does the posterior move, when data are added, farther than data in agreement would make it?
+
+Between a posterior and the same with more data the means differ by Delta; if both are Gaussian and the data agree, its
+covariance is C_before - C_after, since means of Gaussian updates are martingales. Along the directions v with
+C_before v = lambda C_after v, v C_after v = 1, in which the new data tell something, Q = sum (v Delta)^2 / (lambda - 1)
+is chi-square distributed. Source: Raveri and Hu (2019), Phys. Rev. D 99, 043506, and Raveri and Doux (2021),
+arXiv:2105.03324, the update difference in mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.special import ndtri
+from scipy.stats import chi2, norm
+
+from .._checks import FloatArray
+from ..chains.chain import Chain
+
+_TELLS = 0.2  # lambda - 1 from which on the new data tell something of a direction: below, both sides are noise
+_SAME = 0.05  # by which a width must shrink for its shift to have a scale
+
+
+@dataclass(frozen=True)
+class Tension:
+    """Shifts from one posterior to the next.
+
+    Attributes:
+        names: parameters of both.
+        shift: (d,) of the means, in standard deviations of the earlier posterior.
+        pull: (d,) the same over what agreeing data would scatter, sqrt(sigma_before^2 - sigma_after^2), in normal
+            scores of the earlier posterior; NaN where the width hardly shrinks.
+        q, freedom: the chi-square of all parameters together, and its degrees of freedom.
+        p_value: of a Q as large, if both posteriors are Gaussian in normal scores and the data agree.
+    """
+
+    names: tuple[str, ...]
+    shift: FloatArray
+    pull: FloatArray
+    q: float
+    freedom: int
+    p_value: float
+
+    @property
+    def sigma(self) -> float:
+        """The p-value in standard deviations of a normal variable, two-sided."""
+        return float(norm.isf(max(self.p_value, 1e-300) / 2.0))
+
+
+def tension(before: Chain, after: Chain) -> Tension:
+    """Returns the shifts from one posterior to the next, of the parameters that both have.
+
+    The statistic is computed in normal scores, the normal quantiles of the earlier posterior's ranks: in them its
+    marginals are Gaussian, bounds or not. What lies beyond its outermost row counts as at that row, so that shifts into
+    its far tail are understated.
+    """
+    names = tuple(name for name in before.names if name in after.names)
+    before, after = before.select(names), after.select(names)
+    sigma = np.sqrt(np.diagonal(before.covariance()))
+    scores = [normal_scores(chain.samples, before) for chain in (before, after)]
+    (mean, covariance), (mean_after, covariance_after) = (
+        _moments(z, chain.probabilities) for z, chain in zip(scores, (before, after), strict=True)
+    )
+    delta = mean_after - mean
+    width, width_after = np.diagonal(covariance), np.diagonal(covariance_after)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pull = np.where(width_after < (1 - _SAME) ** 2 * width, delta / np.sqrt(width - width_after), np.nan)
+    ratios, directions = eigh(covariance, covariance_after)
+    told = ratios - 1.0 > _TELLS
+    q = float(np.sum((directions.T @ delta)[told] ** 2 / (ratios[told] - 1.0)))
+    freedom = int(told.sum())
+    p_value = float(chi2.sf(q, freedom)) if freedom else 1.0
+    return Tension(names, (after.mean() - before.mean()) / sigma, pull, q, freedom, p_value)
+
+
+def normal_scores(samples: FloatArray, reference: Chain) -> FloatArray:
+    """Returns the normal quantiles (n, d) of the samples' ranks among a reference chain's rows, by its weights."""
+    columns = []
+    for column, known in zip(samples.T, reference.samples.T, strict=True):
+        order = np.argsort(known)
+        weights = reference.probabilities[order]
+        ends = np.cumsum(weights)
+        places = np.interp(column, known[order], ends - 0.5 * weights)
+        half = 0.5 / max(reference.effective_size, 1.0)
+        columns.append(ndtri(np.clip(places, half, 1.0 - half)))
+    return np.stack(columns, axis=1)
+
+
+def _moments(z: FloatArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
+    mean = probabilities @ z
+    centred = z - mean
+    return mean, (centred * probabilities[:, None]).T @ centred

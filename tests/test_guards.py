@@ -1,0 +1,164 @@
+"""Guards of a stage: their statistics against exact ones, their alarms, and the quiet of right stages."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import kstest, multivariate_normal, norm
+from toys import correlated_chain
+
+from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, tension
+from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
+from numpyro_flowprior.stages.exact import ExactDensity, prior_error
+from numpyro_flowprior.stages.guards import Finding, _rows_rested_on
+from numpyro_flowprior.stages.predictive import predictive_check
+from numpyro_flowprior.stages.tension import normal_scores
+
+DESIGN = np.array([[1.0, 0.3], [-0.5, 1.0], [0.7, 0.7]])
+SIGMA = 0.8
+SPACE = ParameterSpace(["a", "b"])
+
+
+def model(y):
+    theta = numpyro.sample("theta", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    numpyro.sample("y", dist.Normal(DESIGN @ theta, SIGMA), obs=y)
+
+
+PREDICTIVE = multivariate_normal(cov=DESIGN @ DESIGN.T + SIGMA**2 * np.eye(3))
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_predictive_check_finds_the_analytic_evidences_and_rank(scale):
+    y = scale * np.array([0.9, -0.6, 1.0])
+    found = predictive_check(jax.random.key(0), ModelDensity(model, y))
+    log_evidences = PREDICTIVE.logpdf(PREDICTIVE.rvs(200_000, random_state=1))
+    assert found.observed == pytest.approx(PREDICTIVE.logpdf(y), abs=0.15 if scale == 1.0 else 1.0)
+    assert found.mean == pytest.approx(log_evidences.mean(), abs=4 * log_evidences.std() / np.sqrt(999))
+    assert found.std == pytest.approx(log_evidences.std(), rel=0.15)
+    exact = np.mean(log_evidences <= PREDICTIVE.logpdf(y))
+    assert found.p_value == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 999) + 2e-3)
+
+
+def factored(y):
+    numpyro.factor("y", -((numpyro.sample("theta", dist.Normal()) - y) ** 2))
+
+
+def half_observed(y):
+    mask = np.array([True, False])
+    numpyro.sample("y", dist.Normal(numpyro.sample("theta", dist.Normal()), 1.0).expand([2]), obs=y, obs_mask=mask)
+
+
+def scaled(y):
+    with numpyro.handlers.scale(scale=0.5):
+        numpyro.sample("y", dist.Normal(numpyro.sample("theta", dist.Normal()), 1.0), obs=y)
+
+
+@pytest.mark.parametrize(("which", "y"), [(factored, 0.1), (half_observed, np.array([0.1, 0.0])), (scaled, 0.1)])
+def test_data_that_a_model_cannot_predict_are_not_checked(which, y):
+    assert predictive_check(jax.random.key(0), ModelDensity(which, y)) is None
+
+
+def gaussian(rng, mean, covariance, n=4000):
+    return Chain(rng.multivariate_normal(mean, covariance, n), SPACE)
+
+
+def test_the_p_values_of_agreeing_stages_are_uniform():
+    """Linear data and Gaussian posteriors, where the statistic is exact but for the chains' own noise."""
+    rng, p_values = np.random.default_rng(2), []
+    first = np.eye(2)
+    second = np.linalg.inv(np.eye(2) + DESIGN.T @ DESIGN / SIGMA**2)
+    for _ in range(200):
+        theta = rng.multivariate_normal(np.zeros(2), first)
+        y = DESIGN @ theta + SIGMA * rng.normal(size=3)
+        before, after = gaussian(rng, [0, 0], first), gaussian(rng, second @ DESIGN.T @ y / SIGMA**2, second)
+        found = tension(before, after)
+        assert found.freedom == 2
+        p_values.append(found.p_value)
+    assert kstest(p_values, "uniform").pvalue > 1e-3  # the false-alarm rate of this test
+    assert np.mean(np.array(p_values) < 0.05) < 0.05 + 4 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_a_shift_that_agreeing_data_would_not_make_is_seen():
+    rng = np.random.default_rng(3)
+    before, after = gaussian(rng, [0, 0], np.eye(2), 50_000), gaussian(rng, [2.0, 0.0], np.diag([0.75, 0.75]), 50_000)
+    found = tension(before, after)
+    assert found.pull[0] == pytest.approx(4.0, rel=0.05)
+    assert found.shift[0] == pytest.approx(2.0, abs=0.05)
+    assert found.sigma > 3.0
+    assert found.p_value == pytest.approx(2 * norm.sf(found.sigma), rel=1e-6)
+
+
+def test_data_that_say_nothing_have_no_tension():
+    rng = np.random.default_rng(4)
+    found = tension(gaussian(rng, [0, 0], np.eye(2)), gaussian(rng, [0, 0], np.eye(2)))
+    assert found.freedom == 0
+    assert found.p_value == 1.0
+    assert np.isnan(found.pull).all()
+
+
+def test_normal_scores_are_standard_normal_with_weights_too():
+    chain = correlated_chain(20_000)
+    weights = np.random.default_rng(0).uniform(size=chain.n)
+    scores = normal_scores(chain.samples, chain.replace(weights=weights))
+    probabilities = weights / weights.sum()
+    np.testing.assert_allclose(probabilities @ scores, 0.0, atol=2e-3)
+    np.testing.assert_allclose(probabilities @ scores**2, 1.0, atol=1e-2)
+
+
+def test_the_prior_error_is_the_divergence_of_the_posteriors():
+    """q is 30 % too wide in one of two Gaussian directions: KL(J || J_q) in closed form, from draws of J_q."""
+    rng, precision = np.random.default_rng(5), DESIGN.T @ DESIGN / SIGMA**2
+    right, wrong = np.eye(2), np.diag([1.3**2, 1.0])
+    y = np.array([0.9, -0.6, 1.0])
+
+    def posterior(prior):
+        covariance = np.linalg.inv(np.linalg.inv(prior) + precision)
+        return covariance @ DESIGN.T @ y / SIGMA**2, covariance
+
+    (mean, covariance), (mean_q, covariance_q) = posterior(right), posterior(wrong)
+    inverse = np.linalg.inv(covariance_q)
+    exact = 0.5 * (
+        np.trace(inverse @ covariance)
+        - 2
+        + (mean_q - mean) @ inverse @ (mean_q - mean)
+        + np.log(np.linalg.det(covariance_q) / np.linalg.det(covariance))
+    )
+    samples = rng.multivariate_normal(mean_q, covariance_q, 50_000)
+    log_q, log_p = (multivariate_normal.logpdf(samples, cov=prior) for prior in (wrong, right))
+    chain = Chain(samples, SPACE, log_prior=log_q)
+    found = prior_error(chain, ExactDensity(SPACE.names, lambda x: multivariate_normal.logpdf(x, cov=right), True))
+    assert found.loss == pytest.approx(exact, abs=4 * found.loss_error)
+    assert found.loss_error < 0.1 * exact
+    assert found.pareto_k < 0.7
+    own = posterior_divergence(log_q - log_p, np.full(50_000, 1 / 50_000))  # of the wrong direction, for contrast
+    assert own[0] != pytest.approx(found.loss, abs=4 * found.loss_error)
+
+
+def test_rows_rested_on_are_the_effective_size_after_reweighting():
+    rng = np.random.default_rng(6)
+    before = gaussian(rng, [0, 0], np.eye(2), 20_000)
+    y = np.array([1.9, -0.6, 1.0])
+    log_likelihood = norm.logpdf(y, before.samples @ DESIGN.T, SIGMA).sum(axis=1)
+    weights = np.exp(log_likelihood)
+    kish = weights.sum() ** 2 / (weights**2).sum()
+    after = before.replace(
+        weights=weights,
+        log_likelihood=log_likelihood,
+        log_prior=np.zeros(before.n),
+        log_evidence=float(np.log(weights.mean())),
+    )
+    assert _rows_rested_on(after, before) == pytest.approx(kish * before.effective_size / before.n, rel=1e-6)
+    assert _rows_rested_on(after.replace(log_evidence=None), before) is None
+
+
+def test_guards_come_back_from_their_record():
+    guards = Guards((Finding("one", "pass", "fine"), Finding("two", "warn", "odd", "look")), {"x": 1.0}, True)
+    again = Guards.from_json(guards.to_json())
+    assert again == guards
+    assert again.verdict == "warn"
+    assert "-> look" in str(again)
+    with pytest.raises(ValueError, match="lacks a part"):
+        Guards.from_json({"findings": []})

@@ -1,0 +1,343 @@
+"""run_stages: against joint fits known exactly; folders that survive; stages that stop a run."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import multivariate_normal
+
+from numpyro_flowprior import (
+    Chain,
+    FileFormatError,
+    FlowConfig,
+    ParameterSpace,
+    Stage,
+    StagedAnalysis,
+    StageStopped,
+    TrainConfig,
+    load_stages,
+    run_stages,
+)
+from numpyro_flowprior.chains.staged_data import power_sensitivity
+from numpyro_flowprior.sampling.record import INTERRUPTION
+from numpyro_flowprior.stages import run as module
+from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
+
+KEY = jax.random.key(3)
+SPACE = ParameterSpace(["a", "b"])
+WIDTH = 2.0
+QUICK = {  # a flow without couplings is the Gaussian of the chain's moments: exact here, and trained at once
+    "config": FlowConfig(layers=0, base="normal"),
+    "train": TrainConfig(max_steps=1, eval_every=1),
+    "progress": False,
+}
+ROWS = {"x": [1.0, 0.3], "y": [-0.5, 1.0], "z": [0.7, 0.7]}  # what each measurement is of a and b
+SIGMA = 0.8
+
+
+class Flat(dist.Distribution):
+    """Two independent normals by name: a first prior whose joint posterior with linear data is known."""
+
+    support = dist.constraints.real_vector
+    pytree_aux_fields = ("space",)
+
+    def __init__(self):
+        self.space = SPACE
+        super().__init__(event_shape=(2,))
+
+    def log_prob(self, value):
+        return dist.Normal(0.0, WIDTH).log_prob(value).sum(-1)
+
+    def sample(self, key, sample_shape=()):
+        return WIDTH * jax.random.normal(key, (*sample_shape, 2))
+
+
+def linear(prior, which, value):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample(which, dist.Normal(theta @ np.array(ROWS[which]), SIGMA), obs=value)
+
+
+def weighted(key, density, *, n=40_000, progress=True, converged=True):
+    """A sampler whose draws are the prior's, weighted by the likelihood: right for any model."""
+    x = density.sample_prior(key, n)
+    log_prior, log_likelihood = density.log_prior_and_likelihood(x)
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    return Chain(
+        x,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        weights=weights,
+        log_evidence=float(np.log(weights.mean()) + log_likelihood.max()),
+        log_evidence_error=float(weights.std() / weights.mean() / np.sqrt(n)),
+        info={"converged": converged},
+    )
+
+
+DATA = {"x": 0.4, "y": 0.9, "z": 0.2}
+STAGES = [Stage(name, linear, (name, value)) for name, value in DATA.items()]
+
+
+def exact_joint(data=DATA):
+    """Mean and covariance of the posterior under all data, and its log evidence."""
+    design = np.array([ROWS[name] for name in data])
+    y = np.array(list(data.values()))
+    covariance = np.linalg.inv(np.eye(2) / WIDTH**2 + design.T @ design / SIGMA**2)
+    predicted = WIDTH**2 * design @ design.T + SIGMA**2 * np.eye(len(y))
+    return covariance @ design.T @ y / SIGMA**2, covariance, multivariate_normal.logpdf(y, cov=predicted)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("stages") / "run"
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    return run_stages(KEY, STAGES, Flat(), sampler=weighted, folder=folder, **QUICK)
+
+
+def test_three_stages_give_the_joint_posterior_and_evidence(whole):
+    mean, covariance, log_evidence = exact_joint()
+    chain = whole.posterior
+    error = np.sqrt(np.diag(covariance) / chain.effective_size)
+    carried = 3  # each of three chains passes its own sampling error on, the later ones' priors being learnt from them
+    np.testing.assert_array_less(np.abs(chain.mean() - mean), 4 * np.sqrt(carried) * error)
+    np.testing.assert_allclose(
+        chain.covariance(), covariance, atol=4 * np.sqrt(carried) * covariance.max() * np.sqrt(2 / chain.effective_size)
+    )
+    assert whole.log_evidence == pytest.approx(log_evidence, abs=0.05)
+    assert whole.log_evidence_error < 0.02
+    assert whole.verdict == "pass", whole
+    assert list(whole.chains) == list(whole.priors) == list(whole.reports) == list(DATA)
+    assert list(whole.guards) == ["y", "z"]
+
+
+def test_a_finished_run_is_read_back_and_nothing_is_run_again(whole, folder, monkeypatch):
+    monkeypatch.setattr(module, "fit_flow", None)
+    again = run_stages(KEY, STAGES, Flat(), sampler=_never, folder=folder, **QUICK)
+    for one in (again, load_stages(folder)):
+        for name, chain in whole.chains.items():
+            np.testing.assert_array_equal(one.chains[name].samples, chain.samples)
+            np.testing.assert_array_equal(one.chains[name].weights, chain.weights)
+        assert str(one) == str(whole)
+        assert one.to_json() == whole.to_json()
+
+
+def _never(key, density, *, progress=True):
+    raise AssertionError("sampled again")
+
+
+_never.__name__ = "weighted"
+
+
+def test_a_killed_run_goes_on_from_the_stage_it_was_in(whole, tmp_path):
+    calls = []
+
+    def failing(key, density, *, progress=True):
+        calls.append(density)
+        if len(calls) == 2:
+            raise RuntimeError("the machine went down")
+        return weighted(key, density)
+
+    failing.__name__ = "weighted"
+    with pytest.raises(RuntimeError, match="went down"):
+        run_stages(KEY, STAGES, Flat(), sampler=failing, folder=tmp_path, **QUICK)
+    assert list(load_stages(tmp_path).chains) == ["x"]
+    again = run_stages(KEY, STAGES, Flat(), sampler=failing, folder=tmp_path, **QUICK)
+    assert len(calls) == 4
+    np.testing.assert_array_equal(again.posterior.samples, whole.posterior.samples)
+
+
+def test_a_folder_of_another_run_is_refused(whole, folder):
+    other_data = [Stage("x", linear, ("x", 3.0)), *STAGES[1:]]
+    for key, stages, options, words in (
+        (jax.random.key(9), STAGES, {}, "the same 'key'"),
+        (KEY, STAGES, {"tail_aware": False}, "the same 'tail_aware'"),
+        (KEY, STAGES, {"sampler_options": {"n": 50_000}}, "the same 'sampler_options'"),
+        (KEY, STAGES, {"train": TrainConfig(max_steps=2, eval_every=1)}, "the same 'train'"),
+        (KEY, other_data, {}, "its log densities are others"),
+        (KEY, STAGES[::-1], {}, "holds the stages 'x', 'y', 'z'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_stages(key, stages, Flat(), sampler=weighted, folder=folder, **{**QUICK, **options})
+    (folder / "analysis.json").rename(folder / "kept.json")
+    with pytest.raises(FileNotFoundError, match=r"no analysis\.json"):
+        load_stages(folder)
+    (folder / "analysis.json").write_text('{"schema": 99}')
+    with pytest.raises(FileFormatError, match="schema 1"):
+        load_stages(folder)
+    (folder / "kept.json").rename(folder / "analysis.json")
+
+
+def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_path):
+    run = {"sampler": weighted, "sampler_options": {"converged": False}, "folder": tmp_path, **QUICK}
+    with pytest.raises(StageStopped, match="did not converge.*the same call goes on from there") as stopped:
+        run_stages(KEY, STAGES[:2], Flat(), **run)
+    assert list(stopped.value.analysis.chains) == ["x"]
+    assert stopped.value.analysis.verdict == "fail"
+    analysis = run_stages(KEY, STAGES[:2], Flat(), override=True, **run)
+    assert list(analysis.chains) == ["x", "y"]
+    assert analysis.verdict == "fail"
+    assert "not converged" in str(analysis)
+
+
+def test_an_interruption_stops_the_run_even_if_overridden():
+    def interrupted(key, density, *, progress=True):
+        return weighted(key, density).replace(info={"converged": False, "stopped_by": INTERRUPTION})
+
+    with pytest.raises(StageStopped, match="'x': interrupted"):
+        run_stages(KEY, STAGES, Flat(), sampler=interrupted, override=True, **QUICK)
+
+
+def two_modes(prior):
+    theta = numpyro.sample("theta", prior)
+    apart = jax.numpy.logaddexp(*(-0.5 * ((theta - at) ** 2).sum() / 0.1 for at in (-1.5, 1.5)))
+    numpyro.factor("data", apart)
+
+
+def test_a_failing_prior_stops_the_run_unless_overridden():
+    """One Gaussian for two modes: the report fails, and the guards see what it does to the next stage."""
+    stages = [Stage("modes", two_modes), Stage("z", linear, ("z", 1.0))]
+    with pytest.raises(StageStopped, match="the prior learnt from it fails its report") as stopped:
+        run_stages(KEY, stages, Flat(), sampler=weighted, **QUICK)
+    assert stopped.value.analysis["modes"].report.verdict == "fail"
+    wrong = run_stages(KEY, stages, Flat(), sampler=weighted, override=True, **QUICK)
+    assert wrong["z"].guards.verdict == "fail"
+    assert "learned prior against the exact one" in str(wrong)
+
+
+def test_importance_weights_take_the_prior_error_out():
+    """The same wrong prior, corrected: mean and evidence are those of both data sets under the first prior."""
+    stages = [Stage("modes", two_modes), Stage("z", linear, ("z", 1.0))]
+    options = {"sampler": weighted, "sampler_options": {"n": 200_000}, "override": True, **QUICK}
+    right = run_stages(KEY, stages, Flat(), psis=True, **options)
+    wrong = run_stages(KEY, stages, Flat(), **options)
+    grid = np.linspace(-8.0, 8.0, 401)
+    a, b = np.meshgrid(grid, grid, indexing="ij")
+    log_prior = -0.5 * (a**2 + b**2) / WIDTH**2 - np.log(2 * np.pi * WIDTH**2)
+    modes = np.logaddexp(*(-0.5 * ((a - at) ** 2 + (b - at) ** 2) / 0.1 for at in (-1.5, 1.5)))
+    pull = -0.5 * ((1.0 - 0.7 * (a + b)) / SIGMA) ** 2 - 0.5 * np.log(2 * np.pi * SIGMA**2)
+    density = np.exp(log_prior + modes + pull)
+    cell = (grid[1] - grid[0]) ** 2
+    log_evidence, mean = np.log(density.sum() * cell), (density * a).sum() / density.sum()
+    record = right.posterior.info["psis"]
+    assert record["pareto_k"] < 0.7
+    assert right["z"].guards.corrected
+    assert right.posterior.mean()[0] == pytest.approx(mean, abs=4 * 1.2 / np.sqrt(record["effective_size"]))
+    assert right.log_evidence == pytest.approx(log_evidence, abs=4 * right.log_evidence_error)
+    assert abs(wrong.posterior.mean()[0] - mean) > 0.1
+    assert right.verdict == "fail"  # the report of stage one: a prior to be published is another matter
+
+
+def own_scale(prior, value):
+    theta = numpyro.sample("theta", prior)
+    shift = numpyro.sample("shift", dist.Normal(0.0, 0.5))
+    numpyro.sample("y", dist.Normal(theta @ np.array(ROWS["y"]) + shift, SIGMA), obs=value)
+
+
+def test_stages_may_add_and_drop_parameters():
+    """A shift of its own, dropped again, is as good as more noise."""
+    stages = [STAGES[0], Stage("own", own_scale, (DATA["y"],), keep=("b", "a")), Stage("z", linear_of_b, (0.5,))]
+    analysis = run_stages(KEY, stages, Flat(), sampler=weighted, **QUICK)
+    assert analysis["own"].chain.names == ("a", "b", "shift")
+    assert analysis["own"].learned.names == ("b", "a")
+    assert analysis.posterior.names == ("b", "a")
+    design = np.array([ROWS["x"], ROWS["y"], [0.0, 1.0]])
+    noise = np.diag([SIGMA**2, SIGMA**2 + 0.25, SIGMA**2])
+    precision = np.eye(2) / WIDTH**2 + design.T @ np.linalg.inv(noise) @ design
+    mean = np.linalg.solve(precision, design.T @ np.linalg.solve(noise, [DATA["x"], DATA["y"], 0.5]))
+    error = np.sqrt(np.diag(np.linalg.inv(precision)) * 3 / analysis.posterior.effective_size)
+    np.testing.assert_array_less(np.abs(analysis.posterior.mean()[::-1] - mean), 4 * error)
+    assert "not known" in str(analysis["z"].guards)
+    with pytest.raises(ValueError, match="one dropped some"):
+        run_stages(KEY, stages, Flat(), sampler=weighted, psis=True, **QUICK)
+
+
+def linear_of_b(prior, value):
+    theta = prior.space.as_dict(numpyro.sample("theta", prior))
+    numpyro.sample("y", dist.Normal(theta["b"], SIGMA), obs=value)
+
+
+def test_exact_densities_are_the_analytic_ones(whole):
+    from numpyro_flowprior import ModelDensity
+
+    first = ModelDensity(linear, Flat(), "x", DATA["x"])
+    one = exact_posterior(first, whole.chains["x"].replace(log_evidence=exact_joint({"x": 0.4})[2]), None)
+    points = np.random.default_rng(0).normal(size=(50, 2))
+    mean, covariance, _ = exact_joint({"x": 0.4})
+    np.testing.assert_allclose(one.log_density(points), multivariate_normal.logpdf(points, mean, covariance), rtol=1e-9)
+    second = ModelDensity(linear, whole.priors["x"], "y", DATA["y"])
+    two = exact_prior(second, whole.priors["x"], one)
+    np.testing.assert_allclose(two.log_density(points), one.log_density(points), rtol=1e-9)
+    assert one.normalised
+    assert two.normalised
+
+
+def test_robust_prior_of_a_stage():
+    analysis = run_stages(KEY, STAGES[:2], Flat(), sampler=weighted, robust=0.2, **QUICK)
+    mean, covariance, _ = exact_joint({name: DATA[name] for name in ("x", "y")})
+    broad_pull = np.abs(analysis.posterior.mean() - mean) / np.sqrt(np.diag(covariance))
+    assert (broad_pull < 0.3).all()
+    assert analysis["y"].guards.verdict == "pass", analysis
+    assert "price of the broad part" in str(analysis)
+
+
+def test_one_arviz_object_has_all_stages(whole, tmp_path):
+    data = whole.to_arviz()
+    assert {"posterior", "sample_stats", "posterior_x", "posterior_y"} <= set(data.groups())
+    assert float(data.posterior["a"].mean()) == pytest.approx(whole.posterior.mean()[0], abs=0.02)
+    assert float(data.posterior_x["a"].mean()) == pytest.approx(whole.chains["x"].mean()[0], abs=0.02)
+    data.to_netcdf(tmp_path / "staged.nc")
+
+
+def test_power_sensitivity_is_arvizs(whole):
+    found = power_sensitivity(whole.posterior)
+    assert set(found) == {"a", "b"}
+    assert all(value["prior"] > 0.05 for value in found.values())  # two of three measurements are in it
+    assert power_sensitivity(whole.posterior.replace(log_prior=None)) is None
+
+
+def forgets_its_prior(prior):
+    numpyro.sample("y", dist.Normal(numpyro.sample("c", dist.Normal()), 1.0), obs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("stages", "error", "words"),
+    [
+        ([], ValueError, "at least one Stage"),
+        (["x"], TypeError, "expected Stage"),
+        ([STAGES[0], STAGES[0]], ValueError, "'x' occur more than once"),
+        ([Stage("x", linear, ("x", 0.4), keep=("c",))], ValueError, "keep: expected names among 'a', 'b'; got 'c'"),
+        ([STAGES[0], Stage("own", forgets_its_prior)], ValueError, "samples its first"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(stages, error, words):
+    with pytest.raises(error, match=words):
+        run_stages(KEY, stages, Flat(), sampler=weighted, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"name": "a/b"}, ValueError),
+        ({"name": ".."}, ValueError),
+        ({"name": ""}, ValueError),
+        ({"model": 3}, TypeError),
+        ({"args": [1]}, TypeError),
+        ({"kwargs": 1}, TypeError),
+    ],
+)
+def test_a_stage_checks_its_fields(fields, error):
+    with pytest.raises(error, match=r"Stage"):
+        Stage(**{"name": "x", "model": linear, **fields})
+
+
+def test_unknown_stage_names_are_refused(whole):
+    assert isinstance(whole, StagedAnalysis)
+    with pytest.raises(KeyError, match="no stage 'w'; there are 'x'"):
+        whole["w"]
