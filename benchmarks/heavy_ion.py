@@ -1,14 +1,16 @@
-"""Two heavy-ion systems in two stages and at once: is the posterior of Au+Au, as a flow, a faithful prior for Pb+Pb?
+"""Two heavy-ion systems in two stages and at once: is one's posterior, as a flow, a faithful prior for the other?
 
-Stage one calibrates Au+Au at 200 GeV; a flow learns its posterior of the 16 shared parameters; stage two calibrates
-Pb+Pb at 2.76 TeV with that prior and a normalisation of its own. Beside it the one-shot fit of all 18 parameters,
-twice: how far two joint fits with different seeds are apart is the control.
+Au+Au at 200 GeV, then Pb+Pb at 2.76 TeV, and the reverse, by `run_stages`; beside it the one-shot fit of all 18
+parameters, twice: how far two joint fits with different seeds are apart is the control. Each system has a normalisation
+of its own; the first one's stays among the parameters of the second stage, so that stage one's density is known there
+as a function: the flow learns it, tails included, and the guards can tell what the flow costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,13 @@ import numpyro_flowprior as fp
 
 FILES = {"AuAu": "hic_auau200.npz", "PbPb": "hic_pbpb2760.npz"}
 BINS = (75, 20)  # the default of `compare`, and coarser histograms, whose noise floor is lower
-TAUGHT = 3  # times as many draws in stage one, from which the flow learns by likelihood alone: without norm_AuAu there
-# is no log density of the 16 shared parameters
 DRAWN = 8  # parameters in the corner plot
-FULL = {"n_total": 4096, "n_effective": 1024, "n_active": 512, "flow": "maf3"}
-QUICK = {"n_total": 1024, "n_effective": 512, "n_active": 256, "flow": "maf3"}
+FULL = {"n_total": 4096, "n_effective": 1024, "n_active": 512}
+QUICK = {"n_total": 1024, "n_effective": 512, "n_active": 256}
 EMULATORS = "system|runs x observables|components|R^2 median|R^2 lowest|68 %|95 %|rows|left out|fit [s]"
 RUNS = "run|parameters|rows|effective draws|likelihood calls|iterations|seconds|log Z"
-PARAMETERS = "parameter|joint|stage two|stage one|shift [sigma]|width ratio|KL [nats]"
+STAGED = "order|posterior|average KL|excess|excess, 20 bins|largest shift [sigma]|log Z1 + log Z2 - log Z|guards"
+PARAMETERS = "parameter|joint|Au+Au then Pb+Pb|Pb+Pb then Au+Au|shifts [sigma]|width ratios"
 
 
 @dataclass(frozen=True)
@@ -66,84 +67,132 @@ def joint_likelihood(*systems: System) -> fp.EmulatorLikelihood:
     return fp.EmulatorLikelihood([system.emulator for system in systems], y, np.diag(error**2))
 
 
-def flat_model(space: fp.ParameterSpace, likelihood: fp.EmulatorLikelihood) -> None:
-    """Stage one, and the joint fit: flat priors on everything."""
-    theta = space.as_dict(numpyro.sample("theta", fp.UniformPrior(space)))
+def model(prior: Any, own: fp.ParameterSpace | None, likelihood: fp.EmulatorLikelihood) -> None:
+    """A stage, and the joint fit: a prior, flat ones on a system's own parameters, all measurements."""
+    theta = prior.space.as_dict(numpyro.sample("theta", prior))
+    for name, (low, high) in zip(own.names, own.bounds, strict=True) if own else ():
+        theta[name] = numpyro.sample(name, numpyro.distributions.Uniform(low, high))
     numpyro.sample("y", likelihood(theta), obs=likelihood.observed)
 
 
-def second_model(prior: fp.FlowPrior, norm: fp.ParameterSpace, likelihood: fp.EmulatorLikelihood) -> None:
-    """Stage two: the flow on the shared parameters, a flat prior on the system's own normalisation."""
-    theta = prior.space.as_dict(numpyro.sample("shared", prior))
-    theta[norm.names[0]] = numpyro.sample(norm.names[0], numpyro.distributions.Uniform(norm.lower[0], norm.upper[0]))
-    numpyro.sample("y", likelihood(theta), obs=likelihood.observed)
+def own_parameters(system: System, other: System) -> fp.ParameterSpace:
+    """Returns the parameters that a system has and another lacks."""
+    space = system.emulator.space
+    return space.select([name for name in space.names if name not in other.emulator.space.names])
 
 
-def run(systems: dict[str, System], *, quick: bool, seed: int) -> tuple[dict[str, fp.Chain], fp.FlowFit]:
-    """Returns the chains of both stages and of the joint fit, and the flow between the stages."""
-    keys = jax.random.split(jax.random.key(seed), 5)
+def run(
+    systems: dict[str, System], folder: Path, *, quick: bool, seed: int
+) -> tuple[dict[str, fp.StagedAnalysis], dict[str, fp.Chain]]:
+    """Returns the staged analyses, in both orders, as sampled and reweighted, and two joint fits."""
+    sizes = QUICK if quick else FULL
     first, second = systems.values()
-    space, other = (system.emulator.space for system in systems.values())
-    shared = [name for name in space.names if name in other.names]
-    norm = other.select([name for name in other.names if name not in shared])
-    names, lower, upper = ((*getattr(space, part), *getattr(norm, part)) for part in ("names", "lower", "upper"))
-    both = fp.ParameterSpace(names, lower, upper, labels=[*space.labels, *norm.labels])
-
-    def sample(key: jax.Array, model: Any, *args: Any, draws: int = 1) -> fp.Chain:
-        sizes = dict(QUICK if quick else FULL)
-        sizes["n_total"] *= draws
-        chain = fp.sample_pocomc(key, fp.ModelDensity(model, *args), **sizes)
-        print(chain, chain.info, sep="\n", flush=True)
-        return chain
-
-    chains = {"stage one": sample(keys[0], flat_model, space, joint_likelihood(first), draws=TAUGHT)}
-    train = fp.TrainConfig(max_steps=800 if quick else 3000)
-    fit = fp.fit_flow(keys[1], chains["stage one"].select(shared), train=train)
-    print(fit.report, flush=True)
-    chains["stage two"] = sample(keys[2], second_model, fit.prior, norm, joint_likelihood(second))
-    chains["joint"] = sample(keys[3], flat_model, both, joint_likelihood(first, second))
-    chains["joint, again"] = sample(keys[4], flat_model, both, joint_likelihood(first, second))
-    return chains, fit
-
-
-def report(systems: dict[str, System], chains: dict[str, fp.Chain], fit: fp.FlowFit, command: str) -> str:
-    """Returns the results as Markdown."""
-    one, two, joint = (chains[name] for name in ("stage one", "stage two", "joint"))
-    (z1, e1), (z2, e2), (z, e) = ((chain.log_evidence, chain.log_evidence_error) for chain in (one, two, joint))
-    compared = {bins: fp.compare(joint.select(two.names), two, bins=bins) for bins in BINS}
-    control = {bins: fp.compare(joint, chains["joint, again"], bins=bins) for bins in BINS}
-    shown, flow = compared[BINS[0]], fit.report
-    marginals = (
-        (name, *(moments(chain, name) for chain in (joint, two, one)), f"{shift:+.2f}", f"{ratio:.2f}", f"{kl:.3f}")
-        for name, shift, ratio, kl in zip(two.names, shown.shift, shown.width_ratio, shown.kl.one_d, strict=True)
+    own = own_parameters(second, first)
+    (names, lower, upper, labels) = (
+        (*getattr(first.emulator.space, part), *getattr(own, part)) for part in ("names", "lower", "upper", "labels")
     )
+    both = fp.UniformPrior(fp.ParameterSpace(names, lower, upper, labels=labels))
+    likelihood = joint_likelihood(first, second)
+    joint = {
+        name: kept(
+            folder / f"{name}.npz", lambda j=j: joint_fit(jax.random.key(seed + 100 + j), both, likelihood, sizes)
+        )
+        for j, name in enumerate(("joint", "joint, again"))
+    }
+    analyses = {}
+    for label, order in {"AuAu, PbPb": (first, second), "PbPb, AuAu": (second, first)}.items():
+        ahead, behind = (joint_likelihood(system) for system in order)
+        one, two = label.split(", ")
+        stages = [
+            fp.Stage(one, model, (None, ahead)),
+            fp.Stage(two, model, (own_parameters(order[1], order[0]), behind)),
+        ]
+        for psis in (False, True):
+            analyses[f"{label}{', reweighted' if psis else ''}"] = fp.run_stages(
+                jax.random.key(seed),
+                stages,
+                fp.UniformPrior(order[0].emulator.space),
+                sampler_options=sizes,
+                psis=psis,
+                override=True,
+                folder=folder / label,
+                progress=False,
+            )
+        print(analyses[label], flush=True)
+    return analyses, joint
+
+
+def joint_fit(key: jax.Array, prior: Any, likelihood: fp.EmulatorLikelihood, sizes: dict[str, int]) -> fp.Chain:
+    """Returns the one-shot fit."""
+    return fp.sample_pocomc(key, fp.ModelDensity(model, prior, None, likelihood), progress=False, **sizes)
+
+
+def kept(path: Path, make: Callable[[], fp.Chain]) -> fp.Chain:
+    """Returns a chain from its file, made if it is not there."""
+    if not path.exists():
+        fp.write_chain_npz(path, make())
+    return fp.read_chain(path)
+
+
+def report(
+    systems: dict[str, System], analyses: dict[str, fp.StagedAnalysis], joints: dict[str, fp.Chain], command: str
+) -> str:
+    """Returns the results as Markdown."""
+    joint, again = joints.values()
+    control = {bins: fp.compare(joint, again, bins=bins) for bins in BINS}
+    runs = {"joint": joint, "joint, again": again}
+    for analysis in (analyses["AuAu, PbPb"], analyses["PbPb, AuAu"]):
+        one, two = analysis.chains.items()
+        runs |= {f"{one[0]} first": one[1], f"{two[0]} second": two[1]}
+    forward, reverse = (analyses[f"{label}, reweighted"].posterior for label in ("AuAu, PbPb", "PbPb, AuAu"))
+    shown = [fp.compare(joint, chain) for chain in (forward, reverse)]
+    marginals = (
+        (
+            name,
+            *(moments(chain, name) for chain in (joint, forward, reverse)),
+            ", ".join(f"{found.shift[j]:+.2f}" for found in shown),
+            ", ".join(f"{found.width_ratio[j]:.2f}" for found in shown),
+        )
+        for j, name in enumerate(joint.names)
+    )
+    verdicts = [f"### {label}\n\n```\n{next(iter(a.guards.values()))}\n```\n" for label, a in analyses.items()]
     parts = [
-        "# Heavy-ion calibration: Au+Au, then Pb+Pb, against the joint fit\n",
+        "# Heavy-ion calibration: Au+Au then Pb+Pb, and the reverse, against the joint fit\n",
         origin(command, "pocomc"),
         "## Emulators on the held-out design\n\nRows with NaN are left out. Coverage: mean over the observables.\n",
         table(EMULATORS, (system.row for system in systems.values())),
-        f"## The flow: Au+Au's posterior of {fit.prior.space.dim} shared parameters\n",
-        f"Held-out gain over a Gaussian {flow.gain:.3f} +- {flow.gain_error:.3f} nats ({flow.rows} rows, effective "
-        f"{flow.effective_size:.0f}); verdict: {flow.verdict} ({'; '.join(flow.reasons) or 'no remarks'}); "
-        f"{fit.history.seconds:.0f} s, best step {fit.history.best_step}.\n",
-        f"## Runs: pocoMC, {', '.join(f'{name} {joint.info[name]}' for name in list(FULL)[:3])}; {TAUGHT} times "
-        "the draws in stage one\n",
-        table(RUNS, ((name, *run_row(chain)) for name, chain in chains.items())),
-        f"log Z1 + log Z2 = {z1 + z2:.2f} +- {np.hypot(e1, e2):.2f}; log Z joint = {z:.2f} +- {e:.2f}; difference "
-        f"{z1 + z2 - z:+.2f} +- {np.sqrt(e1**2 + e2**2 + e**2):.2f} (the samplers' errors; the flow's are not in them)."
-        f"\n\n## Stage two against the joint fit, {two.dim} parameters\n",
-        "The floor is what finite draws alone give in histograms of that many bins; the excess is what counts.\n",
-        *(
-            f"{bins} bins per axis: average KL {c.kl.average:.4f} nats, floor {c.floor.mean():.4f}, excess "
-            f"{c.excess:+.4f} +- {c.excess_error:.4f}.\n"
-            for bins, c in compared.items()
-        ),
-        "The same between the two joint fits, which differ in their seed alone: excess "
+        f"## Runs: pocoMC, {', '.join(f'{name} {joint.info[name]}' for name in FULL)}\n",
+        table(RUNS, ((name, *run_row(chain)) for name, chain in runs.items())),
+        f"## Second stages against the joint fit, {joint.dim} parameters\n",
+        "The floor is what finite draws alone give in histograms; the excess is what counts. Between the two joint "
+        "fits, which differ in their seed alone, it is "
         + ", ".join(f"{c.excess:+.4f} +- {c.excess_error:.4f} ({bins} bins)" for bins, c in control.items())
-        + ". The floor takes pocoMC's weighted particles as independent, which they are not quite.\n",
+        + ": the floor takes pocoMC's weighted particles as independent, which they are not quite.\n",
+        table(STAGED, (staged_row(label, analysis, joint) for label, analysis in analyses.items())),
+        "Parameters, second stages reweighted:\n",
         table(PARAMETERS, marginals),
+        "## What the guards say\n",
+        *verdicts,
     ]
     return "\n".join(parts)
+
+
+def staged_row(label: str, analysis: fp.StagedAnalysis, joint: fp.Chain) -> tuple[Any, ...]:
+    """Returns how far a staged analysis ends from the joint fit, in the order of the table's columns."""
+    fine, coarse = (fp.compare(joint, analysis.posterior, bins=bins) for bins in BINS)
+    difference = (analysis.log_evidence or np.nan) - (joint.log_evidence or np.nan)
+    error = np.hypot(analysis.log_evidence_error or np.nan, joint.log_evidence_error or np.nan)
+    order, _, how = label.partition(", reweighted")
+    return (
+        order,
+        "reweighted" if label.endswith("reweighted") else f"as sampled{how}",
+        f"{fine.kl.average:.3f}",
+        f"{fine.excess:+.3f} +- {fine.excess_error:.3f}",
+        f"{coarse.excess:+.4f} +- {coarse.excess_error:.4f}",
+        f"{fine.shift[np.argmax(np.abs(fine.shift))]:+.2f}",
+        f"{difference:+.2f} +- {error:.2f}",
+        next(iter(analysis.guards.values())).verdict,
+    )
 
 
 def run_row(chain: fp.Chain) -> tuple[Any, ...]:
@@ -159,14 +208,18 @@ def moments(chain: fp.Chain, name: str) -> str:
     return "-" if marginal is None else f"{marginal.mean()[0]:.3g} +- {np.sqrt(marginal.covariance()[0, 0]):.2g}"
 
 
-def draw(chains: dict[str, fp.Chain], path: Path) -> None:
+def draw(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, path: Path) -> None:
     """Draws the shared parameters that the joint fit constrains most, against their prior boxes."""
-    joint, one, two = (chains[name] for name in ("joint", "stage one", "stage two"))
-    joint = joint.select([name for name in one.names if name in two.names])
-    width = np.sqrt(np.diagonal(joint.covariance())) / np.diff(joint.space.bounds, axis=1)[:, 0]
-    legends = {"joint fit": joint, "stage one: Au+Au": one, "stage two: Pb+Pb, prior from Au+Au": two}
-    names = [joint.names[j] for j in np.sort(np.argsort(width)[:DRAWN])]
-    fp.plot_corner(legends, names=names, bins=30).savefig(path, dpi=75)
+    first, second = analyses["AuAu, PbPb, reweighted"].chains.values()
+    reverse = analyses["PbPb, AuAu, reweighted"].posterior
+    shared = [name for name in first.names if name in joint.names and not name.startswith("norm")]
+    width = np.sqrt(np.diagonal(joint.select(shared).covariance()))
+    width = width / np.diff(joint.space.select(shared).bounds, axis=1)[:, 0]
+    legends = {"joint fit": joint, "Au+Au": first, "Au+Au, then Pb+Pb": second, "Pb+Pb, then Au+Au": reverse}
+    names = [shared[j] for j in np.sort(np.argsort(width)[:DRAWN])]
+    fp.plot_corner({k: chain.select(shared) for k, chain in legends.items()}, names=names, bins=30).savefig(
+        path, dpi=75
+    )
 
 
 def main() -> None:
@@ -174,17 +227,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with hic_auau200.npz and hic_pbpb2760.npz")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for table and picture")
+    parser.add_argument("--folder", type=Path, default=Path("heavy_ion_output"), help="keeps what is done")
     parser.add_argument("--quick", action="store_true", help="small samples, 5 components: for trying it out")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     systems = {label: read_system(args.data / file, label, 5 if args.quick else 10) for label, file in FILES.items()}
-    chains, fit = run(systems, quick=args.quick, seed=args.seed)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    analyses, joints = run(systems, args.folder, quick=args.quick, seed=args.seed)
     options = " --quick" * args.quick + f" --seed {args.seed}" * (args.seed != 0)
-    text = report(systems, chains, fit, f"python benchmarks/heavy_ion.py --data ../shared/data{options}")
+    text = report(systems, analyses, joints, f"python benchmarks/heavy_ion.py --data ../shared/data{options}")
     (args.out / "heavy_ion.md").write_text(text)
     print(text)
-    draw(chains, args.out / "heavy_ion_corner.png")
+    draw(analyses, joints["joint"], args.out / "heavy_ion_corner.png")
 
 
 if __name__ == "__main__":
