@@ -263,9 +263,7 @@ def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None
     Args:
         prior: the learned prior.
         weight: of the broad one, in (0, 1); 0.05 to 0.2 is usual.
-        broad: a distribution over the same vector of parameters, on the same support. None: a `BroadPrior`, flat on
-            intervals, log-logistic on half lines with the chain's scale, and on lines a Student t of three degrees of
-            freedom, three times as wide as the chain.
+        broad: a distribution over the same vector of parameters, on the same support; None for `broad_of(prior)`.
 
     Raises:
         TypeError: not a FlowPrior, or `broad` is not a NumPyro distribution.
@@ -273,10 +271,7 @@ def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None
     """
     _require_prior(prior, "robustify")
     weight = real_in(weight, "robustify: weight", 0.0, 1.0, open_low=True, open_high=True)
-    if broad is None:
-        whitening = prior.params["whitening"]
-        width = 3.0 * np.sqrt(np.sum(np.asarray(whitening["tril"]) ** 2, axis=1))
-        broad = BroadPrior(prior.space, prior.params["support"]["scale"], whitening["loc"], width)
+    broad = broad_of(prior) if broad is None else broad
     if not isinstance(broad, Distribution):
         raise TypeError(f"robustify: broad: expected a NumPyro distribution; got {type(broad).__name__}.")
     if broad.batch_shape != () or broad.event_shape != prior.event_shape:
@@ -286,6 +281,21 @@ def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None
         )
     _require_inside(prior, broad)
     return RobustPrior(prior, broad, weight)
+
+
+def broad_of(prior: Any) -> Distribution:
+    """Returns a broad density on the support of a learned prior; of a robust one, its own broad part.
+
+    A `BroadPrior`: flat on intervals, log-logistic on half lines with the chain's scale, and on lines a Student t of
+    three degrees of freedom, three times as wide as the chain.
+    """
+    if isinstance(prior, RobustPrior):
+        return prior.broad
+    if isinstance(prior, TemperedPrior):
+        return broad_of(prior.prior)
+    whitening = prior.params["whitening"]
+    width = 3.0 * np.sqrt(np.sum(np.asarray(whitening["tril"]) ** 2, axis=1))
+    return BroadPrior(prior.space, prior.params["support"]["scale"], whitening["loc"], width)
 
 
 def _require_inside(prior: FlowPrior, broad: Distribution) -> None:

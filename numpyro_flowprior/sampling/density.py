@@ -123,7 +123,11 @@ class ModelDensity:
 
         Site theta's are `theta_latent[i]`, all of the real line; theta itself is among the `deterministics`.
         """
-        model = reparam(self._model, config={site: LatentReparam() for site in self.learned_sites})
+        return self.reparametrised({site: LatentReparam() for site in self.learned_sites})
+
+    def reparametrised(self, config: Mapping[str, Any]) -> ModelDensity:
+        """Returns the density of the model under `numpyro.handlers.reparam` with a configuration {site: strategy}."""
+        model = reparam(self._model, config=dict(config))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what there is to say of the model has been said
             return ModelDensity(model, *self._args, **self._kwargs)

@@ -19,6 +19,7 @@ from ..compose import RobustPrior
 from ..diagnostics.coverage import Extrapolation, extrapolation
 from ..diagnostics.independent import independent_rows
 from ..diagnostics.json_numbers import rounded
+from ..sampling.broad_start import WeightedPrior, weighted_prior
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity, PriorError, evaluated, prior_error
 from .predictive import PredictiveCheck, predictive_check
@@ -30,6 +31,8 @@ _FEW_ROWS = (25.0, 100.0)  # of the chain before, that the posterior rests on: b
 _BEYOND = (0.20, 0.05)  # share of the posterior beyond the chain before, above what chance explains
 _LOSS = (0.10, 0.03)  # nats that the posterior loses to the learned prior
 _RELIABLE = 0.7  # Pareto k
+_DRAWS, _FEW_DRAWS = 32_768, 50.0  # from the prior, weighted; effective draws below which they cannot tell
+_MISSED = 0.1  # nats of evidence
 _CHANCE = 1e-3  # of a right stage to be warned of by a test that has a p-value
 
 
@@ -122,11 +125,12 @@ def guard(
         exact: the model's prior with the exact posterior of the stage before in place of the learned one, where known.
         corrected: the chain was reweighted to it; its weights' Pareto k is in `info["psis"]`.
     """
-    key_rows, key_predict = jax.random.split(key)
+    key_rows, key_predict, key_prior = jax.random.split(key, 3)
     own = sorted(set(density.names) - set(prior.space.names))
     resting = _rows_rested_on(chain, before)
     beyond = _beyond(key_rows, chain, before)
     error = None if exact is None else prior_error(_uncorrected(density, chain) if corrected else chain, exact)
+    drawn = weighted_prior(key_prior, density, _DRAWS)
     predicted = predictive_check(key_predict, density)
     moved = tension(before, chain)
     sensitivity = power_sensitivity(chain)
@@ -134,6 +138,7 @@ def guard(
     findings = [
         _of_error(error, _price_of_robustness(prior, chain), corrected=corrected),
         _of_rows(resting, own, known=known),
+        _of_sampler(drawn, chain),
         _of_beyond(beyond, known=known),
         _of_prediction(predicted),
         _of_tension(moved),
@@ -141,6 +146,7 @@ def guard(
     ]
     numbers = {
         "rows_rested_on": None if resting is None else rounded(resting),
+        "weighted_prior": _numbers(drawn),
         "extrapolation": _numbers(beyond),
         "prior_error": None if error is None else _numbers(error),
         "prior_predictive": None if predicted is None else _numbers(predicted),
@@ -187,6 +193,7 @@ def _beyond(key: jax.Array, chain: Chain, before: Chain) -> Extrapolation:
     return extrapolation(generator, z @ whitening, z_draws @ whitening, z[:1] @ whitening)
 
 
+_START = 'Begin at a broad prior (start="broad"), or with more particles.'
 _REMEDIES = (
     "Teach the prior its tails (tail_aware=True, or support_points of fit_flow), reweight (psis=True), mix in a broad "
     "prior (robust=0.1), reverse the order of the stages, or fit jointly."
@@ -236,6 +243,27 @@ def _of_rows(rows: float | None, own: list[str], *, known: bool) -> Finding:
     if known:
         return Finding(subject, "pass", f"{text}, few; but its exact density, the line above, says what that cost")
     return Finding(subject, "fail" if rows < _FEW_ROWS[0] else "warn", f"{text}, too few to learn from", _REMEDIES)
+
+
+def _of_sampler(drawn: WeightedPrior, chain: Chain) -> Finding:
+    """Few prior draws find less evidence than there is, hardly more: more than the sampler's means that it missed some.
+
+    Where the posterior rests on few of them they cannot tell; a sampler that began with as few would not know either.
+    """
+    subject = "sampler against weighted prior draws"
+    if chain.log_evidence is None:
+        return Finding(subject, "info", "not known: the sampler gives no evidence")
+    error = float(np.hypot(drawn.log_evidence_error, chain.log_evidence_error or 0.0))
+    text = (
+        f"log evidence {chain.log_evidence:.2f} for {drawn.log_evidence:.2f} +- {drawn.log_evidence_error:.2f} of "
+        f"{_DRAWS} draws worth {drawn.effective_size:.0f}"
+    )
+    missed = drawn.log_evidence - chain.log_evidence
+    if missed > max(4.0 * error, _MISSED):
+        return Finding(subject, "fail", f"{text}: it missed a part", _START)
+    if drawn.effective_size < _FEW_DRAWS and chain.info.get("start") != "broad":
+        return Finding(subject, "warn", f"{text}, too few to tell, and for a sampler that begins there", _START)
+    return Finding(subject, "pass", text)
 
 
 def _of_beyond(beyond: Extrapolation, *, known: bool) -> Finding:

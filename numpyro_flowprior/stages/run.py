@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..chains.readers import read_chain, write_chain_npz
 from ..compose import robustify
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
+from ..sampling.broad_start import Start, starts_broad, through_broad
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.record import INTERRUPTION
@@ -53,6 +55,7 @@ def run_stages(
     tail_aware: bool = True,
     robust: float = 0.0,
     psis: bool = False,
+    start: Start = "auto",
     override: bool = False,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -76,6 +79,10 @@ def run_stages(
         robust: weight of a broad prior that is mixed into each learned one (`robustify`); 0 for none.
         psis: reweight each posterior to the exact posterior of the stages before as its prior (`psis_reweight`), which
             takes out what the learned prior got wrong wherever there are draws. It evaluates all earlier models.
+        start: where samplers of later stages begin. "prior": at the learned prior, as the model says. "broad": at a
+            broad one, the learned prior's density a part of the likelihood: the same posterior, at the price of a joint
+            fit's temperatures, for one that holds little of the prior's mass, whose modes would be found by chance.
+            "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
         override: go on where sampler or report fail.
         folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
             called again. None to write nothing.
@@ -97,16 +104,19 @@ def run_stages(
     prior: Any = first_prior
     earlier: tuple[Chain, ExactDensity | None] | None = None  # the last posterior, and its density as a function
     for number, (stage, files) in enumerate(zip(stages, folders, strict=True)):
-        key_sample, key_fit, key_guard = jax.random.split(jax.random.fold_in(key, number), 3)
+        key_sample, key_fit, key_guard, key_look = jax.random.split(jax.random.fold_in(key, number), 4)
         options = {**(sampler_options or {}), **stage.sampler_options}
         density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
         if number:
             _require_prior(stage, density, prior)
         names = kept_names(stage, density.names)
         if files is not None:
-            files.begin(_settings(key, stage, names, sampler, options, learning, robust=robust if number else 0.0))
+            files.begin(
+                _settings(key, stage, names, sampler, options, learning, robust=robust if number else 0.0, start=start)
+            )
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
-        chain = _sampled(key_sample, density, sampler, options, files, override=override, progress=progress)
+        sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
+        chain = _sampled(key_look, density, sample, files, start=start, override=override)
         exact = _exact_prior(stage, density, prior, earlier, psis=psis)
         if psis and exact is not None:
             chain = psis_reweight(chain, exact.log_density)
@@ -150,6 +160,7 @@ def _settings(
     learning: Mapping[str, Any],
     *,
     robust: float,
+    start: Start,
 ) -> dict[str, Any]:
     """Returns what decides a stage's results, besides model and data, which are known by their log densities."""
     config, train = learning["config"], learning["train"]
@@ -163,18 +174,18 @@ def _settings(
         "train": None if train is None else train.to_json(),
         "tail_aware": learning["tail_aware"],
         "robust": robust,
+        "start": start,
     }
 
 
 def _sampled(
     key: jax.Array,
     density: ModelDensity,
-    sampler: Callable[..., Chain],
-    options: Mapping[str, Any],
+    sample: Callable[[ModelDensity], Chain],
     files: StageFolder | None,
     *,
+    start: Start,
     override: bool,
-    progress: bool,
 ) -> Chain:
     """Returns the sampler's chain, or the one in the folder if it is done."""
     if files is not None and files.chain.exists():
@@ -182,15 +193,27 @@ def _sampled(
         _require_same_density(files.chain, density, chain)
         if override or chain.info.get("converged") is not False:
             return chain
+    chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
+    if files is not None:
+        write_chain_npz(files.chain, chain)
+    return chain
+
+
+def _sample(
+    key: jax.Array,
+    sampler: Callable[..., Chain],
+    options: Mapping[str, Any],
+    files: StageFolder | None,
+    density: ModelDensity,
+    *,
+    progress: bool,
+) -> Chain:
     taken = inspect.signature(sampler).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     given: dict[str, Any] = {"progress": progress} if "progress" in taken or open_ended else {}
     if files is not None and "checkpoint" in taken and "backend" not in options:
         given["checkpoint"] = files.checkpoint
-    chain = sampler(key, density, **{**given, **options})
-    if files is not None:
-        write_chain_npz(files.chain, chain)
-    return chain
+    return sampler(key, density, **{**given, **options})
 
 
 def _require_same_density(path: Path, density: ModelDensity, chain: Chain) -> None:
