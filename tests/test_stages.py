@@ -186,12 +186,34 @@ def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_pat
     assert "not converged" in str(analysis)
 
 
-def test_an_interruption_stops_the_run_even_if_overridden():
+def test_an_interruption_stops_the_run_even_if_overridden_and_its_chain_is_not_taken_for_a_whole_one(tmp_path):
     def interrupted(key, density, *, progress=True):
         return weighted(key, density).replace(info={"converged": False, "stopped_by": INTERRUPTION})
 
+    run = {"folder": tmp_path, "override": True, **QUICK}
+    interrupted.__name__ = "weighted"
     with pytest.raises(StageStopped, match="'x': interrupted"):
-        run_stages(KEY, STAGES, Flat(), sampler=interrupted, override=True, **QUICK)
+        run_stages(KEY, STAGES, Flat(), sampler=interrupted, **run)
+    with pytest.raises(FileNotFoundError, match="'x', has no chain yet"):
+        load_stages(tmp_path)
+    assert run_stages(KEY, STAGES[:1], Flat(), sampler=weighted, **run)["x"].converged
+
+
+def test_a_posterior_in_the_priors_tail_is_sampled_through_a_broad_one():
+    """The second measurement is five sigma off: few of the learned prior's draws are there."""
+    data = {"x": 0.4, "y": 6.0}
+    stages = [Stage(name, linear, (name, value)) for name, value in data.items()]
+    started = {
+        start: run_stages(KEY, stages, Flat(), sampler=weighted, start=start, **QUICK)["y"].chain
+        for start in ("auto", "prior")
+    }
+    assert started["auto"].info["start"] == "broad"
+    assert "start" not in started["prior"].info
+    mean, covariance, log_evidence = exact_joint(data)
+    error = np.sqrt(np.diag(covariance) / started["auto"].effective_size)
+    assert (np.abs(started["auto"].mean() - mean) < 8 * error).all()  # the first chain's own error, in its tail
+    first = exact_joint({"x": 0.4})[2]
+    assert started["auto"].log_evidence == pytest.approx(log_evidence - first, abs=0.2)
 
 
 def two_modes(prior):

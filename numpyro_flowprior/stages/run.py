@@ -194,7 +194,7 @@ def _sampled(
         if override or chain.info.get("converged") is not False:
             return chain
     chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
-    if files is not None:
+    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
         write_chain_npz(files.chain, chain)
     return chain
 
