@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .stages.analysis import StagedAnalysis
     from .stages.folder import load_stages
     from .stages.guards import Guards, guard
+    from .stages.html import write_report
     from .stages.run import StageStopped, run_stages
     from .stages.stage import Stage
     from .stages.tension import Tension, tension
@@ -96,6 +97,7 @@ _HOMES = {
     "stages.analysis": ("StagedAnalysis",),
     "stages.folder": ("load_stages",),
     "stages.guards": ("Guards", "guard"),
+    "stages.html": ("write_report",),
     "stages.run": ("StageStopped", "run_stages"),
     "stages.stage": ("Stage",),
     "stages.tension": ("Tension", "tension"),
@@ -166,6 +168,7 @@ __all__ = [
     "tension",
     "to_arviz",
     "write_chain_npz",
+    "write_report",
 ]
 
 

@@ -27,6 +27,11 @@ def shorten(items: Iterable[Any], most: int = _SHOWN) -> str:
     return text if len(items) <= most else f"{text}, ... ({len(items) - most} more)"
 
 
+def printable(text: str) -> str:
+    """Returns text whose control characters, which could steer a terminal or break a page, are escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def float_array(value: Any, subject: str, *, shape: tuple[int | None, ...] | None = None) -> FloatArray:
     """Returns `value` as a float64 NumPy array of the given shape.
 

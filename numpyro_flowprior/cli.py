@@ -1,4 +1,4 @@
-"""The command line: `flowprior demo | fit | scan | check | info | sample | plot`, and what each command takes.
+"""The command line: `flowprior demo | fit | scan | check | info | sample | plot | report`, and what each command takes.
 
 What they do is in commands.py, which is loaded when one is run: help and `info` answer without loading JAX.
 """
@@ -19,7 +19,7 @@ from .prior_file import read_prior
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 for a prior that fails its check, 2 for bad input."""
+    """Runs a command and returns its exit status: 0, 1 for a prior or an analysis that fails, 2 for bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args([f" {word}" if _is_negative_number(word) else word for word in arguments])
     try:
@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("sources", nargs="+", type=Path, help="chains, and prior files (.safetensors)")
     plot.add_argument("-o", "--output", type=Path, default=Path("corner.png"), help="default: corner.png")
     _add_run_options(plot)
+
+    report = commands.add_parser("report", help="a staged analysis as one HTML file; status 1 if it fails")
+    report.add_argument("folder", type=Path, help="that run_stages(folder=...) wrote")
+    report.add_argument("-o", "--output", type=Path, help="HTML file (default: report.html in the folder)")
+    report.add_argument("--title", default="Staged analysis", help="its heading (default: %(default)s)")
+    _add_run_options(report)
     return parser
 
 

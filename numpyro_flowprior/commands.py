@@ -22,6 +22,8 @@ from .model_card import HEADLINE
 from .plots.corner import plot_corner
 from .plots.quality import plot_quality
 from .prior import FlowPrior
+from .stages.folder import last_written, load_stages
+from .stages.html import write_report
 from .training.config import TrainConfig
 from .training.fit import FlowFit, fit_flow
 from .training.grid import read_grid
@@ -161,6 +163,18 @@ def plot(options: Namespace) -> int:
         chains[name] = _draws(FlowPrior.load(path), key, 100_000) if is_prior else read_chain(path)
     _save_corner(options.output, chains)
     return 0
+
+
+def report(options: Namespace) -> int:
+    """Writes the report of a staged analysis and prints what it says in short; status 1 if the analysis fails."""
+    output = options.output or options.folder / "report.html"
+    _require_folder(output)
+    analysis = load_stages(options.folder)
+    print(analysis)
+    date = last_written(options.folder).strftime("%d %B %Y")
+    key = jax.random.key(options.seed)
+    print(f"wrote {write_report(analysis, output, title=options.title, date=date, key=key)}")
+    return 0 if analysis.verdict != "fail" else 1
 
 
 def _draws(prior: FlowPrior, key: jax.Array, n: int) -> Chain:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import printable
 from .flows.config import FlowConfig
 from .flows.layout import FIXED, flatten_params
 from .prior_file import PriorFile
@@ -50,7 +51,7 @@ def card_text(stored: PriorFile) -> str:
     for title, body in sections.items():
         if body or title != "Other remarks":
             lines += ["", title, *(f"  {line}" for line in body or ["not recorded"])]
-    return "\n".join(_printable(line) for line in lines)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _heading(metadata: Mapping[str, Any], dim: int) -> list[str]:
@@ -170,8 +171,3 @@ def _rounded(value: Any) -> Any:
 
 def _words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    """Returns text whose control characters, which could steer a terminal, are escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

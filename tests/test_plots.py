@@ -50,6 +50,12 @@ def test_axes_carry_labels_and_units_with_raised_exponents():
     assert {axis.get_xlabel() for axis in axes} == {"", "$B_G$ [GeV$^{-2}$]", "s"}
 
 
+def test_labels_that_are_no_formula_are_drawn_as_they_are(tmp_path):
+    samples = np.random.default_rng(0).uniform(size=(500, 2))
+    chain = Chain(samples, ParameterSpace(["a", "b"], 0.0, 1.0, units=["$", ""], labels=["$a", r"$\b$"]))
+    plot_corner({r"$\x^$": chain}).savefig(tmp_path / "corner.png")
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="at least one chain"):
         plot_corner({})

@@ -114,28 +114,32 @@ class QualityReport:
             f"(of right priors, at most {_percent(FALSE_ALARMS)} are warned of)"
         )
 
-    def __str__(self) -> str:
+    @property
+    def statements(self) -> dict[str, str]:
+        """The numbers in words, by what they are of."""
         test, beyond = self.classifier, self.extrapolation
         by_density = [tail for tail in self.tails if tail.subject == "density"]
         oddest = min((tail for tail in self.tails if tail.subject != "density"), key=lambda tail: tail.p_value)
         name, ranks = min(self.ranks.items(), key=lambda item: item[1].p_value)
-        lines = [
-            f"verdict: {self.summary}",
-            f"held-out rows: {self.rows} (effective size {self.effective_size:.0f}; {self.independent_rows} taken as "
+        return {
+            "held-out rows": f"{self.rows} (effective size {self.effective_size:.0f}; {self.independent_rows} taken as "
             "independent)",
-            f"held-out log density: {self.log_density:.4f} +- {self.log_density_error:.4f} nats",
-            f"gain over a Gaussian: {self.gain:.4f} +- {self.gain_error:.4f} nats (worst row {self.worst:.1f})",
-            f"marginals: {self.comparison}",
-            f"ranks: density off by {_percent(self.density_ranks.distance)} (p = {self.density_ranks.p_value:.2g}); "
+            "held-out log density": f"{self.log_density:.4f} +- {self.log_density_error:.4f} nats",
+            "gain over a Gaussian": f"{self.gain:.4f} +- {self.gain_error:.4f} nats (worst row {self.worst:.1f})",
+            "marginals": str(self.comparison),
+            "ranks": f"density off by {_percent(self.density_ranks.distance)} (p = {self.density_ranks.p_value:.2g}); "
             f"oddest parameter {name}, by {_percent(ranks.distance)} (p = {ranks.p_value:.2g})",
-            f"tails: {', '.join(_tail(tail) for tail in by_density)} of lowest density;",
+            "tails": f"{', '.join(_tail(tail) for tail in by_density)} of lowest density;\n"
             f"  oddest parameter {oddest.subject}, {_tail(oddest)} at its {oddest.side} end (p = {oddest.p_value:.2g})",
-            f"classifier: area under the curve {test.auc:.4f}, by chance {test.null_mean:.4f} +- {test.null_std:.4f} "
+            "classifier": f"area under the curve {test.auc:.4f}, by chance {test.null_mean:.4f} +- {test.null_std:.4f} "
             f"(p = {test.p_value:.2g})",
-            f"extrapolation: {_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
+            "extrapolation": f"{_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
             f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
-        ]
-        return "\n".join(lines)
+        }
+
+    def __str__(self) -> str:
+        found = (f"{subject}: {words}" for subject, words in self.statements.items())
+        return "\n".join([f"verdict: {self.summary}", *found])
 
 
 def _tail(tail: Tail) -> str:

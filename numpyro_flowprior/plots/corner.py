@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
-from .canvas import COLOURS, few_ticks, line_sample, new_figure
+from .canvas import COLOURS, few_ticks, line_sample, new_figure, readable
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
 CONTOUR_MASSES = (0.3935, 0.8647, 0.9889)
@@ -183,9 +183,11 @@ def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int,
 
 def _label(space: ParameterSpace, column: int) -> str:
     unit = re.sub(r"\^(-?\d+)", r"$^{\1}$", space.units[column] or "")  # GeV^-2 with its exponent raised
-    return f"{space.labels[column]} [{unit}]" if unit else space.labels[column]
+    return readable(f"{space.labels[column]} [{unit}]" if unit else space.labels[column])
 
 
 def _legend(figure: Any, legends: list[str], title: str | None) -> None:
     handles = [line_sample(COLOURS[j % len(COLOURS)], lw=2) for j in range(len(legends))]
-    figure.legend(handles, legends, loc="upper right", bbox_to_anchor=(0.98, 0.98), title=title, fontsize=10)
+    figure.legend(
+        handles, list(map(readable, legends)), loc="upper right", bbox_to_anchor=(0.98, 0.98), title=title, fontsize=10
+    )

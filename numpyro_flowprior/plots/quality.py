@@ -14,7 +14,7 @@ from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.judge import FALSE_ALARMS
 from ..diagnostics.report import QualityReport
 from ..prior import FlowPrior
-from .canvas import COLOURS, VERDICTS, few_ticks, new_figure
+from .canvas import COLOURS, VERDICTS, few_ticks, new_figure, readable
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _MOST_REASONS = 4  # that the title has room for
@@ -42,9 +42,10 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
         if "report" not in report.info:
             raise ValueError("plot_quality: the prior holds no report. Make one with quality_report.")
         report = QualityReport.from_json(report.info["report"])
-    names = list(report.comparison.kl.names if labels is None else labels)
-    height = max(3.1, 0.8 + 0.2 * len(names))
+    labels = report.comparison.kl.names if labels is None else labels
+    height = max(3.1, 0.8 + 0.2 * len(labels))
     figure = new_figure("plot_quality", _WIDTH, height + 4.3, layout="constrained")
+    names = list(map(readable, labels))
     top, bottom = figure.subfigures(2, 1, height_ratios=[height, 3.1])
     divergences, tails, pairs = top.subplots(1, 3, width_ratios=[1.0, 0.8, 1.15])
     ranks, densities, classifier = bottom.subplots(1, 3, width_ratios=[1.15, 0.8, 1.0])
@@ -69,7 +70,7 @@ def _title(report: QualityReport) -> str:
         f"{report.verdict.upper()}: {report.rows} held-out rows, effective size {report.effective_size:.0f}; gain over "
         f"a Gaussian {report.gain:.3f} $\\pm$ {report.gain_error:.3f} nats"
     )
-    shown = [textwrap.shorten(reason, 140) for reason in report.reasons[:_MOST_REASONS]]
+    shown = [readable(textwrap.shorten(reason, 140)) for reason in report.reasons[:_MOST_REASONS]]
     more = len(report.reasons) - len(shown)
     return "\n".join([head, *shown, *([f"and {more} more"] if more > 0 else [])])
 

@@ -28,6 +28,7 @@ class StageResult:
         learned: the flow trained on it, over the parameters that the stage hands on; None while there is none.
         report: the flow's quality on rows that its training did not see.
         guards: whether the prior that this stage began with could be trusted where its posterior is; None in the first.
+        settings: what `run_stages` ran it with; None if it is not known.
     """
 
     name: str
@@ -35,6 +36,7 @@ class StageResult:
     learned: FlowPrior | None = None
     report: QualityReport | None = None
     guards: Guards | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def converged(self) -> bool | None:
@@ -127,7 +129,7 @@ class StagedAnalysis:
                     "verdict": stage.verdict,
                     "parameters": list(stage.chain.names),
                     "mean": _by_name(stage.chain, stage.chain.mean()),
-                    "standard_deviation": _by_name(stage.chain, _sigma(stage.chain)),
+                    "standard_deviation": _by_name(stage.chain, standard_deviations(stage.chain)),
                     "effective_size": stage.chain.effective_size,
                     "log_evidence": stage.chain.log_evidence,
                     "log_evidence_error": stage.chain.log_evidence_error,
@@ -143,7 +145,7 @@ class StagedAnalysis:
         lines = [f"staged analysis of {len(self.stages)} stages: {self.verdict.upper()}", *self._table(), ""]
         for stage in self.stages:
             lines += _words(stage)
-        total = _with_error(self.log_evidence, self.log_evidence_error)
+        total = with_error(self.log_evidence, self.log_evidence_error)
         lines.append(f"sum of the log evidences: {total or 'unknown: a sampler gives none'}")
         return "\n".join(lines)
 
@@ -160,19 +162,21 @@ class StagedAnalysis:
 
 
 def _column(stage: StageResult, names: list[str]) -> list[str]:
-    chain = stage.chain
-    cells = {
-        name: f"{mean:.4g} +- {sigma:.2g}"
-        for name, mean, sigma in zip(chain.names, chain.mean(), _sigma(chain), strict=True)
-    }
+    cells = means_in_words(stage.chain)
     return [stage.name, *(cells.get(name, "-") for name in names)]
+
+
+def means_in_words(chain: Chain) -> dict[str, str]:
+    """Returns mean and standard deviation of each parameter, in words, by name."""
+    values = zip(chain.names, chain.mean(), standard_deviations(chain), strict=True)
+    return {name: f"{mean:.4g} +- {sigma:.2g}" for name, mean, sigma in values}
 
 
 def _words(stage: StageResult) -> list[str]:
     chain = stage.chain
     facts = [f"{chain.n} draws worth {chain.effective_size:.0f}"]
     if chain.log_evidence is not None:
-        facts.append(f"log evidence {_with_error(chain.log_evidence, chain.log_evidence_error)}")
+        facts.append(f"log evidence {with_error(chain.log_evidence, chain.log_evidence_error)}")
     lines = [f"{stage.name}: {stage.verdict.upper()}; {', '.join(facts)}"]
     if stage.converged is False:
         lines.append("  sampler: not converged")
@@ -183,13 +187,15 @@ def _words(stage: StageResult) -> list[str]:
     return lines
 
 
-def _with_error(value: float | None, error: float | None) -> str:
+def with_error(value: float | None, error: float | None) -> str:
+    """Returns a number and its standard error, where there is one, in words; empty if there is no number."""
     if value is None:
         return ""
     return f"{value:.3f}" if error is None else f"{value:.3f} +- {error:.3f}"
 
 
-def _sigma(chain: Chain) -> np.ndarray:
+def standard_deviations(chain: Chain) -> np.ndarray:
+    """Returns the standard deviation (d,) of each parameter."""
     return np.sqrt(np.diagonal(chain.covariance()))
 
 

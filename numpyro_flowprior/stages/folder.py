@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class StageFolder:
         chain = read_chain(self.posterior if self.posterior.exists() else self.chain)
         learned = FlowPrior.load(self.prior) if self.prior.exists() else None
         guards = Guards.from_json(read_json(self.guards)) if self.guards.exists() else None
-        return StageResult(name, chain, learned, None if learned is None else report_of(learned), guards)
+        settings = read_json(self.settings) if self.settings.exists() else None
+        return StageResult(name, chain, learned, None if learned is None else report_of(learned), guards, settings)
 
 
 def report_of(prior: FlowPrior) -> QualityReport | None:
@@ -121,6 +123,11 @@ def load_stages(folder: str | os.PathLike[str]) -> StagedAnalysis:
     if not done:
         raise FileNotFoundError(f"{root}: its first stage, {names[0]!r}, has no chain yet. Run it to its end first.")
     return StagedAnalysis(tuple(done))
+
+
+def last_written(folder: str | os.PathLike[str]) -> datetime:
+    """Returns when the newest chain in the folder of an analysis was written, by its file's time stamp."""
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in Path(folder).glob("*/chain.npz")))
 
 
 def _names_in(path: Path) -> list[str]:

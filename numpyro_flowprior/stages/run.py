@@ -110,17 +110,18 @@ def run_stages(
         if number:
             _require_prior(stage, density, prior)
         names = kept_names(stage, density.names)
+        settings = _settings(
+            key, stage, names, sampler, options, learning, robust=robust if number else 0.0, start=start
+        )
         if files is not None:
-            files.begin(
-                _settings(key, stage, names, sampler, options, learning, robust=robust if number else 0.0, start=start)
-            )
+            files.begin(settings)
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
         chain = _sampled(key_look, density, sample, files, start=start, override=override)
         exact = _exact_prior(stage, density, prior, earlier, psis=psis)
         if psis and exact is not None:
             chain = psis_reweight(chain, exact.log_density)
-        result = StageResult(stage.name, chain)
+        result = StageResult(stage.name, chain, settings=settings)
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
             raise _stopped(done, result, files, "its sampler did not converge")
         guards = None
@@ -129,7 +130,7 @@ def run_stages(
         handed_on = chain if names == chain.names else chain.select(names)
         _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
         learned = _learned(key_fit, handed_on, learning, files, progress=progress)
-        result = StageResult(stage.name, chain, learned, report_of(learned), guards)
+        result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
         last = number + 1 == len(stages)
         if result.report is not None and result.report.verdict == "fail" and not (override or last):
             raise _stopped(done, result, files, "the prior learnt from it fails its report")

@@ -58,7 +58,6 @@ def tension(before: Chain, after: Chain) -> Tension:
     """
     names = tuple(name for name in before.names if name in after.names)
     before, after = before.select(names), after.select(names)
-    sigma = np.sqrt(np.diagonal(before.covariance()))
     scores = [normal_scores(chain.samples, before) for chain in (before, after)]
     (mean, covariance), (mean_after, covariance_after) = (
         _moments(z, chain.probabilities) for z, chain in zip(scores, (before, after), strict=True)
@@ -72,7 +71,12 @@ def tension(before: Chain, after: Chain) -> Tension:
     q = float(np.sum((directions.T @ delta)[told] ** 2 / (ratios[told] - 1.0)))
     freedom = int(told.sum())
     p_value = float(chi2.sf(q, freedom)) if freedom else 1.0
-    return Tension(names, (after.mean() - before.mean()) / sigma, pull, q, freedom, p_value)
+    return Tension(names, mean_shift(before, after), pull, q, freedom, p_value)
+
+
+def mean_shift(before: Chain, after: Chain) -> FloatArray:
+    """Returns the shift (d,) of the means of the same parameters, in standard deviations of the earlier posterior."""
+    return (after.mean() - before.mean()) / np.sqrt(np.diagonal(before.covariance()))
 
 
 def normal_scores(samples: FloatArray, reference: Chain) -> FloatArray:

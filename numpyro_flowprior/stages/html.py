@@ -1,0 +1,299 @@
+"""write_report: a staged analysis as one HTML file that needs no other, for a collaborator or a referee to read.
+
+What the page says is here; how text becomes HTML is in markup.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import __version__
+from ..chains.chain import Chain, seed_from_key
+from ..diagnostics.report import QualityReport
+from ..flows.layout import coupling_masks
+from ..numpy_prior import NumpyPrior
+from ..plots.corner import plot_corner
+from ..plots.quality import plot_quality
+from ..prior import FlowPrior
+from ..storage import write_atomically
+from .analysis import StagedAnalysis, StageResult, means_in_words, standard_deviations, with_error
+from .guards import Guards
+from .markup import Markup, badge, element, page, pairs, picture, side_by_side, table
+from .tension import mean_shift
+
+_MOST = 8  # parameters of a corner plot that stays legible on a page
+_DRAWS = 20_000  # of a learned flow, for its picture
+_LISTED = 8  # values of a list that are shown
+_QUANTILES = (0.16, 0.5, 0.84)
+_CONTOURS = (
+    "Lines enclose 39, 86 and 99 % of the probability: 1, 2 and 3 sigma of a normal distribution in two dimensions."
+)
+_GLOSSARY = {
+    "Pass": "No difference was found that matters and is more than chance explains. That these checks found nothing "
+    "does not make an analysis right.",
+    "Warn": "Something was found that should be understood before the result is relied on, or a check had too few "
+    "draws to tell.",
+    "Fail": "The sampler did not converge, or a difference is too large for anything to be built on the result.",
+    "Info": "Told, and not judged.",
+    "Verdict of a stage": "The worst of its sampler's, its guards' and that of the flow learnt from it. The analysis "
+    "has the verdict of its worst stage.",
+    "Guards": "Each stage from the second on begins with a prior that was learnt from draws, and is right where there "
+    "were draws. The guards ask whether the stage could trust it where its posterior is.",
+    "Learned flow": "A normalizing flow trained on the stage's posterior, to be the prior of the next stage. It is "
+    "judged on draws that its training did not see.",
+    "Shift": "Difference of the means, this stage's less the one before's, in standard deviations of the latter.",
+    "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given those of the stages "
+    "before. The sum is that of all data under the first prior; its error is the samplers' alone.",
+    "Draws worth": "Weighted or correlated draws tell as much as so many independent ones.",
+}
+
+
+def write_report(
+    analysis: StagedAnalysis,
+    path: str | os.PathLike[str],
+    *,
+    title: str = "Staged analysis",
+    date: str | None = None,
+    key: jax.Array | None = None,
+) -> Path:
+    """Writes verdicts, parameters, guards, reports and pictures of all stages into an HTML file; returns its path.
+
+    The file loads nothing from elsewhere. Without matplotlib it has no pictures, and says so.
+
+    Args:
+        analysis: of `run_stages` or `load_stages`.
+        path: where to write; an existing file is replaced atomically.
+        title: its heading.
+        date: of the analysis, as it is to be shown; None if it is not known.
+        key: JAX random key of the learned flows' draws in the pictures; None for key 0.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
+    path = Path(path)
+    text = report_page(jax.random.key(0) if key is None else key, analysis, title=title, date=date)
+    write_atomically(path, text.encode())
+    return path
+
+
+def report_page(key: jax.Array, analysis: StagedAnalysis, *, title: str, date: str | None = None) -> str:
+    """Returns the report as an HTML document."""
+    stages = analysis.stages
+    sections = [
+        _section(jax.random.fold_in(key, number), number, stage, before)
+        for number, (before, stage) in enumerate(zip((None, *stages[:-1]), stages, strict=True), start=1)
+    ]
+    return page(title, _overview(analysis, title, date), *sections, _settings(stages), _glossary())
+
+
+def _overview(analysis: StagedAnalysis, title: str, date: str | None) -> Markup:
+    facts = {
+        "Verdict": badge(analysis.verdict),
+        "Stages": ", ".join(analysis.chains),
+        "Sum of the log evidences": _evidence(analysis),
+        "Date": date or "not recorded",
+        "Report by": f"numpyro-flowprior {__version__}",
+    }
+    columns = ["Stage", "Verdict", "Sampler converged", "Guards", "Learned flow", "Draws", "Log evidence"]
+    means = {name: _all_typeset(means_in_words(chain)) for name, chain in analysis.chains.items()}
+    return element(
+        "header",
+        element("h1", title),
+        table(facts.items()),
+        table((_summary(number, stage) for number, stage in enumerate(analysis.stages, start=1)), head=columns),
+        element("h2", "Posteriors of all stages"),
+        side_by_side(means, "Mean \N{PLUS-MINUS SIGN} standard deviation", class_="numbers"),
+        _shared_corner(analysis.chains),
+    )
+
+
+def _summary(number: int, stage: StageResult) -> list[str]:
+    return [
+        element("a", f"{number}. {stage.name}", href=f"#stage-{number}"),
+        badge(stage.verdict),
+        "not recorded" if stage.converged is None else _words(stage.converged),
+        _badge_of(stage.guards),
+        _badge_of(stage.report),
+        _draws(stage.chain),
+        _evidence(stage.chain),
+    ]
+
+
+def _badge_of(part: Guards | QualityReport | None) -> str:
+    return "none" if part is None else badge(part.verdict)
+
+
+def _draws(chain: Chain) -> str:
+    return f"{chain.n} worth {chain.effective_size:.0f}"
+
+
+def _evidence(of: Chain | StagedAnalysis) -> str:
+    return _typeset(with_error(of.log_evidence, of.log_evidence_error)) or "unknown: the sampler gives none"
+
+
+def _typeset(text: str) -> str:
+    return text.replace("+-", "\N{PLUS-MINUS SIGN}")
+
+
+def _all_typeset(record: Mapping[str, str]) -> dict[str, str]:
+    return {name: _typeset(text) for name, text in record.items()}
+
+
+def _shared_corner(chains: Mapping[str, Chain]) -> Markup:
+    first, *others = chains.values()
+    names = [name for name in first.names if all(name in chain.names for chain in others)]
+    if not names:
+        return element("p", "No picture: the stages have no parameter in common.", class_="note")
+    return _corner(chains, names, "Posteriors of all stages, over the parameters that they share.")
+
+
+def _corner(chains: Mapping[str, Chain], names: Sequence[str], caption: str) -> Markup:
+    shown = names[:_MOST]
+    if len(names) > _MOST:
+        caption += f" The first {_MOST} of {len(names)} parameters: plot_corner(..., names=[...]) draws others."
+    return picture(
+        lambda: plot_corner(chains, names=shown, full_range=False),
+        f"corner plot of {', '.join(chains)}",
+        f"{caption} {_CONTOURS}",
+    )
+
+
+def _section(key: jax.Array, number: int, stage: StageResult, before: StageResult | None) -> Markup:
+    return element(
+        "section",
+        element("h2", f"Stage {number}: {stage.name} ", badge(stage.verdict), id=f"stage-{number}"),
+        element("h3", "Parameters"),
+        _parameters(stage.chain, None if before is None else before.chain),
+        element("h3", "Sampler"),
+        pairs(_sampler(stage.chain)),
+        *_guards(stage.guards, first=before is None),
+        *_learned(key, stage),
+    )
+
+
+def _parameters(chain: Chain, before: Chain | None) -> Markup:
+    shifts = {} if before is None else _shifts(before, chain)
+    head = ["Parameter", "Unit", "Mean", "Standard deviation", *(f"{100 * q:.0f} %" for q in _QUANTILES)]
+    columns = [chain.mean(), standard_deviations(chain), *chain.quantile(_QUANTILES)]
+    rows = [
+        [name, unit, *(f"{value:.4g}" for value in values), *([shifts.get(name, "new")] if before else [])]
+        for name, unit, *values in zip(chain.names, chain.space.units, *columns, strict=True)
+    ]
+    return table(rows, head=[*head, *(["Shift [sigma]"] if before else [])], class_="numbers")
+
+
+def _shifts(before: Chain, after: Chain) -> dict[str, str]:
+    names = [name for name in before.names if name in after.names]
+    if not names:
+        return {}
+    return dict(zip(names, map("{:+.2f}".format, mean_shift(before.select(names), after.select(names))), strict=True))
+
+
+def _sampler(chain: Chain) -> dict[str, str]:
+    said = {name: value for name, value in chain.info.items() if name != "versions"}
+    return {"draws": _draws(chain), "log evidence": _evidence(chain), **_flat(said)}
+
+
+def _flat(record: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Returns the entries of a record, and of the records in it, in words."""
+    entries: dict[str, str] = {}
+    for name, value in record.items():
+        subject = above + str(name).replace("_", " ")
+        entries |= _flat(value, f"{subject}: ") if isinstance(value, Mapping) else {subject: _words(value)}
+    return entries
+
+
+def _words(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list | tuple | np.ndarray):
+        few = len(value) <= _LISTED
+        items = [_words(item) for item in (value if few else [*value[: _LISTED - 1], value[-1]])]
+        return ", ".join(items if few else [*items[:-1], "...", f"{items[-1]} ({len(value)} values)"])
+    return str(value)
+
+
+def _guards(guards: Guards | None, *, first: bool) -> list[Markup]:
+    if guards is None:
+        why = "None: the prior of the first stage was given, not learnt." if first else "None were run."
+        return [element("h3", "Guards"), element("p", why)]
+    rows = [
+        [finding.subject, badge(finding.verdict), _typeset(finding.text), finding.advice] for finding in guards.findings
+    ]
+    corrected = "The posterior was reweighted to the exact prior: what the learned prior did to it is taken out."
+    return [
+        element("h3", "Guards ", badge(guards.verdict)),
+        *([element("p", corrected)] if guards.corrected else []),
+        table(rows, head=["Question", "Verdict", "Answer", "Advice"]),
+    ]
+
+
+def _learned(key: jax.Array, stage: StageResult) -> list[Markup]:
+    report, prior = stage.report, stage.learned
+    head = "Flow learnt from this posterior "
+    if report is None:
+        why = "It has no report." if prior else "None: the run ended before it was trained."
+        parts = [element("h3", head), element("p", why)]
+    else:
+        parts = [element("h3", head, badge(report.verdict)), *_quality(report, prior)]
+    return parts if prior is None else [*parts, _chain_and_flow(key, stage.chain, prior)]
+
+
+def _quality(report: QualityReport, prior: FlowPrior | None) -> list[Markup]:
+    reasons = [element("li", _typeset(reason)) for reason in report.reasons]
+    labels = None if prior is None else prior.space.labels
+    return [
+        element("ul", *reasons) if reasons else element("p", "No difference was found that matters."),
+        table(_all_typeset(report.statements).items()),
+        picture(
+            lambda: plot_quality(report, labels=labels),
+            f"quality report: {report.verdict}",
+            "The flow on draws that its training did not see.",
+        ),
+    ]
+
+
+def _chain_and_flow(key: jax.Array, chain: Chain, prior: FlowPrior) -> Markup:
+    chains = {"chain": chain.select(prior.names), "learned flow": _flow_draws(key, prior)}
+    return _corner(chains, prior.names, f"The stage's posterior and {_DRAWS} draws from the flow learnt from it.")
+
+
+def _flow_draws(key: jax.Array, prior: FlowPrior) -> Chain:
+    """Returns draws of a flow by NumPy, which has nothing to compile."""
+    masks = coupling_masks(prior.config, prior.space.dim)
+    flow = NumpyPrior(prior.config, prior.space, masks, prior.params)
+    return Chain(flow.sample(np.random.default_rng(seed_from_key(key)), _DRAWS), prior.space)
+
+
+def _settings(stages: Sequence[StageResult]) -> Markup:
+    learned = {stage.name: stage.learned for stage in stages}
+    parts = {
+        "Settings of the run": {stage.name: _flat(stage.settings or {}) for stage in stages},
+        "Flow": {name: {} if flow is None else _flat(flow.config.to_json()) for name, flow in learned.items()},
+        "Training": {
+            name: {} if flow is None else _flat(flow.info.get("training", {})) for name, flow in learned.items()
+        },
+        "Versions": {stage.name: _versions(stage) for stage in stages},
+    }
+    tables = [side_by_side(part, name) for name, part in parts.items() if any(part.values())]
+    return element("section", element("h2", "Settings and versions"), *tables)
+
+
+def _versions(stage: StageResult) -> dict[str, str]:
+    """Returns the versions of the packages that sampled the stage and trained its flow; both where they differ."""
+    infos = [stage.chain.info, {} if stage.learned is None else stage.learned.info]
+    records = [_flat(info.get("versions", {})) for info in infos]
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: ", ".join(dict.fromkeys(record[name] for record in records if name in record)) for name in names}
+
+
+def _glossary() -> Markup:
+    return element("section", element("h2", "What the words mean"), table(_GLOSSARY.items()))
