@@ -10,10 +10,15 @@ from nbclient import NotebookClient
 from nbformat import read
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
+QUICK = {"publish_and_reuse_a_prior", "two_stage_in_ten_minutes"}  # the others take a minute or two each: `make slow`
+RUN = [
+    pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
+    for path in sorted(FOLDER.glob("*.ipynb"))
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUN)
 def test_notebooks_run(path, tmp_path):
     notebook = read(path, 4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
