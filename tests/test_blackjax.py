@@ -165,21 +165,32 @@ def test_too_few_moves_and_too_few_particles_say_so():
         sample_blackjax(KEY, density, n_particles=100, progress=False)
 
 
-def test_the_error_of_the_evidence_is_calibrated():
-    """Over 60 seeds of one compiled program; normal z of unit width are outside of these bounds once in 2000 tests.
-
-    Systematic resampling makes the error a conservative one: z may be narrower, and the lower bound leaves room.
-    """
+def evidences(seeds):
+    """The errors of log evidences of four narrow normals, in their stated deviations, of one compiled program."""
     density = ModelDensity(narrow, np.full(4, 0.3), 0.1)
     exact = norm(0.0, np.hypot(1.0, 0.1)).logpdf(0.3) * 4
     z = []
     with jax.enable_x64(True):
         programs = module.Programs(blackjax, Unconstrained(KEY, density), 0.5, 20)
-        for seed in range(60):
+        for seed in range(seeds):
             run, keys = module._Run(1000), jax.random.split(jax.random.key(seed))
             module._temper(run, programs, keys, np.inf, fixed=True, progress=False)
             z.append((run.log_evidence - exact) / run.error)
-        assert programs.sweep._cache_size() == programs.rise._cache_size() == 1  # one program for all powers and seeds
+        assert programs.sweep._cache_size() == programs.rise._cache_size() == 1
+    return np.array(z)
+
+
+def test_one_program_serves_all_powers_and_seeds():
+    assert np.abs(evidences(3)).max() < 4  # a false alarm in 5000 seeds
+
+
+@pytest.mark.slow
+def test_the_error_of_the_evidence_is_calibrated():
+    """Over 60 seeds; normal z of unit width are outside of these bounds once in 2000 tests.
+
+    Systematic resampling makes the error a conservative one: z may be narrower, and the lower bound leaves room.
+    """
+    z = evidences(60)
     assert abs(np.mean(z)) < 0.5
     assert 0.6 < np.sqrt(np.mean(np.square(z))) < 1.35
 

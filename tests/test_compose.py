@@ -65,7 +65,7 @@ def test_composed_densities_are_normalised_and_match_their_draws(density):
     with jax.enable_x64(True):
         loc = 0.5 * np.ones(space.dim)
         proposal = BroadPrior(space, np.ones(space.dim), loc, 2.0 * np.ones(space.dim))
-        theta = proposal.sample(jax.random.key(1), (100_000,))
+        theta = proposal.sample(jax.random.key(1), (30_000,))
         log_p, log_q = np.asarray(density.log_prob(theta)), np.asarray(proposal.log_prob(theta))
         drawn = np.asarray(density.log_prob(density.sample(jax.random.key(2), (4000,))))
     weights = np.exp(log_p - log_q)

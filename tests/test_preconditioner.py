@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from numpyro_flowprior.sampling import preconditioner
 from numpyro_flowprior.sampling.particle_run import evidence_of
 from numpyro_flowprior.sampling.preconditioner import Preconditioner
 
@@ -43,7 +44,15 @@ def log_density(flow, u):
     return multivariate_normal(np.zeros(u.shape[1])).logpdf(theta) + log_det
 
 
-@pytest.mark.parametrize("dim", [1, 2, 7])
+@pytest.fixture
+def short(monkeypatch):
+    """Trainings of a few steps, where how good the flow is is not the point."""
+    monkeypatch.setattr(preconditioner, "_FIRST_STEPS", 200)
+    monkeypatch.setattr(preconditioner, "_STEPS", 100)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("dim", [1, 3])
 def test_the_map_is_a_bijection_with_its_determinant(dim):
     rng = np.random.default_rng(1)
     u = rng.normal(size=(300, dim)) @ rng.normal(size=(dim, dim)) + 2.0
@@ -79,6 +88,7 @@ def test_draws_have_the_density_that_is_said(trained):
     np.testing.assert_array_equal(trained.sample(20_000)[0], u)
 
 
+@pytest.mark.usefixtures("short")
 def test_training_goes_on_from_what_was_stored(trained):
     other = Preconditioner(2, seed=3, rows=64)
     other.restore({name: np.array(array) for name, array in trained.arrays().items()})
@@ -93,6 +103,7 @@ def test_training_goes_on_from_what_was_stored(trained):
     np.testing.assert_array_equal(other.to_latent(u)[0], again.to_latent(u)[0])
 
 
+@pytest.mark.usefixtures("short")
 def test_nothing_is_compiled_for_other_numbers_of_particles():
     flow, rng, seen = Preconditioner(2, seed=3, rows=64), np.random.default_rng(7), []
     for n in (300, 700, 1000):
@@ -104,7 +115,6 @@ def test_nothing_is_compiled_for_other_numbers_of_particles():
 
 
 def _compiled():
-    from numpyro_flowprior.sampling import preconditioner
     from numpyro_flowprior.training import steps
 
     jitted = (preconditioner._to_latent, preconditioner._from_latent, steps.run_between, steps.validation_loss)

@@ -20,7 +20,6 @@ from numpyro_flowprior.flows.build import build_whitened_flow
 from numpyro_flowprior.flows.layout import FIXED, is_ensemble
 
 KEY = jax.random.key(0)
-NUTS_ON = ["2-D box", "2-D mixed"]
 
 
 @pytest.fixture(params=PRIOR_TABLE, ids=PRIOR_IDS)
@@ -28,7 +27,7 @@ def prior(request) -> FlowPrior:
     return make_prior(request.param[1], request.param[2])
 
 
-def grid_integral(prior: FlowPrior, panels: int = 2000) -> float:
+def grid_integral(prior: FlowPrior, panels: int = 800) -> float:
     """Integrates a 2-D density by Gauss-Legendre in tan-transformed coordinates that end on the declared bounds."""
     points = []
     for low, high in zip(prior.space.lower, prior.space.upper, strict=True):
@@ -160,10 +159,9 @@ def model(prior, y=None):
     numpyro.sample("y", dist.Normal(theta.sum(), 0.5), obs=y)
 
 
-@pytest.mark.parametrize("row", [PRIOR_ROWS[name] for name in NUTS_ON], ids=NUTS_ON)
-def test_nuts_with_the_prior_as_a_model_argument(row):
+def test_nuts_with_the_prior_as_a_model_argument():
     """Posterior mean by NUTS against importance sampling from the prior; 5 standard errors of each."""
-    prior = make_prior(row[1], row[2])
+    prior = make_prior(*PRIOR_ROWS["2-D mixed"][1:])
     mcmc = MCMC(NUTS(model), num_warmup=300, num_samples=2000, progress_bar=False)
     mcmc.run(jax.random.PRNGKey(1), prior, y=1.0)
     found = np.asarray(mcmc.get_samples()["theta"])

@@ -43,13 +43,13 @@ def report_of(prior: FlowPrior, rows: np.ndarray, seed: int = 0, **parts) -> Qua
 
 
 def test_a_right_prior_is_left_alone_and_its_p_values_are_uniform():
-    """80 reports on right priors: at the stated rate, one warning in a thousand, two have a chance of 0.3 %.
+    """40 reports on right priors: at the stated rate, one warning in a thousand, two have a chance of 0.1 %.
 
     Each p-value is below 0.1 in a tenth of the reports; the bounds hold with probability 0.9999 each.
     """
     prior = mixture_prior(2, two_modes())
     reports = [
-        report_of(prior, mixture_rows(np.random.default_rng(seed), 400, 2, two_modes()), seed) for seed in range(80)
+        report_of(prior, mixture_rows(np.random.default_rng(seed), 400, 2, two_modes()), seed) for seed in range(40)
     ]
     assert sum(report.verdict != "pass" for report in reports) <= 1
     low, high = binom.ppf([0.00005, 0.99995], len(reports), 0.1)

@@ -16,8 +16,8 @@ from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
 from numpyro_flowprior.flows.layout import coupling_masks
+from numpyro_flowprior.training import defaults, losses
 from numpyro_flowprior.training import fit as fit_module
-from numpyro_flowprior.training import losses
 from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import default_configs
 from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
@@ -28,6 +28,8 @@ from numpyro_flowprior.training.steps import Data, batch_loss, make_rows
 KEY = jax.random.key(0)
 SMALL = FlowConfig(layers=2, hidden=(32,))
 SHORT = TrainConfig(max_steps=600, batch_size=512)
+TINY = FlowConfig(layers=1, hidden=(8,), components=2)  # this and the next: where the density is not the point
+QUICK = TrainConfig(max_steps=100, batch_size=64)
 
 
 def fit(chain: Chain, config: FlowConfig | None = SMALL, train: TrainConfig | None = SHORT, key=KEY):
@@ -50,7 +52,7 @@ def test_learns_a_banana_in_the_unconstrained_plane():
         return np.column_stack([x, y]), stats.norm.logpdf(x) + stats.norm.logpdf(y, x**2, 0.5)
 
     space = ParameterSpace(["x", "y"])
-    found = fit(Chain(draw(10_000, 0)[0], space), FlowConfig(layers=4, hidden=(32, 32)), TrainConfig(max_steps=1500))
+    found = fit(Chain(draw(10_000, 0)[0], space), SMALL, replace(SHORT, learning_rate=8e-3))
     kl, error = kl_on(found.prior, *draw(20_000, 1))
     assert kl < 0.05 + 3 * error
     assert found.report.verdict == "pass"
@@ -61,7 +63,7 @@ def test_learns_a_bimodal_density_on_an_interval():
     rng = np.random.default_rng(0)
     pick = rng.random(20_000) < 0.4
     x = np.where(pick, rng.beta(1.0, 12.0, 20_000), rng.beta(30.0, 12.0, 20_000))
-    train = TrainConfig(max_steps=1500, learning_rate=1e-2)
+    train = replace(SHORT, learning_rate=1e-2)
     found = fit(Chain(2 * x[:10_000, None] + 1, ParameterSpace(["x"], 1.0, 3.0)), train=train)
     fresh = x[10_000:]
     log_p = np.log(0.5 * (0.4 * stats.beta.pdf(fresh, 1, 12) + 0.6 * stats.beta.pdf(fresh, 30, 12)))
@@ -94,10 +96,9 @@ def test_regression_on_the_log_density_teaches_tails_that_hold_no_draws():
     space, far = ParameterSpace(["x", "y"]), np.abs(wide[:, 0]) > 3.0
     chain = Chain(draws, space, log_prob=log_p(draws) + 123.0)
     support = Chain(wide[:6000], space, log_prob=log_p(wide[:6000]) + 123.0)
-    config, steps = FlowConfig(layers=4, hidden=(32, 32)), 1500
-    plain = fit_flow(KEY, chain, config, TrainConfig(max_steps=steps, batch_size=512), progress=False)
-    train = TrainConfig(max_steps=steps, batch_size=512, loss="log_variance")
-    taught = fit_flow(KEY, chain, config, train, support_points=support, progress=False)
+    config, train = replace(SMALL, layers=3), TrainConfig(max_steps=1200, batch_size=256, learning_rate=1e-2)
+    plain = fit(chain, config, train)
+    taught = fit_flow(KEY, chain, config, replace(train, loss="log_variance"), support_points=support, progress=False)
     fresh = wide[6000:][far[6000:]]
     errors = []
     for found in (plain, taught):
@@ -110,8 +111,8 @@ def test_regression_on_the_log_density_teaches_tails_that_hold_no_draws():
 def test_regression_is_invariant_to_a_constant_in_log_p():
     chain = correlated_chain(1000)
     log_p = -np.sum(chain.samples**2, axis=1)
-    train = TrainConfig(max_steps=100, batch_size=128, loss="log_variance")
-    priors = [fit(chain.replace(log_prob=log_p + shift), train=train).prior for shift in (0.0, 1e4)]
+    train = replace(QUICK, loss="log_variance")
+    priors = [fit(chain.replace(log_prob=log_p + shift), TINY, train).prior for shift in (0.0, 1e4)]
     theta = chain.samples[:20]
     np.testing.assert_allclose(priors[0].log_prob(theta), priors[1].log_prob(theta), atol=1e-2)
 
@@ -136,9 +137,9 @@ def test_losses_on_two_normals_are_their_closed_forms():
 def test_kl_and_likelihood_have_equal_gradients():
     x = np.random.default_rng(0).normal(size=(300, 2))
     rows, none = make_rows(x, stats.norm.logpdf(x).sum(axis=1)), make_rows(x[:0], None)
-    trained = init_trained(KEY, SMALL, 2)
+    trained = init_trained(KEY, TINY, 2)
     kl, nll = (
-        jax.grad(batch_loss)(trained, rows, none, config=SMALL, train=TrainConfig(loss=loss)) for loss in ("kl", "nll")
+        jax.grad(batch_loss)(trained, rows, none, config=TINY, train=TrainConfig(loss=loss)) for loss in ("kl", "nll")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kl, nll)
 
@@ -155,7 +156,7 @@ def test_every_loss_learns_a_weighted_chain_with_a_log_density(loss):
 
     weights = np.exp(log_p(wide) - stats.norm.logpdf(wide, 0.5, 0.15).sum(axis=1))
     chain = Chain(wide, ParameterSpace(["a", "b"], 0.0, 1.0), log_prob=log_p(wide) - 55.0, weights=weights)
-    found = fit(chain, train=TrainConfig(max_steps=600, batch_size=512, loss=loss))
+    found = fit(chain, TINY, replace(SHORT, max_steps=300, learning_rate=8e-3, loss=loss))
     kl, error = kl_on(found.prior, fresh := rng.normal(0.5, 0.1, size=(5000, 2)).clip(0.01, 0.99), log_p(fresh))
     assert kl < 0.02 + 3 * error
     if loss == "jeffreys":  # a divergence, whatever the constant of log_prob
@@ -167,8 +168,8 @@ def test_regression_alone_learns_the_density():
     z = np.log(chain.samples / (1 - chain.samples))
     log_p = stats.multivariate_normal([0.3, -0.2], [[1.0, 0.7], [0.7, 1.5]]).logpdf(z)
     log_p -= np.log(chain.samples * (1 - chain.samples)).sum(axis=1)
-    train = TrainConfig(max_steps=600, batch_size=512, loss="log_variance", likelihood=0.0)
-    kl, error = kl_on(fit(chain.replace(log_prob=log_p), train=train).prior, chain.samples, log_p)
+    train = replace(SHORT, max_steps=300, learning_rate=8e-3, loss="log_variance", likelihood=0.0)
+    kl, error = kl_on(fit(chain.replace(log_prob=log_p), TINY, train).prior, chain.samples, log_p)
     assert kl < 0.02 + 3 * error
 
 
@@ -192,13 +193,8 @@ def test_a_few_heavy_rows_among_many_of_no_weight_are_shared_out_among_the_membe
 
 
 def test_same_key_same_prior_and_history_is_told():
-    chain = correlated_chain(2000)
-    train = TrainConfig(max_steps=100, eval_every=50, batch_size=256)
-    first, again, other = (
-        fit(chain, train=train),
-        fit(chain, train=train),
-        fit(chain, train=train, key=jax.random.key(1)),
-    )
+    chain = correlated_chain(500)
+    first, again, other = (fit(chain, TINY, QUICK, key) for key in (KEY, KEY, jax.random.key(1)))
     theta = chain.samples[:5]
     np.testing.assert_array_equal(first.prior.log_prob(theta), again.prior.log_prob(theta))
     assert not np.array_equal(first.prior.log_prob(theta), other.prior.log_prob(theta))
@@ -212,7 +208,7 @@ def test_same_key_same_prior_and_history_is_told():
 def test_best_weights_are_restored_when_training_overfits():
     chain = correlated_chain(150)
     found = fit(
-        chain, FlowConfig(layers=4), TrainConfig(max_steps=1500, learning_rate=1e-2, patience=10, eval_every=50)
+        chain, SMALL, TrainConfig(max_steps=1500, batch_size=128, learning_rate=1e-2, patience=6, eval_every=50)
     )
     losses = found.history.validation_loss
     assert losses[-1] > losses.min()
@@ -262,7 +258,7 @@ def test_draws_on_a_bound_are_counted_once_and_do_not_fail_the_report():
     samples = np.random.default_rng(0).beta(1.0, 3.0, size=(2000, 2))
     samples[:100, 0] = 0.0
     with pytest.warns(UserWarning, match="100 of 2000 draws of 'x'") as caught:
-        found = fit(Chain(samples, ParameterSpace(["x", "y"], 0.0, 1.0)))
+        found = fit(Chain(samples, ParameterSpace(["x", "y"], 0.0, 1.0)), TINY)
     assert len(caught) == 1
     assert found.report.worst > -50
     assert found.report.verdict != "fail"
@@ -315,16 +311,16 @@ def test_constant_columns_are_refused_with_the_remedy():
 
 
 def test_progress_bar_shows_and_is_quiet_when_told(capsys):
-    chain, train = correlated_chain(500), TrainConfig(max_steps=50, batch_size=64)
-    fit_flow(KEY, chain, SMALL, train, progress=False)
+    chain = correlated_chain(500)
+    fit_flow(KEY, chain, TINY, QUICK, progress=False)
     assert capsys.readouterr().err == ""
-    fit_flow(KEY, chain, SMALL, train)
+    fit_flow(KEY, chain, TINY, QUICK)
     assert "training flow" in capsys.readouterr().err
 
 
 def test_steps_are_counted_exactly():
     for most, expected in ((1, [0, 1]), (120, [0, 50, 100, 120])):
-        fitted = fit(correlated_chain(300), train=TrainConfig(max_steps=most, batch_size=32))
+        fitted = fit(correlated_chain(500), TINY, replace(QUICK, max_steps=most))
         assert fitted.history.step.tolist() == expected
 
 
@@ -332,7 +328,7 @@ def test_diverged_training_is_told_and_keeps_the_best_weights(monkeypatch):
     losses = iter([1.0, 0.5, np.nan])
     monkeypatch.setattr("numpyro_flowprior.training.fit.validation_loss", lambda *args, **settings: next(losses))
     with pytest.warns(UserWarning, match="the validation loss is nan after 20 steps: training diverged"):
-        fitted = fit(correlated_chain(300), train=TrainConfig(max_steps=200, eval_every=10, batch_size=64))
+        fitted = fit(correlated_chain(500), TINY, replace(QUICK, eval_every=10))
     assert (fitted.history.best_step, fitted.history.step[-1]) == (10, 20)
     assert np.isfinite(fitted.report.log_density)
 
@@ -351,9 +347,9 @@ def interrupt_after(monkeypatch, calls: int) -> None:
 
 def test_an_interrupt_keeps_what_is_trained(monkeypatch):
     interrupt_after(monkeypatch, 3)  # of two evaluations per member: in the middle of the second one
-    config, train = replace(SMALL, members=3), TrainConfig(max_steps=100, batch_size=64)
+    config = replace(TINY, members=3)
     with pytest.warns(UserWarning, match="interrupted; keeping the best weights so far") as caught:
-        found = fit(correlated_chain(500), config, train)
+        found = fit(correlated_chain(500), config, QUICK)
     assert len(caught) == 1
     assert [history.interrupted for history in found.histories] == [False, True]
     assert found.prior.config.members == 2
@@ -368,9 +364,9 @@ def test_an_interrupt_of_a_pilot_is_passed_on_without_a_claim(monkeypatch):
 
 
 def test_numpy_scalars_in_configurations_can_be_saved(tmp_path):
-    config = FlowConfig(layers=np.int64(1), hidden=(8,), hull=np.float32(4.0))
+    config = replace(TINY, layers=np.int64(1), hull=np.float32(4.0))
     fitted = fit(correlated_chain(300), config, TrainConfig(max_steps=np.int32(10), learning_rate=np.float64(1e-3)))
-    assert FlowPrior.load(fitted.prior.save(tmp_path / "p.safetensors")).config == FlowConfig(layers=1, hidden=(8,))
+    assert FlowPrior.load(fitted.prior.save(tmp_path / "p.safetensors")).config == TINY
 
 
 def curved_chain(n, seed=0):
@@ -386,9 +382,9 @@ def curved_chain(n, seed=0):
 def test_members_on_their_own_folds_are_better_than_one_flow_on_a_small_chain():
     """Three members learn from 300 rows; exact held-out density, 4 paired standard errors, false alarms 3e-5."""
     chain, test = curved_chain(300), curved_chain(20_000, seed=1)
-    train = TrainConfig(max_steps=400, batch_size=128)
-    one = fit(chain, FlowConfig(layers=2, hidden=(32,)), train)
-    several = fit(chain, FlowConfig(layers=2, hidden=(32,), members=3, background=True), train)
+    train = TrainConfig(max_steps=200, batch_size=128, learning_rate=4e-3)
+    one = fit(chain, FlowConfig(layers=2, hidden=(16,), components=2), train)
+    several = fit(chain, FlowConfig(layers=2, hidden=(16,), components=2, members=3, background=True), train)
     assert len(several.histories) == 3
     weight = float(several.prior.params["mixture"]["weights"][-1])
     assert 1e-5 <= weight < 0.5
@@ -440,10 +436,9 @@ def test_log_densities_far_too_high_are_told():
     chain = correlated_chain(400)
     log_prob = np.zeros(400)
     log_prob[::50] = 1000.0
-    train = TrainConfig(max_steps=20, batch_size=64, loss="log_variance")
-    config = FlowConfig(layers=1, hidden=(4,), components=2)
+    train = replace(QUICK, max_steps=20, loss="log_variance")
     with pytest.warns(UserWarning, match="98 % of the draws is more than 30 nats below the highest.*far too high"):
-        fit_flow(KEY, chain.replace(log_prob=log_prob), config, train, progress=False)
+        fit_flow(KEY, chain.replace(log_prob=log_prob), TINY, train, progress=False)
 
 
 def test_densities_that_grow_without_bound_at_the_edges_are_not_out_of_reach():
@@ -454,7 +449,11 @@ def test_densities_that_grow_without_bound_at_the_edges_are_not_out_of_reach():
     assert share_in_reach(prepare(chain)) > 0.99
 
 
-def test_nothing_asked_for_is_an_ensemble_and_is_recorded():
+def test_nothing_asked_for_is_an_ensemble_and_is_recorded(monkeypatch):
+    """Pilots and training as the chain alone asks for them, all shortened, and of a smaller ensemble."""
+    smaller = replace(defaults._FEWEST, layers=1, hidden=(8,), members=2)
+    for name, value in {"_FEWEST": smaller, "_PILOT_STEPS": 500, "_TAUGHT_STEPS": 500}.items():
+        monkeypatch.setattr(defaults, name, value)
     fitted = fit(curved_chain(400), None, None)
     assert fitted.prior.config.members == len(fitted.histories) > 1
     assert fitted.prior.info["training"]["loss"] == "log_variance"
@@ -463,10 +462,9 @@ def test_nothing_asked_for_is_an_ensemble_and_is_recorded():
 
 def test_paper_configuration_ignores_bounds_and_trains_with_each_of_its_losses():
     """Roch and Shen's architecture: scale from d tanh units, shift linear; draws leak over the declared edges."""
-    chain = correlated_chain(3000)
-    chain = chain.replace(log_prob=np.zeros(chain.n))
+    chain = correlated_chain(1000, log_prob=np.zeros(1000))
     for loss in ("nll", "kl", "jeffreys"):
-        train = replace(TrainConfig.paper(loss, learning_rate=1e-3, batch_size=500), max_steps=300, eval_every=100)
+        train = replace(TrainConfig.paper(loss, learning_rate=1e-3, batch_size=500), max_steps=40, eval_every=20)
         fitted = fit(chain, FlowConfig.paper(2), train)
         assert fitted.prior.space == chain.space.unbounded()
         assert np.isfinite(fitted.prior.log_prob(np.array([-0.1, 1.3])))
@@ -500,7 +498,7 @@ def test_splines_learn_what_affine_couplings_of_one_pair_cannot():
 
     space = ParameterSpace(["x", "y"], [2.0, -np.inf], [6.0, np.inf])
     chain, test = Chain(draw(3000, 0), space), Chain(draw(5000, 1), space)
-    train = TrainConfig(max_steps=300, batch_size=256, learning_rate=4e-3)
+    train = TrainConfig(max_steps=200, batch_size=256, learning_rate=8e-3)
     affine, spline = (
         held_out_log_densities(fit(chain, config, train).prior, test)[0]
         for config in (
@@ -557,8 +555,8 @@ def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):
 
     failed: list[int] = []
     monkeypatch.setattr(fit_module, "_train", one_fails)
-    chain = curved_chain(2000)
-    prior = fit(chain, FlowConfig(layers=1, hidden=(16,), members=3, background=True), SHORT).prior
+    chain, train = curved_chain(2000), TrainConfig(max_steps=300, batch_size=256, learning_rate=8e-3)
+    prior = fit(chain, FlowConfig(layers=1, hidden=(16,), components=2, members=3, background=True), train).prior
     weights = prior.params["mixture"]["weights"]
     assert failed
     assert weights[2] < 1e-3  # members are sorted by weight
