@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from nbformat import read
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-QUICK = {"publish_and_reuse_a_prior", "two_stage_in_ten_minutes"}  # the others take a minute or two each: `make slow`
+QUICK = {"publish_and_reuse_a_prior"}  # the others take two minutes each: `make slow`
 RUN = [
     pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
     for path in sorted(FOLDER.glob("*.ipynb"))
