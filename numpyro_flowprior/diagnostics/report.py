@@ -117,7 +117,7 @@ class QualityReport:
     @property
     def statements(self) -> dict[str, str]:
         """The numbers in words, by what they are of."""
-        test, beyond = self.classifier, self.extrapolation
+        beyond = self.extrapolation
         by_density = [tail for tail in self.tails if tail.subject == "density"]
         oddest = min((tail for tail in self.tails if tail.subject != "density"), key=lambda tail: tail.p_value)
         name, ranks = min(self.ranks.items(), key=lambda item: item[1].p_value)
@@ -131,8 +131,7 @@ class QualityReport:
             f"oddest parameter {name}, by {_percent(ranks.distance)} (p = {ranks.p_value:.2g})",
             "tails": f"{', '.join(_tail(tail) for tail in by_density)} of lowest density;\n"
             f"  oddest parameter {oddest.subject}, {_tail(oddest)} at its {oddest.side} end (p = {oddest.p_value:.2g})",
-            "classifier": f"area under the curve {test.auc:.4f}, by chance {test.null_mean:.4f} +- {test.null_std:.4f} "
-            f"(p = {test.p_value:.2g})",
+            "classifier": str(self.classifier),
             "extrapolation": f"{_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
             f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
         }

@@ -33,6 +33,12 @@ class ClassifierTest:
     null_std: float
     p_value: float
 
+    def __str__(self) -> str:
+        return (
+            f"area under the curve {self.auc:.4f}, by chance {self.null_mean:.4f} +- {self.null_std:.4f} "
+            f"(p = {self.p_value:.2g})"
+        )
+
 
 def classifier_test(generator: np.random.Generator, first: FloatArray, second: FloatArray) -> ClassifierTest:
     """Returns the classifier two-sample test of two sets of independent rows.
