@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -12,7 +13,14 @@ from scipy.stats import f as f_ratio
 from .._checks import FloatArray
 from ..chains.chain import Chain
 from .divergences import MarginalKL, marginal_floors, marginal_kl
+from .independent import independent_rows
 from .json_numbers import numbers, rounded
+from .modes import ModeWeights, mode_weights
+from .two_sample import ClassifierTest, classifier_test
+
+_MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
+_FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
+_FLATTEST = 1e-12  # variance along an axis, of columns of unit variance, that is not divided by: rounding
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Comparison:
         shift: (d,) difference of the means b - a, in standard deviations of a.
         width_ratio: (d,) standard deviation of b over that of a.
         bins: of the histograms along each axis.
+        modes: shares of separated modes, by parameter.
+        classifier: whether a classifier tells rows of a from rows of b; None if it was not asked, or had too few.
     """
 
     kl: MarginalKL
@@ -35,6 +45,8 @@ class Comparison:
     shift: FloatArray
     width_ratio: FloatArray
     bins: int
+    modes: tuple[ModeWeights, ...] = ()
+    classifier: ClassifierTest | None = None
 
     @property
     def excess(self) -> float:
@@ -96,8 +108,12 @@ class Comparison:
         return self.bins - 1.0, 2.0 * float(np.mean(mean**2)) / variance
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null."""
+        """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null.
+
+        Modes and classifier are left out where there are none.
+        """
         names = self.kl.names
+        test = self.classifier
         parts = {"": self.kl, "_floor": self.floor_mean, "_floor_std": self.floor_std}
         return {
             "average_kl": rounded(self.kl.average),
@@ -110,6 +126,8 @@ class Comparison:
             "floors": rounded(self.floor),
             "shift_in_sigma": dict(zip(names, rounded(self.shift), strict=True)),
             "width_ratio": dict(zip(names, rounded(self.width_ratio), strict=True)),
+            **({"modes": [mode.to_json() for mode in self.modes]} if self.modes else {}),
+            **({"classifier": {part: rounded(value) for part, value in asdict(test).items()}} if test else {}),
         }
 
     @classmethod
@@ -123,7 +141,10 @@ class Comparison:
 
         shift, width = (numbers([record[part][name] for name in names]) for part in ("shift_in_sigma", "width_ratio"))
         floors = numbers(record["floors"]), marginals("_floor"), marginals("_floor_std")
-        return cls(marginals(""), *floors, shift, width, record["bins"])
+        modes = tuple(ModeWeights.from_json(part) for part in record.get("modes", ()))
+        test = record.get("classifier")
+        classifier = ClassifierTest(**dict(zip(test, numbers(test.values()).tolist(), strict=True))) if test else None
+        return cls(marginals(""), *floors, shift, width, record["bins"], modes, classifier)
 
     def __str__(self) -> str:
         head = (
@@ -138,14 +159,30 @@ class Comparison:
                 f"{self.shift[j]:12.3f} {self.width_ratio[j]:12.3f}"
             )
         name, excess, error = self.worst
-        return "\n".join([head, *rows, f"farthest above its floor: {name}, by {excess:.4f} +- {error:.4f} nats"])
+        rows.append(f"farthest above its floor: {name}, by {excess:.4f} +- {error:.4f} nats")
+        if self.modes:
+            rows += [f"{'share of the mode at':>30s} {'first':>19s} {'second':>19s} {'difference/sigma':>16s}"]
+            rows += [str(mode) for mode in self.modes]
+        if self.classifier is not None:
+            rows.append(f"classifier: {self.classifier}")
+        return "\n".join([head, *rows])
 
 
 def _parts(kl: MarginalKL) -> tuple[FloatArray, FloatArray]:
     return kl.one_d, kl.two_d
 
 
-def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: int = 8, seed: int = 0) -> Comparison:
+def compare(
+    a: Chain,
+    b: Chain,
+    *,
+    bounds: Any = None,
+    bins: int = 75,
+    repeats: int = 8,
+    modes: Mapping[str, Any] | None = None,
+    classify: bool = True,
+    seed: int = 0,
+) -> Comparison:
     """Returns how far b is from the reference a.
 
     Args:
@@ -154,15 +191,19 @@ def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: 
         bounds: (d, 2) range of the histograms; None for the declared bounds of a.
         bins: bins along each axis of the histograms.
         repeats: number of random partitions for the noise floor.
-        seed: of those partitions.
+        modes: {parameter: value or values between its modes}, whose shares are compared; None to look for valleys of
+            the marginals (`diagnostics.modes`), {} for no modes.
+        classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
+        seed: of the partitions, and of the classifier's rows and folds.
 
     Weighted chains are first resampled to round(effective size) rows of equal weight: a random partition of rows of
     very different weights would misjudge the floor.
 
     Raises:
-        ValueError: b lacks a parameter of a.
+        ValueError: b lacks a parameter of a, or modes are of an unknown one.
     """
     b = b if b.names == a.names else b.select(a.names)
+    shares, test = mode_weights(a, b, modes), _classifier(a, b, seed) if classify else None
     a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
     floors = marginal_floors(a, b, bounds, bins, repeats=repeats, seed=seed)
@@ -176,7 +217,25 @@ def compare(a: Chain, b: Chain, *, bounds: Any = None, bins: int = 75, repeats: 
         shift=(b.mean() - a.mean()) / sigma_a,
         width_ratio=sigma_b / sigma_a,
         bins=bins,
+        modes=shares,
+        classifier=test,
     )
+
+
+def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
+    """Returns the test of nearly independent rows of both chains, in coordinates in which all of them are white."""
+    keys = jax.random.split(jax.random.key(seed))
+    chosen = [
+        chain.samples[independent_rows(key, chain, np.empty((chain.n, 0)), _MOST_CLASSIFIED)]
+        for key, chain in zip(keys, (a, b), strict=True)
+    ]
+    if min(map(len, chosen)) < _FEWEST_CLASSIFIED:
+        return None
+    rows = np.concatenate(chosen)
+    rows = (rows - rows.mean(axis=0)) / np.where(np.ptp(rows, axis=0) > 0.0, rows.std(axis=0), 1.0)
+    variances, axes = np.linalg.eigh(np.cov(rows.T, ddof=0).reshape(a.dim, a.dim))
+    white = rows @ (axes / np.sqrt(np.maximum(variances, _FLATTEST)))
+    return classifier_test(np.random.default_rng(seed), *np.split(white, [len(chosen[0])]))
 
 
 def _equally_weighted(chain: Chain, seed: int) -> Chain:

@@ -110,7 +110,7 @@ def _compared(chain: Chain, rows: FloatArray, draws: FloatArray) -> Comparison:
     bins = int(np.clip(np.sqrt(len(rows) / _PER_CELL), *_BINS))
     pairs = chain.dim * (chain.dim - 1) // 2
     repeats = int(np.clip(_REPEATS[1] // max(pairs, 1), *_REPEATS))
-    found = compare(*ranks, bins=bins, repeats=repeats)
+    found = compare(*ranks, bins=bins, repeats=repeats, modes={}, classify=False)
     sigma = np.sqrt(np.diagonal(chain.covariance()))
     return replace(found, shift=(draws.mean(axis=0) - chain.mean()) / sigma, width_ratio=draws.std(axis=0) / sigma)
 
