@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .latent import LatentReparam
     from .moments import MonteCarloSummary
     from .numpy_prior import NumpyPrior, load_numpy
+    from .plots.comparison import plot_comparison
     from .plots.corner import plot_corner
     from .plots.emulator import plot_emulator
     from .plots.quality import plot_quality
@@ -84,6 +85,7 @@ _HOMES = {
     "latent": ("LatentReparam",),
     "moments": ("MonteCarloSummary",),
     "numpy_prior": ("NumpyPrior", "load_numpy"),
+    "plots.comparison": ("plot_comparison",),
     "plots.corner": ("plot_corner",),
     "plots.emulator": ("plot_emulator",),
     "plots.quality": ("plot_quality",),
@@ -151,6 +153,7 @@ __all__ = [
     "load_stages",
     "marginal_kl",
     "measurement_covariance",
+    "plot_comparison",
     "plot_corner",
     "plot_emulator",
     "plot_quality",

@@ -11,6 +11,8 @@ from numpyro_flowprior import (
     Chain,
     EmulatorValidation,
     ParameterSpace,
+    compare,
+    plot_comparison,
     plot_corner,
     plot_emulator,
     plot_quality,
@@ -85,6 +87,43 @@ def test_a_report_in_one_figure(dim, tmp_path):
     width, height = figure.bbox.size
     boxes = [axis.get_tightbbox() for axis in figure.axes]
     assert all(b.x0 > -5 and b.y0 > -5 and b.x1 < width + 5 and b.y1 < height + 5 for b in boxes)
+
+
+@pytest.mark.parametrize("dim", [1, 20])
+def test_a_comparison_in_one_figure(dim, tmp_path):
+    """Divergences, floors, shifts, widths and shares are those found, and no text runs out of the figure."""
+    rng = np.random.default_rng(0)
+    space = ParameterSpace([f"p{j}" for j in range(dim)], labels=[f"$p^{j}$" for j in range(dim)])
+    chains = []
+    for share, sigma in ((0.3, 1.0), (0.5, 1.3)):
+        rows = rng.normal(size=(3000, dim))
+        rows[:, 0] = sigma * rows[:, 0] + np.where(rng.random(3000) < share, -4.0, 4.0)
+        chains.append(Chain(rows, space))
+    found = compare(*chains)
+    figure = plot_comparison(found, labels=space.labels, legends=("joint fit", "two stages"), title="t")
+    figure.savefig(tmp_path / "c.png")
+    divergences, shifts, widths, modes = figure.axes
+    assert [label.get_text() for label in divergences.get_yticklabels()] == list(space.labels)
+    np.testing.assert_allclose(divergences.collections[-1].get_offsets()[:, 0], found.kl.one_d)
+    np.testing.assert_allclose([bar.get_width() for bar in divergences.patches], found.floor_mean.one_d)
+    np.testing.assert_allclose(shifts.collections[-1].get_offsets()[:, 0], found.shift)
+    np.testing.assert_allclose(widths.collections[-1].get_offsets()[:, 0], found.width_ratio)
+    np.testing.assert_allclose(modes.lines[0].get_xdata(), found.modes[0].a)
+    assert modes.get_yticklabels()[0].get_text().startswith("$p^0$ < ")
+    assert "two stages, compared with joint fit" in figure.get_suptitle()
+    width, height = figure.bbox.size
+    boxes = [axis.get_tightbbox() for axis in figure.axes]
+    assert all(b.x0 > -5 and b.y0 > -5 and b.x1 < width + 5 and b.y1 < height + 5 for b in boxes)
+
+
+def test_a_comparison_without_modes_or_scatter_is_drawn(tmp_path):
+    chain = correlated_chain(500)
+    figure = plot_comparison(compare(chain, chain, repeats=1, modes={}, classify=False))
+    assert len(figure.axes) == 3
+    assert "classifier" not in figure.get_suptitle()
+    figure.savefig(tmp_path / "c.png")
+    with pytest.raises(ValueError, match="labels: expected 2, one for each of 'a', 'b'; got 1"):
+        plot_comparison(compare(chain, chain, classify=False), labels=["a"])
 
 
 def test_the_report_of_a_prior_is_drawn_with_its_labels():

@@ -1,1 +1,1 @@
-"""Pictures: corner plots of chains, and a prior's quality report in one figure. Matplotlib is an extra."""
+"""Pictures: corner plots of chains, comparisons and quality reports in one figure each. Matplotlib is an extra."""
