@@ -256,6 +256,16 @@ def test_importance_weights_take_the_prior_error_out():
     assert right.verdict == "fail"  # the report of stage one: a prior to be published is another matter
 
 
+def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_path):
+    run = {"sampler": weighted, "folder": tmp_path, **QUICK}
+    corrected = run_stages(KEY, STAGES[:2], Flat(), psis=True, **run).posterior
+    assert "psis" in corrected.info
+    np.testing.assert_array_equal(load_stages(tmp_path).posterior.weights, corrected.weights)
+    plain = run_stages(KEY, STAGES[:2], Flat(), **run).posterior
+    assert "psis" not in plain.info
+    np.testing.assert_array_equal(load_stages(tmp_path).posterior.weights, plain.weights)
+
+
 def own_scale(prior, value):
     theta = numpyro.sample("theta", prior)
     shift = numpyro.sample("shift", dist.Normal(0.0, 0.5))

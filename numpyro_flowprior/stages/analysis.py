@@ -183,7 +183,7 @@ def _words(stage: StageResult) -> list[str]:
     if stage.guards is not None:
         lines += [f"  {line}" for line in str(stage.guards).splitlines()]
     if stage.report is not None:
-        lines += [f"  learned from it, {line}" for line in [f"prior: {stage.report.summary}".splitlines()[0]]]
+        lines.append(f"  learned from it, prior: {stage.report.summary.splitlines()[0]}")
     return lines
 
 

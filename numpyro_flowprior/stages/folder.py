@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from .._checks import plain_json, shorten
-from ..chains.readers import read_chain
+from ..chains.chain import Chain
+from ..chains.readers import read_chain, write_chain_npz
 from ..diagnostics.report import QualityReport
 from ..prior import FlowPrior
 from ..storage import FileFormatError, remove_leftovers, write_atomically
@@ -57,6 +58,13 @@ class StageFolder:
                 f"run_stages: {self.path}: expected a stage run with the same {shorten(other)}; got another. Use "
                 "another folder, or remove this one, and those of later stages, to run it anew."
             )
+
+    def keep_posterior(self, chain: Chain | None) -> None:
+        """Writes the reweighted chain; None removes that of an earlier call, which asked for it."""
+        if chain is None:
+            self.posterior.unlink(missing_ok=True)
+        else:
+            write_chain_npz(self.posterior, chain)
 
     def read(self, name: str) -> StageResult:
         """Returns what there is of the stage.

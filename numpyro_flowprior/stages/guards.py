@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from ..chains.chain import Chain, seed_from_key
 from ..chains.staged_data import power_sensitivity
@@ -188,9 +189,10 @@ def _beyond(key: jax.Array, chain: Chain, before: Chain) -> Extrapolation:
         for each, part in zip(keys, (before, after), strict=True)
     )
     z, z_draws = (normal_scores(points, before) for points in (rows, draws))
-    whitening = np.linalg.cholesky(np.linalg.inv(np.cov(z.T).reshape(before.dim, -1)))
+    factor = np.linalg.cholesky(np.cov(z.T).reshape(before.dim, -1))
+    white, white_draws = (solve_triangular(factor, points.T, lower=True).T for points in (z, z_draws))
     generator = np.random.default_rng(seed_from_key(key))
-    return extrapolation(generator, z @ whitening, z_draws @ whitening, z[:1] @ whitening)
+    return extrapolation(generator, white, white_draws, white[:1])
 
 
 _START = 'Begin at a broad prior (start="broad"), or with more particles.'
@@ -294,10 +296,11 @@ def _of_tension(found: Tension) -> Finding:
     subject = "shifts of the parameters"
     pulls = np.abs(np.nan_to_num(found.pull))
     largest = int(np.argmax(pulls))
-    text = (
-        f"Q = {found.q:.1f} in {found.freedom} directions, {found.sigma:.1f} sigma; largest {found.names[largest]}, by "
-        f"{found.pull[largest]:+.1f} of what agreeing data would scatter"
-    )
+    text = f"Q = {found.q:.1f} in {found.freedom} directions, {found.sigma:.1f} sigma; "
+    if np.isfinite(found.pull).any():
+        text += f"largest {found.names[largest]}, by {found.pull[largest]:+.1f} of what agreeing data would scatter"
+    else:
+        text += "no width shrinks enough for its shift to have a scale"
     if found.p_value > _CHANCE:
         return Finding(subject, "pass", text)
     return Finding(subject, "warn", text, "The stages disagree: a joint fit would tell, and which data pull where.")

@@ -117,13 +117,17 @@ def run_stages(
             files.begin(settings)
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
-        chain = _sampled(key_look, density, sample, files, start=start, override=override)
-        exact = _exact_prior(stage, density, prior, earlier, psis=psis)
-        if psis and exact is not None:
-            chain = psis_reweight(chain, exact.log_density)
-        result = StageResult(stage.name, chain, settings=settings)
+        begins = "prior" if start == "auto" and options.get("space") == "latent" else start  # of broad ones it has none
+        chain = _sampled(key_look, density, sample, files, start=begins, override=override)
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
+            result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(done, result, files, "its sampler did not converge")
+        exact = _exact_prior(stage, density, prior, earlier, psis=psis)
+        target = exact if psis else None
+        if target is not None:
+            chain = psis_reweight(chain, target.log_density)
+        if files is not None:
+            files.keep_posterior(None if target is None else chain)
         guards = None
         if earlier is not None:
             guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, files, psis=psis)
@@ -135,8 +139,6 @@ def run_stages(
         if result.report is not None and result.report.verdict == "fail" and not (override or last):
             raise _stopped(done, result, files, "the prior learnt from it fails its report")
         done.append(result)
-        if files is not None and psis and exact is not None:
-            write_chain_npz(files.posterior, chain)
         prior = robustify(learned, robust) if robust else learned
         earlier = handed_on, _exact_posterior(density, chain, number, exact, names)
     return StagedAnalysis(tuple(done))
