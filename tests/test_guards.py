@@ -99,6 +99,18 @@ def test_data_that_say_nothing_have_no_tension():
     assert np.isnan(found.pull).all()
 
 
+def test_chains_that_cannot_be_compared_are_refused():
+    rng = np.random.default_rng(4)
+    moving, other = gaussian(rng, [0, 0], np.eye(2)), Chain(rng.normal(size=(50, 1)), ParameterSpace(["c"]))
+    with pytest.warns(UserWarning, match="b"):
+        stuck = Chain(moving.samples * [1.0, 0.0], SPACE)
+    for pair in ((moving, stuck), (stuck, moving)):
+        with pytest.raises(ValueError, match="expected parameters that vary in both chains; 'b' takes a single value"):
+            tension(*pair)
+    with pytest.raises(ValueError, match="expected chains that share parameters; got 'a', 'b' and 'c'"):
+        tension(moving, other)
+
+
 def test_normal_scores_are_standard_normal_with_weights_too():
     chain = correlated_chain(20_000)
     weights = np.random.default_rng(0).uniform(size=chain.n)

@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from scipy.special import ndtri
 from scipy.stats import chi2, norm
 
-from .._checks import FloatArray
+from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 
 _TELLS = 0.2  # lambda - 1 from which on the new data tell something of a direction: below, both sides are noise
@@ -55,8 +55,22 @@ def tension(before: Chain, after: Chain) -> Tension:
     The statistic is computed in normal scores, the normal quantiles of the earlier posterior's ranks: in them its
     marginals are Gaussian, bounds or not. What lies beyond its outermost row counts as at that row, so that shifts into
     its far tail are understated.
+
+    Raises:
+        ValueError: no shared parameter, or one that takes a single value in either chain (named).
     """
     names = tuple(name for name in before.names if name in after.names)
+    if not names:
+        raise ValueError(
+            f"tension: expected chains that share parameters; got {shorten(before.names, 40)} and "
+            f"{shorten(after.names, 40)}."
+        )
+    constant = [name for name in names if name in {*before.constant_columns, *after.constant_columns}]
+    if constant:
+        raise ValueError(
+            f"tension: expected parameters that vary in both chains; {shorten(constant, 40)} takes a single value. "
+            "Leave it out with select."
+        )
     before, after = before.select(names), after.select(names)
     scores = [normal_scores(chain.samples, before) for chain in (before, after)]
     (mean, covariance), (mean_after, covariance_after) = (
