@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
-from tables import origin, table
+from tables import kept, origin, table
 
 import numpyro_flowprior as fp
 
@@ -125,13 +124,6 @@ def run(
 def joint_fit(key: jax.Array, prior: Any, likelihood: fp.EmulatorLikelihood, sizes: dict[str, int]) -> fp.Chain:
     """Returns the one-shot fit."""
     return fp.sample_pocomc(key, fp.ModelDensity(model, prior, None, likelihood), progress=False, **sizes)
-
-
-def kept(path: Path, make: Callable[[], fp.Chain]) -> fp.Chain:
-    """Returns a chain from its file, made if it is not there."""
-    if not path.exists():
-        fp.write_chain_npz(path, make())
-    return fp.read_chain(path)
 
 
 def report(

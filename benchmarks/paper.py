@@ -24,13 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from tables import origin, publish, table
+from tables import kept, origin, publish, table
 
 import numpyro_flowprior as fp
 from numpyro_flowprior import twin
-from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
 from numpyro_flowprior.moments import draws_of
-from numpyro_flowprior.stages.exact import log_prob_of
+from numpyro_flowprior.stages.exact import joint_loss, log_prob_of
 
 INTEGRATED, DIFFERENTIAL = "gamma_Pb_integrated", "gamma_Pb_tdiff"
 ORDERS = {  # figure: (first, second, their average KL divergence)
@@ -75,15 +74,10 @@ def sampler(folder: Path) -> Callable[..., fp.Chain]:
     """Returns sample_pocomc that runs a posterior under the flat prior once, whoever asks for it."""
 
     def sample_pocomc(key: jax.Array, density: fp.ModelDensity, *, checkpoint: Any = None, **options: Any) -> fp.Chain:
-        if isinstance(density.arguments[0][0], fp.UniformPrior):
-            checkpoint = None
-            path = folder / f"first_{'+'.join(density.observed)}.npz"
-            if path.exists():
-                return fp.read_chain(path)
-        chain = fp.sample_pocomc(key, density, checkpoint=checkpoint, **options)
-        if isinstance(density.arguments[0][0], fp.UniformPrior):
-            fp.write_chain_npz(path, chain)
-        return chain
+        if not isinstance(density.arguments[0][0], fp.UniformPrior):
+            return fp.sample_pocomc(key, density, checkpoint=checkpoint, **options)
+        path = folder / f"first_{'+'.join(density.observed)}.npz"
+        return kept(path, lambda: fp.sample_pocomc(key, density, **options))
 
     return sample_pocomc
 
@@ -116,14 +110,10 @@ def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedA
         )
 
 
-def lost(analysis: fp.StagedAnalysis, joint: fp.Chain) -> tuple[float, float]:
-    """Returns KL(J || J_q) at the joint fit's draws: what it loses to the learned prior, without a second sampler."""
-    first, _ = analysis.stages
-    assert first.learned is not None
-    rows = joint.take(joint.probabilities * joint.n > 1e-6)
-    density = fp.ModelDensity(model, fp.UniformPrior(twin.SPACE), [first.name])
-    log_ratio = log_prob_of(first.learned, rows.samples) - density.log_posterior(rows.samples)
-    return posterior_divergence(log_ratio, rows.probabilities)
+def first_of(analysis: fp.StagedAnalysis) -> tuple[Any, fp.ModelDensity]:
+    """Returns the prior learnt from the first stage, and that stage's model."""
+    first = analysis.stages[0]
+    return first.learned, fp.ModelDensity(model, fp.UniformPrior(twin.SPACE), [first.name])
 
 
 def mode_weight(chain: fp.Chain) -> tuple[float, float]:
@@ -153,7 +143,7 @@ def figures(folder: Path, names: Sequence[str], ways: Sequence[str], pictures: P
                     way,
                     f"{found.kl.average:.3f} ({theirs})" if way.startswith("theirs") else f"{found.kl.average:.3f}",
                     f"{found.excess:.3f} +- {found.excess_error:.3f}",
-                    "reweighted" if "psis" in WAYS[way] else with_error(*lost(analysis, joint)),
+                    "reweighted" if "psis" in WAYS[way] else with_error(*joint_loss(*first_of(analysis), joint)),
                     with_error(*mode_weight(chain)),
                     with_error((analysis.log_evidence or np.nan) - (joint.log_evidence or np.nan), sum_error),
                     analysis.stages[1].guards.verdict,
@@ -231,6 +221,13 @@ def learnt(folder: Path, *, progress: bool) -> str:
     return table("posterior|flow|average KL|excess|KL(p, q), exact|outside of the box|seconds", rows)
 
 
+def command(options: argparse.Namespace) -> str:
+    """Returns the command that prints the same page."""
+    figures = " ".join(f'"{figure}"' for figure in options.figures)
+    ways = " ".join(map(str, options.ways))
+    return f"python benchmarks/paper.py --parts {' '.join(options.parts)} --figures {figures} --ways {ways}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", default=["stages", "tables"], choices=["stages", "tables"])
@@ -244,7 +241,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
-    parts = ["# Roch and Shen (2025) on the twin\n", origin("python benchmarks/paper.py", "pocomc")]
+    parts = ["# Roch and Shen (2025) on the twin\n", origin(command(options), "pocomc")]
     if "stages" in options.parts:
         ways = [list(WAYS)[number] for number in options.ways]
         parts += [

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from numpyro_flowprior import Chain, read_chain, write_chain_npz
+
 
 def table(head: str, rows: Any) -> str:
     """Returns a Markdown table; the head's columns are separated by bars."""
@@ -37,6 +39,13 @@ def seconds(call: Callable[[], Any], *, calls: int = 20) -> float:
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+def kept(path: Path, make: Callable[[], Chain]) -> Chain:
+    """Returns a chain from its file, made if it is not there."""
+    if not path.exists():
+        write_chain_npz(path, make())
+    return read_chain(path)
 
 
 def publish(parts: Sequence[str], output: Path | None) -> None:

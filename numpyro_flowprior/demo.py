@@ -21,8 +21,6 @@ from .box import UniformPrior
 from .chains.chain import Chain
 from .chains.inference_data import to_arviz
 from .diagnostics.comparison import Comparison, compare
-from .diagnostics.posterior_divergence import posterior_divergence
-from .diagnostics.quality import held_out_log_densities
 from .emulators.emulator import GPEmulator
 from .emulators.likelihood import EmulatorLikelihood
 from .flows.config import FlowConfig
@@ -31,6 +29,7 @@ from .prior import FlowPrior
 from .sampling.density import ModelDensity
 from .sampling.emcee import sample_emcee
 from .sampling.pocomc import sample_pocomc
+from .stages.exact import joint_loss
 from .storage import write_atomically
 from .training.config import TrainConfig
 from .training.fit import FlowFit, fit_flow
@@ -71,7 +70,6 @@ QUICK = DemoSize(
     emcee_steps=200,
     design=200,
 )
-_COUNTS = 1e-6  # share of the mean weight below which a particle does not count: stage 1 may have no density there
 COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
 
 
@@ -188,7 +186,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
     with _timed("comparison and pictures", seconds, "comparison", progress=progress):
         comparisons = {name: compare(chains["joint"], chains[name]) for name in ("stage2_pocomc", "stage2_emcee")}
-        lost = _lost(fit.prior, first, chains["joint"])
+        lost = joint_loss(fit.prior, first, chains["joint"])
         result = DemoResult(chains, fit, comparisons, lost, seconds, files)
         files += _draw(out, chains, fit.prior, keys["draws"])
     text = json.dumps(result.to_json(), indent=2)
@@ -213,13 +211,6 @@ def _likelihood(system: str, size: DemoSize, out: Path, files: list[Path], *, pr
     )
     files.append(emulator.save(out / f"emulator_{system}.safetensors"))
     return EmulatorLikelihood(emulator, data.y, data.covariance)
-
-
-def _lost(prior: FlowPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:
-    """Returns KL(J || J_q) at those draws of the joint fit that count."""
-    joint = joint.take(joint.probabilities * joint.n > _COUNTS)
-    log_ratio = held_out_log_densities(prior, joint)[0] - first.log_posterior(joint.samples)
-    return posterior_divergence(log_ratio, joint.probabilities)
 
 
 def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:

@@ -25,6 +25,8 @@ from ..diagnostics.posterior_divergence import posterior_divergence
 from ..sampling.density import ModelDensity
 from ..sampling.reweight import pareto_smoothed
 
+_COUNTS = 1e-6  # share of the mean weight below which a particle does not count: stage one may have no density there
+
 
 @dataclass(frozen=True)
 class ExactDensity:
@@ -109,3 +111,18 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     smoothed, k = pareto_smoothed(log_weights, relative_efficiency=1.0 / max(1.0, chain.autocorrelation_time))
     loss, error = posterior_divergence(-log_ratio, np.exp(smoothed))
     return PriorError(loss, error * float(np.sqrt(max(1.0, chain.autocorrelation_time))), k)
+
+
+def joint_loss(prior: Any, first: ModelDensity, joint: Chain) -> tuple[float, float]:
+    """Returns KL(J || J_q) in nats and its standard error: what a joint fit loses to a prior in place of a first stage.
+
+    At the joint fit's own draws, so that no second stage's sampler takes part.
+
+    Args:
+        prior: the learned prior q.
+        first: the first stage, whose posterior q was learnt from.
+        joint: draws of the joint fit J, of the same parameters.
+    """
+    joint = joint.take(joint.probabilities * joint.n > _COUNTS)
+    log_ratio = log_prob_of(prior, joint.samples) - first.log_posterior(joint.samples)
+    return posterior_divergence(log_ratio, joint.probabilities)

@@ -24,6 +24,7 @@ from ..chains.chain import Chain
 from ..chains.readers import read_chain, write_chain_npz
 from ..diagnostics.report import QualityReport
 from ..prior import FlowPrior
+from ..sampling.checkpoint import differing
 from ..storage import FileFormatError, remove_leftovers, write_atomically
 from .analysis import StagedAnalysis, StageResult
 from .guards import Guards
@@ -51,8 +52,7 @@ class StageFolder:
         if not self.settings.exists():
             write_json(self.settings, settings)
             return
-        known = read_json(self.settings)
-        other = sorted(name for name in {*settings, *known} if known.get(name) != settings.get(name))
+        other = differing(read_json(self.settings), settings)
         if other:
             raise ValueError(
                 f"run_stages: {self.path}: expected a stage run with the same {shorten(other)}; got another. Use "

@@ -19,6 +19,7 @@ from ..compose import robustify
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
 from ..sampling.broad_start import Start, starts_broad, through_broad
+from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.record import INTERRUPTION
@@ -32,7 +33,6 @@ from .guards import Guards, guard
 from .stage import Stage, checked_stages, kept_names
 
 _LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
-_ROUNDING = 1e-6  # relative, of log densities on another machine
 
 
 class StageStopped(RuntimeError):
@@ -222,7 +222,7 @@ def _sample(
 def _require_same_density(path: Path, density: ModelDensity, chain: Chain) -> None:
     if chain.names == density.names and chain.log_prob is not None:
         rows = np.unique(np.linspace(0, chain.n - 1, _LOOKED_AT).astype(int))
-        if np.allclose(density.log_posterior(chain.samples[rows]), chain.log_prob[rows], _ROUNDING, _ROUNDING):
+        if has_density(density, chain.samples[rows], chain.log_prob[rows]):
             return
     raise ValueError(
         f"run_stages: {path}: expected a chain of this model, prior and data; its log densities are others. "
