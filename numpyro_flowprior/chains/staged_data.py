@@ -45,16 +45,19 @@ def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
     """
     if find_spec("arviz") is None or chain.log_prior is None or chain.log_likelihood is None:
         return None
-    arviz = arviz_module()
-    if not hasattr(arviz, "psens"):
-        return None
-    data = to_arviz(chain)
-    stats = data.sample_stats
-    whole = arviz.InferenceData(
-        posterior=data.posterior[list(chain.names)],
-        log_prior=stats[["log_prior"]],
-        log_likelihood=stats[["log_likelihood_total"]],
-    )
+    arviz, data = arviz_module(), to_arviz(chain)
+    groups = {
+        "posterior": {name: data.posterior[name].values for name in chain.names},
+        "log_prior": {"log_prior": data.sample_stats["log_prior"].values},
+        "log_likelihood": {"log_likelihood": data.sample_stats["log_likelihood_total"].values},
+    }
     with np.errstate(over="ignore"):  # in its Pareto fit, on the way to a weight of zero
-        found = {part: arviz.psens(whole, component=part) for part in ("prior", "likelihood")}
+        if hasattr(arviz, "psense"):  # ArviZ 1.x
+            tree = arviz.from_dict(groups)
+            found = {part: arviz.psense(tree, group=part) for part in ("prior", "likelihood")}
+        elif hasattr(arviz, "psens"):  # its from_dict knows no log prior
+            whole = arviz.InferenceData(**{name: arviz.convert_to_dataset(part) for name, part in groups.items()})
+            found = {part: arviz.psens(whole, component=part) for part in ("prior", "likelihood")}
+        else:
+            return None
     return {name: {part: float(np.asarray(values[name])) for part, values in found.items()} for name in chain.names}
