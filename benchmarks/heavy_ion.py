@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 from tables import kept, origin, table
@@ -214,6 +215,52 @@ def draw(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, path: Path) ->
     )
 
 
+def viscosities(chain: fp.Chain, temperature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns specific shear and bulk viscosity, each (n, m), of a chain's rows at temperatures (m,) in GeV.
+
+    Source: JETSCAPE, Phys. Rev. C 103, 054904 (2021): a kinked line, not below zero, and a skewed Cauchy peak.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return chain.samples[:, [chain.names.index(name)]]
+
+    above = temperature - column("eta_over_s_T_kink_in_GeV")
+    slopes = (column(f"eta_over_s_{side}_T_slope_in_GeV") for side in ("low", "high"))
+    shear = column("eta_over_s_at_kink") + np.where(above < 0, *(slope * above for slope in slopes))
+    above = temperature - column("zeta_over_s_T_peak_in_GeV")
+    width = column("zeta_over_s_width_in_GeV") * (1.0 + column("zeta_over_s_lambda_asymm") * np.sign(above))
+    return np.maximum(shear, 0.0), column("zeta_over_s_max") * width**2 / (width**2 + above**2)
+
+
+def draw_viscosities(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, path: Path) -> None:
+    """Draws medians and 90 % bands of the viscosities under the prior, first and second stages, and the joint fit."""
+    temperature = np.linspace(0.14, 0.35, 106)
+    flat = np.random.default_rng(0).uniform(*joint.space.bounds.T, size=(10_000, joint.dim))
+    first, second = analyses["AuAu, PbPb, reweighted"].chains.values()
+    chains = {
+        "prior": fp.Chain(flat, joint.space),
+        "Au+Au": first,
+        "joint fit": joint,
+        "Au+Au, then Pb+Pb": second,
+        "Pb+Pb, then Au+Au": analyses["PbPb, AuAu, reweighted"].posterior,
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, layout="constrained")
+    for number, (label, chain) in enumerate(chains.items()):
+        colour = "0.6" if label == "prior" else f"C{number - 1}"
+        equal = chain.resample(jax.random.key(0), 10_000)
+        for axis, values in zip(axes, viscosities(equal, temperature), strict=True):
+            low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+            if label == "prior":
+                axis.fill_between(1e3 * temperature, low, high, color=colour, alpha=0.25, lw=0, label=label)
+                continue
+            axis.plot(1e3 * temperature, middle, color=colour, label=label)
+            axis.plot(1e3 * temperature, np.stack([low, high], axis=1), color=colour, ls="--", lw=1)
+    for axis, name in zip(axes, (r"$\eta/s$", r"$\zeta/s$"), strict=True):
+        axis.set(xlabel="temperature [MeV]", ylabel=name, xlim=1e3 * temperature[[0, -1]], ylim=(0, None))
+    axes[1].legend(title="median and 90 %", frameon=False)
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -232,6 +279,7 @@ def main() -> None:
     (args.out / "heavy_ion.md").write_text(text)
     print(text)
     draw(analyses, joints["joint"], args.out / "heavy_ion_corner.png")
+    draw_viscosities(analyses, joints["joint"], args.out / "heavy_ion_viscosities.png")
 
 
 if __name__ == "__main__":

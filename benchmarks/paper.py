@@ -3,6 +3,9 @@
     stages   Figs. 3, 4, 6 and 7: gamma+p then gamma+Pb and the reverse; gamma+Pb's integrated data, then its
              t-differential ones, and the reverse. The second posterior against the joint fit's, by their average KL
              divergence of 75-bin marginals with its noise floor, and by what the learned prior costs (exact).
+    emcee    Fig. 5: as Fig. 3, the second stage by emcee. Theirs: stretch moves from a ball around the first stage's
+             best point, the second half of the steps. Ours: walkers from the prior, half of the moves proposals from a
+             flow that learns 200,000 prior draws weighted by the likelihood, until it is 50 autocorrelation times long.
     tables   Tables 2 and 3: how well flows learn the four posteriors, by loss, with their architecture and with ours.
 
 The likelihoods are the twin's closed forms: no emulator's error is in the comparison. Everything is kept in a folder,
@@ -24,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from emcee_second_stage import WALKERS, proposal_of, usual
 from tables import kept, origin, publish, table
 
 import numpyro_flowprior as fp
@@ -48,11 +52,14 @@ LOSSES = ("jeffreys", "kl", "nll")
 STEPS = 20_000  # of the paper's 200,000, at its largest rate: the validation loss is flat long before
 PAPER_TRAIN = replace(fp.TrainConfig.paper("jeffreys", 1e-3), max_steps=STEPS, eval_every=500, patience=10)
 WAYS: dict[str, dict[str, Any]] = {
-    "theirs: one RealNVP, Jeffreys'": {"config": fp.FlowConfig.paper(8), "train": PAPER_TRAIN},
+    "theirs: one RealNVP, Jeffreys'": {"config": fp.FlowConfig.paper(8), "train": PAPER_TRAIN, "start": "prior"},
     "ours, from the draws alone": {"tail_aware": False},
     "ours": {},
     "ours, reweighted": {"psis": True},
 }
+KEY = jax.random.key(5)  # of staged runs
+STEPS_EMCEE = 5_000, 20_000  # theirs, ours at most
+PARTS = ("stages", "emcee", "tables")
 MODES = 0.05  # GeV: the valley in Lambda_QCD between the joint posterior's two modes
 SIZES = {"n_effective": 1024, "n_active": 512, "n_total": 8192}
 SECOND = {"n_steps": 2 * twin.SPACE.dim}  # the posterior is where few draws of the prior are: particles walk further
@@ -82,10 +89,21 @@ def sampler(folder: Path) -> Callable[..., fp.Chain]:
     return sample_pocomc
 
 
-def joint_fit(folder: Path, systems: Sequence[str], *, progress: bool) -> fp.Chain:
-    """Returns the one-shot fit of several systems."""
+def first_fit(folder: Path, system: str, *, progress: bool) -> fp.Chain:
+    """Returns the first chain of the staged runs that begin with a system."""
+    density = fp.ModelDensity(model, fp.UniformPrior(twin.SPACE), [system])
+    key = jax.random.split(jax.random.fold_in(KEY, 0), 4)[0]  # as run_stages has it
+    return sampler(folder)(key, density, **SIZES, progress=progress)
+
+
+def joint_fit(folder: Path, systems: Sequence[str], *, progress: bool, again: bool = False) -> fp.Chain:
+    """Returns the one-shot fit of several systems, or the same with another seed."""
     density = fp.ModelDensity(model, fp.UniformPrior(twin.SPACE), systems)
-    return sampler(folder)(jax.random.key(77), density, **{**SIZES, "n_total": 2 * SIZES["n_total"]}, progress=progress)
+    options = {**SIZES, "n_total": 2 * SIZES["n_total"], "progress": progress}
+    if again:
+        path = folder / f"again_{'+'.join(density.observed)}.npz"
+        return kept(path, lambda: fp.sample_pocomc(jax.random.key(78), density, **options))
+    return sampler(folder)(jax.random.key(77), density, **options)
 
 
 def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedAnalysis:
@@ -98,7 +116,7 @@ def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedA
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the table says what did not converge
         return fp.run_stages(
-            jax.random.key(5),
+            KEY,
             stages,
             fp.UniformPrior(twin.SPACE),
             sampler=sampler(folder),
@@ -127,25 +145,25 @@ def figures(folder: Path, names: Sequence[str], ways: Sequence[str], pictures: P
     rows = []
     for figure in names:
         first, second, theirs = ORDERS[figure]
-        joint = joint_fit(folder, sorted((first, second)), progress=progress)
-        rows.append(
-            (figure, f"{first}, {second}: joint fit", "", "", "", with_error(*mode_weight(joint)), evidence(joint), "")
-        )
+        joint, again = (joint_fit(folder, sorted((first, second)), progress=progress, again=b) for b in (False, True))
+        title = f"{first}, {second}: joint fit"
+        rows.append((figure, title, "", "", "", with_error(*mode_weight(joint)), evidence(joint), ""))
+        title, found = "the same with another seed", fp.compare(joint, again)
+        rows.append(("", title, *divergence(found), "", with_error(*mode_weight(again)), evidence(again, joint), ""))
         for way in ways:
             start = time.perf_counter()
             analysis = staged(folder, figure, way, progress=progress)
             chain = within_the_box(analysis.posterior)
-            found = fp.compare(joint, chain)
-            sum_error = np.hypot(analysis.log_evidence_error or np.nan, joint.log_evidence_error or np.nan)
+            kl, excess = divergence(fp.compare(joint, chain))
             rows.append(
                 (
                     "",
                     way,
-                    f"{found.kl.average:.3f} ({theirs})" if way.startswith("theirs") else f"{found.kl.average:.3f}",
-                    f"{found.excess:.3f} +- {found.excess_error:.3f}",
+                    f"{kl} ({theirs})" if way.startswith("theirs") else kl,
+                    excess,
                     "reweighted" if "psis" in WAYS[way] else with_error(*joint_loss(*first_of(analysis), joint)),
                     with_error(*mode_weight(chain)),
-                    with_error((analysis.log_evidence or np.nan) - (joint.log_evidence or np.nan), sum_error),
+                    evidence(analysis, joint),
                     analysis.stages[1].guards.verdict,
                 )
             )
@@ -157,14 +175,62 @@ def figures(folder: Path, names: Sequence[str], ways: Sequence[str], pictures: P
     return table(head, rows)
 
 
+def emcee_stages(folder: Path, *, progress: bool) -> str:
+    """Returns the table of the second stage by emcee."""
+    joint, rows = joint_fit(folder, ["gamma_Pb", "gamma_p"], progress=progress), []
+    theirs, _, ours, _ = WAYS
+    for way in (theirs, ours):
+        analysis = staged(folder, "Fig. 3", way, progress=progress)
+        first = analysis.stages[0]
+        density = fp.ModelDensity(model, first.learned, ["gamma_Pb"])
+        if way == theirs:
+            best = first.chain.samples[np.argmax(first.chain.log_prob)]
+            width = 1e-2 * np.diff(twin.SPACE.bounds, axis=1)[:, 0]
+            starts = best + width * np.random.default_rng(0).normal(size=(WALKERS, density.dim))
+            chain, (_, acceptance, tau, converged) = usual(density, starts, STEPS_EMCEE[0])
+        else:
+            options = {"n_walkers": WALKERS, "max_steps": STEPS_EMCEE[1], "progress": progress}
+            proposal, _ = proposal_of(density)
+            chain = fp.sample_emcee(jax.random.key(3), density, proposal=proposal, proposal_share=0.5, **options)
+            acceptance, tau = f"{chain.info['acceptance']:.2f}", f"{chain.info['autocorrelation_time']:.0f}"
+            converged = "yes" if chain.info["converged"] else "no"
+        equal = within_the_box(chain).resample(jax.random.key(6), round(joint.effective_size / 2))
+        rows.append(
+            (
+                way,
+                *divergence(fp.compare(joint, equal)),
+                with_error(*joint_loss(*first_of(analysis), joint)),
+                f"{mode_weight(equal)[0]:.3f}",
+                acceptance,
+                tau,
+                converged,
+            )
+        )
+        print(rows[-1], flush=True)
+    head = (
+        "way|average KL|excess|lost to the prior|weight of Lambda_QCD > 0.05|acceptance|tau [steps]|longer than 50 tau"
+    )
+    return table(head, rows)
+
+
 def with_error(value: float, error: float) -> str:
     """Returns a number and its error."""
     return f"{value:.3f} +- {error:.3f}"
 
 
-def evidence(chain: fp.Chain) -> str:
-    """Returns a chain's log evidence and its error."""
-    return with_error(chain.log_evidence or np.nan, chain.log_evidence_error or np.nan)
+def divergence(found: fp.Comparison) -> tuple[str, str]:
+    """Returns the average divergence, and its excess over the noise floor."""
+    return f"{found.kl.average:.3f}", with_error(found.excess, found.excess_error)
+
+
+def evidence(fit: fp.Chain | fp.StagedAnalysis, joint: fp.Chain | None = None) -> str:
+    """Returns a log evidence and its error, less that of the joint fit."""
+    value, error = fit.log_evidence or np.nan, fit.log_evidence_error or np.nan
+    if joint is None:
+        return with_error(value, error)
+    return with_error(
+        value - (joint.log_evidence or np.nan), float(np.hypot(error, joint.log_evidence_error or np.nan))
+    )
 
 
 def within_the_box(chain: fp.Chain) -> fp.Chain:
@@ -184,7 +250,7 @@ def learnt(folder: Path, *, progress: bool) -> str:
     """Returns the table of how well flows learn the four posteriors: average KL divergence, its excess."""
     rows = []
     for system, theirs in PAPER_TABLE.items():
-        chain = joint_fit(folder, [system], progress=progress)
+        chain = first_fit(folder, system, progress=progress)
         train, test = chain.split(0.8, jax.random.key(0))
         settings = {
             f"theirs, {loss} (theirs: {number})": (
@@ -230,7 +296,7 @@ def command(options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["stages", "tables"], choices=["stages", "tables"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--figures", nargs="+", default=list(ORDERS), choices=list(ORDERS))
     parser.add_argument("--ways", nargs="+", type=int, default=list(range(len(WAYS))), help="numbers, in WAYS")
     parser.add_argument("--folder", type=Path, default=Path("paper_output"), help="keeps what is done")
@@ -248,6 +314,8 @@ def main() -> None:
             "## Two stages against the joint fit (Figs. 3, 4, 6, 7)\n",
             figures(options.folder, options.figures, ways, options.pictures, progress=options.progress),
         ]
+    if "emcee" in options.parts:
+        parts += ["## emcee in the second stage (Fig. 5)\n", emcee_stages(options.folder, progress=options.progress)]
     if "tables" in options.parts:
         parts += ["## Learning the four posteriors (Tables 2, 3)\n", learnt(options.folder, progress=options.progress)]
     publish(parts, options.output)
