@@ -193,9 +193,9 @@ def folder_of(analysis, root):
         files.begin({"name": stage.name, **SETTINGS})
         write_chain_npz(files.chain, stage.chain)
         if stage.learned:
-            stage.learned.save(files.prior)
+            stage.learned.save(files.prior(reweighted=False))
         if stage.guards:
-            write_json(files.guards, stage.guards.to_json())
+            write_json(files.guards(reweighted=False), stage.guards.to_json())
     return root
 
 

@@ -256,7 +256,7 @@ def test_importance_weights_take_the_prior_error_out():
     assert right.verdict == "fail"  # the report of stage one: a prior to be published is another matter
 
 
-def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_path):
+def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_path, monkeypatch):
     run = {"sampler": weighted, "folder": tmp_path, **QUICK}
     corrected = run_stages(KEY, STAGES[:2], Flat(), psis=True, **run).posterior
     assert "psis" in corrected.info
@@ -264,6 +264,12 @@ def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_
     plain = run_stages(KEY, STAGES[:2], Flat(), **run).posterior
     assert "psis" not in plain.info
     np.testing.assert_array_equal(load_stages(tmp_path).posterior.weights, plain.weights)
+    monkeypatch.setattr("numpyro_flowprior.stages.run.fit_flow", _never)
+    monkeypatch.setattr("numpyro_flowprior.stages.run.guard", _never)
+    again = run_stages(KEY, STAGES[:2], Flat(), psis=True, **run)  # the flows and guards of either call are kept
+    np.testing.assert_array_equal(again.posterior.weights, corrected.weights)
+    read = load_stages(tmp_path)["y"].guards
+    assert str(read) == str(again["y"].guards) != str(run_stages(KEY, STAGES[:2], Flat(), **run)["y"].guards)
 
 
 def own_scale(prior, value):

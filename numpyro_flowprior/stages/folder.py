@@ -4,9 +4,10 @@ analysis.json          the stages' names, in order; versions
 01_<name>/settings.json   what the stage was run with; another run is refused
           run.safetensors     the sampler's checkpoint, where it has one
           chain.npz           what the sampler returned
-          posterior.npz       the same, reweighted to the exact prior, if that was asked for
           prior.safetensors   the flow learnt from it, with its quality report
           guards.json
+          posterior.npz       the chain reweighted to the exact prior, if the last call asked for that; then
+          prior_reweighted.safetensors, guards_reweighted.json   are the flow and the guards of it
 """
 
 from __future__ import annotations
@@ -41,13 +42,21 @@ class StageFolder:
         self.path = path
         self.checkpoint = path / "run.safetensors"
         self.chain, self.posterior = path / "chain.npz", path / "posterior.npz"
-        self.prior = path / "prior.safetensors"
-        self.guards, self.settings = path / "guards.json", path / "settings.json"
+        self.settings = path / "settings.json"
+
+    def prior(self, *, reweighted: bool) -> Path:
+        """Returns the file of the flow learnt from the chain, or from the reweighted one."""
+        return self.path / f"prior{'_reweighted' * reweighted}.safetensors"
+
+    def guards(self, *, reweighted: bool) -> Path:
+        """Returns the file of the guards of the chain, or of the reweighted one."""
+        return self.path / f"guards{'_reweighted' * reweighted}.json"
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Makes the folder, or raises ValueError if it is that of a stage with other settings (named)."""
         self.path.mkdir(exist_ok=True)
-        for file in (self.checkpoint, self.chain, self.posterior, self.prior, self.guards, self.settings):
+        made = [make(reweighted=which) for make in (self.prior, self.guards) for which in (False, True)]
+        for file in (self.checkpoint, self.chain, self.posterior, self.settings, *made):
             remove_leftovers(file)
         if not self.settings.exists():
             write_json(self.settings, settings)
@@ -72,9 +81,11 @@ class StageFolder:
         Raises:
             FileNotFoundError: there is no chain.
         """
-        chain = read_chain(self.posterior if self.posterior.exists() else self.chain)
-        learned = FlowPrior.load(self.prior) if self.prior.exists() else None
-        guards = Guards.from_json(read_json(self.guards)) if self.guards.exists() else None
+        reweighted = self.posterior.exists()
+        chain = read_chain(self.posterior if reweighted else self.chain)
+        prior, found = self.prior(reweighted=reweighted), self.guards(reweighted=reweighted)
+        learned = FlowPrior.load(prior) if prior.exists() else None
+        guards = Guards.from_json(read_json(found)) if found.exists() else None
         settings = read_json(self.settings) if self.settings.exists() else None
         return StageResult(name, chain, learned, None if learned is None else report_of(learned), guards, settings)
 

@@ -130,10 +130,12 @@ def run_stages(
             files.keep_posterior(None if target is None else chain)
         guards = None
         if earlier is not None:
-            guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, files, psis=psis)
+            file = None if files is None else files.guards(reweighted=psis)
+            guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, file, psis=psis)
         handed_on = chain if names == chain.names else chain.select(names)
         _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
-        learned = _learned(key_fit, handed_on, learning, files, progress=progress)
+        file = None if files is None else files.prior(reweighted=target is not None)
+        learned = _learned(key_fit, handed_on, learning, file, progress=progress)
         result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
         last = number + 1 == len(stages)
         if result.report is not None and result.report.verdict == "fail" and not (override or last):
@@ -268,33 +270,31 @@ def _guarded(
     chain: Chain,
     before: Chain,
     exact: ExactDensity | None,
-    files: StageFolder | None,
+    file: Path | None,
     *,
     psis: bool,
 ) -> Guards:
-    if files is not None and files.guards.exists():
-        stored = read_json(files.guards)
-        if stored.get("corrected") == psis:
-            return Guards.from_json(stored)
+    if file is not None and file.exists():
+        return Guards.from_json(read_json(file))
     guards = guard(key, density, prior, chain, before, exact=exact, corrected=psis and exact is not None)
-    if files is not None:
-        write_json(files.guards, guards.to_json())
+    if file is not None:
+        write_json(file, guards.to_json())
     return guards
 
 
 def _learned(
-    key: jax.Array, chain: Chain, learning: Mapping[str, Any], files: StageFolder | None, *, progress: bool
+    key: jax.Array, chain: Chain, learning: Mapping[str, Any], file: Path | None, *, progress: bool
 ) -> FlowPrior:
-    """Returns the flow of a posterior, or the one in the folder if it is of the same draws."""
-    if files is not None and files.prior.exists():
-        learned = FlowPrior.load(files.prior)
+    """Returns the flow of a posterior, or the one in the file if it is of the same draws."""
+    if file is not None and file.exists():
+        learned = FlowPrior.load(file)
         if learned.info["chain"]["fingerprint"] == chain.fingerprint():
             return learned
     if not learning["tail_aware"]:
         chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
     learned = fit_flow(key, chain, learning["config"], learning["train"], progress=progress).prior
-    if files is not None:
-        learned.save(files.prior)
+    if file is not None:
+        learned.save(file)
     return learned
 
 
