@@ -13,7 +13,7 @@ from toys import correlated_chain
 from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, tension
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
 from numpyro_flowprior.stages.exact import ExactDensity, prior_error
-from numpyro_flowprior.stages.guards import Finding, _rows_rested_on
+from numpyro_flowprior.stages.guards import Finding, _of_error, _rows_rested_on
 from numpyro_flowprior.stages.predictive import predictive_check
 from numpyro_flowprior.stages.tension import normal_scores
 
@@ -147,6 +147,25 @@ def test_the_prior_error_is_the_divergence_of_the_posteriors():
     assert found.pareto_k < 0.7
     own = posterior_divergence(log_q - log_p, np.full(50_000, 1 / 50_000))  # of the wrong direction, for contrast
     assert own[0] != pytest.approx(found.loss, abs=4 * found.loss_error)
+
+
+def test_draws_where_the_exact_prior_is_next_to_nothing_do_not_hide_the_error():
+    """A learned prior with a third of its mass 900 nats too high: its posterior loses log 3/2, and says so."""
+    rng = np.random.default_rng(8)
+    samples = rng.normal(size=(6000, 2))
+    log_q = multivariate_normal.logpdf(samples, cov=np.eye(2))
+    chain = Chain(samples, SPACE, log_prior=log_q)
+
+    def log_p(depth):
+        return ExactDensity(SPACE.names, lambda x: log_q - np.where(np.arange(len(x)) % 3 == 0, depth, 0.0), True)
+
+    for depth in (900.0, np.inf):
+        found = prior_error(chain, log_p(depth))
+        assert found.loss == pytest.approx(np.log(1.5), rel=1e-6)
+        assert found.loss_error == pytest.approx(np.sqrt(0.5 / 6000), rel=0.1)
+        assert _of_error(found, 0.0, corrected=False).verdict == "fail"
+    nowhere = prior_error(chain, ExactDensity(SPACE.names, lambda x: np.full(len(x), -np.inf), True))
+    assert {_of_error(nowhere, 0.0, corrected=corrected).verdict for corrected in (False, True)} == {"fail"}
 
 
 def test_rows_rested_on_are_the_effective_size_after_reweighting():

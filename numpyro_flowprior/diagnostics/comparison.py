@@ -13,12 +13,13 @@ from scipy.stats import f as f_ratio
 from .._checks import FloatArray
 from ..chains.chain import Chain
 from .divergences import MarginalKL, marginal_floors, marginal_kl
-from .independent import independent_rows
+from .independent import few_copies, independent_rows
 from .json_numbers import numbers, rounded
 from .modes import ModeWeights, mode_weights
 from .two_sample import ClassifierTest, classifier_test
 
 _MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
+_REPEATED = 0.002  # share of resampled rows that may be copies: a copy in either part is no noise, and lowers the floor
 _FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
 _FLATTEST = 1e-12  # variance along an axis, of columns of unit variance, that is not divided by: rounding
 
@@ -199,8 +200,8 @@ def compare(
         classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
         seed: of the partitions, and of the classifier's rows and folds.
 
-    Weighted chains are first resampled to round(effective size) rows of equal weight: a random partition of rows of
-    very different weights would misjudge the floor.
+    Weighted chains are first resampled to rows of equal weight, as many as leave next to no row twice: where some
+    weights are far above the mean that is few, and the noise floor is high, but it is right.
 
     Raises:
         ValueError: b lacks a parameter of a, or modes are of an unknown one.
@@ -244,4 +245,4 @@ def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
 def _equally_weighted(chain: Chain, seed: int) -> Chain:
     if chain.weights is None:
         return chain
-    return chain.resample(jax.random.key(seed), max(round(chain.effective_size), 1))
+    return chain.resample(jax.random.key(seed), few_copies(chain.probabilities, _REPEATED))

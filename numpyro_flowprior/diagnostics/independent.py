@@ -32,7 +32,7 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
     """
     if chain.weights is not None:
         probabilities = chain.probabilities
-        return systematic_rows(key, probabilities, min(_few_copies(probabilities), most))
+        return systematic_rows(key, probabilities, min(few_copies(probabilities), most))
     columns = np.column_stack([chain.samples, _finite(values)])
     order = np.arange(chain.n) if chain.chain_id is None else np.argsort(chain.chain_id, kind="stable")
     step = _step(float(autocorrelation_time(columns, chain.chain_id).max())) if chain.n >= 10 else 1.0
@@ -46,13 +46,18 @@ def _step(tau: float) -> float:
     return 1.0 if neighbours <= _CORRELATION else float(np.log(_CORRELATION) / np.log(neighbours))
 
 
-def _few_copies(probabilities: FloatArray) -> int:
-    """Returns the largest number of rows, up to the effective size, of which few are expected to be copies."""
+def few_copies(probabilities: FloatArray, repeated: float = _REPEATED) -> int:
+    """Returns the largest number of rows, up to the effective size, of which few are expected to be copies.
+
+    Args:
+        probabilities: (n,) weights of the rows, which sum to one.
+        repeated: the share of the rows that may be copies.
+    """
     low, high = 1.0, max(1.0, 1.0 / float(np.sum(probabilities**2)))
     for _ in range(40):
         middle = 0.5 * (low + high)
         copies = np.maximum(middle * probabilities - 1.0, 0.0).sum()
-        low, high = (middle, high) if copies <= _REPEATED * middle else (low, middle)
+        low, high = (middle, high) if copies <= repeated * middle else (low, middle)
     return max(round(low), 1)
 
 

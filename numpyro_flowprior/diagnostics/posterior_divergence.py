@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import logsumexp
 
 from .._checks import FloatArray
 
@@ -23,8 +24,7 @@ def posterior_divergence(log_ratio: FloatArray, probabilities: FloatArray) -> tu
     counted = probabilities > 0.0
     log_ratio, probabilities = log_ratio[counted], probabilities[counted]
     log_ratio = log_ratio - probabilities @ log_ratio
-    ratio = np.exp(log_ratio)
-    mean = probabilities @ ratio
-    terms = ratio / mean - log_ratio  # the error of the logarithm of the mean, to first order
-    error = np.sqrt(np.sum((probabilities * (terms - probabilities @ terms)) ** 2))
-    return float(np.log(mean)), float(error)
+    log_mean = float(logsumexp(log_ratio, b=probabilities))
+    share = np.exp(np.log(probabilities) + log_ratio - log_mean)  # of each draw in the mean
+    error = np.sqrt(np.sum((share - probabilities * (log_ratio + 1.0)) ** 2))  # to first order
+    return log_mean, float(error)

@@ -101,16 +101,21 @@ def evaluated(function: Callable[[Any], Any], theta: FloatArray) -> FloatArray:
 def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     """Returns what the learned prior did to a posterior, from its draws and their log prior.
 
-    With draws of J_q in place of J, self-normalised weights w = exact / learned:
-    KL(J || J_q) = E[w log w] / E[w] - log E[w].
+    With draws of J_q of probabilities b and smoothed, normalised weights w of exact / learned, KL(J || J_q) is that of
+    w against b.
     """
     rows = chain.probabilities > 0.0
     assert chain.log_prior is not None
+    probabilities, tau = chain.probabilities[rows], max(1.0, chain.autocorrelation_time)
     log_ratio = exact.log_density(chain.samples[rows]) - chain.log_prior[rows]
-    log_weights = np.log(chain.probabilities[rows]) + log_ratio
-    smoothed, k = pareto_smoothed(log_weights, relative_efficiency=1.0 / max(1.0, chain.autocorrelation_time))
-    loss, error = posterior_divergence(-log_ratio, np.exp(smoothed))
-    return PriorError(loss, error * float(np.sqrt(max(1.0, chain.autocorrelation_time))), k)
+    if not np.isfinite(log_ratio).any():
+        return PriorError(np.inf, np.inf, np.inf)
+    smoothed, k = pareto_smoothed(np.log(probabilities) + log_ratio, relative_efficiency=1.0 / tau)
+    weights = np.exp(smoothed)
+    terms = weights * np.where(weights > 0.0, smoothed - np.log(probabilities), 0.0)
+    loss = terms.sum()
+    error = np.sqrt(tau * np.sum((terms - (loss + 1.0) * weights + probabilities) ** 2))  # to first order
+    return PriorError(float(loss), float(error), k)
 
 
 def joint_loss(prior: Any, first: ModelDensity, joint: Chain) -> tuple[float, float]:

@@ -223,7 +223,7 @@ def _of_error(error: PriorError | None, price: float, *, corrected: bool) -> Fin
     )
     if price > 0.0:
         text = f"{text}; up to {price:.4f} nats are the price of the broad part"
-    if error.pareto_k > _RELIABLE:
+    if not (np.isfinite([error.loss, error.loss_error]).all() and error.pareto_k <= _RELIABLE):
         return Finding(subject, "fail", f"{text}: too far apart for these draws to tell by how much", _REMEDIES)
     if corrected:
         return Finding(subject, "pass", f"{text}; taken out by reweighting")
