@@ -194,7 +194,7 @@ def emcee_stages(folder: Path, *, progress: bool) -> str:
             chain = fp.sample_emcee(jax.random.key(3), density, proposal=proposal, proposal_share=0.5, **options)
             acceptance, tau = f"{chain.info['acceptance']:.2f}", f"{chain.info['autocorrelation_time']:.0f}"
             converged = "yes" if chain.info["converged"] else "no"
-        equal = within_the_box(chain).resample(jax.random.key(6), round(joint.effective_size / 2))
+        equal = within_the_box(chain).resample(jax.random.key(6), min(chain.n, round(joint.effective_size / 2)))
         rows.append(
             (
                 way,

@@ -155,7 +155,7 @@ def divergence(chain: fp.Chain, draws: np.ndarray) -> tuple[str, str]:
         return "", ""
     exact = fp.Chain(draws[::10], chain.space)
     modes = fp.compare(exact, fp.Chain(draws[5::10], chain.space), bins=20, repeats=1, classify=False).modes[:1]
-    equal = chain.resample(jax.random.key(0), round(chain.effective_size))
+    equal = chain.resample(jax.random.key(0), round(chain.effective_size)) if chain.weights is None else chain
     found = fp.compare(exact, equal, bins=20, modes={mode.parameter: mode.cuts for mode in modes}, classify=False)
     shares = [
         f"{mode.b[0] - mode.a[0]:+.3f} +- {np.hypot(mode.a_error[0], mode.b_error[0]):.3f}" for mode in found.modes
@@ -166,6 +166,7 @@ def divergence(chain: fp.Chain, draws: np.ndarray) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with chain_boundary_pb.npz")
+    parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     targets = {"Gaussian": gaussian, "bounded": bounded, "banana": banana, "two modes": modes, "funnel": funnel}
@@ -173,8 +174,8 @@ def main() -> None:
     rows = []
     for name, make in targets.items():
         target = make()
-        for label, sampler in SAMPLERS.items():
-            rows.append(cell(name, target, label, sampler))
+        for label in options.samplers:
+            rows.append(cell(name, target, label, SAMPLERS[label]))
             print(rows[-1], flush=True)
     head = origin("python benchmarks/samplers.py --data <folder>", "pocomc", "emcee", "blackjax")
     publish(["# Samplers against exact draws\n", head, __doc__.split("\n\n", 1)[1], table(HEAD, rows)], options.output)
