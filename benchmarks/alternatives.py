@@ -55,7 +55,7 @@ def mean_and_covariance(chain: fp.Chain) -> Densities:
 def flowjax(kind: str, chain: fp.Chain) -> Densities:
     """Returns one of flowjax's flows."""
     prepared = prepare(chain)
-    equal = chain.resample(jax.random.key(0), round(chain.effective_size))  # no row twice in training and validation
+    equal = chain.resample(jax.random.key(0), round(chain.effective_size))  # few rows twice
     flow = flowjax_flow(kind, LEAST)(jax.random.key(1), apply_prepared(equal, prepared.fixed).x)
 
     def log_density(theta: np.ndarray) -> np.ndarray:
