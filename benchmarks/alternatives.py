@@ -9,7 +9,7 @@ Lambda_QCD. Packages are used as their documentation has it, with the box's boun
     margarine             its RealNVP; it takes bounds and weights. (Its one flow for each cluster: the search for the
                           number of clusters had not ended after twenty minutes, on 9,652 rows)
     flowjax               on equally weighted draws, in our unconstrained, whitened coordinates: it has no bounds
-    the paper             its RealNVP and loss, without bounds
+    the paper             its RealNVP by maximum likelihood, without bounds, on equally weighted draws
 
 margarine and flowjax are not among this package's dependencies (`pip install margarine flowjax`).
 """
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fidelity import FLOWJAX, Densities, flowjax_flow
-from paper import MODES, PAPER_TRAIN, first_fit, joint_fit, mode_weight, model, with_error
+from paper import MODES, PAPER_TRAIN, equally_weighted, first_fit, joint_fit, mode_weight, model, with_error
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
@@ -56,8 +56,8 @@ def mean_and_covariance(chain: fp.Chain) -> Densities:
 def flowjax(kind: str, chain: fp.Chain) -> Densities:
     """Returns one of flowjax's flows."""
     prepared = prepare(chain)
-    equal = chain.resample(jax.random.key(0), round(chain.effective_size))  # few rows twice
-    flow = flowjax_flow(kind, LEAST)(jax.random.key(1), apply_prepared(equal, prepared.fixed).x)
+    x = apply_prepared(equally_weighted(chain), prepared.fixed).x
+    flow = flowjax_flow(kind, LEAST)(jax.random.key(1), x)
 
     def log_density(theta: np.ndarray) -> np.ndarray:
         at = apply_prepared(fp.Chain(theta, chain.space), prepared.fixed)
@@ -82,17 +82,21 @@ def margarine(chain: fp.Chain) -> Densities:
     return log_density
 
 
-def ours(
-    chain: fp.Chain, config: fp.FlowConfig | None = None, train: fp.TrainConfig | None = None, *, known: bool = True
-) -> Densities:
+def ours(chain: fp.Chain, *, known: bool = True) -> Densities:
     """Returns what `fit_flow` makes of the chain, with or without its log density."""
     chain = chain if known else chain.replace(log_prob=None)
-    return partial(log_prob_of, fp.fit_flow(jax.random.key(1), chain, config, train, progress=False).prior)
+    return partial(log_prob_of, fp.fit_flow(jax.random.key(1), chain, progress=False).prior)
+
+
+def the_papers(chain: fp.Chain) -> Densities:
+    """Returns the paper's flow."""
+    flow, rows = fp.FlowConfig.paper(8), equally_weighted(chain)
+    return partial(log_prob_of, fp.fit_flow(jax.random.key(1), rows, flow, PAPER_TRAIN, progress=False).prior)
 
 
 PRIORS: dict[str, Callable[[fp.Chain], Densities]] = {
     "mean and covariance": mean_and_covariance,
-    "the paper's RealNVP, Jeffreys'": partial(ours, config=fp.FlowConfig.paper(8), train=PAPER_TRAIN),
+    "the paper's RealNVP, likelihood": the_papers,
     "margarine": margarine,
     **{
         name: partial(flowjax, kind) for name, kind in FLOWJAX.items() if "block" not in name

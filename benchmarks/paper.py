@@ -50,9 +50,9 @@ PAPER_TABLE = {  # Jeffreys', KL, likelihood
 }
 LOSSES = ("jeffreys", "kl", "nll")
 STEPS = 20_000  # of the paper's 200,000, at its largest rate: the validation loss is flat long before
-PAPER_TRAIN = replace(fp.TrainConfig.paper("jeffreys", 1e-3), max_steps=STEPS, eval_every=500, patience=10)
+PAPER_TRAIN = replace(fp.TrainConfig.paper("nll", 1e-3), max_steps=STEPS, eval_every=500, patience=10)
 WAYS: dict[str, dict[str, Any]] = {
-    "theirs: one RealNVP, Jeffreys'": {"config": fp.FlowConfig.paper(8), "train": PAPER_TRAIN, "start": "prior"},
+    "theirs: one RealNVP, likelihood": {"config": fp.FlowConfig.paper(8), "train": PAPER_TRAIN, "start": "prior"},
     "ours, from the draws alone": {"tail_aware": False},
     "ours": {},
     "ours, reweighted": {"psis": True},
@@ -77,16 +77,27 @@ def model(prior: Any, systems: Sequence[str]) -> None:
         numpyro.sample(system, dist.MultivariateNormal(twin.predict(theta, system), data.covariance), obs=data.y)
 
 
-def sampler(folder: Path) -> Callable[..., fp.Chain]:
-    """Returns sample_pocomc that runs a posterior under the flat prior once, whoever asks for it."""
+def sampler(folder: Path, *, equal: bool = False) -> Callable[..., fp.Chain]:
+    """Returns sample_pocomc that runs a posterior under the flat prior once, whoever asks for it.
+
+    Args:
+        folder: where that is kept.
+        equal: whether to hand it on as rows of equal weight, as the paper's flow takes them.
+    """
 
     def sample_pocomc(key: jax.Array, density: fp.ModelDensity, *, checkpoint: Any = None, **options: Any) -> fp.Chain:
         if not isinstance(density.arguments[0][0], fp.UniformPrior):
             return fp.sample_pocomc(key, density, checkpoint=checkpoint, **options)
         path = folder / f"first_{'+'.join(density.observed)}.npz"
-        return kept(path, lambda: fp.sample_pocomc(key, density, **options))
+        chain = kept(path, lambda: fp.sample_pocomc(key, density, **options))
+        return equally_weighted(chain) if equal else chain
 
     return sample_pocomc
+
+
+def equally_weighted(chain: fp.Chain) -> fp.Chain:
+    """Returns rows of equal weight, as many as the chain is worth."""
+    return chain.resample(jax.random.key(0), round(chain.effective_size))
 
 
 def first_fit(folder: Path, system: str, *, progress: bool) -> fp.Chain:
@@ -119,7 +130,7 @@ def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedA
             KEY,
             stages,
             fp.UniformPrior(twin.SPACE),
-            sampler=sampler(folder),
+            sampler=sampler(folder, equal=way.startswith("theirs")),
             sampler_options=SIZES,
             override=True,
             folder=place,
@@ -256,7 +267,7 @@ def learnt(folder: Path, *, progress: bool) -> str:
             f"theirs, {loss} (theirs: {number})": (
                 fp.FlowConfig.paper(8),
                 replace(PAPER_TRAIN, loss=loss),
-                train,
+                equally_weighted(train),
             )
             for loss, number in zip(LOSSES, theirs, strict=True)
         }
