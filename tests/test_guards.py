@@ -13,7 +13,8 @@ from toys import correlated_chain
 from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, tension
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
 from numpyro_flowprior.stages.exact import ExactDensity, prior_error
-from numpyro_flowprior.stages.guards import Finding, _of_error, _rows_rested_on
+from numpyro_flowprior.stages.guards import Finding, _of_error, _of_overlooked, _rows_rested_on
+from numpyro_flowprior.stages.overlooked import overlooked
 from numpyro_flowprior.stages.predictive import predictive_check
 from numpyro_flowprior.stages.tension import normal_scores
 
@@ -166,6 +167,35 @@ def test_draws_where_the_exact_prior_is_next_to_nothing_do_not_hide_the_error():
         assert _of_error(found, 0.0, corrected=False).verdict == "fail"
     nowhere = prior_error(chain, ExactDensity(SPACE.names, lambda x: np.full(len(x), -np.inf), True))
     assert {_of_error(nowhere, 0.0, corrected=corrected).verdict for corrected in (False, True)} == {"fail"}
+
+
+ENDS = np.array([[-2.0, -2.0], [2.0, 2.0]])
+
+
+def two_ends(share):
+    theta = numpyro.sample("theta", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+    parts = [
+        np.log(w) + dist.Normal(end, 0.3).log_prob(theta).sum() for w, end in zip((share, 1 - share), ENDS, strict=True)
+    ]
+    numpyro.factor("ends", jax.numpy.logaddexp(*parts))
+
+
+@pytest.mark.parametrize(("share", "of_draws", "missed"), [(0.5, 0.5, False), (0.02, 0.02, False), (0.5, 5e-4, True)])
+def test_a_mode_that_the_posterior_missed_is_seen_in_the_rows_of_the_stage_before(share, of_draws, missed):
+    """Rows from everywhere; a posterior that has both modes, one of them small, or of the first a few strays alone."""
+    rng, density = np.random.default_rng(9), ModelDensity(two_ends, share)
+    exact = ExactDensity(density.names, density.log_prior, True)
+    before = Chain(density.sample_prior(jax.random.key(0), 20_000), density.space)
+    at = np.where(rng.random(8000) < of_draws, 0, 1)
+    chain = Chain(ENDS[at] + 0.3 * rng.normal(size=(8000, 2)), density.space)
+    found = overlooked(jax.random.key(1), density, chain, before, exact)
+    assert found.likely > 20
+    assert (found.rows > 0) is missed
+    assert _of_overlooked(found).verdict == ("fail" if missed else "pass")
+    if missed:
+        np.testing.assert_allclose(list(found.example.values()), ENDS[0], atol=1.0)
+        assert "it missed a part, around" in _of_overlooked(found).text
+    assert overlooked(jax.random.key(1), density, chain, before.select(["theta[0]"]), exact) is None
 
 
 def test_rows_rested_on_are_the_effective_size_after_reweighting():

@@ -23,6 +23,7 @@ from ..diagnostics.json_numbers import rounded
 from ..sampling.broad_start import WeightedPrior, weighted_prior
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity, PriorError, evaluated, prior_error
+from .overlooked import Overlooked, overlooked
 from .predictive import PredictiveCheck, predictive_check
 from .tension import Tension, normal_scores, tension
 
@@ -131,6 +132,7 @@ def guard(
     resting = _rows_rested_on(chain, before)
     beyond = _beyond(key_rows, chain, before)
     error = None if exact is None else prior_error(_uncorrected(density, chain) if corrected else chain, exact)
+    missed = None if exact is None else overlooked(jax.random.fold_in(key, 3), density, chain, before, exact)
     drawn = weighted_prior(key_prior, density, _DRAWS)
     predicted = predictive_check(key_predict, density)
     moved = tension(before, chain)
@@ -140,6 +142,7 @@ def guard(
         _of_error(error, _price_of_robustness(prior, chain), corrected=corrected),
         _of_rows(resting, own, known=known),
         _of_sampler(drawn, chain),
+        _of_overlooked(missed),
         _of_beyond(beyond, known=known),
         _of_prediction(predicted),
         _of_tension(moved),
@@ -148,6 +151,7 @@ def guard(
     numbers = {
         "rows_rested_on": None if resting is None else rounded(resting),
         "weighted_prior": _numbers(drawn),
+        "overlooked": None if missed is None else asdict(missed),
         "extrapolation": _numbers(beyond),
         "prior_error": None if error is None else _numbers(error),
         "prior_predictive": None if predicted is None else _numbers(predicted),
@@ -266,6 +270,17 @@ def _of_sampler(drawn: WeightedPrior, chain: Chain) -> Finding:
     if drawn.effective_size < _FEW_DRAWS and chain.info.get("start") != "broad":
         return Finding(subject, "warn", f"{text}, too few to tell, and for a sampler that begins there", _START)
     return Finding(subject, "pass", text)
+
+
+def _of_overlooked(found: Overlooked | None) -> Finding:
+    subject = "rows of the stage before where the posterior has next to no draws"
+    if found is None:
+        return Finding(subject, "info", "not known: parameters were added or dropped, or the density is unknown")
+    text = f"{found.rows} of {found.likely} that are as likely as three quarters of its draws"
+    if not found.rows:
+        return Finding(subject, "pass", text)
+    example = ", ".join(f"{name} = {value:.4g}" for name, value in (found.example or {}).items())
+    return Finding(subject, "fail", f"{text}: it missed a part, around {example}", f"{_START} {_REMEDIES}")
 
 
 def _of_beyond(beyond: Extrapolation, *, known: bool) -> Finding:
