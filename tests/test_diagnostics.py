@@ -56,6 +56,9 @@ def test_excess_of_weighted_draws_of_equal_densities_is_zero():
         compare(a, normal_chain(8000, seed=3 + j).replace(weights=row), repeats=16, bins=300, modes={}, classify=False)
         for j, row in enumerate(weights)
     ]
+    means = np.array([np.average(normal_chain(8000, seed=3 + j).samples, axis=0, weights=weights[j]) for j in range(5)])
+    shifts = (means - a.mean()) / np.sqrt(np.diagonal(a.covariance()))  # of all rows, as they are weighted
+    np.testing.assert_allclose([each.shift for each in found], shifts, rtol=1e-9)
     error = np.sqrt(np.mean([each.excess_error**2 for each in found]))  # they share a
     assert abs(np.mean([each.excess for each in found])) < 3 * error
 

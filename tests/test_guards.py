@@ -195,7 +195,9 @@ def test_a_mode_that_the_posterior_missed_is_seen_in_the_rows_of_the_stage_befor
     if missed:
         np.testing.assert_allclose(list(found.example.values()), ENDS[0], atol=1.0)
         assert "it missed a part, around" in _of_overlooked(found).text
-    assert overlooked(jax.random.key(1), density, chain, before.select(["theta[0]"]), exact) is None
+    for few, rows in ((chain, before.select(["theta[0]"])), (chain.take(np.arange(19)), before)):
+        assert overlooked(jax.random.key(1), density, few, rows, exact) is None
+    assert "too few draws" in _of_overlooked(None).text
 
 
 def test_rows_rested_on_are_the_effective_size_after_reweighting():

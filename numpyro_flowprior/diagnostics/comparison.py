@@ -17,11 +17,11 @@ from .independent import few_copies, independent_rows
 from .json_numbers import numbers, rounded
 from .modes import ModeWeights, mode_weights
 from .two_sample import ClassifierTest, classifier_test
+from .whitening import whitened
 
 _MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
 _REPEATED = 0.002  # share of resampled rows that may be copies: a copy in either part is no noise, and lowers the floor
 _FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
-_FLATTEST = 1e-12  # variance along an axis, of columns of unit variance, that is not divided by: rounding
 
 
 @dataclass(frozen=True)
@@ -200,16 +200,17 @@ def compare(
         classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
         seed: of the partitions, and of the classifier's rows and folds.
 
-    Weighted chains are first resampled to rows of equal weight, as many as leave next to no row twice: where some
-    weights are far above the mean that is few, and the noise floor is high, but it is right.
+    For the divergences, weighted chains are resampled to rows of equal weight, as many as leave next to no row twice:
+    where some weights are far above the mean that is few, and the noise floor is high, but it is right.
 
     Raises:
         ValueError: b lacks a parameter of a, or modes are of an unknown one.
     """
     b = b if b.names == a.names else b.select(a.names)
     shares, test = mode_weights(a, b, modes), _classifier(a, b, seed) if classify else None
-    a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
+    shift = (b.mean() - a.mean()) / sigma_a
+    a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
     floors = marginal_floors(a, b, bounds, bins, repeats=repeats, seed=seed)
     one, two = (np.array([getattr(floor, part) for floor in floors]) for part in ("one_d", "two_d"))
     ddof = min(1, repeats - 1)
@@ -218,7 +219,7 @@ def compare(
         floor=np.array([floor.average for floor in floors]),
         floor_mean=MarginalKL(a.names, one.mean(axis=0), two.mean(axis=0)),
         floor_std=MarginalKL(a.names, one.std(axis=0, ddof=ddof), two.std(axis=0, ddof=ddof)),
-        shift=(b.mean() - a.mean()) / sigma_a,
+        shift=shift,
         width_ratio=sigma_b / sigma_a,
         bins=bins,
         modes=shares,
@@ -236,10 +237,7 @@ def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
     if min(map(len, chosen)) < _FEWEST_CLASSIFIED:
         return None
     rows = np.concatenate(chosen)
-    rows = (rows - rows.mean(axis=0)) / np.where(np.ptp(rows, axis=0) > 0.0, rows.std(axis=0), 1.0)
-    variances, axes = np.linalg.eigh(np.cov(rows.T, ddof=0).reshape(a.dim, a.dim))
-    white = rows @ (axes / np.sqrt(np.maximum(variances, _FLATTEST)))
-    return classifier_test(np.random.default_rng(seed), *np.split(white, [len(chosen[0])]))
+    return classifier_test(np.random.default_rng(seed), *np.split(whitened(rows, rows), [len(chosen[0])]))
 
 
 def _equally_weighted(chain: Chain, seed: int) -> Chain:

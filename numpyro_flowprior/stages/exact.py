@@ -62,9 +62,10 @@ def exact_prior(density: ModelDensity, prior: Any, before: ExactDensity) -> Exac
     """Returns the prior of a stage's model with the exact posterior `before` in place of the learned prior."""
     learned = [density.space.index(name) for name in prior.space.names]
     exact = [density.space.index(name) for name in before.names]
+    log_q = compiled(prior.log_prob)
 
     def log_density(x: FloatArray) -> FloatArray:
-        return density.log_prior(x) - log_prob_of(prior, x[:, learned]) + before.log_density(x[:, exact])
+        return density.log_prior(x) - log_q(x[:, learned]) + before.log_density(x[:, exact])
 
     return ExactDensity(density.names, log_density, before.normalised)
 
@@ -88,14 +89,18 @@ def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | N
 
 def log_prob_of(prior: Any, theta: FloatArray) -> FloatArray:
     """Returns the log density (n,) of a NumPyro distribution at points (n, d), in float64."""
-    return evaluated(prior.log_prob, theta)
+    return compiled(prior.log_prob)(theta)
 
 
-def evaluated(function: Callable[[Any], Any], theta: FloatArray) -> FloatArray:
-    """Returns a function's values (n,) at points (n, d), in float64."""
-    compiled = jax.jit(function)
-    with jax.enable_x64(True):
-        return in_batches(lambda points: compiled(jnp.asarray(points)), theta, np.zeros(theta.shape[1]))
+def compiled(function: Callable[[Any], Any]) -> Callable[[FloatArray], FloatArray]:
+    """Returns a function of points (n, d) in JAX as one of arrays, whose values are (n,) and in float64."""
+    jitted = jax.jit(function)
+
+    def values(theta: FloatArray) -> FloatArray:
+        with jax.enable_x64(True):
+            return in_batches(lambda points: jitted(jnp.asarray(points)), theta, np.zeros(theta.shape[1]))
+
+    return values
 
 
 def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
@@ -110,9 +115,10 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     log_ratio = exact.log_density(chain.samples[rows]) - chain.log_prior[rows]
     if not np.isfinite(log_ratio).any():
         return PriorError(np.inf, np.inf, np.inf)
-    smoothed, k = pareto_smoothed(np.log(probabilities) + log_ratio, relative_efficiency=1.0 / tau)
+    log_b = np.log(probabilities)
+    smoothed, k = pareto_smoothed(log_b + log_ratio, relative_efficiency=1.0 / tau)
     weights = np.exp(smoothed)
-    terms = weights * np.where(weights > 0.0, smoothed - np.log(probabilities), 0.0)
+    terms = weights * np.where(weights > 0.0, smoothed - log_b, 0.0)
     loss = terms.sum()
     error = np.sqrt(tau * np.sum((terms - (loss + 1.0) * weights + probabilities) ** 2))  # to first order
     return PriorError(float(loss), float(error), k)

@@ -22,7 +22,7 @@ from ..diagnostics.independent import independent_rows
 from ..diagnostics.json_numbers import rounded
 from ..sampling.broad_start import WeightedPrior, weighted_prior
 from ..sampling.density import ModelDensity
-from .exact import ExactDensity, PriorError, evaluated, prior_error
+from .exact import ExactDensity, PriorError, compiled, prior_error
 from .overlooked import Overlooked, overlooked
 from .predictive import PredictiveCheck, predictive_check
 from .tension import Tension, normal_scores, tension
@@ -213,7 +213,7 @@ def _price_of_robustness(prior: Any, chain: Chain) -> float:
     """
     if not isinstance(prior, RobustPrior):
         return 0.0
-    probability = evaluated(prior.probability_broad, chain.select(prior.space.names).samples)
+    probability = compiled(prior.probability_broad)(chain.select(prior.space.names).samples)
     return float(-np.log1p(-chain.probabilities @ probability))
 
 
@@ -275,7 +275,8 @@ def _of_sampler(drawn: WeightedPrior, chain: Chain) -> Finding:
 def _of_overlooked(found: Overlooked | None) -> Finding:
     subject = "rows of the stage before where the posterior has next to no draws"
     if found is None:
-        return Finding(subject, "info", "not known: parameters were added or dropped, or the density is unknown")
+        why = "parameters were added or dropped, the density is unknown, or the posterior has too few draws"
+        return Finding(subject, "info", f"not known: {why}")
     text = f"{found.rows} of {found.likely} that are as likely as three quarters of its draws"
     if not found.rows:
         return Finding(subject, "pass", text)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from scipy.linalg import solve_triangular
 from scipy.spatial import cKDTree
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
 from ..diagnostics.independent import independent_rows
+from ..diagnostics.whitening import whitened
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity
 
@@ -24,6 +24,7 @@ _CORE = 0.75  # of the posterior: its most likely draws, which leave no room for
 _NEAR = 500  # draws of which the nearest counts as near: the 8th of 4000, so that a few strays make no mode
 _STRAYS = 1e-3  # of the draws: their distances to the draws near them may be larger than
 _FAR = 1.5  # times this distance, from which on a row is where there are next to none
+_FEWEST = 10  # draws for each parameter
 _MOST = 4000  # of them, and of the most likely rows
 
 
@@ -45,7 +46,9 @@ class Overlooked:
 def overlooked(
     key: jax.Array, density: ModelDensity, chain: Chain, before: Chain, exact: ExactDensity
 ) -> Overlooked | None:
-    """Returns what a stage's posterior overlooked of the chain before; None if they have not the same parameters.
+    """Returns what a stage's posterior overlooked of the chain before.
+
+    None if they have not the same parameters, or the posterior has too few independent draws to tell.
 
     Args:
         key: JAX random key.
@@ -62,6 +65,8 @@ def overlooked(
 
     draws = chain.select(density.names)
     draws = draws.take(independent_rows(key, draws, np.zeros(draws.n), _MOST))
+    if draws.n < _FEWEST * draws.dim:
+        return None
     log_draws = log_joint(draws.samples)
     least = np.quantile(log_draws, 1.0 - _CORE)
     core = draws.samples[log_draws >= least]
@@ -69,15 +74,9 @@ def overlooked(
     log_rows = log_joint(rows.samples)
     likely = np.argsort(-log_rows, kind="stable")[: min(_MOST, int((log_rows >= least).sum()))]
     nearest = max(1, len(core) // _NEAR)
-    if not len(likely) or len(core) <= nearest:
-        return Overlooked(0, len(likely), None)
-    factor = np.linalg.cholesky(np.cov(core.T).reshape(len(core.T), -1))
-    white, white_rows = (solve_triangular(factor, x.T, lower=True).T for x in (core, rows.samples[likely]))
-    tree = cKDTree(white)
+    tree = cKDTree(whitened(core, core))
     reach = _FAR * np.quantile(tree.query(tree.data, k=[nearest + 1])[0], 1.0 - _STRAYS)
-    distance = tree.query(white_rows, k=[nearest])[0][:, 0]
+    distance = tree.query(whitened(core, rows.samples[likely]), k=[nearest])[0][:, 0]
     far = likely[distance > reach]
-    if not len(far):
-        return Overlooked(0, len(likely), None)
-    example = dict(zip(rows.names, rows.samples[far[0]].tolist(), strict=True))
+    example = dict(zip(rows.names, rows.samples[far[0]].tolist(), strict=True)) if len(far) else None
     return Overlooked(len(far), len(likely), example)
