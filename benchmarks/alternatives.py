@@ -98,9 +98,7 @@ PRIORS: dict[str, Callable[[fp.Chain], Densities]] = {
     "mean and covariance": mean_and_covariance,
     "the paper's RealNVP, likelihood": the_papers,
     "margarine": margarine,
-    **{
-        name: partial(flowjax, kind) for name, kind in FLOWJAX.items() if "block" not in name
-    },  # far behind in fidelity.md
+    **{name: partial(flowjax, FLOWJAX[name]) for name in ("flowjax coupling", "flowjax masked autoregressive")},
     "ours, from the draws alone": partial(ours, known=False),
     "ours": ours,
 }
@@ -111,14 +109,13 @@ def judged(first: fp.ModelDensity, joint: fp.Chain, log_q: np.ndarray, evidence:
     usable = np.isfinite(log_q)
     log_ratio = np.where(usable, log_q - first.log_posterior(joint.samples) + evidence, -np.inf)
     loss = with_error(*posterior_divergence(log_ratio, joint.probabilities)) if usable.all() else "infinite"
-    weights = joint.probabilities * np.exp(np.where(usable, log_ratio, -np.inf))
+    weights = joint.probabilities * np.exp(log_ratio)
     total = weights.sum()
     above = joint.samples[:, joint.space.index("Lambda_QCD")] > MODES
     share = weights @ above / total
     error = np.sqrt(np.sum((weights * (above - share)) ** 2)) / total
     evidence_error = np.sqrt(np.sum((weights - joint.probabilities * total) ** 2)) / total
-    most = log_ratio[joint.probabilities > 0].max()
-    return loss, with_error(np.log(total), evidence_error), with_error(share, error), f"{most:+.1f}"
+    return loss, with_error(np.log(total), evidence_error), with_error(share, error), f"{log_ratio.max():+.1f}"
 
 
 def main() -> None:
