@@ -273,15 +273,15 @@ def _of_sampler(drawn: WeightedPrior, chain: Chain) -> Finding:
 
 
 def _of_overlooked(found: Overlooked | None) -> Finding:
-    subject = "rows of the stage before where the posterior has next to no draws"
+    subject = "modes uphill from rows of the stage before, where the posterior has next to no draws"
     if found is None:
-        why = "parameters were added or dropped, the density is unknown, or the posterior has too few draws"
-        return Finding(subject, "info", f"not known: {why}")
-    text = f"{found.rows} of {found.likely} that are as likely as three quarters of its draws"
-    if not found.rows:
-        return Finding(subject, "pass", text)
-    example = ", ".join(f"{name} = {value:.4g}" for name, value in (found.example or {}).items())
-    return Finding(subject, "fail", f"{text}: it missed a part, around {example}", f"{_START} {_REMEDIES}")
+        return Finding(subject, "info", "not known: the exact density is unknown, or the posterior has too few draws")
+    if found.example is None:
+        return Finding(subject, "pass", f"none, from {found.climbs} places")
+    example = ", ".join(f"{name} = {value:.4g}" for name, value in found.example.items())
+    text = f"{100 * found.share:.2g} % of the posterior, around {example}"
+    verdict = "fail" if found.loss > _LOSS[0] else "warn" if found.loss > _LOSS[1] else "pass"
+    return Finding(subject, verdict, text, "" if verdict == "pass" else f"It missed a part. {_START} {_REMEDIES}")
 
 
 def _of_beyond(beyond: Extrapolation, *, known: bool) -> Finding:

@@ -1,82 +1,252 @@
-"""Is a row of the stage before as likely as the posterior's own draws, at a place where that has next to none?
+"""Is there a mode of the posterior where a stage has next to no draws?
 
 What the posterior's draws say of the learned prior is blind to what they miss: a mode that the prior all but forgot.
-The rows of the stage before, those of low weight above all, were there before anything was learnt, and the exact
-density of the joint posterior can be asked at each.
+The rows of the stage before were there before anything was learnt. Where they stand in the basin of such a mode, the
+exact joint density, uphill from them, leads to it, however low their own density is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
+from scipy.optimize import Bounds, OptimizeResult, minimize
 from scipy.spatial import cKDTree
+from scipy.special import expit, logsumexp
+from scipy.stats import multivariate_normal, multivariate_t
 
 from .._checks import FloatArray
-from ..chains.chain import Chain
+from ..chains.chain import Chain, seed_from_key
 from ..diagnostics.independent import independent_rows
 from ..diagnostics.whitening import whitened
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity
 
-_CORE = 0.75  # of the posterior: its most likely draws, which leave no room for a row that is as likely
-_NEAR = 500  # draws of which the nearest counts as near: the 8th of 4000, so that a few strays make no mode
+_FEWEST, _MOST = 10, 4000  # draws of the posterior for each parameter, and in all
+_CORE = 0.75  # of the posterior: its most likely draws
+_NEAR = 500  # draws of which the nearest counts as near: the 6th of 3000, so that a few strays make no mode
 _STRAYS = 1e-3  # of the draws: their distances to the draws near them may be larger than
-_FAR = 1.5  # times this distance, from which on a row is where there are next to none
-_FEWEST = 10  # draws for each parameter
-_MOST = 4000  # of them, and of the most likely rows
+_FAR = 1.5  # times this distance, from which on a point is where there are next to none
+_ROWS, _NEIGHBOURS = 10_000, 32  # rows that are looked at; of how many the likeliest is where climbs begin
+_CLIMBS, _STEPS = 32, 200  # at most
+_FINE = 1e-4  # standard deviations of the core: the step of numerical derivatives
+_EDGE = 1e-6  # of them, by which climbs stay inside the bounds, where the density may be zero
+_NOWHERE = -1e10  # log density, where it is -inf: line searches subtract
+_ROUNDS, _DRAWS, _COUNTED = 8, 1024, 4096  # of the importance sampling that learns a mode, and then weighs it
+_CLIPPED, _HEAVY = 0.05, 5.0  # share of the highest weights that are levelled to adapt it; freedom of its t density
+_NEAREST = 0.2  # of the draws, around the likeliest, that tell the density's constant
 
 
 @dataclass(frozen=True)
 class Overlooked:
-    """Rows of the stage before where the posterior should have draws, and has next to none.
+    """A mode of a stage's posterior where it has next to no draws.
 
     Attributes:
-        rows: how many there are.
-        likely: how many are as likely as three quarters of the posterior, wherever they are.
-        example: parameters of the most likely one; None if there is none.
+        climbs: how many places the search began at; none if all rows lead to where the draws are.
+        share: of the posterior in such modes, more than its own draws have there; 0 if none was found.
+        example: parameters of the most massive one's highest point; None if there is none.
     """
 
-    rows: int
-    likely: int
+    climbs: int
+    share: float
     example: dict[str, float] | None
+
+    @property
+    def loss(self) -> float:
+        """Nats that a posterior loses which lacks these modes, -log(1 - share)."""
+        return float(-np.log1p(-self.share))
 
 
 def overlooked(
     key: jax.Array, density: ModelDensity, chain: Chain, before: Chain, exact: ExactDensity
 ) -> Overlooked | None:
-    """Returns what a stage's posterior overlooked of the chain before.
+    """Returns what a stage's posterior overlooked; None if it has too few independent draws to tell.
 
-    None if they have not the same parameters, or the posterior has too few independent draws to tell.
+    Climbs begin at the rows that are the likeliest among their neighbours, and end where the posterior has draws, or at
+    a maximum, whose mass importance sampling finds. Some ten to thirty thousand evaluations of the exact density.
 
     Args:
         key: JAX random key.
         density: the stage's model.
         chain: its posterior.
-        before: the chain that the prior was learnt from, rows of low weight included.
+        before: the chain that the prior was learnt from, rows of low weight included; parameters that the stage has
+            besides are taken from the posterior's draws.
         exact: the model's prior with the exact posterior of the stage before.
     """
-    if set(before.names) != set(density.names):
-        return None
-
-    def log_joint(samples: FloatArray) -> FloatArray:
-        return exact.log_density(samples) + density.log_likelihood(samples)
-
+    generator = np.random.default_rng(seed_from_key(key))
     draws = chain.select(density.names)
     draws = draws.take(independent_rows(key, draws, np.zeros(draws.n), _MOST))
     if draws.n < _FEWEST * draws.dim:
         return None
-    log_draws = log_joint(draws.samples)
-    least = np.quantile(log_draws, 1.0 - _CORE)
-    core = draws.samples[log_draws >= least]
-    rows = before.select(density.names)
-    log_rows = log_joint(rows.samples)
-    likely = np.argsort(-log_rows, kind="stable")[: min(_MOST, int((log_rows >= least).sum()))]
-    nearest = max(1, len(core) // _NEAR)
-    tree = cKDTree(whitened(core, core))
-    reach = _FAR * np.quantile(tree.query(tree.data, k=[nearest + 1])[0], 1.0 - _STRAYS)
-    distance = tree.query(whitened(core, rows.samples[likely]), k=[nearest])[0][:, 0]
-    far = likely[distance > reach]
-    example = dict(zip(rows.names, rows.samples[far[0]].tolist(), strict=True)) if len(far) else None
-    return Overlooked(len(far), len(likely), example)
+    scale = draws.samples.std(axis=0)
+    scale = np.where(scale > 0.0, scale, 1.0)
+
+    def log_joint(z: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):
+            values = exact.log_density(z * scale) + density.log_likelihood(z * scale)
+        return np.where(np.isnan(values), -np.inf, values)
+
+    z = draws.samples / scale
+    log_draws = log_joint(z)
+    far = _far_from(z[log_draws >= np.quantile(log_draws, 1.0 - _CORE)])
+    low, high = (density.bounds / scale[:, None] + [_EDGE, -_EDGE]).T
+    rows = np.clip(_completed(generator, before, draws) / scale, low, high)
+    log_rows = log_joint(rows)
+    starts = _summits(rows, log_rows)
+    starts = starts[far(rows[starts])][:_CLIMBS]
+    beyond, found = float(far(z).mean()), []
+    for start in rows[starts]:
+        top, width = _climb(log_joint, start, low, high, far)
+        if far(top[None])[0]:
+            mode = _mode(generator, log_joint, top, width, far)
+            far = _both(far, mode.far)
+            found.append(mode)
+    if not found:
+        return Overlooked(len(starts), 0.0, None)
+    log_odds = logsumexp([mode.log_mass for mode in found]) - _log_mass(z, log_draws)
+    own = beyond - float(far(z).mean())  # draws in these modes
+    share = max(float(expit(log_odds)) - own, 0.0)
+    highest = max(found, key=lambda mode: mode.log_mass).top * scale
+    example = dict(zip(density.names, highest.tolist(), strict=True))
+    return Overlooked(len(starts), share, example if share else None)
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """A mode: its highest point found (d,), the log of its mass, and whether points (m, d) are outside of it."""
+
+    top: FloatArray
+    log_mass: float
+    far: Callable[[FloatArray], np.ndarray]
+
+
+def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> FloatArray:
+    """Returns different rows of the chain before, spread over it, in the order of the draws' parameters."""
+    samples = before.samples[np.sort(np.unique(before.samples, axis=0, return_index=True)[1])]
+    samples = samples[np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(int))]
+    own = draws.samples[generator.integers(draws.n, size=len(samples))]
+    for j, name in enumerate(draws.names):
+        if name in before.names:
+            own[:, j] = samples[:, before.names.index(name)]
+    return own
+
+
+def _far_from(points: FloatArray) -> Callable[[FloatArray], np.ndarray]:
+    """Returns whether points (m, d) are where given ones (n, d) leave next to nothing, as a function."""
+    tree, near = cKDTree(whitened(points, points)), max(1, len(points) // _NEAR)
+    reach = _FAR * np.quantile(tree.query(tree.data, k=[near + 1])[0], 1.0 - _STRAYS)
+    return lambda others: tree.query(whitened(points, others), k=[near])[0][:, 0] > reach
+
+
+def _both(first: Callable[[FloatArray], np.ndarray], second: Callable[[FloatArray], np.ndarray]) -> Any:
+    return lambda points: first(points) & second(points)
+
+
+def _summits(rows: FloatArray, log_prob: FloatArray) -> np.ndarray:
+    """Returns numbers of the rows that are the likeliest among their neighbours, the likeliest first."""
+    white = whitened(rows, rows)
+    neighbours = cKDTree(white).query(white, k=min(_NEIGHBOURS, len(rows)))[1].reshape(len(rows), -1)
+    summits = np.flatnonzero((log_prob >= log_prob[neighbours].max(axis=1)) & np.isfinite(log_prob))
+    return summits[np.argsort(-log_prob[summits], kind="stable")]
+
+
+def _climb(
+    log_prob: Callable[[FloatArray], FloatArray],
+    start: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    far: Callable[[FloatArray], np.ndarray],
+) -> tuple[FloatArray, FloatArray]:
+    """Returns a maximum of the density uphill from a point, and its width in each direction, (d,) each.
+
+    Or the first point on the way that is not far.
+    """
+    d, seen = len(start), {}
+
+    def downhill(z: FloatArray) -> tuple[float, FloatArray]:
+        up, down = np.minimum(z + _FINE, high), np.maximum(z - _FINE, low)
+        points = np.tile(z, (2 * d + 1, 1))
+        points[np.arange(d), np.arange(d)], points[np.arange(d, 2 * d), np.arange(d)] = up, down
+        values = np.maximum(log_prob(points), _NOWHERE)
+        step, slope = up - down, values[d:-1] - values[:d]
+        curvature = np.where(step > 1.5 * _FINE, 2.0 * values[-1] - values[:d] - values[d:-1], 0.0) / _FINE**2
+        slope = slope / np.maximum(step, _FINE)
+        seen["width"] = 1.0 / np.maximum(np.sqrt(np.maximum(curvature, 1.0)), np.abs(slope))  # at a bound: the slope's
+        return -values[-1], slope
+
+    def arrived(intermediate_result: OptimizeResult) -> None:
+        if not far(intermediate_result.x[None])[0]:
+            raise StopIteration
+
+    options = {"maxiter": _STEPS}
+    bounds = Bounds(low, high)
+    top = minimize(downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=arrived, options=options).x
+    downhill(top)
+    return top, seen["width"]
+
+
+def _mode(
+    generator: np.random.Generator,
+    log_prob: Callable[[FloatArray], FloatArray],
+    top: FloatArray,
+    width: FloatArray,
+    far: Callable[[FloatArray], np.ndarray],
+) -> _Mode:
+    """Returns the mode around a maximum, by adaptive importance sampling; what is not far is not of it.
+
+    Its mass is that of the same region in which draws count as its own.
+
+    The proposal, a t distribution, takes mean and covariance of the weighted draws, the highest weights levelled.
+
+    Source: Cappe et al. (2004), "Population Monte Carlo"; Koblents and Miguez (2015) for the levelling.
+    """
+    mean, covariance = top, np.diag(width**2)
+    for _ in range(_ROUNDS):
+        z, log_weights = _weighted(generator, log_prob, mean, covariance, far, _DRAWS)
+        possible = np.isfinite(log_weights)
+        if possible.sum() > len(top) + 1:
+            level = max(np.sort(log_weights)[-int(_CLIPPED * _DRAWS)], log_weights[possible].min())
+            weights = np.exp(np.minimum(log_weights, level) - level)
+            mean = np.average(z, axis=0, weights=weights)
+            covariance = np.cov(z.T, aweights=weights).reshape(len(top), -1)
+    around = multivariate_normal(mean, covariance, allow_singular=True).rvs(_DRAWS, random_state=generator)
+    outside = _far_from(around.reshape(_DRAWS, -1))
+    inside = _both(far, lambda points: ~outside(points))
+    log_weights = _weighted(generator, log_prob, mean, covariance, inside, _COUNTED)[1]
+    return _Mode(top, float(logsumexp(log_weights) - np.log(_COUNTED)), outside)
+
+
+def _weighted(
+    generator: np.random.Generator,
+    log_prob: Callable[[FloatArray], FloatArray],
+    mean: FloatArray,
+    covariance: FloatArray,
+    counted: Callable[[FloatArray], np.ndarray],
+    n: int,
+) -> tuple[FloatArray, FloatArray]:
+    """Returns draws (n, d) of a t distribution and their log weights (n,), -inf where they do not count."""
+    proposal = multivariate_t(mean, covariance, df=_HEAVY, allow_singular=True)
+    z = proposal.rvs(n, random_state=generator).reshape(n, -1)
+    log_weights = np.full(n, -np.inf)
+    rows = counted(z)
+    log_weights[rows] = log_prob(z[rows]) - np.atleast_1d(proposal.logpdf(z[rows]))
+    return z, log_weights
+
+
+def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
+    """Returns the log of the integral of a density (n,) known at draws (n, d) from it, up to its constant.
+
+    The mean of g / p over draws of p, for a normal density g of the draws around the likeliest, cut off at its middle.
+
+    Source: Gelfand and Dey (1994), "Bayesian model choice"; the choice of g is Robert and Wraith's (2009).
+    """
+    white = whitened(z, z)
+    distance = np.linalg.norm(white - white[np.argmax(log_prob)], axis=1)
+    nearest = z[np.argsort(distance, kind="stable")[: max(int(_NEAREST * len(z)), z.shape[1] + 2)]]
+    g = multivariate_normal(nearest.mean(axis=0), np.cov(nearest.T), allow_singular=True)
+    log_g = g.logpdf(z)
+    inside = log_g >= np.median(g.logpdf(g.rvs(_DRAWS, random_state=0)))
+    return -float(logsumexp((log_g - log_prob)[inside]) + np.log(2.0) - np.log(len(z)))
