@@ -244,7 +244,7 @@ def draw_viscosities(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, pa
         "Au+Au, then Pb+Pb": second,
         "Pb+Pb, then Au+Au": analyses["PbPb, AuAu, reweighted"].posterior,
     }
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharex=True, layout="constrained")
     for number, (label, chain) in enumerate(chains.items()):
         colour = "0.6" if label == "prior" else f"C{number - 1}"
         equal = chain.resample(jax.random.key(0), 10_000)
@@ -257,7 +257,8 @@ def draw_viscosities(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, pa
             axis.plot(1e3 * temperature, np.stack([low, high], axis=1), color=colour, ls="--", lw=1)
     for axis, name in zip(axes, (r"$\eta/s$", r"$\zeta/s$"), strict=True):
         axis.set(xlabel="temperature [MeV]", ylabel=name, xlim=1e3 * temperature[[0, -1]], ylim=(0, None))
-    axes[1].legend(title="median and 90 %", frameon=False)
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, title="median and 90 %", loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, dpi=90)
 
 

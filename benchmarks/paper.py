@@ -266,7 +266,7 @@ def learnt(folder: Path, *, progress: bool) -> str:
         settings = {
             f"theirs, {loss} (theirs: {number})": (
                 fp.FlowConfig.paper(8),
-                replace(PAPER_TRAIN, loss=loss),
+                replace(PAPER_TRAIN, loss=loss, normalised=loss == "jeffreys"),
                 equally_weighted(train),
             )
             for loss, number in zip(LOSSES, theirs, strict=True)

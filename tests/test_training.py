@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -128,10 +129,16 @@ def test_losses_on_two_normals_are_their_closed_forms():
         assert losses.kullback_leibler(log_p, log_q) == pytest.approx(forward, abs=0.004)
         assert losses.negative_log_likelihood(log_q) == pytest.approx(forward + stats.norm.entropy(), abs=0.004)
         assert losses.jeffreys(log_p, log_q) == pytest.approx(forward + backward, abs=0.01)
+        assert losses.jeffreys(log_p, log_q, normalised=True) == pytest.approx(forward + backward, abs=0.01)
         shifted = losses.jeffreys(log_p + 1e4, log_q)
         assert shifted == pytest.approx(float(losses.jeffreys(log_p, log_q)), abs=1e-8)
+        normalised = partial(losses.jeffreys, normalised=True)
         for loss in (losses.jeffreys, lambda p, q: losses.log_ratio_spread(p, q, jnp.median(p - q))):
             np.testing.assert_allclose(jax.grad(loss, 1)(log_p[:500], log_p[:500] + 7.0), 0.0, atol=1e-12)
+        np.testing.assert_allclose(jax.grad(normalised, 1)(log_p[:500], log_p[:500]), 0.0, atol=1e-12)
+        below, above = (jax.value_and_grad(normalised, 1)(log_p[:1], log_p[:1] + r) for r in (3.0 - 1e-9, 3.0 + 1e-9))
+        for before, after in zip(below, above, strict=True):  # value and slope where the tangent begins
+            np.testing.assert_allclose(before, after, rtol=1e-7)
 
 
 def test_kl_and_likelihood_have_equal_gradients():
@@ -161,6 +168,24 @@ def test_every_loss_learns_a_weighted_chain_with_a_log_density(loss):
     assert kl < 0.02 + 3 * error
     if loss == "jeffreys":  # a divergence, whatever the constant of log_prob
         assert found.history.validation_loss[-1] == pytest.approx(0.0, abs=0.05)
+
+
+def test_normalised_jeffreys_sees_the_mass_that_an_unbounded_flow_puts_outside_of_a_box():
+    """Uniform on a square, an affine flow without bounds: as much is outside as with likelihood, or far more."""
+    rng = np.random.default_rng(0)
+    chain = Chain(rng.uniform(size=(4000, 2)), ParameterSpace(["a", "b"], 0.0, 1.0), log_prob=np.full(4000, 7.0))
+    train = replace(SHORT, loss="jeffreys", max_steps=400, learning_rate=8e-3, validation=0.2)
+    outside = {}
+    for normalised in (False, True):
+        part = replace(train, normalised=normalised)
+        prior = fit(chain.replace(log_evidence=7.0), FlowConfig.paper(2), part).prior
+        outside[normalised] = 1.0 - np.mean(chain.space.contains(np.asarray(prior.sample(KEY, (4000,)), float)))
+    assert outside[True] < 0.5 * outside[False]
+    assert outside[True] < 0.4
+    with pytest.raises(ValueError, match=r"TrainConfig.normalised needs chain.log_evidence"):
+        fit(chain, TINY, replace(train, normalised=True))
+    with pytest.raises(ValueError, match='expected False with the loss "nll"; got True'):
+        TrainConfig(normalised=True)
 
 
 def test_regression_alone_learns_the_density():

@@ -29,6 +29,8 @@ class TrainConfig:
         weight_decay: of AdamW.
         likelihood: weight of the likelihood in "log_variance"; 0 for the regression alone.
         supervision: weight of the regression in "log_variance".
+        normalised: whether "jeffreys" takes `chain.log_prob` less `chain.log_evidence`, which it needs then, as
+            normalised: it then sees mass that the flow puts where there are no draws, as one without bounds may.
         clip: largest global norm of a gradient.
 
     Raises:
@@ -46,6 +48,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     likelihood: float = 1.0
     supervision: float = 10.0
+    normalised: bool = False
     clip: float = 5.0
 
     def __post_init__(self) -> None:
@@ -60,6 +63,10 @@ class TrainConfig:
         real_in(self.supervision, "TrainConfig.supervision", 0.0, 1e6, open_low=True)
         real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
         plain_numbers(self)
+        if self.normalised and self.loss != "jeffreys":
+            raise ValueError(
+                f'TrainConfig.normalised: expected False with the loss "{self.loss}"; got True. Leave it out.'
+            )
 
     @classmethod
     def paper(cls, loss: str = "nll", learning_rate: float = 1e-4, batch_size: int = 1000) -> TrainConfig:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 _HUBER = 0.5  # nats of log ratio up to which the regression is quadratic, beyond which it is linear
+_STEEPEST = 3.0  # log(q / p), about log 20: Jeffreys' divergence goes on as its tangent there
 
 
 def negative_log_likelihood(log_q: jax.Array) -> jax.Array:
@@ -41,22 +42,31 @@ def kullback_leibler(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.mean(log_p - log_q)
 
 
-def jeffreys(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """Returns KL(p || q) + KL(q || p), estimated over draws of p alone; a constant in log p cancels.
+def jeffreys(log_p: jax.Array, log_q: jax.Array, *, normalised: bool = False) -> jax.Array:
+    """Returns KL(p || q) + KL(q || p), estimated over draws of p alone.
 
     The reverse term is an expectation over q. Draws of p stand in for it with the self-normalised weights
-    w = softmax(log q - log p), so that it only sees where p has draws: mass that q puts elsewhere goes unnoticed. At
-    q = p the gradient of every batch is zero, without noise. Use it where p has a log density and no support points;
-    "log_variance" is the more robust of the two, as single rows can carry most of the weight here.
+    w = softmax(log q - log p), in which a constant in log p cancels, so that it only sees where p has draws: mass that
+    q puts elsewhere goes unnoticed. At q = p the gradient of every batch is zero, without noise. Use it where p has a
+    log density and no support points; "log_variance" is the more robust of the two, as single rows can carry most of
+    the weight here.
+
+    With a normalised log p the weights are q / p themselves: E_p[(q / p - 1) log(q / p)], whose minimum needs all of
+    q's mass where p's draws are. Above q / p = 20 it goes on as its tangent in log(q / p), or single rows would be all.
 
     Args:
-        log_p: (n,) log density of the target at draws of p, up to a constant.
+        log_p: (n,) log density of the target at draws of p, up to a constant unless `normalised`.
         log_q: (n,) log density of the flow there.
+        normalised: whether log p is.
 
-    Source: Roch and Shen (2025), Eq. 4; there with clipped raw weights, which depend on the constant.
+    Source: Roch and Shen (2025), Eq. 4; there with raw weights clipped at exp(+-30), of log densities with a constant.
     """
     log_ratio = log_q - log_p
-    return jnp.sum(jax.nn.softmax(log_ratio) * log_ratio) - jnp.mean(log_ratio)
+    if not normalised:
+        return jnp.sum(jax.nn.softmax(log_ratio) * log_ratio) - jnp.mean(log_ratio)
+    low = jnp.minimum(log_ratio, _STEEPEST)
+    slope = jnp.exp(_STEEPEST) * (_STEEPEST + 1.0) - 1.0
+    return jnp.mean(jnp.expm1(low) * low + slope * (log_ratio - low))
 
 
 def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> jax.Array:

@@ -53,7 +53,8 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     if support is not None and log_p is not None:  # no other loss looks at them
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
-    rows = make_rows(x, None if log_p is None else np.maximum(log_p - top, -DEPTH))
+    zero = float(seen.chain.log_evidence or 0.0) if train.normalised else top  # what the rows' log densities count from
+    rows = make_rows(x, None if log_p is None else np.maximum(log_p, top - DEPTH) - zero)
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
         reached = log_p - top > -DEPTH

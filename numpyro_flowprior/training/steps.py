@@ -121,7 +121,9 @@ def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig
     log_q = flow.log_prob(draws.x)
     if train.loss == "nll":
         return negative_log_likelihood(log_q)
-    return {"kl": kullback_leibler, "jeffreys": jeffreys}[train.loss](draws.log_p, log_q)
+    if train.loss == "kl":
+        return kullback_leibler(draws.log_p, log_q)
+    return jeffreys(draws.log_p, log_q, normalised=train.normalised)
 
 
 validation_loss = partial(jax.jit, static_argnames=("config", "train"))(batch_loss)
