@@ -13,6 +13,7 @@ from toys import make_prior
 
 from numpyro_flowprior import FlowConfig, ModelDensity, UniformPrior, sample_nuts, to_arviz
 from numpyro_flowprior.chains.parameters import ParameterSpace
+from numpyro_flowprior.sampling import nuts
 
 KEY = jax.random.key(1)
 Y = np.array([2.5])
@@ -120,6 +121,24 @@ def test_what_did_not_converge_and_what_diverged_says_so():
     assert not found.info["converged"]
     assert found.info["r_hat"]["x"] > 1.1
     assert found.info["divergences"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
+def test_blocks_of_steps_share_one_program(monkeypatch):
+    """NumPyro's MCMC compiles at every run, and takes minutes for a model that it samples in a second."""
+    traced = []
+
+    def model(y):
+        traced.append(1)
+        numpyro.sample("y", dist.Normal(numpyro.sample("mu", dist.Normal()), 1.0), obs=y)
+
+    counts, density = {}, ModelDensity(model, Y)
+    for blocks in (2, 10):
+        monkeypatch.setattr(nuts, "_BLOCKS", blocks)
+        before = len(traced)
+        sample_nuts(KEY, density, n_samples=100, n_warmup=100, progress=False)
+        counts[blocks] = len(traced) - before
+    assert counts[10] <= counts[2]  # the first run compiles the density too
 
 
 @pytest.mark.filterwarnings("ignore:sample_nuts. not converged")

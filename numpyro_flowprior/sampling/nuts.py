@@ -7,8 +7,9 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import MCMC, NUTS, init_to_sample
+from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
 from tqdm.auto import tqdm
 
@@ -69,17 +70,10 @@ def sample_nuts(
     start = begin(key, density)
     space = space if density.learned_sites else "parameters"
     model = _Whole(sampled_in(density, space)[0].model, density.imputed_sites)
-    block = -(-n_samples // _BLOCKS)
-    sampler = MCMC(
-        NUTS(model, **{"init_strategy": init_to_sample, **options}),
-        num_warmup=n_warmup,
-        num_samples=block,
-        num_chains=n_chains,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
+    kernel = NUTS(model, **{"init_strategy": init_to_sample, **options})
     with jax.enable_x64(True):
-        draws, fields, cause = _run(sampler, key, density, n_samples, start + limit, progress=progress)
+        keys = jax.random.split(key, n_chains)
+        draws, fields, cause = _run(kernel, keys, density, n_warmup, n_samples, start + limit, progress=progress)
     settings = {"space": space, "n_warmup": n_warmup}
     return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
 
@@ -102,23 +96,53 @@ class _Whole(Messenger):
 
 
 def _run(
-    sampler: MCMC, key: jax.Array, density: ModelDensity, n_samples: int, deadline: float, *, progress: bool
+    kernel: NUTS,
+    keys: jax.Array,
+    density: ModelDensity,
+    n_warmup: int,
+    n_samples: int,
+    deadline: float,
+    *,
+    progress: bool,
 ) -> tuple[FloatArray, dict[str, np.ndarray], str | None]:
-    """Returns draws (chains, n, d), the fields (chains, n) of each, and why there are fewer than wanted, if so."""
+    """Returns draws (chains, n, d), the fields (chains, n) of each, and why there are fewer than wanted, if so.
+
+    In blocks of steps, which one compiled program makes: NumPyro's MCMC would compile each of them anew.
+    """
     args, kwargs = density.arguments
+    block = -(-n_samples // _BLOCKS)
+    state = kernel.init(keys, n_warmup, None, args, kwargs)
+    constrain = jax.vmap(jax.vmap(kernel.postprocess_fn(args, kwargs)))
+
+    def kept(state: Any) -> dict[str, Any]:
+        return {"z": state.z, **{name: getattr(state, name) for name in _FIELDS}}
+
+    def step(j: Any, carry: Any) -> Any:
+        state, rows = carry
+        state = kernel.sample(state, args, kwargs)
+        return state, jax.tree.map(lambda all_rows, row: all_rows.at[j].set(row), rows, kept(state))
+
+    @jax.jit
+    def advance(state: Any, steps: Any) -> Any:
+        rows = jax.tree.map(lambda row: jnp.zeros((block, *row.shape), row.dtype), kept(state))
+        state, rows = jax.lax.fori_loop(0, steps, step, (state, rows))
+        by_chain = jax.tree.map(lambda row: jnp.swapaxes(row, 0, 1), rows)
+        return state, constrain(by_chain.pop("z")), by_chain
+
     draws: list[FloatArray] = []
     fields: list[dict[str, np.ndarray]] = []
     cause = None
-    with tqdm(total=n_samples, desc="NUTS, warm-up", unit="draw", disable=not progress) as bar:
+    with tqdm(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
         try:
-            sampler.warmup(key, *args, extra_fields=_FIELDS, **kwargs)
+            for done in range(0, n_warmup, block):
+                state = advance(state, min(block, n_warmup - done))[0]
+                jax.block_until_ready(state.z)
+                bar.update(min(block, n_warmup - done))
             bar.set_description("NUTS")
             while sum(part.shape[1] for part in draws) < n_samples:
-                sampler.run(sampler.post_warmup_state.rng_key, *args, extra_fields=_FIELDS, **kwargs)
-                sampler.post_warmup_state = sampler.last_state
-                draws.append(density.vector(sampler.get_samples(group_by_chain=True)))
-                found = sampler.get_extra_fields(group_by_chain=True)
-                fields.append({name: np.asarray(found[name]) for name in _FIELDS})
+                state, values, found = advance(state, block)
+                draws.append(density.vector(values))
+                fields.append(jax.tree.map(np.asarray, found))
                 bar.update(draws[-1].shape[1])
                 if time.perf_counter() > deadline:
                     cause = "the time limit"
