@@ -21,6 +21,7 @@ import emcee
 import jax
 import numpy as np
 import numpyro
+from scipy.optimize import brentq
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
@@ -28,6 +29,7 @@ from numpyro_flowprior import twin
 from numpyro_flowprior.chains.autocorrelation import LONG_ENOUGH, ensemble_time
 
 WALKERS = 64
+FEWEST = 500  # draws, weighted, that a flow of proposals learns from
 EDGE_OF_MODES = 0.06  # GeV
 HEAD = "run|at -inf, first and last|acceptance|tau [steps]|longer than 50 tau|excess KL [nats]|mode's weight|seconds"
 
@@ -64,13 +66,30 @@ def ours(density: fp.ModelDensity, steps: int, proposal: Any) -> tuple[fp.Chain,
 
 
 def proposal_of(density: fp.ModelDensity) -> tuple[Any, float]:
-    """Returns a flow trained on prior draws weighted by the likelihood, and their effective number."""
+    """Returns a flow trained on prior draws weighted by the likelihood, and their effective number.
+
+    Where they are worth fewer than FEWEST, by that power of the likelihood at which they are worth so many: a broader
+    density than the posterior, which proposals may come from.
+    """
     draws = density.sample_prior(jax.random.key(4), 200_000)
-    log_likelihood = density.log_likelihood(draws)
-    weights = np.exp(log_likelihood - log_likelihood.max())
+    log_prior, log_likelihood = density.log_prior_and_likelihood(draws)
+    power, worth = 1.0, effective_number(log_likelihood)
+    if worth < FEWEST:
+        power = float(brentq(lambda power: effective_number(power * log_likelihood) - FEWEST, 1e-6, 1.0, xtol=1e-4))
+    weights = np.exp(power * (log_likelihood - log_likelihood.max()))
     kept = weights > 1e-6 * weights.mean()
-    chain = fp.Chain(draws[kept], density.space, weights=weights[kept])
+    log_prob = None if power == 1.0 else (log_prior + power * log_likelihood)[kept]
+    chain = fp.Chain(draws[kept], density.space, weights=weights[kept], log_prob=log_prob)
+    print(
+        f"proposals: power {power:.3f} of the likelihood, {chain.effective_size:.0f} draws; 1: {worth:.0f}", flush=True
+    )
     return fp.fit_flow(jax.random.key(6), chain, progress=False).prior, chain.effective_size
+
+
+def effective_number(log_weights: np.ndarray) -> float:
+    """Returns how many draws of equal weight weighted ones are worth."""
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def main() -> None:

@@ -164,6 +164,7 @@ def report(
         table(STAGED, (staged_row(label, analysis, joint) for label, analysis in analyses.items())),
         "Parameters, second stages reweighted:\n",
         table(PARAMETERS, marginals),
+        "![corner plot](heavy_ion_corner.png)\n\n![specific viscosities](heavy_ion_viscosities.png)\n",
         "## What the guards say\n",
         *verdicts,
     ]

@@ -5,7 +5,8 @@
              divergence of 75-bin marginals with its noise floor, and by what the learned prior costs (exact).
     emcee    Fig. 5: as Fig. 3, the second stage by emcee. Theirs: stretch moves from a ball around the first stage's
              best point, the second half of the steps. Ours: walkers from the prior, half of the moves proposals from a
-             flow that learns 200,000 prior draws weighted by the likelihood, until it is 50 autocorrelation times long.
+             flow that learns 200,000 prior draws weighted by the likelihood, or by a power of it that leaves 500
+             effective ones, until it is 50 autocorrelation times long.
     tables   Tables 2 and 3: how well flows learn the four posteriors, by loss, with their architecture and with ours.
 
 The likelihoods are the twin's closed forms: no emulator's error is in the comparison. Everything is kept in a folder,
