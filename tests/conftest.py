@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
+
+_MOST_MAPPED = 25_000  # after a module; the largest adds some ten thousand
 
 
 def pytest_configure(config) -> None:
@@ -17,8 +21,15 @@ def pytest_configure(config) -> None:
 
 
 def pytest_runtest_teardown(item, nextitem) -> None:
-    """Lets compiled programs go with their module: a process may map 65,530 pieces of memory, each takes several."""
-    if nextitem is None or item.path != nextitem.path:
+    """Lets compiled programs go when there are many: a process may map 65,530 pieces of memory, each takes several."""
+    if (nextitem is None or item.path != nextitem.path) and _mapped() > _MOST_MAPPED:
         import jax  # not above: it reads the variables set there when it is imported
 
         jax.clear_caches()
+
+
+def _mapped() -> float:
+    try:
+        return Path("/proc/self/maps").read_text().count("\n")
+    except OSError:  # not Linux
+        return math.inf

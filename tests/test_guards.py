@@ -207,6 +207,20 @@ def test_a_mode_that_the_posterior_missed_is_found_uphill_from_rows_of_the_stage
     assert "too few draws" in _of_overlooked(None).text
 
 
+def two_peaks(y):
+    x = numpyro.sample("x", dist.Normal(0.0, 5.0))
+    numpyro.factor("peaks", jax.numpy.logaddexp(-0.5 * ((x - y) / 0.1) ** 2, -0.5 * ((x + y) / 0.1) ** 2))
+
+
+def test_a_missed_mode_of_one_parameter_is_half_of_the_posterior():
+    rng, density = np.random.default_rng(11), ModelDensity(two_peaks, 2.0)
+    exact = ExactDensity(density.names, density.log_prior, True)
+    before, chain = (Chain(x[:, None], density.space) for x in (5 * rng.normal(size=5000), rng.normal(2.0, 0.1, 5000)))
+    found = overlooked(jax.random.key(1), density, chain, before, exact)
+    assert found.share == pytest.approx(0.5, abs=0.03)
+    assert found.example["x"] == pytest.approx(-2.0, abs=0.05)
+
+
 def edge(y):
     b = numpyro.sample("b", dist.Uniform(-1.0, 1.0))
     a = numpyro.sample("a", dist.Uniform(0.0, 1.0))

@@ -94,8 +94,13 @@ def test_posterior_and_evidence(whole):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"flow": "maf3", "train_frequency": 3, "train_config": {"epochs": 5}}, {"precondition": False}],
-    ids=["realnvp", "maf3", "no flow"],
+    [
+        pytest.param({}, id="realnvp"),
+        pytest.param(
+            {"flow": "maf3", "train_frequency": 3, "train_config": {"epochs": 5}}, id="maf3", marks=pytest.mark.slow
+        ),
+        pytest.param({"precondition": False}, id="no flow"),
+    ],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, settings, tmp_path, monkeypatch):
     """Bit for bit: generators, flow, geometry of the moves and particles are in the file."""

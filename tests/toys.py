@@ -17,13 +17,13 @@ PRIOR_TABLE = [
     ("1-D ensemble", [(-1.0, 3.0)], FlowConfig(layers=1, hidden=(8,), members=2)),
     ("1-D half line", [(2.0, INF)], FlowConfig(layers=1, hidden=(8,))),
     ("1-D line", [(-INF, INF)], FlowConfig(layers=1, hidden=(8,))),
-    ("2-D box", [(0.0, 1.0), (1e-4, 0.28)], FlowConfig(layers=2, hidden=(8,))),
+    ("2-D box", [(0.0, 1.0), (1e-4, 0.28)], FlowConfig(layers=1, hidden=(8,))),
     ("2-D mixed", [(-INF, 1.0), (0.0, 5.0)], FlowConfig(layers=2, hidden=(8,), base="normal")),
-    ("7-D box", [(0.02, 1.2)] * 7, FlowConfig(layers=3, hidden=(16, 16), masks="permuted")),
+    ("7-D box", [(0.02, 1.2)] * 7, FlowConfig(layers=2, hidden=(8, 8), masks="permuted")),
     ("2-D ensemble", [(0.0, 1.0), (0.0, INF)], FlowConfig(layers=1, hidden=(8,), members=3, background=True)),
     ("2-D spline", [(0.0, 1.0), (-INF, INF)], FlowConfig(layers=1, hidden=(8,), transformer="spline", bins=4)),
     ("3-D paper", [(-INF, INF)] * 3, FlowConfig.paper(2)),
-    ("16-D mixed", [(0.0, INF), (-INF, INF), (-INF, 2.0), (0.1, 0.7)] * 4, FlowConfig(layers=2, hidden=(16,))),
+    ("16-D mixed", [(0.0, INF), (-INF, INF), (-INF, 2.0), (0.1, 0.7)] * 4, FlowConfig(layers=1, hidden=(16,))),
 ]
 PRIOR_IDS = [row[0] for row in PRIOR_TABLE]
 PRIOR_ROWS = {row[0]: row for row in PRIOR_TABLE}

@@ -66,7 +66,7 @@ def overlooked(
     """Returns what a stage's posterior overlooked; None if it has too few independent draws to tell.
 
     Climbs begin at the rows that are the likeliest among their neighbours, and end where the posterior has draws, or at
-    a maximum, whose mass importance sampling finds. Some ten to thirty thousand evaluations of the exact density.
+    a maximum, whose mass importance sampling finds. Ten to sixty thousand evaluations of the exact density.
 
     Args:
         key: JAX random key.
@@ -197,9 +197,8 @@ def _mode(
 ) -> _Mode:
     """Returns the mode around a maximum, by adaptive importance sampling; what is not far is not of it.
 
-    Its mass is that of the same region in which draws count as its own.
-
-    The proposal, a t distribution, takes mean and covariance of the weighted draws, the highest weights levelled.
+    Its mass is that of the region in which draws count as its own. The proposal, a t distribution, takes mean and
+    covariance of the weighted draws, the highest weights levelled.
 
     Source: Cappe et al. (2004), "Population Monte Carlo"; Koblents and Miguez (2015) for the levelling.
     """
@@ -248,5 +247,5 @@ def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
     nearest = z[np.argsort(distance, kind="stable")[: max(int(_NEAREST * len(z)), z.shape[1] + 2)]]
     g = multivariate_normal(nearest.mean(axis=0), np.cov(nearest.T), allow_singular=True)
     log_g = g.logpdf(z)
-    inside = log_g >= np.median(g.logpdf(g.rvs(_DRAWS, random_state=0)))
+    inside = (log_g >= np.median(g.logpdf(g.rvs(_DRAWS, random_state=0)))) & np.isfinite(log_prob)
     return -float(logsumexp((log_g - log_prob)[inside]) + np.log(2.0) - np.log(len(z)))

@@ -130,6 +130,7 @@ def run_stages(
             files.keep_posterior(None if target is None else chain)
         guards = None
         if earlier is not None:
+            _say(f"stage {stage.name!r}: its guards", progress=progress)
             file = None if files is None else files.guards(reweighted=psis)
             guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, file, psis=psis)
         handed_on = chain if names == chain.names else chain.select(names)
