@@ -5,7 +5,8 @@ stage has two modes, one on the far side of the learned prior. The same density 
 in this package's, with the same walkers and steps; each run is compared with sample_pocomc's on that very density, so
 that the flow's error is in none of them. "Usual": the second half of the steps is kept, as is customary where nobody
 looks at the autocorrelation time. "A flow": trained on 200,000 draws from the learned prior, weighted by the likelihood
-of the new data; half of the moves are proposals from it. The mode's weight is that of Lambda_QCD > 0.06.
+of the new data, or a power of it that leaves 500 effective draws; half of the moves are proposals from it. The mode's
+weight is that of Lambda_QCD > 0.06.
 """
 
 from __future__ import annotations
