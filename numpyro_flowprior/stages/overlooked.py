@@ -229,10 +229,8 @@ def _weighted(
     """Returns draws (n, d) of a t distribution and their log weights (n,), -inf where they do not count."""
     proposal = multivariate_t(mean, covariance, df=_HEAVY, allow_singular=True)
     z = proposal.rvs(n, random_state=generator).reshape(n, -1)
-    log_weights = np.full(n, -np.inf)
-    rows = counted(z)
-    log_weights[rows] = log_prob(z[rows]) - np.atleast_1d(proposal.logpdf(z[rows]))
-    return z, log_weights
+    log_weights = log_prob(z) - proposal.logpdf(z)  # of all: each other number of points would be compiled anew
+    return z, np.where(counted(z), log_weights, -np.inf)
 
 
 def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
