@@ -118,8 +118,11 @@ def joint_fit(folder: Path, systems: Sequence[str], *, progress: bool, again: bo
     return sampler(folder)(jax.random.key(77), density, **options)
 
 
-def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedAnalysis:
-    """Returns the two stages of a figure, one way."""
+def staged(folder: Path, figure: str, way: str, *, progress: bool, more: int = 1) -> fp.StagedAnalysis:
+    """Returns the two stages of a figure, one way, with so many times the particles."""
+    if more > 1:
+        folder = folder / f"{more} times"
+        folder.mkdir(exist_ok=True)
     stages = [
         fp.Stage(system, model, ([system],), sampler_options=SECOND if number else {})
         for number, system in enumerate(ORDERS[figure][:2])
@@ -132,7 +135,7 @@ def staged(folder: Path, figure: str, way: str, *, progress: bool) -> fp.StagedA
             stages,
             fp.UniformPrior(twin.SPACE),
             sampler=sampler(folder, equal=way.startswith("theirs")),
-            sampler_options=SIZES,
+            sampler_options={name: more * size for name, size in SIZES.items()},
             override=True,
             folder=place,
             progress=progress,
@@ -152,7 +155,9 @@ def mode_weight(chain: fp.Chain) -> tuple[float, float]:
     return share, float(np.sqrt(share * (1 - share) / chain.effective_size))
 
 
-def figures(folder: Path, names: Sequence[str], ways: Sequence[str], pictures: Path | None, *, progress: bool) -> str:
+def figures(
+    folder: Path, names: Sequence[str], ways: Sequence[str], pictures: Path | None, *, progress: bool, more: int
+) -> str:
     """Returns the table of the figures."""
     rows = []
     for figure in names:
@@ -164,7 +169,7 @@ def figures(folder: Path, names: Sequence[str], ways: Sequence[str], pictures: P
         rows.append(("", title, *divergence(found), "", with_error(*mode_weight(again)), evidence(again, joint), ""))
         for way in ways:
             start = time.perf_counter()
-            analysis = staged(folder, figure, way, progress=progress)
+            analysis = staged(folder, figure, way, progress=progress, more=more)
             chain = within_the_box(analysis.posterior)
             kl, excess = divergence(fp.compare(joint, chain))
             rows.append(
@@ -303,7 +308,8 @@ def command(options: argparse.Namespace) -> str:
     """Returns the command that prints the same page."""
     figures = " ".join(f'"{figure}"' for figure in options.figures)
     ways = " ".join(map(str, options.ways))
-    return f"python benchmarks/paper.py --parts {' '.join(options.parts)} --figures {figures} --ways {ways}"
+    more = f" --more {options.more}" * (options.more > 1)
+    return f"python benchmarks/paper.py --parts {' '.join(options.parts)} --figures {figures} --ways {ways}{more}"
 
 
 def main() -> None:
@@ -311,6 +317,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--figures", nargs="+", default=list(ORDERS), choices=list(ORDERS))
     parser.add_argument("--ways", nargs="+", type=int, default=list(range(len(WAYS))), help="numbers, in WAYS")
+    parser.add_argument("--more", type=int, default=1, help="times the particles of the figures' stages")
     parser.add_argument("--folder", type=Path, default=Path("paper_output"), help="keeps what is done")
     parser.add_argument("--pictures", type=Path, help="folder for corner plots")
     parser.add_argument("--progress", action="store_true")
@@ -324,7 +331,9 @@ def main() -> None:
         ways = [list(WAYS)[number] for number in options.ways]
         parts += [
             "## Two stages against the joint fit (Figs. 3, 4, 6, 7)\n",
-            figures(options.folder, options.figures, ways, options.pictures, progress=options.progress),
+            figures(
+                options.folder, options.figures, ways, options.pictures, progress=options.progress, more=options.more
+            ),
         ]
     if "emcee" in options.parts:
         parts += ["## emcee in the second stage (Fig. 5)\n", emcee_stages(options.folder, progress=options.progress)]
