@@ -17,7 +17,7 @@ from .independent import few_copies, independent_rows
 from .json_numbers import numbers, rounded
 from .modes import ModeWeights, mode_weights
 from .two_sample import ClassifierTest, classifier_test
-from .whitening import whitened
+from .whitening import whitening
 
 _MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
 _REPEATED = 0.002  # share of resampled rows that may be copies: a copy in either part is no noise, and lowers the floor
@@ -237,7 +237,7 @@ def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
     if min(map(len, chosen)) < _FEWEST_CLASSIFIED:
         return None
     rows = np.concatenate(chosen)
-    return classifier_test(np.random.default_rng(seed), *np.split(whitened(rows, rows), [len(chosen[0])]))
+    return classifier_test(np.random.default_rng(seed), *np.split(whitening(rows)(rows), [len(chosen[0])]))
 
 
 def _equally_weighted(chain: Chain, seed: int) -> Chain:

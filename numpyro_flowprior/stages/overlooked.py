@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from scipy.stats import multivariate_normal, multivariate_t
 from .._checks import FloatArray
 from ..chains.chain import Chain, seed_from_key
 from ..diagnostics.independent import independent_rows
-from ..diagnostics.whitening import whitened
+from ..diagnostics.whitening import whitening
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity
 
@@ -38,6 +37,9 @@ _NOWHERE = -1e10  # log density, where it is -inf: line searches subtract
 _ROUNDS, _DRAWS, _COUNTED = 8, 1024, 4096  # of the importance sampling that learns a mode, and then weighs it
 _CLIPPED, _HEAVY = 0.05, 5.0  # share of the highest weights that are levelled to adapt it; freedom of its t density
 _NEAREST = 0.2  # of the draws, around the likeliest, that tell the density's constant
+
+LogDensity = Callable[[FloatArray], FloatArray]  # (n,) at points (n, d)
+Region = Callable[[FloatArray], np.ndarray]  # whether points (n, d) are in it
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,13 @@ class _Mode:
 
     top: FloatArray
     log_mass: float
-    far: Callable[[FloatArray], np.ndarray]
+    far: Region
 
 
 def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> FloatArray:
     """Returns different rows of the chain before, spread over it, in the order of the draws' parameters."""
-    samples = before.samples[np.sort(np.unique(before.samples, axis=0, return_index=True)[1])]
-    samples = samples[np.unique(np.linspace(0, len(samples) - 1, _ROWS).astype(int))]
+    samples = before.samples[np.unique(np.linspace(0, before.n - 1, _ROWS).astype(int))]
+    samples = samples[np.sort(np.unique(samples, axis=0, return_index=True)[1])]
     own = draws.samples[generator.integers(draws.n, size=len(samples))]
     for j, name in enumerate(draws.names):
         if name in before.names:
@@ -134,66 +136,72 @@ def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> F
     return own
 
 
-def _far_from(points: FloatArray) -> Callable[[FloatArray], np.ndarray]:
+def _far_from(points: FloatArray) -> Region:
     """Returns whether points (m, d) are where given ones (n, d) leave next to nothing, as a function."""
-    tree, near = cKDTree(whitened(points, points)), max(1, len(points) // _NEAR)
+    white, near = whitening(points), max(1, len(points) // _NEAR)
+    tree = cKDTree(white(points))
     reach = _FAR * np.quantile(tree.query(tree.data, k=[near + 1])[0], 1.0 - _STRAYS)
-    return lambda others: tree.query(whitened(points, others), k=[near])[0][:, 0] > reach
+    return lambda others: tree.query(white(others), k=[near])[0][:, 0] > reach
 
 
-def _both(first: Callable[[FloatArray], np.ndarray], second: Callable[[FloatArray], np.ndarray]) -> Any:
+def _both(first: Region, second: Region) -> Region:
     return lambda points: first(points) & second(points)
 
 
 def _summits(rows: FloatArray, log_prob: FloatArray) -> np.ndarray:
     """Returns numbers of the rows that are the likeliest among their neighbours, the likeliest first."""
-    white = whitened(rows, rows)
+    white = whitening(rows)(rows)
     neighbours = cKDTree(white).query(white, k=min(_NEIGHBOURS, len(rows)))[1].reshape(len(rows), -1)
     summits = np.flatnonzero((log_prob >= log_prob[neighbours].max(axis=1)) & np.isfinite(log_prob))
     return summits[np.argsort(-log_prob[summits], kind="stable")]
 
 
 def _climb(
-    log_prob: Callable[[FloatArray], FloatArray],
+    log_prob: LogDensity,
     start: FloatArray,
     low: FloatArray,
     high: FloatArray,
-    far: Callable[[FloatArray], np.ndarray],
+    far: Region,
 ) -> tuple[FloatArray, FloatArray]:
     """Returns a maximum of the density uphill from a point, and its width in each direction, (d,) each.
 
     Or the first point on the way that is not far.
     """
-    d, seen = len(start), {}
 
     def downhill(z: FloatArray) -> tuple[float, FloatArray]:
-        up, down = np.minimum(z + _FINE, high), np.maximum(z - _FINE, low)
-        points = np.tile(z, (2 * d + 1, 1))
-        points[np.arange(d), np.arange(d)], points[np.arange(d, 2 * d), np.arange(d)] = up, down
-        values = np.maximum(log_prob(points), _NOWHERE)
-        step, slope = up - down, values[d:-1] - values[:d]
-        curvature = np.where(step > 1.5 * _FINE, 2.0 * values[-1] - values[:d] - values[d:-1], 0.0) / _FINE**2
-        slope = slope / np.maximum(step, _FINE)
-        seen["width"] = 1.0 / np.maximum(np.sqrt(np.maximum(curvature, 1.0)), np.abs(slope))  # at a bound: the slope's
-        return -values[-1], slope
+        value, slope, _ = _differences(log_prob, z, low, high)
+        return -value, -slope
 
     def arrived(intermediate_result: OptimizeResult) -> None:
         if not far(intermediate_result.x[None])[0]:
             raise StopIteration
 
-    options = {"maxiter": _STEPS}
-    bounds = Bounds(low, high)
+    options, bounds = {"maxiter": _STEPS}, Bounds(low, high)
     top = minimize(downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=arrived, options=options).x
-    downhill(top)
-    return top, seen["width"]
+    _, slope, curvature = _differences(log_prob, top, low, high)
+    return top, 1.0 / np.maximum(np.sqrt(np.maximum(curvature, 1.0)), np.abs(slope))  # at a bound: the slope's
+
+
+def _differences(
+    log_prob: LogDensity, z: FloatArray, low: FloatArray, high: FloatArray
+) -> tuple[float, FloatArray, FloatArray]:
+    """Returns a log density at a point (d,), its slopes and, downwards, its curvatures (0 at a bound), (d,) each."""
+    d = len(z)
+    up, down = np.minimum(z + _FINE, high), np.maximum(z - _FINE, low)
+    points = np.tile(z, (2 * d + 1, 1))
+    points[np.arange(d), np.arange(d)], points[np.arange(d, 2 * d), np.arange(d)] = up, down
+    values = np.maximum(log_prob(points), _NOWHERE)
+    above, below, value, step = values[:d], values[d:-1], values[-1], up - down
+    curvature = np.where(step > 1.5 * _FINE, 2.0 * value - above - below, 0.0) / _FINE**2
+    return value, (above - below) / np.maximum(step, _FINE), curvature
 
 
 def _mode(
     generator: np.random.Generator,
-    log_prob: Callable[[FloatArray], FloatArray],
+    log_prob: LogDensity,
     top: FloatArray,
     width: FloatArray,
-    far: Callable[[FloatArray], np.ndarray],
+    far: Region,
 ) -> _Mode:
     """Returns the mode around a maximum, by adaptive importance sampling; what is not far is not of it.
 
@@ -220,10 +228,10 @@ def _mode(
 
 def _weighted(
     generator: np.random.Generator,
-    log_prob: Callable[[FloatArray], FloatArray],
+    log_prob: LogDensity,
     mean: FloatArray,
     covariance: FloatArray,
-    counted: Callable[[FloatArray], np.ndarray],
+    counted: Region,
     n: int,
 ) -> tuple[FloatArray, FloatArray]:
     """Returns draws (n, d) of a t distribution and their log weights (n,), -inf where they do not count."""
@@ -240,7 +248,7 @@ def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
 
     Source: Gelfand and Dey (1994), "Bayesian model choice"; the choice of g is Robert and Wraith's (2009).
     """
-    white = whitened(z, z)
+    white = whitening(z)(z)
     distance = np.linalg.norm(white - white[np.argmax(log_prob)], axis=1)
     nearest = z[np.argsort(distance, kind="stable")[: max(int(_NEAREST * len(z)), z.shape[1] + 2)]]
     g = multivariate_normal(nearest.mean(axis=0), np.cov(nearest.T), allow_singular=True)
