@@ -171,7 +171,7 @@ def test_every_loss_learns_a_weighted_chain_with_a_log_density(loss):
 
 
 def test_normalised_jeffreys_sees_the_mass_that_an_unbounded_flow_puts_outside_of_a_box():
-    """Uniform on a square, an affine flow without bounds: as much is outside as with likelihood, or far more."""
+    """Uniform on a square, an affine flow without bounds: without the chain's evidence nearly all of it is outside."""
     rng = np.random.default_rng(0)
     chain = Chain(rng.uniform(size=(4000, 2)), ParameterSpace(["a", "b"], 0.0, 1.0), log_prob=np.full(4000, 7.0))
     train = replace(SHORT, loss="jeffreys", max_steps=400, learning_rate=8e-3, validation=0.2)
@@ -186,6 +186,8 @@ def test_normalised_jeffreys_sees_the_mass_that_an_unbounded_flow_puts_outside_o
         fit(chain, TINY, replace(train, normalised=True))
     with pytest.raises(ValueError, match='expected False with the loss "nll"; got True'):
         TrainConfig(normalised=True)
+    with pytest.raises(TypeError, match="expected True or False; got 'yes'"):
+        TrainConfig(loss="jeffreys", normalised="yes")
 
 
 def test_regression_alone_learns_the_density():

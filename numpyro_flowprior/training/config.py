@@ -63,6 +63,8 @@ class TrainConfig:
         real_in(self.supervision, "TrainConfig.supervision", 0.0, 1e6, open_low=True)
         real_in(self.clip, "TrainConfig.clip", 0.0, 1e6, open_low=True)
         plain_numbers(self)
+        if not isinstance(self.normalised, bool):
+            raise TypeError(f"TrainConfig.normalised: expected True or False; got {self.normalised!r}.")
         if self.normalised and self.loss != "jeffreys":
             raise ValueError(
                 f'TrainConfig.normalised: expected False with the loss "{self.loss}"; got True. Leave it out.'

@@ -203,11 +203,6 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
                 f'fit_flow: {name}: the loss "{loss}" needs the log density of each row (log_prob); there is '
                 'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
             )
-    if train is not None and train.normalised and chain.log_evidence is None:
-        raise ValueError(
-            "fit_flow: chain: TrainConfig.normalised needs chain.log_evidence, the constant of its log_prob; there is "
-            "none. Pass it, or leave normalised out."
-        )
     if support_points is None:
         return None
     if set(support_points.names) != set(chain.names):

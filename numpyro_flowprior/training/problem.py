@@ -43,6 +43,9 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         support: points with a log density, in the coordinates of `seen`.
         members: how many.
         train: the loss decides what is used of all that.
+
+    Raises:
+        ValueError: `train.normalised` without the chain's evidence.
     """
     key_rows, key_support, key_list = jax.random.split(key, 3)
     probabilities = seen.chain.probabilities
@@ -53,7 +56,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     if support is not None and log_p is not None:  # no other loss looks at them
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
-    zero = float(seen.chain.log_evidence or 0.0) if train.normalised else top  # what the rows' log densities count from
+    zero = _log_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
     rows = make_rows(x, None if log_p is None else np.maximum(log_p, top - DEPTH) - zero)
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
@@ -77,6 +80,15 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
 def share_in_reach(seen: Prepared) -> float:
     """Returns the weight of the draws whose log density is near enough to the highest to be regressed on."""
     return float(seen.chain.probabilities[seen.log_p > _top(seen) - DEPTH].sum())
+
+
+def _log_evidence(chain: Chain) -> float:
+    if chain.log_evidence is None:
+        raise ValueError(
+            "chain: TrainConfig.normalised needs chain.log_evidence, the constant of its log_prob; there is none. "
+            "Pass it, or leave normalised out."
+        )
+    return chain.log_evidence
 
 
 def _top(seen: Prepared) -> float:
