@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
+
 import jax
 import numpy as np
 import numpyro
@@ -10,8 +13,22 @@ import pytest
 from scipy.stats import norm
 from toys import PRIOR_ROWS, make_prior, mixture_prior
 
-from numpyro_flowprior import Chain, ModelDensity, UniformPrior, robustify, temper
-from numpyro_flowprior.sampling.broad_start import BroadStart, starts_broad, through_broad, weighted_prior
+from numpyro_flowprior import (
+    Chain,
+    FlowConfig,
+    ModelDensity,
+    Stage,
+    TrainConfig,
+    UniformPrior,
+    robustify,
+    run_stages,
+    sample_blackjax,
+    sample_emcee,
+    sample_nuts,
+    sample_pocomc,
+    temper,
+)
+from numpyro_flowprior.sampling.broad_start import BroadStart, begin_at, starts_broad, through_broad, weighted_prior
 
 KEY = jax.random.key(0)
 
@@ -100,3 +117,39 @@ def test_weighted_prior_draws_have_the_evidence():
 
     nothing = weighted_prior(KEY, ModelDensity(impossible, mixture_prior(1, MODES)), 64)
     assert (nothing.effective_size, nothing.log_evidence) == (0.0, -np.inf)
+
+
+TINY = {
+    sample_nuts: {"n_samples": 40, "n_warmup": 60, "n_chains": 2, "max_tree_depth": 4},
+    sample_blackjax: {"n_particles": 100, "n_steps": 1},
+    sample_emcee: {"n_walkers": 8, "max_steps": 20},
+    sample_pocomc: {"n_effective": 64, "n_active": 32, "n_total": 100, "n_evidence": 0, "precondition": False},
+}
+QUICK = {"config": FlowConfig(layers=0, base="normal"), "train": TrainConfig(max_steps=1, eval_every=1)}
+
+
+def staged(sampler, **options):
+    """The chain of a stage whose data are in the rare mode of a learned prior, where "auto" begins broad."""
+    run = {"sampler": sampler, "sampler_options": {**TINY[sampler], **options}, "override": True, "progress": False}
+    return run_stages(KEY, [Stage("y", measured, (2.5,))], mixture_prior(1, MODES), **run, **QUICK).posterior
+
+
+@pytest.mark.filterwarnings("ignore:sample_")
+@pytest.mark.parametrize("sampler", TINY)
+def test_writing_the_default_space_out_changes_nothing(sampler):
+    default = inspect.signature(sampler).parameters["space"].default
+    left_out, written = staged(sampler), staged(sampler, space=default)
+    assert left_out.info["start"] == "broad"
+    assert written.info.get("start") == "broad"
+    np.testing.assert_array_equal(written.samples, left_out.samples)
+
+
+@pytest.mark.filterwarnings("ignore:sample_")
+def test_latent_space_that_a_sampler_insists_on_begins_at_the_prior():
+    """A density through broad priors has no latent space, which emcee refuses; "auto" must not run into that."""
+    assert "start" not in staged(sample_emcee, space="latent").info
+    options = {"space": "latent"}
+    assert begin_at("auto", partial(sample_emcee, **options), {}) == "prior"
+    assert begin_at("auto", partial(sample_nuts, **options), {}) == "auto"
+    assert begin_at("broad", sample_emcee, options) == "broad"
+    assert begin_at("auto", weighted, options) == "prior"  # it does not say what it does without one

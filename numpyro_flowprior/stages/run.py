@@ -18,7 +18,7 @@ from ..chains.readers import read_chain, write_chain_npz
 from ..compose import robustify
 from ..flows.config import FlowConfig
 from ..prior import FlowPrior
-from ..sampling.broad_start import Start, starts_broad, through_broad
+from ..sampling.broad_start import Start, begin_at, starts_broad, through_broad
 from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
@@ -117,7 +117,7 @@ def run_stages(
             files.begin(settings)
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
-        begins = "prior" if start == "auto" and options.get("space") == "latent" else start  # of broad ones it has none
+        begins = begin_at(start, sampler, options)
         chain = _sampled(key_look, density, sample, files, start=begins, override=override)
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
             result = StageResult(stage.name, chain, settings=settings)
