@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,76 @@ def test_a_finished_run_is_read_not_run_again(tmp_path):
     np.testing.assert_array_equal(again.samples, first.samples)
     assert again.info["converged"]
     assert path.read_bytes() == written
+
+
+@pytest.fixture
+def quick_rule(monkeypatch):
+    """The stopping rule in a tenth of the steps."""
+    monkeypatch.setattr(module, "LONG_ENOUGH", 5.0)
+    monkeypatch.setattr(module, "_CHECK_EVERY", 20)
+
+
+@pytest.fixture(scope="module")
+def through_the_rule():
+    density = ModelDensity(gaussian, 0.7)
+    return partial(sample_emcee, KEY, density, n_walkers=8, proposal="prior", progress=False)
+
+
+@pytest.fixture
+def undisturbed(quick_rule, through_the_rule):
+    chain = through_the_rule(max_steps=1000)
+    assert chain.info["converged"]
+    return chain
+
+
+def assert_same_run(chain, whole):
+    np.testing.assert_array_equal(chain.samples, whole.samples)
+    np.testing.assert_array_equal(chain.log_prob, whole.log_prob)
+    timed = {"seconds", "nan_log_densities"}
+    assert {k: v for k, v in chain.info.items() if k not in timed} == {
+        k: v for k, v in whole.info.items() if k not in timed
+    }
+
+
+def kept_in(way, path):
+    """The arguments of a run that is kept in a checkpoint, or in emcee's own file."""
+    from emcee.backends import HDFBackend
+
+    return {"checkpoint": path} if way == "checkpoint" else {"backend": HDFBackend(str(path))}
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "backend"])
+@pytest.mark.parametrize("left", [0, 1, 20, 25])
+def test_a_killed_run_stops_where_it_would_have(through_the_rule, undisturbed, monkeypatch, tmp_path, way, left):
+    """Some steps before its end, between two checks, and at one: the file is written before it."""
+    save = module._Keeper.save
+
+    def killed(keeper):
+        save(keeper)
+        if keeper._backend.iteration == undisturbed.info["steps"] - left:
+            raise RuntimeError("the machine went down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_SAVE_EVERY", 0.0)
+        patch.setattr(module._Keeper, "save", killed)
+        with pytest.raises(RuntimeError, match="went down"):
+            through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run"))
+    assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Keeper, "save", None)  # it is done: no step is taken
+        assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
+
+
+@short
+@pytest.mark.parametrize("way", ["checkpoint", "backend"])
+def test_a_run_that_was_stopped_by_anything_stops_where_it_would_have(through_the_rule, undisturbed, tmp_path, way):
+    """By max_steps, off a check and where it is long enough, and by the time limit."""
+    late = undisturbed.info["steps"] - 10
+    for stop in ({"max_steps": 33}, {"max_steps": 51, "max_seconds": 0.0}, {"max_steps": late}):
+        chain = through_the_rule(**stop, **kept_in(way, tmp_path / "run"))
+        assert chain.info["steps"] <= stop["max_steps"]
+    assert chain.info["converged"]
+    assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
 
 
 @short

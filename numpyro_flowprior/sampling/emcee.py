@@ -24,6 +24,7 @@ from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, sampled_in
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
+_CHANGE = 0.05  # of it, from one look to the next, at which it is known well enough
 _SAVE_EVERY = 20.0  # seconds between checkpoints
 _TRIES = 100  # rounds of prior draws in search of starts with a finite density
 
@@ -62,7 +63,8 @@ def sample_emcee(
             None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
-            on from there, also after a kill; the same call that is done already returns the same chain.
+            on from there, also after a kill, to the same end; the same call that is done already returns the same
+            chain.
         progress: show a progress bar.
         **options: further arguments of `emcee.EnsembleSampler` (moves, backend, ...); `moves` are mixed with the
             proposals. A `backend` of emcee's, its HDFBackend("run.h5") say, keeps the steps in place of a checkpoint;
@@ -124,8 +126,7 @@ def sample_emcee(
         generator = np.random.RandomState(seed)
         starts = emcee.State(_starts(key_start, inner, n_walkers), random_state=generator.get_state())
     keeper = _Keeper(checkpoint, backend, about, start_time + limit)
-    steps = backend.iteration if finished else max_steps
-    tau, cause = _run(sampler, starts, steps, keeper, progress=progress)
+    tau, cause = _run(sampler, starts, max_steps, keeper, finished=finished, progress=progress)
     samples, fields, statistics = _kept(sampler, tau, cause)
     info = run_record("emcee", seed, start_time, inner, {"space": space, **statistics})
     return to_chain(samples, **fields, info=info)
@@ -223,31 +224,36 @@ def _require_shape(coords: FloatArray, n_walkers: int, density: ModelDensity) ->
         )
 
 
-def _run(sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, progress: bool) -> tuple[float, str | None]:
+def _run(
+    sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, finished: bool, progress: bool
+) -> tuple[float, str | None]:
     """Returns the autocorrelation time, and what stopped the run before its end, if anything did."""
-    tau, previous, cause = np.inf, np.inf, None
+    cause = None
     with tqdm(total=max_steps, desc="emcee", unit="step", disable=not progress, initial=sampler.iteration) as bar:
         try:
-            if sampler.iteration >= max_steps:  # it went on from a checkpoint, and was at its end
+            tau, ended = _last_check(sampler)
+            settled = finished or ended
+            steps = 0 if settled else max(0, max_steps - sampler.iteration)
+            if not steps:  # it went on from a checkpoint, and was at its end
                 tau = ensemble_time(sampler.get_chain())
-            steps = max(0, max_steps - sampler.iteration)
             for _ in sampler.sample(starts, iterations=steps, skip_initial_state_check=True):
                 bar.update()
                 keeper.save()
                 if keeper.late and sampler.iteration >= 2:
                     cause = "the time limit"
-                if sampler.iteration % _CHECK_EVERY and sampler.iteration != max_steps and not cause:
+                due = sampler.iteration % _CHECK_EVERY == 0
+                if not (due or cause or sampler.iteration == max_steps):
                     continue
-                tau = ensemble_time(sampler.get_chain())
+                before, tau = tau, ensemble_time(sampler.get_chain())
                 bar.set_postfix(tau=f"{tau:.0f}", length=f"{sampler.iteration / tau:.0f} tau")
-                if cause or (sampler.iteration > LONG_ENOUGH * tau and abs(tau - previous) < 0.05 * tau):
+                settled = due and _settled(sampler.iteration, tau, before)
+                if cause or settled:
                     break
-                previous = tau
         except KeyboardInterrupt:
             if sampler.iteration < 2:
                 raise
             tau, cause = ensemble_time(sampler.get_chain()), INTERRUPTION
-    keeper.close(finished=cause is None and sampler.iteration > LONG_ENOUGH * tau)
+    keeper.close(finished=cause is None and settled)
     if cause:
         warnings.warn(f"sample_emcee: stopped by {cause} after {sampler.iteration} steps.", stacklevel=3)
     elif sampler.iteration <= LONG_ENOUGH * tau:
@@ -257,6 +263,22 @@ def _run(sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, progress
             stacklevel=3,
         )
     return tau, cause
+
+
+def _settled(steps: int, tau: float, before: float) -> bool:
+    """Returns whether a run may stop at a check: it is long enough, and its autocorrelation time that of the last."""
+    return steps > LONG_ENOUGH * tau and abs(tau - before) < _CHANGE * tau
+
+
+def _last_check(sampler: Any) -> tuple[float, bool]:
+    """Returns the autocorrelation time at the last check of the steps so far, and whether the run ends there.
+
+    So a run that goes on stops where it would have undisturbed, also if it was killed between a step and its check.
+    """
+    chain = sampler.get_chain() if sampler.iteration else np.empty((0, 0, 0))
+    last = len(chain) - len(chain) % _CHECK_EVERY
+    before, tau = (ensemble_time(chain[:n]) if n > 0 else np.inf for n in (last - _CHECK_EVERY, last))
+    return tau, last == len(chain) and _settled(last, tau, before)
 
 
 def _kept(sampler: Any, tau: float, cause: str | None) -> tuple[FloatArray, dict[str, FloatArray], dict[str, Any]]:
