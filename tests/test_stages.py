@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import numpyro
@@ -13,18 +17,25 @@ from numpyro_flowprior import (
     Chain,
     FileFormatError,
     FlowConfig,
+    Guards,
     ParameterSpace,
     Stage,
     StagedAnalysis,
     StageStopped,
     TrainConfig,
     load_stages,
+    read_chain,
     run_stages,
+    write_chain_npz,
 )
 from numpyro_flowprior.chains.staged_data import power_sensitivity
 from numpyro_flowprior.sampling.record import INTERRUPTION
 from numpyro_flowprior.stages import run as module
+from numpyro_flowprior.stages import steps
 from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
+from numpyro_flowprior.stages.folder import StageFolder, write_json
+from numpyro_flowprior.stages.guards import Finding
+from numpyro_flowprior.stages.origin import chain_fingerprint, prior_fingerprint
 
 KEY = jax.random.key(3)
 SPACE = ParameterSpace(["a", "b"])
@@ -118,7 +129,8 @@ def test_three_stages_give_the_joint_posterior_and_evidence(whole):
 
 
 def test_a_finished_run_is_read_back_and_nothing_is_run_again(whole, folder, monkeypatch):
-    monkeypatch.setattr(module, "fit_flow", None)
+    monkeypatch.setattr(steps, "fit_flow", _never)
+    monkeypatch.setattr(module, "guard", _never)
     again = run_stages(KEY, STAGES, Flat(), sampler=_never, folder=folder, **QUICK)
     for one in (again, load_stages(folder)):
         for name, chain in whole.chains.items():
@@ -184,6 +196,95 @@ def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_pat
     assert list(analysis.chains) == ["x", "y"]
     assert analysis.verdict == "fail"
     assert "not converged" in str(analysis)
+
+
+@pytest.fixture(scope="module")
+def overridden(tmp_path_factory):
+    """Two stages, of which the first, too short, was overridden, in a folder."""
+    folder = tmp_path_factory.mktemp("overridden") / "run"
+    run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(4000, converged=False), folder=folder, override=True, **QUICK)
+    return folder
+
+
+def of_size(n, *, converged=True):
+    """A sampler of the same name and settings, which took longer."""
+
+    def sampler(key, density, *, progress=True):
+        return weighted(key, density, n=n, converged=converged or "y" in density.observed)
+
+    sampler.__name__ = "weighted"
+    return sampler
+
+
+def test_all_that_follows_a_chain_that_is_sampled_again_is_made_again(overridden, tmp_path):
+    folder = shutil.copytree(overridden, tmp_path / "run")
+    short = load_stages(folder)
+    with pytest.warns(UserWarning, match=r"02_y: sampled under a prior .* kept as chain\.stale\.npz"):
+        again = run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(8000), folder=folder, **QUICK)
+    assert again.posterior.n == 8000
+    fresh = run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(8000), folder=tmp_path / "fresh", **QUICK)
+    assert again.to_json() == load_stages(folder).to_json() == fresh.to_json()
+    old = read_chain(folder / "02_y" / "chain.stale.npz")
+    np.testing.assert_array_equal(old.samples, short.posterior.samples)
+
+
+def test_what_belongs_to_another_chain_is_not_shown(overridden, tmp_path):
+    folder = shutil.copytree(overridden, tmp_path / "run")
+    chain = read_chain(folder / "02_y" / "chain.npz")
+    write_chain_npz(folder / "02_y" / "chain.npz", chain.take(np.arange(3000)))
+    with pytest.warns(UserWarning, match=r"02_y: prior\.safetensors, guards\.json: made from another chain"):
+        found = load_stages(folder)["y"]
+    assert (found.chain.n, found.learned, found.report, found.guards) == (3000, None, None, None)
+    with pytest.raises(StageStopped, match="did not converge"):
+        run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(5000, converged=False), folder=folder, **QUICK)
+    with (
+        pytest.warns(UserWarning, match=r"01_x: prior\.safetensors: made from another chain"),
+        pytest.warns(UserWarning, match="02_y, and later stages: sampled under another"),
+    ):
+        found = load_stages(folder)
+    assert list(found.chains) == ["x"]
+    assert found["x"].learned is None
+
+
+def test_a_checkpoint_begun_under_another_prior_is_put_aside(overridden, tmp_path):
+    folder = shutil.copytree(overridden, tmp_path / "run")
+    for _ in range(2):  # the second after a run that was killed in the second stage
+        (folder / "02_y" / "run.safetensors").write_bytes(b"begun")
+        origins = json.loads((folder / "02_y" / "made_from.json").read_text())
+        origins["chain.npz"]["prior"] = "another"
+        (folder / "02_y" / "made_from.json").write_text(json.dumps(origins))
+        (folder / "02_y" / "chain.npz").unlink(missing_ok=True)
+        with pytest.warns(UserWarning, match=r"kept as run\.stale(_2)?\.safetensors"):
+            run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(4000), folder=folder, override=True, **QUICK)
+    assert {path.name for path in (folder / "02_y").glob("*.stale*")} == {
+        "run.stale.safetensors",
+        "run.stale_2.safetensors",
+    }
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_its_guards_are_made_again(overridden, tmp_path, monkeypatch):
+    folder = shutil.copytree(overridden, tmp_path / "run")
+    expected = load_stages(folder)
+    for record in folder.glob("*/made_from.json"):
+        record.unlink()
+    assert load_stages(folder).to_json() == expected.to_json()
+    write_json(folder / "02_y" / "guards.json", Guards((Finding("old", "warn", "of which chain?"),), {}).to_json())
+    assert "of which chain?" in str(load_stages(folder))
+    monkeypatch.setattr(steps, "fit_flow", _never)  # flows say themselves what they were trained on
+    again = run_stages(KEY, STAGES[:2], Flat(), sampler=_never, folder=folder, override=True, **QUICK)
+    assert again.to_json() == load_stages(folder).to_json() == expected.to_json()
+
+
+def test_a_flow_of_the_same_draws_with_other_log_densities_is_trained_again(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "fit_flow", lambda *args, **kwargs: SimpleNamespace(prior=whole.priors["y"]))
+    files = StageFolder(tmp_path)
+    learning = {"config": None, "train": None, "tail_aware": True}
+    chain = whole.chains["x"]
+    whole.priors["x"].save(files.prior(reweighted=False))
+    for part, expected in ((chain, "x"), (chain.replace(log_prob=2.0 * chain.log_prob), "y")):
+        origin = {"chain": chain_fingerprint(part)}
+        found = steps.learnt(KEY, part, learning, files, origin, reweighted=False, progress=False)
+        assert prior_fingerprint(found) == prior_fingerprint(whole.priors[expected])
 
 
 def test_an_interruption_stops_the_run_even_if_overridden_and_its_chain_is_not_taken_for_a_whole_one(tmp_path):
@@ -264,8 +365,8 @@ def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_
     plain = run_stages(KEY, STAGES[:2], Flat(), **run).posterior
     assert "psis" not in plain.info
     np.testing.assert_array_equal(load_stages(tmp_path).posterior.weights, plain.weights)
-    monkeypatch.setattr("numpyro_flowprior.stages.run.fit_flow", _never)
-    monkeypatch.setattr("numpyro_flowprior.stages.run.guard", _never)
+    monkeypatch.setattr(steps, "fit_flow", _never)
+    monkeypatch.setattr(module, "guard", _never)
     again = run_stages(KEY, STAGES[:2], Flat(), psis=True, **run)  # the flows and guards of either call are kept
     np.testing.assert_array_equal(again.posterior.weights, corrected.weights)
     read = load_stages(tmp_path)["y"].guards

@@ -8,15 +8,19 @@ analysis.json          the stages' names, in order; versions
           guards.json
           posterior.npz       the chain reweighted to the exact prior, if the last call asked for that; then
           prior_reweighted.safetensors, guards_reweighted.json   are the flow and the guards of it
+          made_from.json      fingerprints of what these files were made from: where it has changed they are out of date
+          chain.stale.npz     a chain that was out of date, and was sampled again; run.stale.safetensors likewise
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from ..sampling.checkpoint import differing
 from ..storage import FileFormatError, remove_leftovers, write_atomically
 from .analysis import StagedAnalysis, StageResult
 from .guards import Guards
+from .origin import chain_fingerprint, learnt_from, prior_fingerprint
 
 SCHEMA = 1
 ANALYSIS = "analysis.json"
@@ -36,13 +41,17 @@ _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
 class StageFolder:
-    """The files of one stage; a file is there whole, or not at all."""
+    """The files of one stage; a file is there whole, or not at all.
+
+    What a file is made from is recorded before it is written, and is a mapping of fingerprints by what they are of.
+    Folders of earlier versions have no such record: of their files it is not known.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.checkpoint = path / "run.safetensors"
         self.chain, self.posterior = path / "chain.npz", path / "posterior.npz"
-        self.settings = path / "settings.json"
+        self.settings, self.origins = path / "settings.json", path / "made_from.json"
 
     def prior(self, *, reweighted: bool) -> Path:
         """Returns the file of the flow learnt from the chain, or from the reweighted one."""
@@ -56,7 +65,7 @@ class StageFolder:
         """Makes the folder, or raises ValueError if it is that of a stage with other settings (named)."""
         self.path.mkdir(exist_ok=True)
         made = [make(reweighted=which) for make in (self.prior, self.guards) for which in (False, True)]
-        for file in (self.checkpoint, self.chain, self.posterior, self.settings, *made):
+        for file in (self.checkpoint, self.chain, self.posterior, self.settings, self.origins, *made):
             remove_leftovers(file)
         if not self.settings.exists():
             write_json(self.settings, settings)
@@ -68,26 +77,88 @@ class StageFolder:
                 "another folder, or remove this one, and those of later stages, to run it anew."
             )
 
-    def keep_posterior(self, chain: Chain | None) -> None:
+    def made_from(self, file: Path, origin: Mapping[str, str]) -> bool:
+        """Returns whether a file is there, and is known to have been made from this."""
+        return file.exists() and self._recorded().get(file.name) == dict(origin)
+
+    def out_of_date(self, file: Path, origin: Mapping[str, str]) -> bool:
+        """Returns whether a file was made from something else, as far as that is known."""
+        known = self._recorded().get(file.name)
+        return known is not None and any(known.get(name) != value for name, value in origin.items())
+
+    def record(self, file: Path, origin: Mapping[str, str]) -> None:
+        """Records what a file is made from, or is about to be."""
+        known = self._recorded()
+        if known.get(file.name) != dict(origin):
+            write_json(self.origins, {**known, file.name: dict(origin)})
+
+    def begin_making(self, file: Path, origin: Mapping[str, str]) -> None:
+        """Removes a file that is to be made again, and records what from."""
+        file.unlink(missing_ok=True)
+        self.record(file, origin)
+
+    def _recorded(self) -> dict[str, Any]:
+        return read_json(self.origins) if self.origins.exists() else {}
+
+    def set_aside(self) -> list[str]:
+        """Renames the chain, and the checkpoint, of a stage that is to be sampled again; returns their new names."""
+        renamed = [file.rename(_unused(file)) for file in (self.chain, self.checkpoint) if file.exists()]
+        return [file.name for file in renamed]
+
+    def keep_posterior(self, chain: Chain | None, origin: Mapping[str, str]) -> None:
         """Writes the reweighted chain; None removes that of an earlier call, which asked for it."""
-        if chain is None:
-            self.posterior.unlink(missing_ok=True)
-        else:
+        self.posterior.unlink(missing_ok=True)
+        if chain is not None:
+            self.record(self.posterior, origin)
             write_chain_npz(self.posterior, chain)
 
-    def read(self, name: str) -> StageResult:
-        """Returns what there is of the stage.
+    def read(self, name: str, before: Mapping[str, str]) -> tuple[StageResult, dict[str, str]]:
+        """Returns what there is of the stage, and the fingerprints of what the next one is made from.
+
+        What was made from another chain, or another prior, is left out, with a warning.
+
+        Args:
+            name: the stage's.
+            before: the fingerprints that this stage is made from.
 
         Raises:
             FileNotFoundError: there is no chain.
         """
-        reweighted = self.posterior.exists()
-        chain = read_chain(self.posterior if reweighted else self.chain)
+        chain = read_chain(self.chain)
+        origin = {"chain": chain_fingerprint(chain)}
+        old = [file.name for file in [self.posterior] if file.exists() and self.out_of_date(file, origin)]
+        reweighted = self.posterior.exists() and not old
+        if reweighted:
+            chain = read_chain(self.posterior)
+            origin = {"chain": chain_fingerprint(chain)}
         prior, found = self.prior(reweighted=reweighted), self.guards(reweighted=reweighted)
         learned = FlowPrior.load(prior) if prior.exists() else None
+        if learned is not None and (self.out_of_date(prior, origin) or not learnt_from(learned, chain)):
+            learned, old = None, [*old, prior.name]
         guards = Guards.from_json(read_json(found)) if found.exists() else None
+        if guards is not None and self.out_of_date(found, {**before, **origin}):
+            guards, old = None, [*old, found.name]
+        if old:
+            _warn_of_old(f"{self.path}: {', '.join(old)}: made from another chain or prior than those there now", 4)
         settings = read_json(self.settings) if self.settings.exists() else None
-        return StageResult(name, chain, learned, None if learned is None else report_of(learned), guards, settings)
+        report = None if learned is None else report_of(learned)
+        return StageResult(name, chain, learned, report, guards, settings), handed_on(chain, learned)
+
+
+def handed_on(chain: Chain, learned: FlowPrior | None) -> dict[str, str]:
+    """Returns the fingerprints of what a stage hands on, which all files of the next one are made from."""
+    prior = {} if learned is None else {"prior": prior_fingerprint(learned)}
+    return {"chain before": chain_fingerprint(chain), **prior}
+
+
+def _unused(file: Path) -> Path:
+    """Returns a name that no file has yet: `chain.stale.npz`, `chain.stale_2.npz`, ..."""
+    names = (f"{file.stem}.stale{f'_{j}' * (j > 1)}{file.suffix}" for j in count(1))
+    return next(path for path in map(file.with_name, names) if not path.exists())
+
+
+def _warn_of_old(what: str, level: int) -> None:
+    warnings.warn(f"load_stages: {what}. Left out; run_stages makes them again.", stacklevel=level)
 
 
 def report_of(prior: FlowPrior) -> QualityReport | None:
@@ -126,6 +197,9 @@ def _stage_folders(root: Path, names: Sequence[str]) -> list[StageFolder]:
 def load_stages(folder: str | os.PathLike[str]) -> StagedAnalysis:
     """Returns the stages that are done in a folder that `run_stages` wrote; nothing is run.
 
+    What is out of date is left out, with a warning: flows and guards of another chain than the one there, and stages
+    sampled under a prior that has been learnt again since, such as after an earlier stage was run longer.
+
     Raises:
         FileNotFoundError: no such folder, or none of its stages has a chain yet.
         FileFormatError: a file is damaged, or from a newer version of the package.
@@ -134,11 +208,16 @@ def load_stages(folder: str | os.PathLike[str]) -> StagedAnalysis:
     if not (root / ANALYSIS).exists():
         raise FileNotFoundError(f"{root}: no {ANALYSIS} there. Name a folder that run_stages(folder=...) wrote.")
     names = _names_in(root / ANALYSIS)
-    done = []
+    done: list[StageResult] = []
+    origin: dict[str, str] = {}
     for name, stage in zip(names, _stage_folders(root, names), strict=True):
         if not stage.chain.exists():
             break
-        done.append(stage.read(name))
+        if stage.out_of_date(stage.chain, origin):
+            _warn_of_old(f"{stage.path}, and later stages: sampled under another prior than the one learnt now", 3)
+            break
+        result, origin = stage.read(name, origin)
+        done.append(result)
     if not done:
         raise FileNotFoundError(f"{root}: its first stage, {names[0]!r}, has no chain yet. Run it to its end first.")
     return StagedAnalysis(tuple(done))

@@ -6,33 +6,27 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from .._checks import real_in, shorten
 from ..chains.chain import Chain, seed_from_key
-from ..chains.readers import read_chain, write_chain_npz
 from ..compose import robustify
 from ..flows.config import FlowConfig
-from ..prior import FlowPrior
-from ..sampling.broad_start import Start, begin_at, starts_broad, through_broad
-from ..sampling.checkpoint import has_density
+from ..sampling.broad_start import Start, begin_at
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.record import INTERRUPTION
 from ..sampling.reweight import psis_reweight
 from ..training.config import TrainConfig
-from ..training.fit import fit_flow
 from .analysis import StagedAnalysis, StageResult
 from .exact import ExactDensity, exact_posterior, exact_prior
-from .folder import StageFolder, begin_folder, read_json, report_of, write_json
-from .guards import Guards, guard
+from .folder import StageFolder, begin_folder, handed_on, report_of
+from .guards import guard
+from .origin import chain_fingerprint
 from .stage import Stage, checked_stages, kept_names
-
-_LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
+from .steps import guarded, learnt, sampled
 
 
 class StageStopped(RuntimeError):
@@ -85,7 +79,8 @@ def run_stages(
             "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
         override: go on where sampler or report fail.
         folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
-            called again. None to write nothing.
+            called again. What was made from a chain that has changed since is made again, with a warning where a stage
+            is sampled again; its old chain is kept as `chain.stale.npz`. None to write nothing.
         progress: show progress bars and what is being done.
 
     Raises:
@@ -103,6 +98,7 @@ def run_stages(
     done: list[StageResult] = []
     prior: Any = first_prior
     earlier: tuple[Chain, ExactDensity | None] | None = None  # the last posterior, and its density as a function
+    origin: dict[str, str] = {}  # fingerprints of what it hands on
     for number, (stage, files) in enumerate(zip(stages, folders, strict=True)):
         key_sample, key_fit, key_guard, key_look = jax.random.split(jax.random.fold_in(key, number), 4)
         options = {**(sampler_options or {}), **stage.sampler_options}
@@ -118,32 +114,29 @@ def run_stages(
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
         begins = begin_at(start, sampler, options)
-        chain = _sampled(key_look, density, sample, files, start=begins, override=override)
+        chain = sampled(key_look, density, sample, files, origin, start=begins, override=override)
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(done, result, files, "its sampler did not converge")
         exact = _exact_prior(stage, density, prior, earlier, psis=psis)
         target = exact if psis else None
-        if target is not None:
-            chain = psis_reweight(chain, target.log_density)
-        if files is not None:
-            files.keep_posterior(None if target is None else chain)
+        chain = _corrected(chain, target, files)
+        made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
         guards = None
         if earlier is not None:
             _say(f"stage {stage.name!r}: its guards", progress=progress)
-            file = None if files is None else files.guards(reweighted=psis)
-            guards = _guarded(key_guard, stage, density, prior, chain, earlier[0], exact, file, psis=psis)
-        handed_on = chain if names == chain.names else chain.select(names)
+            make = partial(guard, key_guard, density, prior, chain, earlier[0], exact=exact, corrected=reweighted)
+            guards = guarded(make, files, {**origin, **made_from}, reweighted=reweighted)
         _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
-        file = None if files is None else files.prior(reweighted=target is not None)
-        learned = _learned(key_fit, handed_on, learning, file, progress=progress)
+        kept = chain if names == chain.names else chain.select(names)
+        learned = learnt(key_fit, kept, learning, files, made_from, reweighted=reweighted, progress=progress)
         result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
         last = number + 1 == len(stages)
         if result.report is not None and result.report.verdict == "fail" and not (override or last):
             raise _stopped(done, result, files, "the prior learnt from it fails its report")
         done.append(result)
         prior = robustify(learned, robust) if robust else learned
-        earlier = handed_on, _exact_posterior(density, chain, number, exact, names)
+        earlier, origin = (kept, _exact_posterior(density, chain, number, exact, names)), handed_on(chain, learned)
     return StagedAnalysis(tuple(done))
 
 
@@ -184,27 +177,6 @@ def _settings(
     }
 
 
-def _sampled(
-    key: jax.Array,
-    density: ModelDensity,
-    sample: Callable[[ModelDensity], Chain],
-    files: StageFolder | None,
-    *,
-    start: Start,
-    override: bool,
-) -> Chain:
-    """Returns the sampler's chain, or the one in the folder if it is done."""
-    if files is not None and files.chain.exists():
-        chain = read_chain(files.chain)
-        _require_same_density(files.chain, density, chain)
-        if override or chain.info.get("converged") is not False:
-            return chain
-    chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
-    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
-        write_chain_npz(files.chain, chain)
-    return chain
-
-
 def _sample(
     key: jax.Array,
     sampler: Callable[..., Chain],
@@ -220,17 +192,6 @@ def _sample(
     if files is not None and "checkpoint" in taken and "backend" not in options:
         given["checkpoint"] = files.checkpoint
     return sampler(key, density, **{**given, **options})
-
-
-def _require_same_density(path: Path, density: ModelDensity, chain: Chain) -> None:
-    if chain.names == density.names and chain.log_prob is not None:
-        rows = np.unique(np.linspace(0, chain.n - 1, _LOOKED_AT).astype(int))
-        if has_density(density, chain.samples[rows], chain.log_prob[rows]):
-            return
-    raise ValueError(
-        f"run_stages: {path}: expected a chain of this model, prior and data; its log densities are others. "
-        "Use another folder, or remove the stage's and those of later stages, to run it anew."
-    )
 
 
 def _exact_prior(
@@ -254,6 +215,14 @@ def _exact_prior(
     return None
 
 
+def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | None) -> Chain:
+    """Returns the posterior reweighted to an exact prior, where there is one, and keeps it in the folder."""
+    corrected = chain if exact is None else psis_reweight(chain, exact.log_density)
+    if files is not None:
+        files.keep_posterior(None if exact is None else corrected, {"chain": chain_fingerprint(chain)})
+    return corrected
+
+
 def _exact_posterior(
     density: ModelDensity, chain: Chain, number: int, prior: ExactDensity | None, names: tuple[str, ...]
 ) -> ExactDensity | None:
@@ -261,42 +230,6 @@ def _exact_posterior(
     if set(names) != set(density.names) or (number and prior is None):
         return None
     return exact_posterior(density, chain, prior)
-
-
-def _guarded(
-    key: jax.Array,
-    stage: Stage,
-    density: ModelDensity,
-    prior: Any,
-    chain: Chain,
-    before: Chain,
-    exact: ExactDensity | None,
-    file: Path | None,
-    *,
-    psis: bool,
-) -> Guards:
-    if file is not None and file.exists():
-        return Guards.from_json(read_json(file))
-    guards = guard(key, density, prior, chain, before, exact=exact, corrected=psis and exact is not None)
-    if file is not None:
-        write_json(file, guards.to_json())
-    return guards
-
-
-def _learned(
-    key: jax.Array, chain: Chain, learning: Mapping[str, Any], file: Path | None, *, progress: bool
-) -> FlowPrior:
-    """Returns the flow of a posterior, or the one in the file if it is of the same draws."""
-    if file is not None and file.exists():
-        learned = FlowPrior.load(file)
-        if learned.info["chain"]["fingerprint"] == chain.fingerprint():
-            return learned
-    if not learning["tail_aware"]:
-        chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
-    learned = fit_flow(key, chain, learning["config"], learning["train"], progress=progress).prior
-    if file is not None:
-        learned.save(file)
-    return learned
 
 
 def _stopped(done: list[StageResult], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:

@@ -1,0 +1,43 @@
+"""Fingerprints of what a stage's files are made from: a file is right for as long as these are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from ..chains.chain import Chain
+from ..flows.layout import flatten_params
+from ..prior import FlowPrior
+
+_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "chain_id")  # besides what `Chain.fingerprint` is of
+
+
+def chain_fingerprint(chain: Chain) -> str:
+    """Returns the SHA-256 of a chain: names, samples, weights, log densities, chains' labels and evidence."""
+    digest = hashlib.sha256(chain.fingerprint().encode())
+    for name in _PER_DRAW:
+        values = getattr(chain, name)
+        digest.update(f"{name} {values is not None}".encode())
+        if values is not None:
+            digest.update(np.asarray(values).tobytes())
+    digest.update(repr((chain.log_evidence, chain.log_evidence_error)).encode())
+    return digest.hexdigest()
+
+
+def prior_fingerprint(prior: FlowPrior) -> str:
+    """Returns the SHA-256 of a learned prior as a density: configuration, names, bounds and parameters."""
+    described = [prior.config.to_json(), prior.names, prior.space.bounds.tolist()]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, values in sorted(flatten_params(prior.params).items()):
+        digest.update(name.encode())
+        digest.update(np.asarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def learnt_from(prior: FlowPrior, chain: Chain) -> bool:
+    """Returns whether a prior was trained on these samples and weights, as it says itself."""
+    if not set(prior.names) <= set(chain.names):
+        return False
+    return prior.info.get("chain", {}).get("fingerprint") == chain.select(prior.names).fingerprint()

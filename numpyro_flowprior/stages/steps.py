@@ -1,0 +1,147 @@
+"""The steps of a stage: its chain, its guards, the prior learnt from it.
+
+Each step takes its result from the stage's folder if it is there and up to date; otherwise it makes and keeps it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..chains.chain import Chain
+from ..chains.readers import read_chain, write_chain_npz
+from ..prior import FlowPrior
+from ..sampling.broad_start import Start, starts_broad, through_broad
+from ..sampling.checkpoint import has_density
+from ..sampling.density import ModelDensity
+from ..sampling.record import INTERRUPTION
+from ..training.fit import fit_flow
+from .folder import StageFolder, read_json, write_json
+from .guards import Guards
+from .origin import learnt_from
+
+_LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
+
+
+def sampled(
+    key: jax.Array,
+    density: ModelDensity,
+    sample: Callable[[ModelDensity], Chain],
+    files: StageFolder | None,
+    origin: Mapping[str, str],
+    *,
+    start: Start,
+    override: bool,
+) -> Chain:
+    """Returns the sampler's chain, or the one in the folder if it is done.
+
+    Args:
+        key: JAX random key, of the choice where to begin.
+        density: the stage's model.
+        sample: the sampler.
+        files: the stage's folder; None for none.
+        origin: fingerprints of what the stage before hands on; empty for the first stage.
+        start, override: as in `run_stages`.
+
+    Raises:
+        ValueError: the folder's chain is of another model, data, or prior of another analysis.
+    """
+    chain = None if files is None else _chain_in(files, density, origin)
+    if chain is not None and (override or chain.info.get("converged") is not False):
+        return chain
+    chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
+    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
+        write_chain_npz(files.chain, chain)
+    return chain
+
+
+def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, str]) -> Chain | None:
+    """Returns the chain in a folder, or None if it is to be sampled.
+
+    One sampled before the prior was learnt again took long, and is out of date: it is renamed. One of another analysis
+    is refused.
+    """
+    chain = read_chain(files.chain) if files.chain.exists() else None
+    if chain is not None and not _is_of(density, chain):
+        if not files.out_of_date(files.chain, origin):
+            raise ValueError(
+                f"run_stages: {files.chain}: expected a chain of this model, prior and data; its log densities are "
+                "others. Use another folder, or remove the stage's and those of later stages, to run it anew."
+            )
+        chain = None
+    if chain is None and files.out_of_date(files.chain, origin):
+        _warn_of(files.set_aside(), files)
+    files.record(files.chain, origin)
+    return chain
+
+
+def _is_of(density: ModelDensity, chain: Chain) -> bool:
+    if chain.names != density.names or chain.log_prob is None:
+        return False
+    rows = np.unique(np.linspace(0, chain.n - 1, _LOOKED_AT).astype(int))
+    return has_density(density, chain.samples[rows], chain.log_prob[rows])
+
+
+def _warn_of(renamed: list[str], files: StageFolder) -> None:
+    if renamed:
+        warnings.warn(
+            f"run_stages: {files.path}: sampled under a prior that has been learnt again since. The stage is sampled "
+            f"again; what was there is kept as {' and '.join(renamed)}.",
+            stacklevel=5,
+        )
+
+
+def guarded(
+    make: Callable[[], Guards], files: StageFolder | None, origin: Mapping[str, str], *, reweighted: bool
+) -> Guards:
+    """Returns the guards, made unless the folder has those of this chain, prior and chain before (`origin`)."""
+    if files is None:
+        return make()
+    file = files.guards(reweighted=reweighted)
+    if files.made_from(file, origin):
+        return Guards.from_json(read_json(file))
+    files.begin_making(file, origin)
+    guards = make()
+    write_json(file, guards.to_json())
+    return guards
+
+
+def learnt(
+    key: jax.Array,
+    chain: Chain,
+    learning: Mapping[str, Any],
+    files: StageFolder | None,
+    origin: Mapping[str, str],
+    *,
+    reweighted: bool,
+    progress: bool,
+) -> FlowPrior:
+    """Returns the flow of a posterior, trained unless the folder has that of these draws and log densities.
+
+    Args:
+        key: JAX random key of the training.
+        chain: the posterior, of the parameters that are handed on.
+        learning: `config`, `train` and `tail_aware` of `run_stages`.
+        files: the stage's folder; None for none.
+        origin: fingerprint of the posterior.
+        reweighted: whether it was reweighted.
+        progress: show a progress bar.
+    """
+    file = None if files is None else files.prior(reweighted=reweighted)
+    if files is not None and file is not None:
+        if file.exists() and not files.out_of_date(file, origin):
+            learned = FlowPrior.load(file)
+            if learnt_from(learned, chain):
+                files.record(file, origin)
+                return learned
+        files.begin_making(file, origin)
+    if not learning["tail_aware"]:
+        chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
+    learned = fit_flow(key, chain, learning["config"], learning["train"], progress=progress).prior
+    if file is not None:
+        learned.save(file)
+    return learned
