@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
+import emcee
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +19,11 @@ import numpyro.distributions as dist
 import pytest
 from toys import make_prior, mixture_prior
 
-from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, sample_emcee
+from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, sample_emcee, temper
 from numpyro_flowprior.sampling import emcee as module
+from numpyro_flowprior.storage import load_file
 
+DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(2)
 MODES = [(0.3, -2.5, 0.5), (0.7, 2.5, 0.5)]
 
@@ -222,6 +227,65 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
 
 
+def other_proposals():
+    """What a run was begun with, what it is to go on with, and what differs."""
+    moves, flow = emcee.moves, flow_over_modes()
+    wider = type(flow)(flow.config, flow.space, {**flow.params, "support": {"scale": np.array([1.0, 2.0])}})
+    prior, two = {"proposal": "prior"}, {"moves": [(moves.DEMove(), 0.8), (moves.KDEMove(), 0.2)]}
+    yield prior, {}, "proposal"
+    yield prior, {"proposal": flow}, "proposal"
+    yield prior, {"proposal": "prior", "proposal_share": 0.4}, "proposal_share"
+    yield {"proposal": flow}, {"proposal": wider}, "proposal"
+    yield {"proposal": flow}, {"proposal": temper(flow, 0.5)}, "proposal"
+    yield two, {}, "moves"
+    yield two, {"moves": moves.DEMove()}, "moves"
+    yield two, {"moves": [(moves.DEMove(), 0.7), (moves.KDEMove(), 0.3)]}, "moves"
+    yield two, {"moves": [(moves.DEMove(gamma0=1.0), 0.8), (moves.KDEMove(), 0.2)]}, "moves"
+    yield {"moves": moves.GaussianMove(1.0)}, {"moves": moves.GaussianMove(1.1)}, "moves"
+    yield {"moves": moves.GaussianMove(np.eye(2))}, {"moves": moves.GaussianMove(np.eye(2) + 0.1)}, "moves"
+
+
+@short
+def test_a_checkpoint_of_other_proposals_or_moves_is_refused(modes, tmp_path):
+    """They decide where each step goes: a run that went on with others would be neither."""
+    for number, (kept, changed, name) in enumerate(other_proposals()):
+        run = {**SHORT, "max_steps": 5, "checkpoint": tmp_path / str(number)}
+        sample_emcee(KEY, modes, **run, **kept)
+        with pytest.raises(ValueError, match=f"expected a run with the same '{name}'.*; got another"):
+            sample_emcee(KEY, modes, **run, **changed)
+
+
+@short
+def test_the_same_proposals_and_moves_are_known_however_they_are_given(modes, tmp_path):
+    """A prior read back from its file, weights that are the same, a default written out, a move that has run."""
+    moves, flow, used = emcee.moves, flow_over_modes(), emcee.moves.DEMove()
+    flow.info = {"training": {"seconds": 1.0}}
+    read = type(flow).load(flow.save(tmp_path / "flow.safetensors"))
+    alike = (
+        ({"proposal": flow}, {"proposal": read}),
+        ({"moves": [used, moves.KDEMove()]}, {"moves": ((used, 2.0), (moves.KDEMove(), 2.0)), "proposal_share": 0.9}),
+        ({}, {"moves": moves.StretchMove()}),
+    )
+    for number, (kept, same) in enumerate(alike):
+        run = {**SHORT, "max_steps": 10, "checkpoint": tmp_path / str(number)}
+        sample_emcee(KEY, modes, **run, **kept)
+        assert sample_emcee(KEY, modes, **{**run, **same, "max_steps": 20}).info["steps"] == 20
+
+
+@short
+@pytest.mark.parametrize("options", [{"proposal": "prior"}, {}])
+def test_a_checkpoint_from_before_proposals_were_kept_goes_on(tmp_path, options):
+    path = shutil.copy(DATA / "emcee_run_schema_2.safetensors", tmp_path / "run.safetensors")
+    density, old = ModelDensity(gaussian, 0.7), load_file(path, "emcee_run", newest_schema=2)
+    chain = sample_emcee(KEY, density, checkpoint=path, **{**SHORT, "max_steps": 20}, **options)
+    assert chain.info["steps"] == 20
+    new = load_file(path, "emcee_run", newest_schema=3)
+    np.testing.assert_array_equal(new.arrays["chain"][:12], old.arrays["chain"])
+    assert new.record["about"]["proposal"] == options.get("proposal")
+    with pytest.raises(ValueError, match="the same 'seed'"):
+        sample_emcee(jax.random.key(9), density, checkpoint=DATA / "emcee_run_schema_2.safetensors", **SHORT)
+
+
 @short
 def test_steps_may_be_kept_in_hdf5(tmp_path):
     """emcee's own file, which read_chain and emcee itself read; a run goes on from it to the same end."""
@@ -272,7 +336,8 @@ def test_kill_minus_nine_leaves_a_file_to_go_on_from(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     density = ModelDensity(gaussian, 0.7)
-    chain = sample_emcee(KEY, density, checkpoint=path, n_walkers=8, max_steps=3000, progress=False)
+    moves = emcee.moves.GaussianMove(1e-4)
+    chain = sample_emcee(KEY, density, checkpoint=path, n_walkers=8, max_steps=3000, moves=moves, progress=False)
     assert chain.info["steps"] >= 100
     np.testing.assert_allclose(chain.log_prob, density.log_posterior(chain.samples))
 

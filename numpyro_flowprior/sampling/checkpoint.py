@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from .._checks import FloatArray, shorten
 from .density import ModelDensity
 
 _ROUNDING = 1e-6  # relative, of log densities on another machine
+
+_WRITTEN = ("g0", "index")  # attributes that emcee's moves change while they run
 
 _ADVICE = "Use another file, or remove this one to begin anew."
 
@@ -33,6 +37,44 @@ def require_same_run(path: Any, known: Any, about: Mapping[str, Any]) -> None:
 def differing(known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     """Returns the names, sorted, that two records do not agree on."""
     return sorted(name for name in {*about, *known} if known.get(name) != about.get(name))
+
+
+def described(setting: Any, depth: int = 12) -> Any:
+    """Returns what a setting is, JSON-ready, and the same in every process: no addresses, arrays by their checksums.
+
+    Objects by their type and attributes, functions by their names; what is nested deeper than `depth` by its type.
+    """
+    kind = f"{type(setting).__module__}.{type(setting).__qualname__}"
+    if setting is None or isinstance(setting, bool | int | str):
+        return setting
+    if depth == 0:
+        return kind
+    if isinstance(setting, float | np.generic):
+        plain = setting.item() if isinstance(setting, np.generic) else setting
+        return plain if isinstance(plain, int | str) or np.isfinite(plain) else repr(plain)
+    if isinstance(setting, Mapping):
+        return {str(name): described(part, depth - 1) for name, part in setting.items()}
+    if isinstance(setting, list | tuple):
+        return [described(part, depth - 1) for part in setting]
+    if hasattr(setting, "__array__"):
+        array = np.asarray(setting)
+        if array.dtype == object:
+            return described(array.tolist(), depth - 1)
+        return [array.dtype.name, list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    return _of_object(setting, kind, depth)
+
+
+def _of_object(value: Any, kind: str, depth: int) -> Any:
+    if isinstance(value, partial):
+        return [described(part, depth - 1) for part in (value.func, value.args, value.keywords)]
+    if hasattr(value, "__qualname__"):  # a function or a class
+        return f"{value.__module__}.{value.__qualname__}"
+    parts: Any = {name: part for name, part in getattr(value, "__dict__", {}).items() if name not in _WRITTEN}
+    if hasattr(value, "tree_flatten"):  # a distribution, without the record of where it is from
+        parts = value.tree_flatten()
+    elif hasattr(value, "to_json"):
+        parts = value.to_json()
+    return [kind, described(parts, depth - 1)]
 
 
 def has_density(density: ModelDensity, x: FloatArray, log_prob: FloatArray) -> bool:

@@ -6,20 +6,20 @@ import os
 import time
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
+from .._checks import FloatArray, optional_import, positive_int, real_in
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
 from ..storage import remove_leftovers
 from .checkpoint import require_folder, require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
+from .ensemble_moves import mixed, moves_of, recorded
 from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, sampled_in
 
@@ -90,13 +90,13 @@ def sample_emcee(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_emcee: max_seconds", 0.0, np.inf)
     require_folder(checkpoint)
     inner, to_chain = sampled_in(density, space, "sample_emcee")
-    if proposal is not None:
-        if space == "latent" and not isinstance(proposal, str):
-            raise ValueError(
-                "sample_emcee: proposal: expected 'prior' with space='latent'; got a density over parameters. Leave "
-                "out `space`, in which such proposals need no help."
-            )
-        options["moves"] = _mixed(emcee, inner, proposal, proposal_share, options.get("moves"))
+    if space == "latent" and not (proposal is None or isinstance(proposal, str)):
+        raise ValueError(
+            "sample_emcee: proposal: expected 'prior' with space='latent'; got a density over parameters. Leave "
+            "out `space`, in which such proposals need no help."
+        )
+    moves = moves_of(emcee, options.pop("moves", None))
+    options["moves"] = mixed(emcee, inner, moves, proposal, proposal_share)
     key_start, key_seed = jax.random.split(key)
     seed, start_time = seed_of(key_seed), begin(key, inner)
 
@@ -109,6 +109,7 @@ def sample_emcee(
         raise ValueError("sample_emcee: expected a checkpoint or a backend, which both keep the run; got both.")
     backend = emcee.backends.Backend() if backend is None else backend
     about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": space}
+    about |= recorded(moves, proposal, proposal_share)
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():
         finished = read_run(checkpoint, backend, about)
@@ -156,50 +157,6 @@ class _Keeper:
     def late(self) -> bool:
         """Whether the time limit has passed."""
         return time.perf_counter() > self._deadline
-
-
-def _mixed(
-    emcee: ModuleType, density: ModelDensity, proposal: Any, share: float, moves: Any
-) -> list[tuple[Any, float]]:
-    """Returns emcee's moves (stretch moves by default) mixed with independent proposals."""
-    share = real_in(share, "sample_emcee: proposal_share", 0.0, 1.0, open_low=True, open_high=True)
-    if isinstance(proposal, str) and proposal == "prior":
-        draw, log_q = density.sample_prior, density.log_prior
-    elif getattr(getattr(proposal, "space", None), "names", None) is not None:
-        draw, log_q = _of_distribution(density, proposal)
-    else:
-        raise TypeError(f"sample_emcee: proposal: expected 'prior' or a FlowPrior; got {proposal!r}.")
-
-    def propose(coords: FloatArray, random: np.random.RandomState) -> tuple[FloatArray, FloatArray]:
-        new = draw(jax.random.key(random.randint(2**31 - 1)), len(coords))
-        return new, log_q(coords) - log_q(new)
-
-    others = [(emcee.moves.StretchMove(), 1.0)] if moves is None else moves
-    others = others if isinstance(others, list) else [others]
-    others = [move if isinstance(move, tuple) else (move, 1.0) for move in others]
-    total = sum(weight for _, weight in others)
-    kept = [(move, (1 - share) * weight / total) for move, weight in others]
-    return [*kept, (emcee.moves.MHMove(propose), share)]
-
-
-def _of_distribution(density: ModelDensity, proposal: Any) -> tuple[Any, Any]:
-    names = proposal.space.names
-    if sorted(names) != sorted(density.names):
-        raise ValueError(
-            f"sample_emcee: proposal: expected a density over {shorten(density.names, 40)}; got one over "
-            f"{shorten(names, 40)}."
-        )
-    there, back = [density.names.index(name) for name in names], [names.index(name) for name in density.names]
-
-    def draw(key: jax.Array, n: int) -> FloatArray:
-        with jax.enable_x64(True):
-            return np.asarray(proposal.sample(key, (n,)), np.float64)[:, back]
-
-    def log_q(x: FloatArray) -> FloatArray:
-        with jax.enable_x64(True):
-            return np.asarray(proposal.log_prob(x[:, there]), np.float64)
-
-    return draw, log_q
 
 
 def _starts(key: jax.Array, density: ModelDensity, n: int) -> FloatArray:

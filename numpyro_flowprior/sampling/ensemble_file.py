@@ -14,7 +14,9 @@ import numpy as np
 from ..storage import load_file, require_arrays, save_file
 from .checkpoint import require_same_run
 
-KIND, SCHEMA = "emcee_run", 2  # files have checksums from schema 2 on
+KIND, SCHEMA = "emcee_run", 3  # files have checksums from schema 2 on, and how walkers move from schema 3 on
+
+_SINCE_3 = ("moves", "proposal", "proposal_share")
 
 
 def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:
@@ -38,12 +40,12 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
 
     Raises:
         FileFormatError: the file is damaged, or no run.
-        ValueError: it is another run: other parameters, walkers or key (named).
+        ValueError: it is another run: other parameters, walkers, moves, proposals or key (named).
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     known = stored.record.get("about")
-    if isinstance(known, dict):
-        known = {"space": "parameters", **known}  # files from before there was another
+    if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
+        known = {"space": "parameters", **{name: about[name] for name in _SINCE_3}, **known}
     require_same_run(path, known, about)
     steps, walkers, dim = np.shape(stored.arrays.get("chain", np.empty((0, 0, 0))))
     shapes: dict[str, tuple[int, ...]] = {

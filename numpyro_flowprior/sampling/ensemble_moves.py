@@ -1,0 +1,82 @@
+"""How emcee's walkers move: its own moves, mixed with proposals that do not depend on where a walker is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._checks import FloatArray, real_in, shorten
+from .checkpoint import described
+from .density import ModelDensity
+
+Moves = list[tuple[Any, float]]  # emcee's, and their weights
+
+
+def moves_of(emcee: ModuleType, moves: Any) -> Moves:
+    """Returns moves with their weights, as given to emcee: None for stretch moves, one, or several."""
+    moves = emcee.moves.StretchMove() if moves is None else moves
+    several = list(moves) if isinstance(moves, Iterable) else [moves]
+    return [tuple(move) if isinstance(move, tuple | list) else (move, 1.0) for move in several]
+
+
+def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Any, share: float) -> Moves:
+    """Returns the moves mixed with independent proposals, a share of all steps; as they are if there are none."""
+    if proposal is None:
+        return moves
+    draw, log_q = _proposed(density, proposal)
+
+    def propose(coords: FloatArray, random: np.random.RandomState) -> tuple[FloatArray, FloatArray]:
+        new = draw(jax.random.key(random.randint(2**31 - 1)), len(coords))
+        return new, log_q(coords) - log_q(new)
+
+    share = real_in(share, "sample_emcee: proposal_share", 0.0, 1.0, open_low=True, open_high=True)
+    total = sum(weight for _, weight in moves)
+    kept = [(move, (1 - share) * weight / total) for move, weight in moves]
+    return [*kept, (emcee.moves.MHMove(propose), share)]
+
+
+def recorded(moves: Moves, proposal: Any, share: float) -> dict[str, Any]:
+    """Returns what a checkpoint keeps of how its walkers move, JSON-ready."""
+    total = float(sum(weight for _, weight in moves))
+    drawn_from = proposal if proposal is None or isinstance(proposal, str) else _fingerprint(proposal)
+    return {
+        "moves": [[described(move), float(weight) / total] for move, weight in moves],
+        "proposal": drawn_from,
+        "proposal_share": None if proposal is None else float(share),
+    }
+
+
+def _fingerprint(proposal: Any) -> str:
+    """Returns the SHA-256 of a density: its type, settings, names, bounds and arrays."""
+    return hashlib.sha256(json.dumps(described(proposal), sort_keys=True).encode()).hexdigest()
+
+
+def _proposed(density: ModelDensity, proposal: Any) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
+    """Returns what draws from a proposal, (key, n) -> (n, d), and its log density, (n, d) -> (n,)."""
+    if isinstance(proposal, str) and proposal == "prior":
+        return density.sample_prior, density.log_prior
+    if getattr(getattr(proposal, "space", None), "names", None) is None:
+        raise TypeError(f"sample_emcee: proposal: expected 'prior' or a FlowPrior; got {proposal!r}.")
+    names = proposal.space.names
+    if sorted(names) != sorted(density.names):
+        raise ValueError(
+            f"sample_emcee: proposal: expected a density over {shorten(density.names, 40)}; got one over "
+            f"{shorten(names, 40)}."
+        )
+    there, back = [density.names.index(name) for name in names], [names.index(name) for name in density.names]
+
+    def draw(key: jax.Array, n: int) -> FloatArray:
+        with jax.enable_x64(True):
+            return np.asarray(proposal.sample(key, (n,)), np.float64)[:, back]
+
+    def log_q(x: FloatArray) -> FloatArray:
+        with jax.enable_x64(True):
+            return np.asarray(proposal.log_prob(x[:, there]), np.float64)
+
+    return draw, log_q
