@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
@@ -17,30 +19,69 @@ _MOST_ROWS = 200_000  # longer sequences are judged on their first rows; tau is 
 def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None) -> FloatArray:
     """Returns the integrated autocorrelation time of each column, (d,), in rows; at least 1.
 
-    tau = 1 + 2 sum_t rho(t), with the autocorrelation rho averaged over chains (about the mean of all of them, so
-    that chains stuck in different places read as long correlations) and summed up to Sokal's automatic window.
+    See `integrated_time`.
 
     Args:
         samples: (n, d) rows in the order in which they were drawn.
         chain_id: (n,) which chain each row belongs to; None for a single chain.
+    """
+    return integrated_time(samples, sequences_of(len(samples), chain_id))
+
+
+def sequences_of(n: int, chain_id: np.ndarray | None, period: int = 1) -> list[np.ndarray]:
+    """Returns the row numbers of each sequence, in the order of its steps.
+
+    Args:
+        n: rows.
+        chain_id: (n,) which chain each row belongs to; None for a single chain, or
+        period: as many walkers that take turns.
+    """
+    if chain_id is None:
+        return [np.arange(k, n, period) for k in range(min(period, n))]
+    return [np.flatnonzero(chain_id == label) for label in np.unique(chain_id)]
+
+
+def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: float = 1.0) -> list[np.ndarray]:
+    """Returns the row of every so many steps of each sequence: rows as often as they count.
+
+    Args:
+        sequences: row numbers of each sequence.
+        counts: (n,) steps that each row stands for; None for one.
+        every: steps from one to the next, at least one.
+    """
+    found = []
+    for rows in sequences:
+        ends = np.arange(1.0, len(rows) + 1.0) if counts is None else np.cumsum(counts[rows])
+        found.append(rows[np.searchsorted(ends, np.arange(0.0, ends[-1] - 0.5, every), side="right")])
+    return found
+
+
+def integrated_time(values: FloatArray, sequences: Sequence[np.ndarray]) -> FloatArray:
+    """Returns the integrated autocorrelation time of each column, (d,), in rows; at least 1.
+
+    tau = 1 + 2 sum_t rho(t), with the autocorrelation rho averaged over sequences (about the mean of all of them, so
+    that chains stuck in different places read as long correlations) and summed up to Sokal's automatic window.
+
+    Args:
+        values: (n, d).
+        sequences: row numbers of each sequence, in the order of its steps.
 
     Source: Sokal, "Monte Carlo methods in statistical mechanics" (1996), section 3; Goodman and Weare (2010).
     """
-    chain_id = np.zeros(len(samples), dtype=int) if chain_id is None else chain_id
-    mean = samples.mean(axis=0)
-    chains = [samples[np.flatnonzero(chain_id == label)[:_MOST_ROWS]] - mean for label in np.unique(chain_id)]
-    varies = np.ptp(samples, axis=0) > 0  # about a rounded mean, a constant column would look like one long correlation
+    mean = values.mean(axis=0)
+    chains = [values[rows[:_MOST_ROWS]] - mean for rows in sequences]
+    varies = np.ptp(values, axis=0) > 0  # about a rounded mean, a constant column would look like one long correlation
     longest = max(len(chain) for chain in chains)
-    covariance = np.zeros((longest, samples.shape[1]))
+    covariance = np.zeros((longest, values.shape[1]))
     for chain in chains:
         size = next_fast_len(2 * len(chain))
         transform = rfft(chain, n=size, axis=0)
         covariance[: len(chain)] += irfft(np.abs(transform) ** 2, n=size, axis=0)[: len(chain)]
-    variance = np.where(varies, covariance[0], 1.0)
+    variance = np.where(varies & (covariance[0] > 0), covariance[0], 1.0)
     tau = 2.0 * np.cumsum(covariance / variance, axis=0) - 1.0
     past_window = np.arange(longest)[:, None] >= _WINDOW * tau
     window = np.where(past_window.any(axis=0), past_window.argmax(axis=0), longest - 1)
-    return np.where(varies, np.maximum(tau[window, np.arange(samples.shape[1])], 1.0), 1.0)
+    return np.where(varies, np.maximum(tau[window, np.arange(values.shape[1])], 1.0), 1.0)
 
 
 def ensemble_time(steps: FloatArray) -> float:

@@ -6,20 +6,26 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int, real_in, require_finite, shorten
-from .autocorrelation import autocorrelation_time
-from .convergence import r_hat
+from .._checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
+from .autocorrelation import integrated_time, sequences_of
+from .convergence import are_counts, r_hat
+from .deal import blocks_of, deal_blocks, deal_rows
+from .effective import Dependence, copies_of, effective_sizes, kish, mean_and_error
+from .order import RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
 from .parameters import ParameterSpace, require_space
 from .sources import ChainSources
 
+WeightsKind = Literal["importance", "counts"]
+
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
-_GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of rows evenly, whatever the fractions
+_HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
+_LONG = 10.0  # autocorrelation times that a block has, if there are so many rows
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
@@ -33,8 +39,14 @@ class Chain(ChainSources):
             For a posterior: log prior + log likelihood.
         log_prior: (n,) normalised log prior per draw, if known.
         log_likelihood: (n,) log likelihood per draw, if known.
-        weights: (n,) non-negative importance weights, any scale; None for equal weights.
+        weights: (n,) non-negative weights, any scale; None for equal weights.
+        weights_kind: what they are. "counts": how many steps a Markov chain stayed at each row (GetDist, CosmoMC,
+            Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws). None:
+            counts if they are whole numbers, else importance weights.
         chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
+        rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
+            sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
+            a sequence, and independent with importance weights.
         log_evidence: log of the normalising constant (marginal likelihood), if known.
         log_evidence_error: its standard error.
         info: free-form record of where the chain comes from (sampler, seed, versions).
@@ -51,10 +63,12 @@ class Chain(ChainSources):
     log_prior: FloatArray | None
     log_likelihood: FloatArray | None
     weights: FloatArray | None
+    weights_kind: WeightsKind | None
     chain_id: np.ndarray | None
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
+    _rows: RowKind | None
 
     def __init__(
         self,
@@ -65,7 +79,9 @@ class Chain(ChainSources):
         log_prior: Any = None,
         log_likelihood: Any = None,
         weights: Any = None,
+        weights_kind: WeightsKind | None = None,
         chain_id: Any = None,
+        rows: RowKind | None = None,
         log_evidence: float | None = None,
         log_evidence_error: float | None = None,
         info: Mapping[str, Any] | None = None,
@@ -73,13 +89,16 @@ class Chain(ChainSources):
         require_space(space, "chain.space")
         checked = _checked_samples(samples, space)
         n = len(checked)
+        weights = _checked_weights(weights, n)
         fields = {
             "samples": checked,
             "space": space,
             "log_prob": _checked_column(log_prob, "log_prob", n),
             "log_prior": _checked_column(log_prior, "log_prior", n),
             "log_likelihood": _checked_column(log_likelihood, "log_likelihood", n),
-            "weights": _checked_weights(weights, n),
+            "weights": weights,
+            "weights_kind": _checked_kind(weights_kind, weights),
+            "_rows": checked_rows(rows),
             "chain_id": _checked_chain_id(chain_id, n),
             "log_evidence": None if log_evidence is None else float(log_evidence),
             "log_evidence_error": None if log_evidence_error is None else float(log_evidence_error),
@@ -123,31 +142,78 @@ class Chain(ChainSources):
         same = np.ptp(rows, axis=0) == 0.0
         return tuple(name for name, flat in zip(self.names, same, strict=True) if flat)
 
-    @property
-    def effective_size(self) -> float:
-        """Effective number of independent draws.
+    @cached_property
+    def row_order(self) -> RowOrder:
+        """What the order of the rows is taken to mean, and why."""
+        if self._rows == "independent":
+            return RowOrder("independent", "as was said")
+        if self._rows == "sequence":
+            in_turn = None if self.chain_id is not None else walkers_in_turn(self.samples)
+            return in_turn or RowOrder("sequence", "as was said")
+        importance = self.weights_kind == "importance"
+        density = self.log_prob if self.log_likelihood is None else self.log_likelihood
+        return recognised(self.samples, self.chain_id, importance=importance, density=density)
 
-        With weights, Kish's (sum w)^2 / sum w^2: weighted rows are no sequence in time. Without, n over the longest
-        integrated autocorrelation time of any parameter.
+    @property
+    def rows(self) -> RowKind:
+        """What the order of the rows means: "sequence" or "independent"."""
+        return self.row_order.kind if self._rows is None else self._rows
+
+    @cached_property
+    def dependence(self) -> Dependence:
+        """How the rows depend on each other: sequences in time, or copies of distinct rows."""
+        if self.rows == "sequence":
+            return Dependence(sequences=sequences_of(self.n, self.chain_id, self.row_order.period))
+        return Dependence(copies=copies_of(self.samples))
+
+    @cached_property
+    def effective_size(self) -> float:
+        """Number of independent draws that would know the parameters as well: the one effective size of a chain.
+
+        Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
+        autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
+        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. It is about means: how much
+        of a density's shape the rows can teach is another number.
         """
-        if self.weights is not None:
-            probabilities = self.probabilities
-            return float(1.0 / np.sum(probabilities**2))
-        return self.n / self.autocorrelation_time
+        if self.dependence.sequences is not None and self.weights is None:
+            return self.n / self.autocorrelation_time
+        size = kish(self.probabilities, self.dependence.copies)
+        if self.dependence.sequences is None:
+            return size
+        of_means = float(effective_sizes(self.samples, self.probabilities, self.dependence).min())
+        return of_means if self.weights_kind == "counts" else min(of_means, size)
 
     @cached_property
     def autocorrelation_time(self) -> float:
-        """The longest integrated autocorrelation time of any parameter, in rows (1 for weighted chains)."""
-        if self.weights is not None or self.n < 10:
+        """The longest integrated autocorrelation time of any parameter, in rows; 1 where their order means nothing."""
+        if self.dependence.sequences is None or self.n < 10:
             return 1.0
-        return float(autocorrelation_time(self.samples, self.chain_id).max())
+        if self.weights is None:
+            return float(integrated_time(self.samples, self.dependence.sequences).max())
+        parts = (
+            self.probabilities * (column - centre) for column, centre in zip(self.samples.T, self.mean(), strict=True)
+        )
+        return max(float(integrated_time(part[:, None], self.dependence.sequences)[0]) for part in parts)
+
+    def mean_and_error(self, values: Any) -> tuple[FloatArray, FloatArray]:
+        """Returns the weighted mean (k,) of functions of the rows, and its standard error (k,), dependence included.
+
+        Args:
+            values: (n, k) or (n,), then both are numbers; finite wherever the weight is positive.
+        """
+        array = float_array(values, "mean_and_error: values")
+        columns = array[:, None] if array.ndim == 1 else array
+        mean, error = mean_and_error(columns, self.probabilities, self.dependence)
+        return (mean[0], error[0]) if array.ndim == 1 else (mean, error)
 
     @cached_property
     def r_hat(self) -> FloatArray | None:
         """Rank-normalised split R-hat of each parameter, (d,): 1 where the chains agree, at most 1.01 if converged.
 
-        None without two chains of four rows, and with weights that are no counts (see `convergence.r_hat`).
+        None without two chains of four rows, and with importance weights (see `convergence.r_hat`).
         """
+        if self.weights_kind == "importance":
+            return None
         return r_hat(self.samples, self.chain_id, self.weights)
 
     def mean(self) -> FloatArray:
@@ -188,12 +254,10 @@ class Chain(ChainSources):
         return Chain(self.samples[:, columns], space, **parts)
 
     def thin(self, n: int) -> Chain:
-        """Returns every n-th row of each chain (of the rows as they stand where there are no chain ids)."""
+        """Returns every n-th row of each sequence (of the rows as they stand where their order means nothing)."""
         step = positive_int(n, "thin")
-        if self.chain_id is None:
-            return self.take(np.arange(0, self.n, step))
-        kept = [np.flatnonzero(self.chain_id == label)[::step] for label in np.unique(self.chain_id)]
-        return self.take(np.sort(np.concatenate(kept)))
+        sequences = self.dependence.sequences or [np.arange(self.n)]
+        return self.take(np.sort(np.concatenate([rows[::step] for rows in sequences])))
 
     def resample(self, key: jax.Array, n: int) -> Chain:
         """Returns n equally weighted rows, drawn by systematic resampling (the least added noise)."""
@@ -204,9 +268,9 @@ class Chain(ChainSources):
     def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
-        Independent rows are dealt one by one; weighted ones so that each part has its share of the heavy rows. Rows
-        that are autocorrelated are dealt in blocks of ten autocorrelation times, at least 40 blocks in all, so that
-        near-copies of a row do not land in both parts.
+        Independent rows are dealt one by one, copies together, weighted ones so that each part has its share of the
+        heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, at least 40 blocks in all, so
+        that near-copies of a row do not land in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal([fraction, 1.0 - fraction], key)
@@ -216,29 +280,13 @@ class Chain(ChainSources):
         """Returns row numbers, sorted, of disjoint parts with about the given fractions of the rows (see `split`)."""
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
-        if self.weights is not None:
-            return _dealt_by_weight(self.weights, fractions, key)
-        tau = self.autocorrelation_time
-        length = 1 if tau < 1.5 else max(1, min(int(np.ceil(10 * tau)), self.n // _BLOCKS))
+        generator, tau = _generator(key), self.autocorrelation_time
+        sequences = self.dependence.sequences
+        if sequences is None or (tau < _HARDLY and self.weights is not None):
+            return deal_rows(generator, self.probabilities, self.dependence.copies, fractions)
+        length = 1 if tau < _HARDLY else max(1, min(int(np.ceil(_LONG * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
-        blocks = self._blocks(length, len(fractions))
-        order = _generator(key).permutation(len(blocks))
-        ends = np.cumsum([len(blocks[i]) for i in order])
-        cuts, parts = [0], len(fractions)
-        for j, share in enumerate(np.cumsum(fractions)[:-1]):
-            nearest = int(np.argmin(np.abs(ends - share * self.n))) + 1
-            cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
-        return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
-
-    def _blocks(self, length: int, fewest: int) -> list[np.ndarray]:
-        labels = np.zeros(self.n, dtype=int) if self.chain_id is None else self.chain_id
-        blocks = []
-        for label in np.unique(labels):
-            rows = np.flatnonzero(labels == label)
-            blocks += np.array_split(rows, max(1, len(rows) // length))
-        if len(blocks) < fewest:
-            raise ValueError(f"split: the chain is too short, for its autocorrelation, to be cut into {fewest} blocks.")
-        return blocks
+        return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
 
     def take(self, rows: Any) -> Chain:
         """Returns the chosen rows, with everything that belongs to them."""
@@ -252,17 +300,22 @@ class Chain(ChainSources):
         return Chain(samples, self.space, **parts)
 
     def replace(self, **changes: Any) -> Chain:
-        """Returns a copy with some fields changed."""
+        """Returns a copy with some fields changed; of new weights the kind is told anew, if it is not given."""
         parts = {"samples": self.samples, "space": self.space, **self._parts()}
         unknown = changes.keys() - parts.keys()
         if unknown:
             raise TypeError(f"replace: no field named {shorten(sorted(unknown))}; the fields are {shorten(parts, 20)}.")
+        if "weights" in changes and "weights_kind" not in changes:
+            changes["weights_kind"] = None
         parts.update(changes)
         return Chain(parts.pop("samples"), parts.pop("space"), **parts)
 
     def _parts(self) -> dict[str, Any]:
-        names = (*_PER_DRAW, "log_evidence", "log_evidence_error", "info")
-        return {name: getattr(self, name) for name in names}
+        names = (*_PER_DRAW, "weights_kind", "log_evidence", "log_evidence_error", "info")
+        parts = {**{name: getattr(self, name) for name in names}, "rows": self.rows}
+        if self.chain_id is None and self.row_order.period > 1:  # some rows or columns would not show it
+            parts["chain_id"] = np.arange(self.n) % self.row_order.period
+        return parts
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of names, samples and weights: identifies the chain without holding it."""
@@ -270,6 +323,9 @@ class Chain(ChainSources):
         digest.update(self.samples.data)
         if self.weights is not None:
             digest.update(self.probabilities.tobytes())
+        usual = "independent" if self.weights_kind == "importance" else "sequence"
+        if self.weights_kind == "counts" or self.rows != usual:
+            digest.update(f"{self.weights_kind} {self.rows}".encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -285,22 +341,6 @@ def systematic_rows(key: jax.Array, probabilities: FloatArray, n: int) -> np.nda
     """Returns n row numbers, drawn in proportion to the probabilities by systematic resampling."""
     positions = (np.arange(n) + float(jax.random.uniform(key))) / n
     return np.minimum(np.searchsorted(np.cumsum(probabilities), positions), len(probabilities) - 1)
-
-
-def _dealt_by_weight(weights: FloatArray, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
-    """Returns row numbers, dealt in the order of their weights, so that every part has its share of those too."""
-    generator, n = _generator(key), len(weights)
-    shuffled = generator.permutation(n)
-    order = shuffled[np.argsort(-weights[shuffled], kind="stable")]
-    place = (generator.random() + _GOLDEN * np.arange(n)) % 1.0
-    part = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
-    dealt = [np.sort(order[part == j]) for j in range(len(fractions))]
-    if not all(weights[rows].any() for rows in dealt):
-        raise ValueError(
-            f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
-            f"{shorten(fractions)}; got {np.count_nonzero(weights)}."
-        )
-    return dealt
 
 
 def _generator(key: jax.Array) -> np.random.Generator:
@@ -373,6 +413,21 @@ def _checked_weights(weights: Any, n: int) -> FloatArray | None:
     if not (total > 0 and np.isfinite(total)):
         raise ValueError(f"chain.weights: expected a positive, finite sum; got {total:g}.")
     return array
+
+
+def _checked_kind(kind: Any, weights: FloatArray | None) -> WeightsKind | None:
+    if kind is not None:
+        one_of(kind, "chain.weights_kind", get_args(WeightsKind))
+    if weights is None:
+        return None
+    if kind is None:
+        return "counts" if are_counts(weights) else "importance"
+    if kind == "counts" and not are_counts(weights):
+        raise ValueError(
+            "chain.weights: expected whole numbers, the steps that a Markov chain stayed at each row; got fractions, "
+            f"{shorten(weights[np.round(weights) != weights], 3)}. Pass weights_kind='importance'."
+        )
+    return kind
 
 
 def _checked_chain_id(chain_id: Any, n: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from scipy.stats import chi2, rankdata
 
 from .._checks import FloatArray
-from .autocorrelation import autocorrelation_time
+from .autocorrelation import autocorrelation_time, sequences_of, steps_of
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -18,8 +18,8 @@ _MOST_ROWS = 200_000  # of longer chains evenly spaced rows are ranked: R-hat do
 _FEWEST_ROWS = 100  # shorter chains are not judged
 _WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
 _FALSE_ALARM = 1e-3  # how often converged chains are said to disagree
+_SLOW = 1.5  # rows of autocorrelation time from which on it is what makes draws few
 _FEWEST_DRAWS = 400.0  # effective draws that the same section asks of four chains
-_NEAR_COPIES = 10.0  # rows to one independent draw above which thinning loses next to nothing
 
 
 def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray | None = None) -> FloatArray | None:
@@ -39,7 +39,7 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
     """
     if chain_id is None or not are_counts(weights):
         return None
-    rows = [chain for chain in _steps(len(samples), chain_id, weights) if len(chain) >= 4]
+    rows = [chain for chain in steps_of(sequences_of(len(samples), chain_id), weights) if len(chain) >= 4]
     if len(rows) < 2:
         return None
     length = min(min(map(len, rows)), max(4, _MOST_ROWS // len(rows)))
@@ -52,13 +52,6 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
 def are_counts(weights: FloatArray | None) -> bool:
     """Returns whether weights say how often a Markov chain stayed at each row (None: once), and are no densities."""
     return weights is None or bool((np.round(weights) == weights).all())
-
-
-def _steps(n: int, chain_id: np.ndarray | None, weights: FloatArray | None) -> list[np.ndarray]:
-    """Returns the row of each step of each chain: rows as often as they were repeated."""
-    ids = np.zeros(n, dtype=int) if chain_id is None else chain_id
-    rows = [np.flatnonzero(ids == label) for label in np.unique(ids)]
-    return rows if weights is None else [np.repeat(chain, weights[chain].astype(int)) for chain in rows]
 
 
 def _rank_normalised(x: FloatArray) -> float:
@@ -84,27 +77,14 @@ def judge(chain: Chain, *, walkers: bool = False) -> tuple[dict[str, Any], list[
         walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
     """
     ratios = None if walkers else chain.r_hat
-    size, tau = _independent(chain)
-    report: dict[str, Any] = {"effective_size": size, "autocorrelation_time": tau}
+    report: dict[str, Any] = {
+        "effective_size": float(chain.effective_size),
+        "autocorrelation_time": float(chain.autocorrelation_time),
+    }
     if ratios is not None:
         report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
     judged = chain.n >= _FEWEST_ROWS
-    return report, _of_r_hat(chain, ratios) + _of_size(chain, size, tau) if judged else []
-
-
-def _independent(chain: Chain) -> tuple[float, float]:
-    """Returns the number of independent draws, and the autocorrelation time in rows.
-
-    Rows that are weighted by counts are a sequence too: its steps are judged, and at most Kish's effective size.
-    """
-    size, tau = chain.effective_size, chain.autocorrelation_time
-    if chain.weights is None or not are_counts(chain.weights):
-        return float(size), float(tau)
-    steps = [rows[:_MOST_ROWS] for rows in _steps(chain.n, chain.chain_id, chain.weights)]
-    ids = np.repeat(np.arange(len(steps)), [len(rows) for rows in steps])
-    in_steps = float(autocorrelation_time(chain.samples[np.concatenate(steps)], ids).max())
-    total = float(chain.weights.sum())
-    return min(float(size), total / in_steps), max(1.0, in_steps * chain.n / total)
+    return report, _of_r_hat(chain, ratios) + _of_size(chain) if judged else []
 
 
 def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
@@ -132,21 +112,19 @@ def _r_hat_by_chance(chain: Chain) -> FloatArray:
     means = np.stack([chain.samples[codes == code].mean(axis=0) for code in range(len(labels))])
     tau = autocorrelation_time(chain.samples - means[codes], ids)
     halves = 2 * len(labels)
-    rows = chain.n if chain.weights is None else chain.effective_size
+    rows = chain.n if chain.weights is None else chain.effective_size * tau
     quantile = chi2.isf(_FALSE_ALARM / (2 * chain.dim), halves - 1) / (halves - 1)
     return np.sqrt(1.0 + quantile * tau * halves / rows)
 
 
-def _of_size(chain: Chain, size: float, tau: float) -> list[str]:
-    if size < min(_FEWEST_DRAWS, chain.n / 2):
-        cause = f"autocorrelation time {tau:.0f} rows" if are_counts(chain.weights) else "the weights sit on few rows"
-        return [
-            f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
-            f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."
-        ]
-    if tau > _NEAR_COPIES:
-        return [
-            f"Thinning: {tau:.0f} rows in a row say what one independent draw says. "
-            f"chain.thin({int(tau / 2)}) loses next to nothing and is faster in every later step."
-        ]
-    return []
+def _of_size(chain: Chain) -> list[str]:
+    size = chain.effective_size
+    if size >= min(_FEWEST_DRAWS, chain.n / 2):
+        return []
+    cause = "rows repeat" if chain.weights is None else "the weights sit on few rows"
+    if chain.rows == "sequence" and chain.autocorrelation_time > _SLOW:
+        cause = f"autocorrelation time {chain.autocorrelation_time:.0f} rows"
+    return [
+        f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
+        f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."
+    ]

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from .._checks import FloatArray, optional_import, shorten
+from .autocorrelation import steps_of
 from .chain import Chain
 from .parameters import ParameterSpace
-from .table import Table, columns_of, complaint_of_divergences, declared, to_chain
+from .table import KINDS, Table, columns_of, complaint_of_divergences, declared, to_chain
 
 _PARTS = {"log_prob": "lp", "log_prior": "log_prior", "log_likelihood": "log_likelihood_total"}
 _WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
@@ -24,6 +25,7 @@ _ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its va
 _PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id")}
 
 
+_MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
 
 
@@ -49,8 +51,9 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are, with the
     names, units, labels and bounds of learned priors as coordinates of their sites (dimension "<site>_parameter").
 
-    ArviZ knows no weights, and chains of one length only. Weighted chains are therefore resampled to round(effective
-    size) rows of equal weight, and rows of unequal chain lengths become a single chain; all rows as they were are in a
+    ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
+    importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become
+    a single chain; all rows as they were are in a
     group of their own, "posterior_rows", from which `from_arviz` has them back. Log density, log prior and log
     likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total); units, labels and bounds to the variables'
     attributes; evidence, its error and the chain's info (as JSON) to the attributes of `posterior`.
@@ -82,8 +85,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
         )
     source, weighted = chain, chain.weights is not None
     if weighted:
-        rows = max(round(chain.effective_size), 1)
-        chain = chain.resample(jax.random.key(0) if key is None else key, rows)
+        chain = _equally_weighted(chain, jax.random.key(0) if key is None else key)
     shape = _chains_and_draws(chain)
     order = np.arange(chain.n) if chain.chain_id is None else np.argsort(chain.chain_id, kind="stable")
 
@@ -164,6 +166,7 @@ def _read_posterior(data: Any) -> Table:
         fields,
         **declared(space for space in spaces.values() if space is not None),
         evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
+        rows=posterior.attrs.get("rows") if ours else None,
         info=json.loads(posterior.attrs["info"]) if ours else _record(words, "lp" in stats, diverged),
         complaints=complaint_of_divergences(diverged, chains * draws),
     )
@@ -230,6 +233,17 @@ def arviz_module() -> ModuleType:
         return optional_import("arviz", "arviz", "to_arviz")
 
 
+def _equally_weighted(chain: Chain, key: jax.Array) -> Chain:
+    """Returns rows of equal weight: a Markov chain's steps, or as many draws of weighted rows as they are worth."""
+    if chain.weights_kind == "counts" and chain.rows == "sequence":
+        assert chain.weights is not None
+        assert chain.dependence.sequences is not None
+        every = max(1, round(float(chain.weights.sum()) / _MOST_STEPS))
+        steps = steps_of(chain.dependence.sequences, chain.weights, every)
+        return chain.take(np.concatenate(steps)).replace(weights=None)
+    return chain.resample(key, max(round(chain.effective_size), 1))
+
+
 def _chains_and_draws(chain: Chain) -> tuple[int, int]:
     if chain.chain_id is None:
         return 1, chain.n
@@ -248,7 +262,8 @@ def _add_all_rows(data: Any, chain: Chain) -> None:
     columns |= {name: values for name, values in per_row.items() if values is not None}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row", values) for name, values in columns.items()})
-    rows.attrs = {"written_by": _WRITER, "resampled_to": data.posterior.sizes["draw"]}
+    rows.attrs = {"written_by": _WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}
+    rows.attrs |= {name: getattr(chain, name) for name in KINDS if getattr(chain, name) is not None}
     if hasattr(data, "add_groups"):
         data.add_groups({_ALL_ROWS: rows}, warn_on_custom_groups=False)
     else:
@@ -263,7 +278,9 @@ def _with_all_rows(table: Table, rows: Any) -> Table:
     if len(table.samples) != rows.attrs["resampled_to"]:
         return table
     fields = {field: rows[name].values for field, name in _PER_ROW.items() if name in rows}
-    return replace(table, samples=np.column_stack([rows[name].values for name in names]), fields=fields)
+    samples = np.column_stack([rows[name].values for name in names])
+    kinds: dict[str, Any] = {name: rows.attrs.get(name) for name in KINDS}
+    return replace(table, samples=samples, fields=fields, **kinds)
 
 
 def _describe(posterior: Any, chain: Chain, *, resampled: bool) -> None:
@@ -275,3 +292,4 @@ def _describe(posterior: Any, chain: Chain, *, resampled: bool) -> None:
     posterior.attrs["written_by"] = _WRITER
     posterior.attrs["info"] = json.dumps(chain.info, default=str)
     posterior.attrs["resampled_from_weights"] = int(resampled)
+    posterior.attrs["rows"] = chain.rows

@@ -18,6 +18,7 @@ from .parameters import ParameterSpace, require_space
 DENSITIES = ("log_prob", "log_prior", "log_likelihood")
 FIELDS = (*DENSITIES, "weights", "chain_id")
 EVIDENCE = ("log_evidence", "log_evidence_error")
+KINDS = ("weights_kind", "rows")  # words, not numbers
 _RESERVED = (*FIELDS, "weight")
 
 
@@ -37,6 +38,8 @@ class Table:
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
         complaints: sentences about a run that its users should hear of.
         walkers: whether the chain ids are an ensemble's walkers, which depend on each other.
+        weights_kind: "counts" or "importance", where the source says it (see Chain).
+        rows: "sequence" or "independent", where the source says it (see Chain).
     """
 
     samples: Any
@@ -50,6 +53,8 @@ class Table:
     info: Mapping[str, Any] = field(default_factory=dict)
     complaints: tuple[str, ...] = ()
     walkers: bool = False
+    weights_kind: str | None = None
+    rows: str | None = None
 
 
 def table_of_columns(columns: Mapping[str, Any], **parts: Any) -> Table:
@@ -156,7 +161,8 @@ def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
     info = {**table.info, "left_out": left_out} if left_out else dict(table.info)
     columns = [names.index(name) for name in space.names]
     samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
-    return Chain(samples, space, **fields, **evidence, info=info)
+    parts: dict[str, Any] = {**fields, **evidence, "weights_kind": table.weights_kind, "rows": table.rows}
+    return Chain(samples, space, **parts, info=info)
 
 
 def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
@@ -240,7 +246,15 @@ def joined(tables: Sequence[Table]) -> Table:
         info={**info, "left_out": left_out} if left_out else info,
         complaints=tuple(dict.fromkeys(text for table in tables for text in table.complaints)),
         walkers=any(table.walkers for table in tables),
+        weights_kind=_common(tables, "weights_kind"),
+        rows=_common(tables, "rows"),
     )
+
+
+def _common(tables: Sequence[Table], field: str) -> str | None:
+    """Returns what all tables say of a field, None if they do not say the same."""
+    said = {getattr(table, field) for table in tables}
+    return said.pop() if len(said) == 1 else None
 
 
 def _renumbered(tables: Sequence[Table]) -> np.ndarray:

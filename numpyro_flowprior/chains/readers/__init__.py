@@ -78,8 +78,8 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
     MCMC, pocoMC's Sampler, dynesty's results, bilby's Result, GetDist's MCSamples, ArviZ's InferenceData and DataTree.
 
     `info` of the chain says where it comes from, which column is its log density and whether the prior is in it, what
-    was left out and why, and the effective size and R-hat. One warning tells of chains that are not converged, hold too
-    few independent draws, or want thinning.
+    was left out and why, what weights and the order of rows are taken for, and the effective size and R-hat. One
+    warning tells of chains that are not converged, or hold too few independent draws.
 
     Args:
         source: a path, a list of paths, or an object.
@@ -87,7 +87,8 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
             may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
         **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
-            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id.
+            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, weights_kind, rows. Where
+            a source does not say what its rows and weights are, `chain.replace(rows=..., weights_kind=...)` does.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -111,6 +112,9 @@ def read_object(source: Any, space: ParameterSpace | None, options: Mapping[str,
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{subject}: {error}") from error
+    chain.info["rows"] = chain.row_order.to_json()
+    if chain.weights_kind is not None:
+        chain.info["weights"] = chain.weights_kind
     chain.info["convergence"], unfit = judge(chain, walkers=table.walkers)
     if table.complaints or unfit:
         warnings.warn(f"{subject}: {' '.join([*table.complaints, *unfit])}", stacklevel=stacklevel)

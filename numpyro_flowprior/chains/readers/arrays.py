@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..._checks import float_array, shorten
-from ..table import EVIDENCE, FIELDS, Table, table_of_columns
+from ..table import EVIDENCE, FIELDS, KINDS, Table, table_of_columns
 
 _NO_LOG_PROB = "none: not given"
 _POCOMC = {
@@ -29,15 +30,19 @@ def read_array(
     log_likelihood: Any = None,
     weights: Any = None,
     chain_id: Any = None,
+    weights_kind: str | None = None,
+    rows: str | None = None,
 ) -> Table:
     """Returns the table of samples (n, d) or (chains, draws, d), or of a structured array with named fields.
 
-    What is given beside the samples has one value per draw: (n,), or (chains, draws).
+    What is given beside the samples has one value per draw: (n,), or (chains, draws); `weights_kind` and `rows` are
+    those of a Chain.
     """
     given = (log_prob, log_prior, log_likelihood, weights, chain_id)
     fields = {name: np.asarray(values) for name, values in zip(FIELDS, given, strict=True) if values is not None}
     if getattr(getattr(samples, "dtype", None), "names", None):
-        return table_of_columns({name: samples[name] for name in samples.dtype.names} | fields)
+        columns = {name: samples[name] for name in samples.dtype.names}
+        return table_of_columns(columns | fields, weights_kind=weights_kind, rows=rows)
     array = float_array(samples, "samples")
     if array.ndim == 3:
         chains, draws, dim = array.shape
@@ -48,6 +53,8 @@ def read_array(
         array,
         fields=fields,
         info={"source": "array", "log_prob": _NO_LOG_PROB if log_prob is None else "as given"},
+        weights_kind=weights_kind,
+        rows=rows,
     )
 
 
@@ -65,7 +72,7 @@ def read_dict(record: Mapping[str, Any]) -> Table:
         return table_of_columns(record, info={"source": "dictionary"})
     if published:
         record = {_POCOMC.get(key, key): value for key, value in record.items()}
-    known = ("samples", "names", *FIELDS, *EVIDENCE)
+    known = ("samples", "names", *FIELDS, *EVIDENCE, *KINDS)
     fields = {name: np.asarray(record[name]) for name in FIELDS if record.get(name) is not None}
     info: dict[str, Any] = {
         "source": "dictionary of pocoMC" if published else "dictionary",
@@ -79,6 +86,8 @@ def read_dict(record: Mapping[str, Any]) -> Table:
             fields,
             evidence={name: record.get(name) for name in EVIDENCE},
             info={**info, "left_out": left_out} if left_out else info,
+            weights_kind="importance" if published and "weights" in fields else record.get("weights_kind"),
+            rows="independent" if published else record.get("rows"),
         )
     )
 
@@ -104,4 +113,4 @@ def with_log_posterior(table: Table) -> Table:
             samples = samples[~dead]
             reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
             info["left_out"] = {**info.get("left_out", {}), "rows": reason}
-    return Table(samples, table.names, fields, evidence=table.evidence, info=info)
+    return replace(table, samples=samples, fields=fields, info=info)

@@ -16,6 +16,8 @@ from .arrays import with_log_posterior
 
 _DENSITIES = ("log_likelihood", "log_prior")
 _NONE = "none: the columns log_likelihood and log_prior are not both there"
+_NESTED = {"cpnest", "dynamic_dynesty", "dynesty", "nautilus", "nessai", "nestle", "pymultinest", "pypolychord"}
+_NESTED |= {"ultranest"}  # whose posteriors bilby resamples to equal weights
 _POSITIVE = ("LogNormal", "LogGaussian", "Exponential", "HalfGaussian", "HalfNormal", "Gamma", "ChiSquared")
 
 
@@ -80,7 +82,7 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
         info["left_out"] = {name: "not a column of numbers" for name in sorted(texts)}
     summed = with_log_posterior(Table(table.samples, table.names, table.fields, info=info))
     return Table(
-        table.samples,
+        summed.samples,
         table.names,
         summed.fields,
         {name: _bounds(prior) for name, prior in known.items()},
@@ -89,6 +91,7 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
         tuple(name for name in table.names or () if name not in searched),
         {ours: record[theirs] for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
         summed.info,
+        rows="independent" if str(record.get("sampler")).lower() in _NESTED else None,
     )
 
 

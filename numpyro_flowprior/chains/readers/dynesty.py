@@ -35,4 +35,6 @@ def read_dynesty(results: Any) -> Table:
             "log_evidence_error": None if error is None else np.asarray(error)[-1],
         },
         info={"source": "dynesty", "log_prob": _LOG_PROB},
+        weights_kind="importance",
+        rows="independent",
     )

@@ -94,4 +94,5 @@ def _table(
         },
         complaints=() if steps > LONG_ENOUGH * tau else (too_short,),
         walkers=True,
+        rows="sequence",
     )

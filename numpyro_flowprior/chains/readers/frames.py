@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..._checks import optional_import, require_unique, shorten
+from ..convergence import are_counts
 from ..table import Table, table_of_columns
 
 
@@ -26,9 +27,12 @@ def read_pandas(frame: Any) -> Table:
         )
     require_unique(names, "expected unique column names")
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
+    kinds: dict[str, Any] = {}
     if "weights" in frame.index.names:
         columns["weights"] = np.asarray(frame.index.get_level_values("weights"))
-    return table_of_columns(columns, info={"source": "pandas"})
+        if not are_counts(columns["weights"]):  # a nested sampler's; MCMC has counts there
+            kinds = {"weights_kind": "importance", "rows": "independent"}
+    return table_of_columns(columns, info={"source": "pandas"}, **kinds)
 
 
 def read_parquet(path: Path) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,22 @@ def read_getdist(
     if start:
         info["left_out"] = {"burn-in": f"the first {start} of {len(rows)} rows"}
     rows = rows[start:]
-    fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
+    fields, kind = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}, _kind(rows[:, 0])
     if header is None and not (are_counts(rows[:, 0]) if log_posterior is None else log_posterior):
         del fields["log_prob"]
         info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": _AMBIGUOUS}}
     if header is not None:
-        return _cobaya(rows, header, fields, info, _ranges(roots), sampled)
-    return Table(rows[:, 2:], tuple(names), fields, _ranges(roots), labels=labels, derived=derived, info=info)
+        return replace(_cobaya(rows, header, fields, info, _ranges(roots), sampled), weights_kind=kind)
+    return Table(
+        rows[:, 2:],
+        tuple(names),
+        fields,
+        _ranges(roots),
+        labels=labels,
+        derived=derived,
+        info=info,
+        weights_kind=kind,
+    )
 
 
 def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
@@ -88,6 +98,7 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
         info |= {"log_prob": "none", "left_out": {"log_prob": _AMBIGUOUS}}
     elif samples.loglikes is not None:
         fields["log_prob"], info["log_prob"] = -np.asarray(samples.loglikes), _LOG_PROB
+    drawn = getattr(samples, "sampler", "mcmc") in ("nested", "uncorrelated")
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2:
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -100,7 +111,13 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
         labels={p.name: f"${p.label}$" for p in parameters if p.label},
         derived=tuple(p.name for p in parameters if p.isDerived),
         info=info,
+        weights_kind=None if fields["weights"] is None else "importance" if drawn else _kind(fields["weights"]),
+        rows="independent" if drawn else None,
     )
+
+
+def _kind(weights: np.ndarray) -> str:
+    return "counts" if are_counts(weights) else "importance"
 
 
 def _or(value: float | None, default: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from ..._checks import shorten
 from ...storage import atomic_file
 from ..chain import Chain
-from ..table import EVIDENCE, FIELDS, Table
+from ..table import EVIDENCE, FIELDS, KINDS, Table
 
 
 def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
@@ -26,9 +26,9 @@ def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
         "labels": np.array(chain.space.labels),
         "info": np.array(json.dumps(chain.info, default=str)),
     }
-    for name in (*FIELDS, *EVIDENCE):
+    for name in (*FIELDS, *EVIDENCE, *KINDS):
         if getattr(chain, name) is not None:
-            fields[name] = getattr(chain, name)
+            fields[name] = np.asarray(getattr(chain, name))
     path = Path(path)
     with atomic_file(path) as file:
         np.savez(file, **fields)
@@ -39,7 +39,8 @@ def read_npz(path: Path) -> Table:
     """Returns the table of an npz file.
 
     It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2), `log_prob`, `log_prior`, `log_likelihood`,
-    `weights`, `chain_id` (n,), `log_evidence`, `log_evidence_error`, `units` and `labels` (d,), `info` (JSON).
+    `weights`, `chain_id` (n,), `log_evidence`, `log_evidence_error`, `units` and `labels` (d,), `weights_kind` and
+    `rows` (words, see Chain), `info` (JSON).
     """
     arrays = _arrays(path)
     if "samples" not in arrays:
@@ -47,7 +48,8 @@ def read_npz(path: Path) -> Table:
             f"expected an array 'samples' of shape (n, d); the file has {shorten(arrays, 40) or 'nothing'}."
         )
     names = tuple(_texts(arrays["names"])) if "names" in arrays else None
-    known = {"samples", "names", "bounds", "units", "labels", "info", *FIELDS, *EVIDENCE}
+    known = {"samples", "names", "bounds", "units", "labels", "info", *FIELDS, *EVIDENCE, *KINDS}
+    kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
     info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', taken at its name"}
     if "log_prob" not in arrays:
         info["log_prob"] = "none: no such array"
@@ -63,6 +65,7 @@ def read_npz(path: Path) -> Table:
         labels=_by_name(arrays, "labels", names),
         evidence={name: arrays.get(name) for name in EVIDENCE},
         info={**info, "left_out": {**info.get("left_out", {}), **unknown}} if unknown else info,
+        **kinds,
     )
 
 

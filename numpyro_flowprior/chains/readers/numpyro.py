@@ -45,6 +45,7 @@ def read_numpyro(mcmc: Any) -> Table:
         **declared(spaces.values()),
         derived=tuple(name for site in unlike for name in columns[site][0]),
         info=info,
+        rows="sequence",
         complaints=complaint_of_divergences(info.get("divergences", 0), chains * length),
     )
 

@@ -65,7 +65,8 @@ def read_stan(path: Path) -> Table:
         info["divergences"] = int(rows[:, layout.header.index("divergent__")].sum())
         complaints += complaint_of_divergences(info["divergences"], len(rows))
     columns = [layout.header.index(name) for name in names]
-    return Table(rows[:, columns], tuple(map(_spelled, names)), info=info, complaints=complaints)
+    names = list(map(_spelled, names))
+    return Table(rows[:, columns], tuple(names), info=info, complaints=complaints, rows="sequence")
 
 
 def _layout(path: Path) -> _Layout:

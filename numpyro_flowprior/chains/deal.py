@@ -1,0 +1,72 @@
+"""Dealing rows into parts: single rows where they are independent, blocks where neighbours are near copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._checks import FloatArray, shorten
+
+_GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of rows evenly, whatever the fractions
+
+
+def blocks_of(sequences: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
+    """Returns the row numbers of consecutive stretches of at least `length` rows, or of whole shorter sequences."""
+    blocks = []
+    for rows in sequences:
+        blocks += np.array_split(rows, max(1, len(rows) // length))
+    return blocks
+
+
+def deal_blocks(
+    generator: np.random.Generator,
+    blocks: Sequence[np.ndarray],
+    probabilities: FloatArray,
+    fractions: Sequence[float],
+) -> list[np.ndarray]:
+    """Returns sorted row numbers of disjoint parts of whole blocks, with about the given fractions of the weight.
+
+    Raises:
+        ValueError: fewer blocks than parts.
+    """
+    parts = len(fractions)
+    if len(blocks) < parts:
+        raise ValueError(f"split: the chain is too short, for its autocorrelation, to be cut into {parts} blocks.")
+    order = generator.permutation(len(blocks))
+    ends = np.cumsum([probabilities[blocks[i]].sum() for i in order])
+    cuts = [0]
+    for j, share in enumerate(np.cumsum(fractions)[:-1]):
+        nearest = int(np.argmin(np.abs(ends - share * ends[-1]))) + 1
+        cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
+    return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
+
+
+def deal_rows(
+    generator: np.random.Generator, weights: FloatArray, copies: np.ndarray | None, fractions: Sequence[float]
+) -> list[np.ndarray]:
+    """Returns sorted row numbers of disjoint parts, dealt in the order of weights: each has its share of heavy rows.
+
+    Args:
+        generator: of the order of equal weights.
+        weights: (n,) of the rows.
+        copies: (n,) distinct rows' numbers, whose copies stay together; None for all distinct.
+        fractions: of the rows, which sum to one.
+
+    Raises:
+        ValueError: too few rows of positive weight for a part to have any.
+    """
+    units = np.arange(len(weights)) if copies is None else copies
+    heavy = np.bincount(units, weights)
+    shuffled = generator.permutation(len(heavy))
+    order = shuffled[np.argsort(-heavy[shuffled], kind="stable")]
+    place = (generator.random() + _GOLDEN * np.arange(len(heavy))) % 1.0
+    part = np.empty(len(heavy), dtype=int)
+    part[order] = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
+    dealt = [np.flatnonzero(part[units] == j) for j in range(len(fractions))]
+    if not all(weights[rows].any() for rows in dealt):
+        raise ValueError(
+            f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
+            f"{shorten(fractions)}; got {np.count_nonzero(heavy)}."
+        )
+    return dealt

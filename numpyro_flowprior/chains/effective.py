@@ -1,0 +1,118 @@
+"""How well averages over a chain's rows are known: rows that repeat, follow each other, or have weights.
+
+One formula serves all chains. The weighted mean of f is sum p f, with probabilities p that sum to one; its error is
+that of the sum of u = p (f - mean), whose terms are independent, or copies of each other, or a sequence in time:
+
+    variance = sum u^2                    independent rows
+             = sum (sum of copies' u)^2   rows that repeat
+             = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
+
+Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._checks import FloatArray
+from .autocorrelation import integrated_time
+
+_FEWEST = 10  # rows of a sequence whose autocorrelation is looked at
+_LOOKED_AT = 50_000  # rows that tell whether equal rows are copies
+_ON_GRID = 1e-3  # of the smallest gap between values: on a grid, all gaps are multiples of it to this precision
+_CHANCE = 10.0  # equal pairs, and times as many as by chance, that rounding explains
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """How rows depend on each other.
+
+    Attributes:
+        sequences: row numbers of each sequence in time; None for rows whose order means nothing.
+        copies: (n,) the number of the distinct row that each row is a copy of, for rows without an order; None for all
+            distinct.
+    """
+
+    sequences: Sequence[np.ndarray] | None = None
+    copies: np.ndarray | None = None
+
+
+def mean_and_error(
+    values: FloatArray, probabilities: FloatArray, dependence: Dependence
+) -> tuple[FloatArray, FloatArray]:
+    """Returns the weighted mean of each column (k,), and its standard error (k,).
+
+    Args:
+        values: (n, k) functions of the rows, finite wherever the probability is positive.
+        probabilities: (n,) weights that sum to one.
+        dependence: of the rows.
+    """
+    found = [_of_column(column, probabilities, dependence) for column in values.T]  # one by one: they may be long
+    return np.array([mean for mean, _ in found]), np.array([error for _, error in found])
+
+
+def _of_column(values: FloatArray, probabilities: FloatArray, dependence: Dependence) -> tuple[float, float]:
+    values = np.where(probabilities > 0.0, values, 0.0)
+    mean = float(probabilities @ values)
+    parts = probabilities * (values - mean)
+    if dependence.sequences is not None:
+        tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
+        return mean, float(np.sqrt(tau * np.sum(parts**2)))
+    terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
+    return mean, float(np.sqrt(np.sum(terms**2)))
+
+
+def effective_sizes(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> FloatArray:
+    """Returns how many independent draws would know each column's mean as well, (d,); n for a constant column."""
+    mean, error = mean_and_error(samples, probabilities, dependence)
+    variance = np.array([probabilities @ (x - m) ** 2 for x, m in zip(samples.T, mean, strict=True)])
+    varies = error > 0
+    return np.where(varies, variance / np.where(varies, error**2, 1.0), float(len(samples)))
+
+
+def kish(probabilities: FloatArray, copies: np.ndarray | None = None) -> float:
+    """Returns Kish's effective size, (sum p)^2 / sum p^2, of weights that sum to one; copies count as one row."""
+    shares = probabilities if copies is None else np.bincount(copies, probabilities)
+    return float(1.0 / np.sum(shares**2))
+
+
+def copies_of(samples: FloatArray) -> np.ndarray | None:
+    """Returns the number of the distinct row that each row (n, d) is a copy of, (n,); None if there are no copies.
+
+    Equal rows are copies unless rounding explains them: where every column's values lie on a grid, and no more pairs
+    are equal than as many rows on it have by chance.
+    """
+    if not _are_copies(samples[:_LOOKED_AT]):
+        return None
+    return np.unique(_marks(samples), return_inverse=True)[1]
+
+
+def _marks(samples: FloatArray) -> FloatArray:
+    """Returns a number (n,) for each row that is equal for equal rows, and for others next to never."""
+    directions = np.random.default_rng(0).normal(size=samples.shape[1])
+    scale = np.ptp(samples, axis=0)
+    return ((samples - samples[0]) / np.where(scale > 0, scale, 1.0)) @ directions
+
+
+def _are_copies(samples: FloatArray) -> bool:
+    _, first, counts = np.unique(_marks(samples), return_index=True, return_counts=True)
+    if len(first) == len(samples):
+        return False
+    distinct = samples[first]
+    if len(distinct) < 3 or not all(_on_grid(column) for column in distinct.T):
+        return True
+    equal = np.sum(counts * (counts - 1.0)) / 2.0
+    shares = [np.unique(column, return_counts=True)[1] / len(distinct) for column in distinct.T]
+    by_chance = 0.5 * len(samples) ** 2 * np.prod([np.sum(share**2) for share in shares])
+    return bool(samples.shape[1] > 1 and equal > _CHANCE + _CHANCE * by_chance)
+
+
+def _on_grid(values: FloatArray) -> bool:
+    gaps = np.diff(np.unique(values))
+    if len(gaps) < 2:
+        return True
+    ratio = gaps / gaps.min()
+    return bool(np.all(np.abs(ratio - np.round(ratio)) < _ON_GRID * np.maximum(ratio, 1.0)))

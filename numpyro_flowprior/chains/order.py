@@ -1,0 +1,210 @@
+"""What the order of a chain's rows means: a sequence in time, walkers in turn, or nothing.
+
+Markov chains are sequences: neighbours are near copies, and statistics, splits and blocks follow the order. Files often
+lost it: nested samplers' posteriors are sorted by likelihood, published rows are shuffled, ensembles are flattened with
+their walkers in turn. What shows in the rows is recognised here; what does not, the user says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.special import ndtri
+from scipy.stats import kendalltau, rankdata
+
+from .._checks import FloatArray, one_of
+from .effective import copies_of
+
+RowKind = Literal["sequence", "independent"]
+
+_FEWEST = 100  # rows below which nothing is recognised
+_MOST_ROWS = 50_000  # rows that are looked at
+_LONGEST = 4096  # period that is looked for: walkers in turn
+_CLEAR = 6.0  # standard errors by which a correlation counts
+_FAR = 30  # rows apart: beyond neighbours, within any trend of a sorted file
+_LOCAL = 0.8  # of the squared distance of rows that far apart: neighbours of a Markov chain are nearer than this
+_SORTED = 0.999  # share of neighbours in order, in a sorted column
+_PARTS = 12  # that a file is cut into, to see whether their densities are in order ...
+_TREND = 0.9  # ... by Kendall's tau: as much by chance in one of 10^6 files
+_MOST_COMPARED, _NEIGHBOURS, _CHUNK = 2000, 5, 500  # rows whose neighbours are looked for, how many, rows at a time
+_FLATTEST = 1e-6  # of the widest direction's variance: flatter ones are rounding
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """What the order of rows means, and why it is taken to.
+
+    Attributes:
+        kind: "sequence" (in time, as a Markov chain made them) or "independent" (their order means nothing).
+        why: in words.
+        period: walkers that take turns in a sequence: row i is of walker i modulo period; 1 for none.
+    """
+
+    kind: RowKind
+    why: str
+    period: int = 1
+
+    def to_json(self) -> dict[str, object]:
+        """Returns a JSON-ready record."""
+        record: dict[str, object] = {"kind": self.kind, "why": self.why}
+        return record if self.period == 1 else {**record, "walkers_in_turn": self.period}
+
+
+def checked_rows(rows: object) -> RowKind | None:
+    """Returns what a user says of the order of rows, None for nothing said."""
+    if rows is None:
+        return None
+    one_of(rows, "chain.rows", get_args(RowKind))
+    return rows  # type: ignore[return-value]
+
+
+def recognised(
+    samples: FloatArray, chain_id: np.ndarray | None, *, importance: bool, density: FloatArray | None
+) -> RowOrder:
+    """Returns what the rows themselves tell of their order.
+
+    - A column of log densities that rises or falls from row to row: the file is sorted, its order means nothing.
+    - A correlation at one lag, and its multiples, that is not there between them: walkers in turn.
+    - Neighbours no nearer to each other than rows thirty apart, in a density that falls or rises through the whole
+      file: sorted by a likelihood that is not in it.
+    - Copies of rows far from each other: shuffled, or resampled.
+    - Neighbours nearer than rows thirty apart: a sequence, importance weights or not.
+
+    Otherwise rows with importance weights are independent, and all others a sequence (whose autocorrelation time then
+    is one, if they are shuffled or thinned).
+
+    Args:
+        samples: (n, d) rows.
+        chain_id: (n,) which chain each row belongs to, or None.
+        importance: whether there are importance weights.
+        density: (n,) log density, or log likelihood, of the rows; None if unknown.
+    """
+    default = (
+        RowOrder("independent", "importance weights") if importance else RowOrder("sequence", "nothing else shows")
+    )
+    if len(samples) < _FEWEST:
+        return default
+    if density is not None and _is_sorted(density, chain_id):
+        return RowOrder("independent", "the rows are sorted by their log density")
+    if chain_id is None:
+        in_turn = walkers_in_turn(samples)
+        if in_turn is not None:
+            return in_turn
+    rows = samples[:_MOST_ROWS]
+    z = _within_chains(_scores(rows), None if chain_id is None else chain_id[:_MOST_ROWS])
+    if not z.size:
+        return default
+    correlation = _autocorrelation(z, _FAR)
+    error = 1.0 / np.sqrt(len(z))  # of columns that are copies of each other; less if they are not
+    near, far = correlation[1], correlation[_FAR]
+    if near > _CLEAR * error and 1.0 - near < _LOCAL * (1.0 - far):
+        return RowOrder("sequence", "neighbouring rows are near to each other")
+    if _repeats_far_apart(rows):
+        return RowOrder("independent", "rows repeat far from each other: they are shuffled, or resampled")
+    if _falls_or_rises(z):
+        return RowOrder(
+            "independent", "the density of the rows falls or rises through the file: it is sorted, as by a likelihood"
+        )
+    return default
+
+
+def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
+    """Returns the order of a sequence without chain ids in which walkers take turns, None if none do."""
+    z = _scores(samples[:_MOST_ROWS])
+    if len(z) < _FEWEST or not z.size:
+        return None
+    period = _period(_autocorrelation(z, min(_LONGEST, len(z) // 3)), 1.0 / np.sqrt(len(z)))
+    if not period:
+        return None
+    why = f"rows {period} apart are near to each other, and those between are not: {period} walkers in turn"
+    return RowOrder("sequence", why, period)
+
+
+def _is_sorted(density: FloatArray, chain_id: np.ndarray | None) -> bool:
+    parts = [density] if chain_id is None else [density[chain_id == label] for label in np.unique(chain_id)]
+    steps = np.concatenate([np.diff(part) for part in parts])
+    moved = steps[steps != 0.0]
+    return len(moved) > _FEWEST // 2 and max(np.mean(moved > 0), np.mean(moved < 0)) > _SORTED
+
+
+def _scores(samples: FloatArray) -> FloatArray:
+    """Returns the normal scores (n, k) of the rows' ranks, of the columns that vary."""
+    varying = samples[:, np.ptp(samples, axis=0) > 0.0]
+    scores = ndtri((rankdata(varying, axis=0) - 0.375) / (len(samples) + 0.25))
+    return scores / scores.std(axis=0)
+
+
+def _within_chains(z: FloatArray, chain_id: np.ndarray | None) -> FloatArray:
+    """Returns the scores less each chain's mean: chains that sit in different places are no trend."""
+    if chain_id is None:
+        return z
+    labels, codes = np.unique(chain_id, return_inverse=True)
+    means = np.stack([np.bincount(codes, column, len(labels)) for column in z.T], axis=1)
+    return z - (means / np.bincount(codes, minlength=len(labels))[:, None])[codes]
+
+
+def _autocorrelation(z: FloatArray, longest: int) -> FloatArray:
+    """Returns the autocorrelation at lags 0 to `longest`, the mean over columns."""
+    n = len(z)
+    transform = rfft(z - z.mean(axis=0), n=next_fast_len(2 * n), axis=0)
+    covariance = irfft(np.abs(transform) ** 2, n=next_fast_len(2 * n), axis=0)[: longest + 1]
+    counts = n - np.arange(longest + 1)
+    return np.mean(covariance / covariance[0], axis=1) * n / counts
+
+
+def _period(correlation: FloatArray, error: float) -> int:
+    """Returns the lag of walkers that take turns, 0 if there is none.
+
+    There the correlation peaks, and at twice the lag; between the walkers there is less. An antithetic chain, whose
+    correlation changes its sign from lag to lag, has more of it at lag one than at lag two.
+    """
+    lags = np.arange(2, (len(correlation) - 2) // 2)
+    if not len(lags):
+        return 0
+    peak = correlation[lags] - np.maximum(correlation[lags - 1], correlation[lags + 1])
+    clear = (correlation[lags] > _CLEAR * error) & (peak > _CLEAR * error)
+    for lag in lags[clear]:
+        between = correlation[1:lag]
+        again = correlation[2 * lag] - np.maximum(correlation[2 * lag - 1], correlation[2 * lag + 1])
+        height = correlation[lag]
+        if again > 0 and between.max() < 0.5 * height and between.min() > -height:
+            return int(lag)
+    return 0
+
+
+def _repeats_far_apart(samples: FloatArray) -> bool:
+    """Returns whether copies of rows, if there are any, stand elsewhere than next to each other."""
+    copies = copies_of(samples)
+    if copies is None:
+        return False
+    repeated = len(samples) - len(np.unique(copies))
+    return bool(np.sum(np.diff(copies) == 0) < 0.5 * repeated)
+
+
+def _falls_or_rises(z: FloatArray) -> bool:
+    """Returns whether the density of the rows has one trend through the whole file.
+
+    The density is that of the rows about each of them, by the distance to its nearest neighbours. A chain that moves
+    from mode to mode changes it at once and here and there, a burn-in in the first part alone.
+    """
+    if len(z) < _PARTS * _FEWEST // 4:
+        return False
+    rows = z[np.linspace(0, len(z) - 1, min(len(z), _MOST_COMPARED)).astype(int)]
+    distance = _to_neighbours(rows)
+    means = [part.mean() for part in np.array_split(rankdata(distance), _PARTS)]
+    return bool(abs(kendalltau(means, np.arange(_PARTS)).statistic) >= _TREND)
+
+
+def _to_neighbours(z: FloatArray) -> FloatArray:
+    """Returns the squared distance of each row (n, d) to the nearest few others, where columns have no correlation."""
+    variances, axes = np.linalg.eigh(np.cov(z.T).reshape(z.shape[1], -1))
+    white = z @ axes / np.sqrt(np.maximum(variances, _FLATTEST * variances[-1]))
+    squares = np.sum(white**2, axis=1)
+    distances = []
+    for part in np.array_split(white, len(white) // _CHUNK + 1):
+        apart = np.sum(part**2, axis=1)[:, None] - 2.0 * part @ white.T + squares
+        distances.append(np.partition(apart, _NEIGHBOURS, axis=1)[:, _NEIGHBOURS])  # the row itself is one
+    return np.concatenate(distances)
