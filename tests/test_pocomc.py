@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from numpyro_flowprior.sampling import preconditioner
 from numpyro_flowprior.sampling.particle_report import _reasons
 from numpyro_flowprior.storage import load_file
 
+DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(4)
 FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "progress": False}
 
@@ -153,6 +155,41 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, left):
     assert b"pickle" not in content
 
 
+def test_a_checkpoint_is_of_one_flow_whatever_its_weights_are(density, tmp_path):
+    """Those are in the file. Two activations have the same tensors, and make two flows."""
+    import torch
+    import zuko
+
+    def begun(path, flow, **options):
+        """A run that is stopped where it begins."""
+        return stopped(density, flow=flow, checkpoint=tmp_path / path, max_seconds=1e-9, **options)[0]
+
+    def maf(**settings):
+        return zuko.flows.MAF(2, transforms=1, hidden_features=(8,), **settings)
+
+    begun("a", maf(randperm=True), train_config={"epochs": 5, "patience": 3})
+    for _ in range(3):  # the order of the parameters is random, and in the file
+        again = begun("a", maf(randperm=True), train_config={"patience": 3, "epochs": 5})
+    assert again.info["flow"] == "MAF"
+    for other in (maf(activation=torch.nn.ELU), zuko.flows.NSF(2, transforms=1, hidden_features=(8,)), "maf3"):
+        with pytest.raises(ValueError, match="the same 'flow'"):
+            begun("a", other, train_config={"epochs": 5, "patience": 3})
+    with pytest.raises(ValueError, match="the same 'options'"):
+        begun("a", maf(), train_config={"epochs": 5, "patience": 4})
+
+
+def test_a_checkpoint_of_schema_2_goes_on(density, tmp_path):
+    path = shutil.copy(DATA / "particle_run_schema_2.safetensors", tmp_path / "run.safetensors")
+    sizes = {"n_effective": 64, "n_active": 32, "n_total": 100, "n_evidence": 0, "n_prior": 64}
+    run = {**FAST, **sizes, "checkpoint": path, "max_seconds": 1e-9}
+    with pytest.raises(ValueError, match="the same 'options'"):
+        sample_pocomc(KEY, density, **run, resample="mult")
+    chain, said = stopped(density, **run, resample="syst")
+    assert "stopped by the time limit after 2 iterations" in said
+    np.testing.assert_array_equal(chain.samples, read_particles_of(DATA / "particle_run_schema_2.safetensors"))
+    assert load_file(path, "particle_run", newest_schema=3).record["about"]["options"]["resample"] == "syst"
+
+
 KILLED = """
 import sys
 import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
@@ -170,7 +207,7 @@ sample_pocomc(jax.random.key(4), ModelDensity(sharp, np.array([1.3, 1.8])), chec
 
 def read_particles_of(path):
     """The particles (n, d) in a checkpoint."""
-    past = load_file(path, "particle_run", newest_schema=2).arrays["past/x"]
+    past = load_file(path, "particle_run", newest_schema=3).arrays["past/x"]
     return past.reshape(-1, past.shape[-1])
 
 
@@ -200,7 +237,7 @@ def stopped(density, **options):
     """Returns the chain of a run that is stopped before its end, and its warnings in one text."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        chain = sample_pocomc(KEY, density, **options, **FAST)
+        chain = sample_pocomc(KEY, density, **{**FAST, **options})
     return chain, " ".join(str(warning.message) for warning in caught)
 
 

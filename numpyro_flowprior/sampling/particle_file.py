@@ -12,7 +12,7 @@ import numpy as np
 from ..storage import FileFormatError, load_file, save_file
 from .checkpoint import require_same_run
 
-KIND, SCHEMA = "particle_run", 2  # files have checksums from schema 2 on
+KIND, SCHEMA = "particle_run", 3  # checksums from schema 2 on; what a flow given as an object is from schema 3 on
 
 PER_PARTICLE = ("u", "x", "logdetj", "logl", "logp")
 PER_ITERATION = ("iter", "logz", "calls", "steps", "efficiency", "ess", "accept", "beta")
@@ -66,7 +66,10 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         ValueError: it is another run: other parameters, settings or key (named).
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
-    require_same_run(path, stored.record.get("about"), about)
+    known = stored.record.get("about")
+    if stored.schema < 3 and isinstance(known, Mapping):
+        known = _in_todays_terms(known, about)
+    require_same_run(path, known, about)
     folders: dict[str, dict[str, np.ndarray]] = {
         name: {} for name in ("past", "scaler", "geometry", "flow", "generator")
     }
@@ -88,6 +91,23 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         (*state, float(folders["generator"]["cached"][0])),
         folders["generator"]["torch"].astype(np.uint8),
     )
+
+
+def _in_todays_terms(known: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an older file's record of which run it is; what it does not know is taken to be the same.
+
+    It has the type alone of a flow given as an object, and of options their text, with addresses in memory.
+    """
+    today, texts = {"space": "parameters", **known}, known.get("options")
+    if isinstance(about["flow"], list) and known.get("flow") == about["flow"][0]:
+        today["flow"] = about["flow"]
+    if isinstance(texts, Mapping):
+        now = about["options"]
+        today["options"] = {
+            name: now[name] if name in now and (text == repr(now[name]) or " at 0x" in str(text)) else text
+            for name, text in texts.items()
+        }
+    return today
 
 
 def _require_past(path: Any, past: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,7 +17,7 @@ import numpy as np
 
 from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.chain import Chain
-from .checkpoint import require_folder
+from .checkpoint import described, require_folder
 from .density import ModelDensity
 from .particle_keeper import Keeper
 from .particle_report import results_of
@@ -38,6 +39,7 @@ _REFUSED = {  # options of pocomc.Sampler that are not to be set, and what serve
         "pocoMC 1.2.6 maps what is bounded to the line first, so that no move ever leaves the box: they do nothing",
     ),
 }
+_LOADED = r"\(order\): .*| at 0x[0-9a-f]+"  # of what a flow of zuko's prints: a checkpoint has the one; an address
 _DRAWN = 256  # prior draws at a time, as many as are looked at before a sampler starts: one program serves both
 
 
@@ -169,8 +171,8 @@ def sample_pocomc(
         "names": list(inner.names),
         "seed": seed,
         **{name: sizes[name] for name in ("n_effective", "n_active", "n_steps")},
-        "options": {name: repr(value) for name, value in sorted(options.items())},
-        "flow": flow if isinstance(flow, str) else type(flow).__name__,
+        "options": described(options),
+        "flow": flow if isinstance(flow, str) else [type(flow).__name__, re.sub(_LOADED, "", repr(flow))],
         "precondition": precondition,
         "space": space,
     }
@@ -198,7 +200,8 @@ def sample_pocomc(
             keeper.restore(run, inner)
         run.watch = keeper.between
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
-    settings = {**sizes, "flow": about["flow"] if precondition else None, "space": space}
+    name = flow if isinstance(flow, str) else type(flow).__name__
+    settings = {**sizes, "flow": name if precondition else None, "space": space}
     fields, report = results_of(run, settings, cause)
     return to_chain(**fields, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 
