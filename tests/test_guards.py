@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import numpyro
@@ -10,12 +14,18 @@ import pytest
 from scipy.stats import kstest, multivariate_normal, norm
 from toys import correlated_chain
 
-from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, tension
+from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, guard, psis_reweight, tension
+from numpyro_flowprior.diagnostics.coverage import Extrapolation
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
-from numpyro_flowprior.stages.exact import ExactDensity, prior_error
-from numpyro_flowprior.stages.guards import Finding, _of_error, _of_overlooked, _rows_rested_on
-from numpyro_flowprior.stages.overlooked import overlooked
-from numpyro_flowprior.stages.predictive import predictive_check
+from numpyro_flowprior.sampling.broad_start import WeightedPrior
+from numpyro_flowprior.stages import findings as say
+from numpyro_flowprior.stages import guards as guards_module
+from numpyro_flowprior.stages.exact import ExactDensity, PriorError, prior_error
+from numpyro_flowprior.stages.findings import Finding
+from numpyro_flowprior.stages.guards import _uncorrected
+from numpyro_flowprior.stages.overlooked import Overlooked, overlooked
+from numpyro_flowprior.stages.predictive import PredictiveCheck, predictive_check
+from numpyro_flowprior.stages.resting import Resting, beyond_rows, rows_rested_on
 from numpyro_flowprior.stages.tension import normal_scores
 
 DESIGN = np.array([[1.0, 0.3], [-0.5, 1.0], [0.7, 0.7]])
@@ -89,15 +99,21 @@ def test_a_shift_that_agreeing_data_would_not_make_is_seen():
     assert found.pull[0] == pytest.approx(4.0, rel=0.05)
     assert found.shift[0] == pytest.approx(2.0, abs=0.05)
     assert found.sigma > 3.0
+    assert found.reason == ""
     assert found.p_value == pytest.approx(2 * norm.sf(found.sigma), rel=1e-6)
 
 
-def test_data_that_say_nothing_have_no_tension():
+@pytest.mark.parametrize("shift", [0.0, 2.0, 5.0, 50.0])
+def test_a_posterior_that_is_not_narrower_in_any_direction_has_no_test(shift):
+    """Data that say nothing; and two posteriors of which neither is an update of the other, however far apart."""
     rng = np.random.default_rng(4)
-    found = tension(gaussian(rng, [0, 0], np.eye(2)), gaussian(rng, [0, 0], np.eye(2)))
+    found = tension(gaussian(rng, [0, 0], np.eye(2)), gaussian(rng, [shift, 0], np.eye(2)))
     assert found.freedom == 0
-    assert found.p_value == 1.0
-    assert np.isnan(found.pull).all()
+    assert np.isnan([found.p_value, found.sigma, *found.pull]).all()
+    assert "not narrower than the one before in any direction" in found.reason
+    assert say.of_tension(found) == Finding("shifts of the parameters", "info", f"no test: {found.reason}")
+    few = tension(gaussian(rng, [0, 0], np.eye(2), 4), gaussian(rng, [0, 0], 0.1 * np.eye(2), 2))
+    assert "fewer than two independent rows" in few.reason
 
 
 def test_chains_that_cannot_be_compared_are_refused():
@@ -164,9 +180,9 @@ def test_draws_where_the_exact_prior_is_next_to_nothing_do_not_hide_the_error():
         found = prior_error(chain, log_p(depth))
         assert found.loss == pytest.approx(np.log(1.5), rel=1e-6)
         assert found.loss_error == pytest.approx(np.sqrt(0.5 / 6000), rel=0.1)
-        assert _of_error(found, 0.0, corrected=False).verdict == "fail"
+        assert say.of_error(found, 0.0, corrected=False).verdict == "fail"
     nowhere = prior_error(chain, ExactDensity(SPACE.names, lambda x: np.full(len(x), -np.inf), True))
-    assert {_of_error(nowhere, 0.0, corrected=corrected).verdict for corrected in (False, True)} == {"fail"}
+    assert {say.of_error(nowhere, 0.0, corrected=corrected).verdict for corrected in (False, True)} == {"fail"}
 
 
 ENDS = np.array([[-2.0, -2.0], [2.0, 2.0]])
@@ -194,17 +210,17 @@ def test_a_mode_that_the_posterior_missed_is_found_uphill_from_rows_of_the_stage
     chain = Chain(ENDS[at] + 0.3 * rng.normal(size=(8000, 2)), density.space)
     found = overlooked(jax.random.key(1), density, chain, before, exact)
     assert found.climbs > 0
-    assert _of_overlooked(found).verdict == verdict
+    assert say.of_overlooked(found).verdict == verdict
     if share > 2.0 * of_draws:  # some of its tail and of the other's is where there are next to no draws
         assert found.share == pytest.approx(share, abs=0.01 + 0.05 * share)
         assert found.loss == pytest.approx(-np.log1p(-found.share))
         np.testing.assert_allclose(list(found.example.values()), ENDS[0], atol=0.1)
-        assert "% of the posterior, around theta[0] = -1." in _of_overlooked(found).text
+        assert "% of the posterior, around theta[0] = -1." in say.of_overlooked(found).text
     else:
         assert found.share < 1e-3
     few = chain.take(np.arange(19))
     assert overlooked(jax.random.key(1), density, few, before, exact) is None
-    assert "too few draws" in _of_overlooked(None).text
+    assert "too few draws" in say.of_overlooked(None).text
 
 
 def two_peaks(y):
@@ -252,8 +268,30 @@ def test_rows_rested_on_are_the_effective_size_after_reweighting():
         log_prior=np.zeros(before.n),
         log_evidence=float(np.log(weights.mean())),
     )
-    assert _rows_rested_on(after, before) == pytest.approx(kish * before.effective_size / before.n, rel=1e-6)
-    assert _rows_rested_on(after.replace(log_evidence=None), before) is None
+    assert rows_rested_on(after, before).rows == pytest.approx(kish * before.effective_size / before.n, rel=1e-6)
+    assert rows_rested_on(after.replace(log_evidence=None), before) is None
+
+
+def test_the_error_of_rows_rested_on_is_their_scatter():
+    """Over 200 simulated chains whose likelihood is log-normal; the evidence's own error is added in quadrature."""
+    rng = np.random.default_rng(7)
+    before, found = gaussian(rng, [0, 0], np.eye(2), 500), []
+    for _ in range(200):
+        after = gaussian(rng, [0, 0], np.eye(2), 2000).replace(log_likelihood=rng.normal(0.0, 0.5, 2000))
+        noise = rng.normal(0.0, 0.02)
+        found.append(rows_rested_on(after.replace(log_evidence=noise - 2.0, log_evidence_error=0.02), before))
+    scatter = np.std(np.log([each.rows for each in found]))
+    told = np.mean([each.error / each.rows for each in found])
+    assert told == pytest.approx(scatter, rel=4 / np.sqrt(400) + 0.05)  # of a standard deviation; autocorrelation noise
+
+
+def test_a_share_beyond_few_rows_is_not_told():
+    rng = np.random.default_rng(9)
+    many, few = gaussian(rng, [0, 0], np.eye(2), 400), gaussian(rng, [0, 0], np.eye(2), 40)
+    assert beyond_rows(jax.random.key(0), many, many).share < 0.05
+    for pair in ((many, few), (few, many)):
+        assert beyond_rows(jax.random.key(0), *pair) is None
+    assert say.of_beyond(None, None, known=False).verdict == "info"
 
 
 def test_guards_come_back_from_their_record():
@@ -264,3 +302,110 @@ def test_guards_come_back_from_their_record():
     assert "-> look" in str(again)
     with pytest.raises(ValueError, match="lacks a part"):
         Guards.from_json({"findings": []})
+
+
+def test_guards_that_could_judge_nothing_do_not_pass():
+    assert Guards((Finding("one", "info", "not known"),), {}).verdict == "warn"
+
+
+FINE = gaussian(np.random.default_rng(0), [0, 0], np.eye(2), 20).replace(log_evidence=12.34, log_evidence_error=0.02)
+NOTHING_BEYOND, FAR_BEYOND = Extrapolation(0.0, 0.01, 0.002, 1.0, 0.0), Extrapolation(0.8, 0.01, 0.002, 1e-9, 0.0)
+NO_ROWS, FEW_ROWS, MANY_ROWS = Resting(0.3, 0.1), Resting(12.3, 1.2), Resting(210.0, 12.0)
+GOOD_PRIOR = PriorError(0.01, 0.002, 0.3)
+NAN, INF = float("nan"), float("inf")
+MANY, FEW, NONE = WeightedPrior(210.0, 12.3, 0.07), WeightedPrior(3.0, 12.3, 0.6), WeightedPrior(0.0, -INF, INF)
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict", "words"),
+    [
+        (say.of_error(GOOD_PRIOR, 0.0, corrected=False), "pass", "loses 0.0100 +- 0.0020 nats to it (Pareto k"),
+        (say.of_error(PriorError(0.3, 0.2, 0.3), 0.0, corrected=False), "warn", "too large an error to tell"),
+        (say.of_error(PriorError(0.3, 0.01, 0.3), 0.3, corrected=False), "pass", "up to 0.3567 nats are the price"),
+        (say.of_error(PriorError(0.3, 0.01, 0.3), 0.9, corrected=False), "fail", "90 % of the posterior is the broad"),
+        (say.of_error(PriorError(0.3, 0.01, 0.3), 1.0, corrected=False), "fail", "100 % of the posterior"),
+        (say.of_error(PriorError(INF, INF, INF), 0.0, corrected=False), "fail", "too far apart, or too few draws"),
+        (say.of_error(PriorError(NAN, NAN, 0.3), 0.0, corrected=True), "fail", "too far apart, or too few draws"),
+        (say.of_error(PriorError(0.0, 0.0, -INF), 0.0, corrected=False), "pass", "(equal weights)"),
+        (say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=False), "fail", "though its draws lie among them"),
+        (say.of_rows(NO_ROWS, [], FAR_BEYOND, known=False), "fail", "fewer than one; too few to learn from"),
+        (say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=True), "info", "judged by the exact density, in the first"),
+        (say.of_rows(FEW_ROWS, [], None, known=False), "fail", "12 +- 1; too few to learn from"),
+        (say.of_rows(FEW_ROWS, ["c"], None, known=False), "info", "the stage's own parameters (c); a lower bound"),
+        (say.of_rows(MANY_ROWS, ["c"], None, known=False), "pass", "210 +- 12, fewer than without the stage's own"),
+        (say.of_beyond(NOTHING_BEYOND, MANY_ROWS, known=False), "pass", "0.0 +- 0.2 % (1.0 % by chance)"),
+        (say.of_beyond(NOTHING_BEYOND, NO_ROWS, known=False), "info", "judged above, by their number"),
+        (
+            say.of_beyond(NOTHING_BEYOND, NO_ROWS, known=True),
+            "info",
+            "the rows there are enough is judged by the exact",
+        ),
+        (say.of_beyond(FAR_BEYOND, NO_ROWS, known=False), "fail", "80.0 +- 0.2 %"),
+        (say.of_beyond(FAR_BEYOND, NO_ROWS, known=True), "info", "judged by the exact density, in the first line"),
+        (
+            say.of_sampler(MANY, 32_768, FINE),
+            "pass",
+            "log evidence by the sampler 12.34 +- 0.02; by 32,768 prior draws (effective size 210) 12.30 +- 0.07",
+        ),
+        (say.of_sampler(WeightedPrior(210.0, 13.3, 0.07), 32_768, FINE), "fail", "it missed a part"),
+        (say.of_sampler(FEW, 32_768, FINE), "warn", "too few to tell"),
+        (say.of_sampler(NONE, 32_768, FINE), "warn", "none of 32,768 prior draws has a"),
+        (
+            say.of_sampler(FEW, 32_768, FINE.replace(info={"start": "broad"})),
+            "info",
+            "the sampler began at a broad prior",
+        ),
+        (
+            say.of_sampler(MANY, 9, FINE.replace(log_evidence_error=NAN)),
+            "pass",
+            "12.34 (error unknown)",
+        ),
+        (say.of_sampler(MANY, 9, FINE.replace(log_evidence=-INF)), "info", "not known"),
+        (say.of_overlooked(Overlooked(0, 0.0, None)), "pass", "none, all rows lead to where it has draws"),
+        (say.of_overlooked(Overlooked(3, 1.0, {"a": 1.0})), "fail", "100.0 +- 0.0 % of the posterior"),
+        (say.of_overlooked(None, known=False), "info", "the exact density is unknown"),
+        (say.of_prediction(PredictiveCheck(-3.2, -1.2, 1.5, 0.2), MANY), "pass", "2.0 nats below the mean of 999"),
+        (say.of_prediction(PredictiveCheck(-3.2, -1.2, 1.5, 0.2), FEW), "info", "too few prior draws count for a test"),
+        (say.of_prediction(PredictiveCheck(-INF, -1.2, 1.5, 1e-3), NONE), "warn", "none of 4,096 prior draws has a"),
+        (say.of_prediction(PredictiveCheck(-INF, NAN, NAN, 1.0), NONE), "info", "not known"),
+        (say.of_sensitivity({"a": {"prior": NAN, "likelihood": 0.1}}), "info", "no finite value"),
+    ],
+)
+def test_findings_say_what_their_numbers_mean(finding, verdict, words):
+    assert finding.verdict == verdict, finding
+    assert words in finding.text
+    assert not {"nan", "inf", "-inf", "+-inf"} & set(re.findall(r"[+-]*\w+", finding.text))
+    assert bool(finding.advice) == (verdict in ("warn", "fail"))
+
+
+def test_the_evidence_is_told_once(monkeypatch):
+    """In the line of the sampler and the prior draws; that of the prediction has a difference from others."""
+    density = ModelDensity(model, np.array([0.9, -0.6, 1.0]))
+    x = density.sample_prior(jax.random.key(1), 4000)
+    log_likelihood = density.log_likelihood(x)
+    before = Chain(x, density.space)
+    chain = before.replace(
+        weights=np.exp(log_likelihood),
+        log_likelihood=log_likelihood,
+        log_prior=density.log_prior(x),
+        log_evidence=float(np.log(np.exp(log_likelihood).mean())),
+        log_evidence_error=0.02,
+    )
+    monkeypatch.setattr(guards_module, "power_sensitivity", lambda chain: None)
+    prior = SimpleNamespace(space=density.space)
+    found = guard(jax.random.key(2), density, prior, chain, before)
+    lines = [each for each in found.findings if f"{chain.log_evidence:.2f}" in each.text]
+    assert [each.subject for each in lines] == ["sampler against weighted prior draws"], found
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
+
+
+def test_a_reweighted_posterior_is_compared_as_it_was_sampled():
+    """Weights exact / learned change the evidence; the learned prior's draws know the one before."""
+    density = ModelDensity(model, np.array([0.9, -0.6, 1.0]))
+    x = density.sample_prior(jax.random.key(1), 4000)
+    sampled = Chain(x, density.space, log_prior=density.log_prior(x), log_evidence=-3.0, log_evidence_error=0.1)
+    corrected = psis_reweight(sampled, lambda x: multivariate_normal.logpdf(x, [0.3, 0.0]) + 0.5)
+    again = _uncorrected(density, corrected)
+    assert abs(corrected.log_evidence + 2.5) < 0.1
+    assert again.log_evidence == pytest.approx(-3.0)
+    assert again.log_evidence_error == pytest.approx(0.1)

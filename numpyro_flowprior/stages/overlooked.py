@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import Bounds, OptimizeResult, minimize
 from scipy.spatial import cKDTree
 from scipy.special import expit, logsumexp
-from scipy.stats import multivariate_normal, multivariate_t
+from scipy.stats import chi2, multivariate_normal, multivariate_t
 
 from .._checks import FloatArray
 from ..chains.chain import Chain, seed_from_key
@@ -50,22 +50,26 @@ class Overlooked:
         climbs: how many places the search began at; none if all rows lead to where the draws are.
         share: of the posterior in such modes, more than its own draws have there; 0 if none was found.
         example: parameters of the most massive one's highest point; None if there is none.
+        share_error: standard error of the share, of the sampling alone, to first order.
     """
 
     climbs: int
     share: float
     example: dict[str, float] | None
+    share_error: float = 0.0
 
     @property
     def loss(self) -> float:
         """Nats that a posterior loses which lacks these modes, -log(1 - share)."""
-        return float(-np.log1p(-self.share))
+        return float(-np.log1p(-self.share)) if self.share < 1.0 else np.inf
 
 
 def overlooked(
     key: jax.Array, density: ModelDensity, chain: Chain, before: Chain, exact: ExactDensity
 ) -> Overlooked | None:
-    """Returns what a stage's posterior overlooked; None if it has too few independent draws to tell.
+    """Returns what a stage's posterior overlooked.
+
+    None if it has too few independent draws to tell, or if no row of the stage before has a density.
 
     Climbs begin at the rows that are the likeliest among their neighbours, and end where the posterior has draws, or at
     a maximum, whose mass importance sampling finds. Ten to sixty thousand evaluations of the exact density.
@@ -97,6 +101,8 @@ def overlooked(
     low, high = (density.bounds / scale[:, None] + [_EDGE, -_EDGE]).T
     rows = np.clip(_completed(generator, before, draws) / scale, low, high)
     log_rows = log_joint(rows)
+    if not np.isfinite(log_rows).any():
+        return None
     starts = _summits(rows, log_rows)
     starts = starts[far(rows[starts])][:_CLIMBS]
     beyond, found = float(far(z).mean()), []
@@ -108,21 +114,41 @@ def overlooked(
             found.append(mode)
     if not found:
         return Overlooked(len(starts), 0.0, None)
-    log_odds = logsumexp([mode.log_mass for mode in found]) - _log_mass(z, log_draws)
+    share, error = _share_of(found, *_log_mass(z, log_draws))
     own = beyond - float(far(z).mean())  # draws in these modes
-    share = max(float(expit(log_odds)) - own, 0.0)
+    share, error = max(share - own, 0.0), float(np.hypot(error, np.sqrt(own * (1.0 - own) / len(z))))
+    if share == 0.0:
+        return Overlooked(len(starts), 0.0, None)
     highest = max(found, key=lambda mode: mode.log_mass).top * scale
-    example = dict(zip(density.names, highest.tolist(), strict=True))
-    return Overlooked(len(starts), share, example if share else None)
+    return Overlooked(len(starts), share, dict(zip(density.names, highest.tolist(), strict=True)), error)
 
 
 @dataclass(frozen=True)
 class _Mode:
-    """A mode: its highest point found (d,), the log of its mass, and whether points (m, d) are outside of it."""
+    """A mode.
+
+    Attributes:
+        top: (d,) the highest point found.
+        log_mass: log of its mass.
+        error: standard error of that.
+        far: whether points (m, d) are outside of it.
+    """
 
     top: FloatArray
     log_mass: float
+    error: float
     far: Region
+
+
+def _share_of(modes: list[_Mode], log_rest: float, rest_error: float) -> tuple[float, float]:
+    """Returns the share of the modes' mass in the whole, and its standard error, to first order."""
+    log_masses = np.array([mode.log_mass for mode in modes])
+    log_total = logsumexp(log_masses)
+    share = float(expit(log_total - log_rest))
+    if share == 0.0:
+        return 0.0, 0.0
+    errors = np.exp(log_masses - log_total) * [mode.error for mode in modes]
+    return share, share * (1.0 - share) * float(np.hypot(np.linalg.norm(errors), rest_error))
 
 
 def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> FloatArray:
@@ -223,7 +249,16 @@ def _mode(
     outside = _far_from(around.reshape(_DRAWS, -1))
     inside = _both(far, lambda points: ~outside(points))
     log_weights = _weighted(generator, log_prob, mean, covariance, inside, _COUNTED)[1]
-    return _Mode(top, float(logsumexp(log_weights) - np.log(_COUNTED)), outside)
+    return _Mode(top, *_log_mean(log_weights), outside)
+
+
+def _log_mean(log_terms: FloatArray) -> tuple[float, float]:
+    """Returns the log of the mean of terms (n,), and its standard error, to first order; -inf and 0 if all are 0."""
+    n, total = len(log_terms), float(logsumexp(log_terms))
+    if total == -np.inf:
+        return -np.inf, 0.0
+    shares = np.exp(log_terms - total)
+    return total - float(np.log(n)), float(np.sqrt(max(np.sum(shares**2) - 1.0 / n, 0.0)))
 
 
 def _weighted(
@@ -241,8 +276,8 @@ def _weighted(
     return z, np.where(counted(z), log_weights, -np.inf)
 
 
-def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
-    """Returns the log of the integral of a density (n,) known at draws (n, d) from it, up to its constant.
+def _log_mass(z: FloatArray, log_prob: FloatArray) -> tuple[float, float]:
+    """Returns the log of the integral of a density (n,) known at draws (n, d) from it, and its error.
 
     The mean of g / p over draws of p, for a normal density g of the draws around the likeliest, cut off at its middle.
 
@@ -253,5 +288,7 @@ def _log_mass(z: FloatArray, log_prob: FloatArray) -> float:
     nearest = z[np.argsort(distance, kind="stable")[: max(int(_NEAREST * len(z)), z.shape[1] + 2)]]
     g = multivariate_normal(nearest.mean(axis=0), np.cov(nearest.T), allow_singular=True)
     log_g = g.logpdf(z)
-    inside = (log_g >= np.median(g.logpdf(g.rvs(_DRAWS, random_state=0)))) & np.isfinite(log_prob)
-    return -float(logsumexp((log_g - log_prob)[inside]) + np.log(2.0) - np.log(len(z)))
+    half = g.logpdf(g.mean) - 0.5 * chi2.median(z.shape[1])  # the density above which half of the mass is
+    inside = (log_g >= half) & np.isfinite(log_prob)
+    log_mean, error = _log_mean(np.where(inside, log_g, -np.inf) - np.where(inside, log_prob, 0.0))
+    return -log_mean - float(np.log(2.0)), error

@@ -22,8 +22,8 @@ from .._checks import FloatArray
 from ..sampling.density import ModelDensity
 from ..sampling.sites import observed_sites
 
-_REPLICAS = 999  # predicted data sets
-_DRAWS = 4096  # from the prior, that each data set's evidence is the mean over
+REPLICAS = 999  # predicted data sets
+DRAWS = 4096  # from the prior, that each data set's evidence is the mean over
 _BATCH = 64
 
 
@@ -33,7 +33,7 @@ class PredictiveCheck:
 
     Attributes:
         observed: log evidence of the data, as the mean likelihood over draws from the prior estimates it, nats.
-        mean, std: of the same estimate over predicted data, nats.
+        mean, std: of the same estimate over predicted data, nats; NaN if none has a likelihood.
         p_value: share of predicted data that are at most as probable, exact; at least one over their number plus one.
     """
 
@@ -53,24 +53,23 @@ def predictive_check(key: jax.Array, density: ModelDensity) -> PredictiveCheck |
         if not _generates(density):
             return None
         predict = jax.jit(jax.vmap(partial(_predict, density)))
-        theta = density.sample_prior(key_theta, _DRAWS)[:_REPLICAS]  # the size of the draws below: compiled once
-        replicas = predict(jax.random.split(key_data, _REPLICAS), theta)
+        theta = density.sample_prior(key_theta, DRAWS)[:REPLICAS]  # the size of the draws below: compiled once
+        replicas = predict(jax.random.split(key_data, REPLICAS), theta)
         observed = {name: jnp.asarray(value)[None] for name, value in density.observed.items()}
         data = jax.tree.map(lambda *parts: jnp.concatenate(parts), observed, replicas)
         compare = jax.jit(jax.vmap(partial(_log_likelihoods, density, data)))
-        total = jnp.full(1 + _REPLICAS, -jnp.inf)
-        for x in np.split(density.sample_prior(key_prior, _DRAWS), _DRAWS // _BATCH):
+        total = jnp.full(1 + REPLICAS, -jnp.inf)
+        for x in np.split(density.sample_prior(key_prior, DRAWS), DRAWS // _BATCH):
             total = jnp.logaddexp(total, logsumexp(compare(x), axis=0))
-        evidences = np.asarray(total) - np.log(_DRAWS)
+        evidences = np.asarray(total) - np.log(DRAWS)
     return _ranked(evidences[0], evidences[1:])
 
 
 def _ranked(observed: float, predicted: FloatArray) -> PredictiveCheck:
     below = np.sum(predicted <= observed)
     finite = predicted[np.isfinite(predicted)]
-    return PredictiveCheck(
-        float(observed), float(finite.mean()), float(finite.std()), float((1 + below) / (1 + len(predicted)))
-    )
+    mean, std = (float(finite.mean()), float(finite.std())) if len(finite) else (np.nan, np.nan)
+    return PredictiveCheck(float(observed), mean, std, float((1 + below) / (1 + len(predicted))))
 
 
 def _sites(density: ModelDensity, x: Any) -> dict[str, Any]:

@@ -21,6 +21,12 @@ from ..chains.chain import Chain
 
 _TELLS = 0.2  # lambda - 1 from which on the new data tell something of a direction: below, both sides are noise
 _SAME = 0.05  # by which a width must shrink for its shift to have a scale
+_FEWEST = 2.0  # independent rows for each parameter, for a covariance that means anything
+_FEW = "fewer than two independent rows for each parameter, in this stage or the one before"
+_NO_UPDATE = (
+    "the posterior is not narrower than the one before in any direction. It is no update of that one, or the new data "
+    "say next to nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,11 @@ class Tension:
         names: parameters of both.
         shift: (d,) of the means, in standard deviations of the earlier posterior.
         pull: (d,) the same over what agreeing data would scatter, sqrt(sigma_before^2 - sigma_after^2), in normal
-            scores of the earlier posterior; NaN where the width hardly shrinks.
+            scores of the earlier posterior; NaN where the width hardly shrinks, and without a test.
         q, freedom: the chi-square of all parameters together, and its degrees of freedom.
-        p_value: of a Q as large, if both posteriors are Gaussian in normal scores and the data agree.
+        p_value: of a Q as large, if both posteriors are Gaussian in normal scores and the data agree; NaN if there is
+            no degree of freedom, and so no test.
+        reason: why there is no test; empty if there is one.
     """
 
     names: tuple[str, ...]
@@ -42,10 +50,11 @@ class Tension:
     q: float
     freedom: int
     p_value: float
+    reason: str = ""
 
     @property
     def sigma(self) -> float:
-        """The p-value in standard deviations of a normal variable, two-sided."""
+        """The p-value in standard deviations of a normal variable, two-sided; NaN without a test."""
         return float(norm.isf(max(self.p_value, 1e-300) / 2.0))
 
 
@@ -54,7 +63,8 @@ def tension(before: Chain, after: Chain) -> Tension:
 
     The statistic is computed in normal scores, the normal quantiles of the earlier posterior's ranks: in them its
     marginals are Gaussian, bounds or not. What lies beyond its outermost row counts as at that row, so that shifts into
-    its far tail are understated.
+    its far tail are understated. Two posteriors of which the later one is not narrower in any direction cannot be
+    tested, whatever their shifts: `reason` says so. So it does of chains of hardly any independent rows.
 
     Raises:
         ValueError: no shared parameter, or one that takes a single value in either chain (named).
@@ -72,20 +82,36 @@ def tension(before: Chain, after: Chain) -> Tension:
             "Leave it out with select."
         )
     before, after = before.select(names), after.select(names)
-    scores = [normal_scores(chain.samples, before) for chain in (before, after)]
+    shift = mean_shift(before, after)
+    if min(before.effective_size, after.effective_size) <= _FEWEST * len(names):
+        return _untested(names, shift, _FEW)
     (mean, covariance), (mean_after, covariance_after) = (
-        _moments(z, chain.probabilities) for z, chain in zip(scores, (before, after), strict=True)
+        _moments(normal_scores(chain.samples, before), chain.probabilities) for chain in (before, after)
     )
-    delta = mean_after - mean
-    width, width_after = np.diagonal(covariance), np.diagonal(covariance_after)
+    ratios, directions = eigh(covariance, covariance_after)
+    told = (ratios - 1.0 > _TELLS) & (_narrowing(before, after) - 1.0 > _TELLS)
+    if not told.any():
+        return _untested(names, shift, _NO_UPDATE)
+    delta, width, width_after = mean_after - mean, np.diagonal(covariance), np.diagonal(covariance_after)
     with np.errstate(invalid="ignore", divide="ignore"):
         pull = np.where(width_after < (1 - _SAME) ** 2 * width, delta / np.sqrt(width - width_after), np.nan)
-    ratios, directions = eigh(covariance, covariance_after)
-    told = ratios - 1.0 > _TELLS
     q = float(np.sum((directions.T @ delta)[told] ** 2 / (ratios[told] - 1.0)))
     freedom = int(told.sum())
-    p_value = float(chi2.sf(q, freedom)) if freedom else 1.0
-    return Tension(names, mean_shift(before, after), pull, q, freedom, p_value)
+    return Tension(names, shift, pull, q, freedom, float(chi2.sf(q, freedom)))
+
+
+def _untested(names: tuple[str, ...], shift: FloatArray, reason: str) -> Tension:
+    return Tension(names, shift, np.full(len(names), np.nan), 0.0, 0, np.nan, reason)
+
+
+def _narrowing(before: Chain, after: Chain) -> float:
+    """Returns the largest ratio of variances, earlier to later, of any direction of the parameters themselves.
+
+    Normal scores saturate beyond the earlier rows: there any posterior seems narrower.
+    """
+    scale = np.sqrt(np.diagonal(before.covariance()))
+    scales = np.outer(scale, scale)
+    return float(eigh(before.covariance() / scales, after.covariance() / scales, eigvals_only=True)[-1])
 
 
 def mean_shift(before: Chain, after: Chain) -> FloatArray:

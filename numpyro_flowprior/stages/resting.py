@@ -1,0 +1,69 @@
+"""How many rows of the stage before are where the posterior is, and how much of the posterior lies beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+
+from ..chains.chain import Chain, seed_from_key
+from ..diagnostics.coverage import Extrapolation, extrapolation
+from ..diagnostics.independent import independent_rows
+from .tension import normal_scores
+
+_MOST_ROWS = 8000  # independent rows of either chain that are looked at
+_FEWEST = 50  # of them that a share is found from: with fewer, next to no share is more than chance
+
+
+@dataclass(frozen=True)
+class Resting:
+    """How many independent rows of the chain before a posterior rests on.
+
+    Attributes:
+        rows: their number.
+        error: its standard error, to first order.
+    """
+
+    rows: float
+    error: float
+
+
+def rows_rested_on(chain: Chain, before: Chain) -> Resting | None:
+    """Returns how many independent rows of the chain before the posterior rests on; None without an evidence.
+
+    They are its effective size after reweighting to the posterior by the likelihood L: n Z / E_posterior[L].
+    """
+    if chain.log_evidence is None or chain.log_likelihood is None or not np.isfinite(chain.log_evidence):
+        return None
+    counted = chain.probabilities > 0
+    probabilities = chain.probabilities[counted]
+    log_terms = np.log(probabilities) + chain.log_likelihood[counted]
+    log_mean = float(logsumexp(log_terms))
+    deviations = np.exp(log_terms - log_mean) - probabilities
+    error = np.sqrt(max(1.0, chain.autocorrelation_time) * np.sum(deviations**2))  # relative, of the mean
+    known = np.nan_to_num(chain.log_evidence_error or 0.0)
+    rows = float(before.effective_size * np.exp(min(chain.log_evidence - log_mean, 0.0)))
+    return Resting(rows, float(rows * np.hypot(error, known)))
+
+
+def beyond_rows(key: jax.Array, chain: Chain, before: Chain) -> Extrapolation | None:
+    """Returns how much of the posterior is where the chain before has no rows, in its normal scores, decorrelated.
+
+    None if either chain has too few independent rows to tell.
+    """
+    after = chain.select(before.names)
+    keys = jax.random.split(key)
+    rows, draws = (
+        part.samples[independent_rows(each, part, np.zeros(part.n), _MOST_ROWS)]
+        for each, part in zip(keys, (before, after), strict=True)
+    )
+    if min(len(rows), len(draws)) < max(_FEWEST, 2 * before.dim):
+        return None
+    z, z_draws = (normal_scores(points, before) for points in (rows, draws))
+    factor = np.linalg.cholesky(np.cov(z.T).reshape(before.dim, -1))
+    white, white_draws = (solve_triangular(factor, points.T, lower=True).T for points in (z, z_draws))
+    generator = np.random.default_rng(seed_from_key(key))
+    return extrapolation(generator, white, white_draws, white[:1])
