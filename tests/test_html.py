@@ -176,8 +176,25 @@ def test_many_parameters_are_cut_and_stages_without_a_common_one_say_so(monkeypa
     assert "the stages have no parameter in common" in apart
     assert "new" in apart  # in place of a shift
     assert "Sum of the log evidences unknown" in apart
-    assert "None were run." in apart
+    assert "Guards None of this posterior." in apart
     assert "Settings of the run" not in apart
+
+
+def test_what_is_not_a_number_is_not_printed_as_one(monkeypatch):
+    monkeypatch.setattr(module, "picture", lambda draw, alt, caption: module.element("p", alt))
+    info = {"error": np.nan, "limits": [np.float32("nan"), -np.inf]}
+    after = StageResult("after", chain_at(0.0, info=info, log_evidence_error=np.inf))
+    with pytest.warns(UserWarning, match="takes a single value"):
+        stuck = chain_at(0.0).replace(samples=np.zeros((2000, 2)), log_evidence=np.nan)
+    analysis = StagedAnalysis((StageResult("before", stuck), after))
+    with pytest.warns(UserWarning, match="takes a single value"):
+        page = module.report_page(KEY, analysis, title="t")
+    text = words(parsed(page))
+    assert not {"nan", "+nan", "inf", "+inf", "-inf"} & set(text.split())
+    assert "error unknown limits unknown, -infinite" in text
+    assert "log evidence -1.500 error" in text
+    assert "2000 (effective size 2000)" in text
+    assert "nan" not in str(analysis)
 
 
 def test_without_matplotlib_there_are_no_pictures(analysis, monkeypatch, tmp_path):

@@ -1,1 +1,1 @@
-"""Sequential analysis: each stage's posterior is the next one's prior, and what tells whether that went well."""
+"""Sequential analysis: each stage's posterior is the next one's prior, and whether that went well."""

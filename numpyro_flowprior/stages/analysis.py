@@ -174,9 +174,10 @@ def means_in_words(chain: Chain) -> dict[str, str]:
 
 def _words(stage: StageResult) -> list[str]:
     chain = stage.chain
-    facts = [f"{chain.n} draws worth {chain.effective_size:.0f}"]
-    if chain.log_evidence is not None:
-        facts.append(f"log evidence {with_error(chain.log_evidence, chain.log_evidence_error)}")
+    facts = [f"{chain.n} draws, effective size {chain.effective_size:.0f}"]
+    evidence = with_error(chain.log_evidence, chain.log_evidence_error)
+    if evidence:
+        facts.append(f"log evidence {evidence}")
     lines = [f"{stage.name}: {stage.verdict.upper()}; {', '.join(facts)}"]
     if stage.converged is False:
         lines.append("  sampler: not converged")
@@ -188,10 +189,10 @@ def _words(stage: StageResult) -> list[str]:
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """Returns a number and its standard error, where there is one, in words; empty if there is no number."""
-    if value is None:
+    """Returns a number and its standard error, each if it is known and finite, in words; empty without a number."""
+    if value is None or not np.isfinite(value):
         return ""
-    return f"{value:.3f}" if error is None else f"{value:.3f} +- {error:.3f}"
+    return f"{value:.3f}" if error is None or not np.isfinite(error) else f"{value:.3f} +- {error:.3f}"
 
 
 def standard_deviations(chain: Chain) -> np.ndarray:

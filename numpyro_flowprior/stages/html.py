@@ -40,7 +40,7 @@ _GLOSSARY = {
     "Warn": "Something was found that should be understood before the result is relied on, or a check had too few "
     "draws to tell.",
     "Fail": "The sampler did not converge, or a difference is too large for anything to be built on the result.",
-    "Info": "Told, and not judged.",
+    "Info": "Reported, and not judged: it is not known, it is no fault, or another line judges it, as the text says.",
     "Verdict of a stage": "The worst of its sampler's, its guards' and that of the flow learnt from it. The analysis "
     "has the verdict of its worst stage.",
     "Guards": "Each stage from the second on begins with a prior that was learnt from draws, and is right where there "
@@ -50,7 +50,8 @@ _GLOSSARY = {
     "Shift": "Difference of the means, this stage's less the one before's, in standard deviations of the latter.",
     "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given those of the stages "
     "before. The sum is that of all data under the first prior; its error is the samplers' alone.",
-    "Draws worth": "Weighted or correlated draws tell as much as so many independent ones.",
+    "Effective size": "The number of independent draws that would be as informative as these, which have weights or "
+    "are correlated.",
 }
 
 
@@ -130,7 +131,7 @@ def _badge_of(part: Guards | QualityReport | None) -> str:
 
 
 def _draws(chain: Chain) -> str:
-    return f"{chain.n} worth {chain.effective_size:.0f}"
+    return f"{chain.n} (effective size {chain.effective_size:.0f})"
 
 
 def _evidence(of: Chain | StagedAnalysis) -> str:
@@ -192,7 +193,9 @@ def _shifts(before: Chain, after: Chain) -> dict[str, str]:
     names = [name for name in before.names if name in after.names]
     if not names:
         return {}
-    return dict(zip(names, map("{:+.2f}".format, mean_shift(before.select(names), after.select(names))), strict=True))
+    with np.errstate(invalid="ignore", divide="ignore"):  # where the earlier one takes a single value
+        shifts = mean_shift(before.select(names), after.select(names))
+    return {name: f"{shift:+.2f}" if np.isfinite(shift) else "-" for name, shift in zip(names, shifts, strict=True)}
 
 
 def _sampler(chain: Chain) -> dict[str, str]:
@@ -212,8 +215,8 @@ def _flat(record: Mapping[str, Any], above: str = "") -> dict[str, str]:
 def _words(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return f"{value:.5g}"
+    if isinstance(value, float | np.floating):
+        return "unknown" if np.isnan(value) else f"{value:.5g}".replace("inf", "infinite")
     if isinstance(value, list | tuple | np.ndarray):
         few = len(value) <= _LISTED
         items = [_words(item) for item in (value if few else [*value[: _LISTED - 1], value[-1]])]
@@ -223,7 +226,7 @@ def _words(value: Any) -> str:
 
 def _guards(guards: Guards | None, *, first: bool) -> list[Markup]:
     if guards is None:
-        why = "None: the prior of the first stage was given, not learnt." if first else "None were run."
+        why = "None: the prior of the first stage was given, not learnt." if first else "None of this posterior."
         return [element("h3", "Guards"), element("p", why)]
     rows = [
         [finding.subject, badge(finding.verdict), _typeset(finding.text), finding.advice] for finding in guards.findings
