@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import blackjax
 import jax
 import jax.numpy as jnp
@@ -198,8 +201,19 @@ def test_the_error_of_the_evidence_is_calibrated():
 def test_a_time_limit_returns_what_there_is_and_that_it_is_not_the_posterior():
     with pytest.warns(UserWarning, match=r"not converged\. Stopped by the time limit at likelihood.*NOT from the post"):
         found = sample_blackjax(KEY, ModelDensity(narrow, np.zeros(8)), max_seconds=0.0, progress=False)
-    assert found.info["temperatures"][-1] < 0.1
+    assert found.info["temperatures"] == []  # it is looked at before the first move: these are draws from the prior
+    assert found.info["calls"] == found.n
     assert found.log_evidence is None
+    assert not found.info["converged"]
+
+
+def test_a_time_limit_is_looked_at_between_sweeps(monkeypatch):
+    times = itertools.chain(itertools.repeat(0.0, 2), itertools.repeat(np.inf))  # time is up in the first power's moves
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    with pytest.warns(UserWarning, match="Stopped by the time limit"):
+        found = sample_blackjax(KEY, ModelDensity(narrow, np.zeros(8)), max_seconds=600.0, progress=False)
+    assert 0.0 < found.info["temperatures"][-1] < 0.1
+    assert found.info["moves"] == [10]
     assert not found.info["converged"]
 
 

@@ -349,6 +349,15 @@ def test_a_time_limit_returns_what_there_is():
     assert not chain.info["converged"]
 
 
+def test_time_that_ends_in_the_search_for_starts_is_an_error():
+    def seldom_possible():
+        x = numpyro.sample("x", dist.Uniform(0.0, 1.0))
+        numpyro.factor("part", jnp.where(x < 0.2, 0.0, -jnp.inf))
+
+    with pytest.raises(TimeoutError, match=r"time was up after [1-9] of 16 walkers had found a start.*Allow more"):
+        sample_emcee(KEY, ModelDensity(seldom_possible), n_walkers=16, max_seconds=0.0, progress=False)
+
+
 def test_a_flow_prior_of_the_model_is_its_own_proposal():
     prior = make_prior([(0.0, 1.0), (-1.0, 2.0)], FlowConfig(layers=2, hidden=(8,)))
 

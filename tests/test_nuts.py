@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,16 +144,34 @@ def test_blocks_of_steps_share_one_program(monkeypatch):
     assert counts[10] <= counts[2]  # the first run compiles the density too
 
 
+def clock(monkeypatch, looks):
+    """Makes time be up after that many looks at it."""
+    times = itertools.chain(itertools.repeat(0.0, looks), itertools.repeat(np.inf))
+    monkeypatch.setattr(nuts, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+
+
 @pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
-def test_a_time_limit_returns_the_first_draws_of_that_key_quietly(density, chain, capsys):
+def test_a_time_limit_returns_the_first_draws_of_that_key_quietly(density, chain, capsys, monkeypatch):
+    clock(monkeypatch, 10)  # in the warm-up; that is over then, and a tenth of the draws is made in any case
     with pytest.warns(UserWarning, match="stopped by the time limit after 50 draws of each chain"):
-        found = sample_nuts(KEY, density, **{**FEW, "max_seconds": 0.0})
+        found = sample_nuts(KEY, density, **{**FEW, "max_seconds": 600.0})
     assert found.n == 200
     assert found.info["stopped_by"] == "the time limit"
     assert not found.info["converged"]
     np.testing.assert_array_equal(found.samples.reshape(4, 50, -1), chain.samples.reshape(4, 500, -1)[:, :50])
     assert jnp.result_type(float) == jnp.float32  # the caller's
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("n_samples", "looks", "done"), [(500, 9, 270), (5000, 1, 30)])
+def test_time_that_ends_in_the_warm_up_is_an_error(density, monkeypatch, n_samples, looks, done):
+    """Its steps are not draws of the posterior. It is looked at ten times at least, however many draws are wanted."""
+    clock(monkeypatch, looks)
+    words = f"max_seconds: time was up after {done} of 300 steps of the warm-up.*Allow more, or lower n_warmup"
+    with pytest.raises(TimeoutError, match=words):
+        sample_nuts(KEY, density, **{**FEW, "n_samples": n_samples, "max_seconds": 600.0})
+    with pytest.raises(TimeoutError, match="after 0 of 300 steps"):
+        sample_nuts(KEY, density, **{**FEW, "max_seconds": 0.0})
 
 
 @pytest.mark.parametrize(

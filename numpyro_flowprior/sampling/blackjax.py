@@ -59,8 +59,8 @@ def sample_blackjax(
             fives, at most 100.
         space: "latent" to sample learned priors in their latent space (`LatentReparam`), where they are close to a
             standard normal; "parameters" to sample their parameters, through a probit between bounds.
-        max_seconds: return what there is after this time, looked at between moves; None for no limit. Before the power
-            reaches 1 that is NOT the posterior, and a warning says so.
+        max_seconds: return what there is after this time, looked at between sweeps of moves, five or `n_steps`; None
+            for no limit. Before the power reaches 1 that is NOT the posterior, and a warning says so.
         progress: show a progress bar.
 
     Returns:
@@ -121,6 +121,8 @@ def _temper(
     with tqdm(desc="blackjax", unit="power", disable=not progress) as bar:
         try:
             while not run.powers or run.powers[-1] < 1.0:
+                if time.perf_counter() > deadline:
+                    return "the time limit"
                 risen, gain = programs.rise(run.state)
                 error = evidence_error(np.asarray(risen.weights), run.ancestor)
                 key = jax.random.fold_in(keys[1], len(run.powers))
@@ -129,7 +131,7 @@ def _temper(
                 run.powers.append(float(risen.tempering_param))
                 bar.update()
                 bar.set_postfix(power=f"{run.powers[-1]:.2g}", acceptance=f"{run.acceptance[-1]:.2f}")
-                if not whole or (run.powers[-1] < 1.0 and time.perf_counter() > deadline):
+                if not whole:
                     return "the time limit"
         except KeyboardInterrupt:
             if not run.powers:
@@ -194,7 +196,8 @@ def _chain(
     cause: str | None,
 ) -> Chain:
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
-    done = run.powers[-1] == 1.0
+    power = run.powers[-1] if run.powers else 0.0
+    done = power == 1.0
     settings: dict[str, Any] = {
         "n_particles": run.n,
         "space": space,
@@ -211,7 +214,7 @@ def _chain(
         warnings.warn(f"sample_blackjax: stopped by {cause} while moving at the full likelihood.", stacklevel=3)
     elif cause:
         warnings.warn(
-            f"sample_blackjax: not converged. Stopped by {cause} at likelihood^{run.powers[-1]:.3g}: these draws are "
+            f"sample_blackjax: not converged. Stopped by {cause} at likelihood^{power:.3g}: these draws are "
             "NOT from the posterior, but far wider. Allow more time, or fewer particles.",
             stacklevel=3,
         )

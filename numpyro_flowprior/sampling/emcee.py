@@ -54,7 +54,8 @@ def sample_emcee(
         density: the posterior.
         n_walkers: number of walkers, at least 2 d (one more if odd); None for max(64, 4 d rounded up to even).
         max_steps: most steps taken.
-        max_seconds: return what there is after this time; None for no limit.
+        max_seconds: return what there is after this time, looked at after every step; None for no limit. It is an error
+            if it ends before the walkers have found where to start.
         space: the coordinates that the walkers move in, whatever the chain is in: "parameters" for the model's own;
             "latent" for those of its learned priors, in which the first analysis is white.
         proposal: a density from which to propose independently of where a walker is, so that walkers cross between
@@ -79,6 +80,7 @@ def sample_emcee(
         ImportError: emcee is not installed.
         ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, latent
             coordinates of a model that has none, or a checkpoint of another run.
+        TimeoutError: time was up before the first step.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
@@ -125,7 +127,8 @@ def sample_emcee(
         starts = backend.get_last_sample()
     else:
         generator = np.random.RandomState(seed)
-        starts = emcee.State(_starts(key_start, inner, n_walkers), random_state=generator.get_state())
+        found = _starts(key_start, inner, n_walkers, start_time + limit)
+        starts = emcee.State(found, random_state=generator.get_state())
     keeper = _Keeper(checkpoint, backend, about, start_time + limit)
     tau, cause = _run(sampler, starts, max_steps, keeper, finished=finished, progress=progress)
     samples, fields, statistics = _kept(sampler, tau, cause)
@@ -159,17 +162,24 @@ class _Keeper:
         return time.perf_counter() > self._deadline
 
 
-def _starts(key: jax.Array, density: ModelDensity, n: int) -> FloatArray:
+def _starts(key: jax.Array, density: ModelDensity, n: int, deadline: float) -> FloatArray:
     """Returns n prior draws of finite posterior density: emcee accepts walkers at -inf in silence."""
     found: list[FloatArray] = []
     for attempt in range(_TRIES):
         draws = density.sample_prior(jax.random.fold_in(key, attempt), n)
         found.append(draws[np.isfinite(density.log_posterior(draws))])
-        if sum(map(len, found)) >= n:
-            return np.concatenate(found)[:n]
+        starts = np.concatenate(found)
+        if len(starts) >= n:
+            return starts[:n]
+        if time.perf_counter() > deadline:
+            raise TimeoutError(
+                f"sample_emcee: max_seconds: time was up after {len(starts)} of {n} walkers had found a start, one of "
+                f"{(attempt + 1) * n} prior draws with a finite posterior density. Allow more. Is the likelihood finite "
+                "where the prior has its mass?"
+            )
     raise ValueError(
-        f"sample_emcee: {sum(map(len, found))} of {_TRIES * n} prior draws have a finite posterior density; expected "
-        f"at least {n}. Is the likelihood finite where the prior has its mass?"
+        f"sample_emcee: {len(starts)} of {_TRIES * n} prior draws have a finite posterior density; expected at least "
+        f"{n}. Is the likelihood finite where the prior has its mass?"
     )
 
 

@@ -21,7 +21,7 @@ from .record import INTERRUPTION, begin, run_record, seed_of
 from .sites import without_masks
 from .space import Coordinates, require_coordinates, sampled_in
 
-_BLOCKS = 10  # that the draws are made in: between two of them the clock is looked at
+_BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
 _FIELDS = ("diverging", "accept_prob", "num_steps")
 
@@ -49,7 +49,9 @@ def sample_nuts(
         space: "latent" to sample learned priors, where there are any, in their latent space (`LatentReparam`), where
             NUTS moves best; modes that a prior keeps apart there are better left to `sample_pocomc`. "parameters" to
             sample the model as it is.
-        max_seconds: return what there is after this time, looked at ten times after the warm-up; None for no limit.
+        max_seconds: return what there is after this time, looked at ten times after the warm-up (a tenth of the draws
+            is made in any case) and ten times in it, where it is an error: there is nothing to return. None for no
+            limit.
         progress: show a progress bar.
         **options: further arguments of `numpyro.infer.NUTS` (target_accept_prob, dense_mass, max_tree_depth, ...).
 
@@ -59,6 +61,7 @@ def sample_nuts(
 
     Raises:
         TypeError, ValueError: numbers of the wrong kind, or another space.
+        TimeoutError: time was up before the warm-up was over; the message says how far it came.
 
     Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.
     """
@@ -111,6 +114,7 @@ def _run(
     """
     args, kwargs = density.arguments
     block = -(-n_samples // _BLOCKS)
+    look = min(block, -(-n_warmup // _BLOCKS))
     state = kernel.init(keys, n_warmup, None, args, kwargs)
     constrain = jax.vmap(jax.vmap(kernel.postprocess_fn(args, kwargs)))
 
@@ -134,10 +138,12 @@ def _run(
     cause = None
     with tqdm(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
         try:
-            for done in range(0, n_warmup, block):
-                state = advance(state, min(block, n_warmup - done))[0]
+            for done in range(0, n_warmup, look):
+                if time.perf_counter() > deadline:
+                    raise _too_late(done, n_warmup)
+                state = advance(state, min(look, n_warmup - done))[0]
                 jax.block_until_ready(state.z)
-                bar.update(min(block, n_warmup - done))
+                bar.update(min(look, n_warmup - done))
             bar.set_description("NUTS")
             while sum(part.shape[1] for part in draws) < n_samples:
                 state, values, found = advance(state, block)
@@ -153,6 +159,14 @@ def _run(
             cause = INTERRUPTION
     whole = {name: np.concatenate([part[name] for part in fields], axis=1)[:, :n_samples] for name in _FIELDS}
     return np.concatenate(draws, axis=1)[:, :n_samples], whole, cause
+
+
+def _too_late(done: int, n_warmup: int) -> TimeoutError:
+    return TimeoutError(
+        f"sample_nuts: max_seconds: time was up after {done} of {n_warmup} steps of the warm-up. Until it is over the "
+        "sampler is not adapted, and its chains may still be on their way to the posterior: there are no draws to "
+        "return. Allow more, or lower n_warmup."
+    )
 
 
 def _chain(

@@ -131,7 +131,8 @@ def sample_pocomc(
         checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
             after a kill; the same call that is done already returns the same chain.
         checkpoint_every: iterations from one writing to the next.
-        max_seconds: return what there is after this time, looked at between iterations; None for no limit.
+        max_seconds: return what there is after this time, looked at between iterations, the first of which come after
+            the prior draws; None for no limit.
         progress: show a progress bar.
         **options: further arguments of `pocomc.Sampler` (train_config, dynamic, metric, n_prior, sample, ...).
 
