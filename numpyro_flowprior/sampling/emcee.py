@@ -174,8 +174,8 @@ def _starts(key: jax.Array, density: ModelDensity, n: int, deadline: float) -> F
         if time.perf_counter() > deadline:
             raise TimeoutError(
                 f"sample_emcee: max_seconds: time was up after {len(starts)} of {n} walkers had found a start, one of "
-                f"{(attempt + 1) * n} prior draws with a finite posterior density. Allow more. Is the likelihood finite "
-                "where the prior has its mass?"
+                f"{(attempt + 1) * n} prior draws with a finite posterior density. Allow more. Is the likelihood "
+                "finite where the prior has its mass?"
             )
     raise ValueError(
         f"sample_emcee: {len(starts)} of {_TRIES * n} prior draws have a finite posterior density; expected at least "
