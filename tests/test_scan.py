@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
+import pickle
 import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -31,11 +34,11 @@ from numpyro_flowprior import (
 )
 from numpyro_flowprior.cli import main
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
-from numpyro_flowprior.training import rungs, scan
+from numpyro_flowprior.training import problem, rungs, scan
 from numpyro_flowprior.training.grid import expand
 from numpyro_flowprior.training.pool import process_pool
-from numpyro_flowprior.training.prepare import prepare
-from numpyro_flowprior.training.problem import held_apart, pose
+from numpyro_flowprior.training.prepare import Prepared, prepare
+from numpyro_flowprior.training.problem import Problem, held_apart, pose, posed_by
 from numpyro_flowprior.training.steps import learning_rate
 
 KEY = jax.random.key(0)
@@ -260,6 +263,106 @@ def test_mixtures_are_judged_as_fit_flow_makes_them(counted):
     assert top["log_density"] == pytest.approx(log_q.mean(), abs=1e-6)
     assert top["error"] == pytest.approx(log_q.std() / np.sqrt(len(log_q)), rel=1e-6)
     assert run(grid, rows=(500,), train=BRIEF, config=MIXED, finalists=0).table[0]["rung"] == 1
+
+
+def settings_of(**chosen):
+    return expand({name: [value] for name, value in chosen.items()}, SMALL, TrainConfig())[0]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"loss": "nll"}, {"loss": "jeffreys"}, {"loss": "jeffreys", "normalised": True}, {"loss": "log_variance"}],
+    ids=str,
+)
+def test_candidates_are_trained_on_the_problem_that_fit_flow_would_pose(chosen):
+    chain = banana().replace(log_evidence=1.5)
+    config, train = rungs.shared_part(settings_of(likelihood=0.5, **chosen))
+    source = scan._source(KEY, chain, [(config, train)])
+    found, nats = rungs._posed(source, train, config)
+    (expected,) = pose(source.keys[0], prepare(chain), None, 1, train)
+    for one, other in zip(jax.tree.leaves(vars(found)), jax.tree.leaves(vars(expected)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert nats == pose(source.keys[0], prepare(chain), None, 1, TrainConfig())[0].offset
+
+
+def test_problems_are_told_apart_by_all_that_posing_looks_at():
+    """Also when `pose` comes to look at more."""
+    seen = set()
+
+    class Watched:
+        def __init__(self, train):
+            self.train = train
+
+        def __getattr__(self, name):
+            seen.add(name)
+            return getattr(self.train, name)
+
+    prepared = prepare(banana().replace(log_evidence=0.0))
+    for train in (TrainConfig(loss="jeffreys", normalised=True), TrainConfig(loss="log_variance", clip=1.0)):
+        pose(KEY, prepared, prepared, 2, Watched(train))
+    assert seen == set(problem._LOOKED_AT)
+    assert posed_by(train) == replace(train, clip=TrainConfig.clip)
+
+
+def test_a_normalised_divergence_is_scanned_as_such():
+    """The mass that a flow puts where there are no draws: the two losses differ in nothing else."""
+    grid = {"loss": ["jeffreys"], "normalised": [False, True], "batch_size": [100], "learning_rate": [1e-2]}
+    with pytest.raises(ValueError, match="TrainConfig.normalised needs chain.log_evidence"):
+        run(grid)
+    sources = [scan._source(KEY, banana().replace(log_evidence=z), expand(grid, SMALL, TrainConfig())) for z in (0, 1)]
+    assert sources[0] != sources[1]  # else a folder would go on with the outcomes of another constant
+    first, second = run(grid, banana().replace(log_evidence=0.0), rows=(2000,)).table
+    assert first["log_density"] != second["log_density"]
+
+
+@pytest.fixture
+def alive():
+    """Counts the problems and prepared chains in this process, more than when the test began."""
+
+    def count():
+        gc.collect()
+        return sum(isinstance(one, Problem | Prepared) for one in gc.get_objects())
+
+    before = count()
+    return lambda: count() - before
+
+
+class Posting(ThreadPoolExecutor):
+    """An executor of this process that sends tasks as processes do."""
+
+    def submit(self, function, task):
+        return super().submit(function, pickle.loads(pickle.dumps(task)))
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor, Posting])
+def test_nothing_of_the_chain_outlives_a_scan(alive, executor, monkeypatch):
+    several = {**GRID, "loss": ["nll", "jeffreys"], "learning_rate": [1e-2]}
+    during, real = [], rungs._held_log_density
+    monkeypatch.setattr(rungs, "_held_log_density", lambda *task: (real(*task), during.append(alive()))[0])
+    with nullcontext() if executor is None else executor(1) as pool:
+        assert len(run(several, rows=(500,), executor=pool).table) == 4
+        assert set(during) == {2}  # one problem, and the chain prepared for it
+        assert alive() == 0
+
+
+def test_a_worker_prepares_a_chain_once_and_keeps_the_last_one(alive, monkeypatch):
+    """A task brings its own copy of the chain; what was made of the one before serves if they are equal."""
+    made = []
+    monkeypatch.setattr(rungs, "prepare", lambda *chain: made.append(1) or prepare(*chain))
+    settings = rungs.shared_part(settings_of(batch_size=100))
+
+    def arrive(chain):
+        task = rungs.Task(scan._source(KEY, chain, [settings]), (0,), *settings, (1e-2,), 500)
+        (outcome,) = rungs.run_task(pickle.loads(pickle.dumps(task)))
+        assert outcome["status"] == "trained"
+
+    for _ in range(3):
+        arrive(banana())
+    assert (len(made), alive()) == (1, 2)
+    arrive(banana(2000))
+    assert (len(made), alive()) == (2, 2)
+    rungs.forget_arrived()
+    assert alive() == 0
 
 
 def test_an_interrupted_finalist_is_not_a_result(monkeypatch):

@@ -15,6 +15,7 @@ from .steps import Data, Rows, make_rows
 
 _MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
 DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
+_LOOKED_AT = ("loss", "validation", "likelihood", "normalised")  # of TrainConfig, by `pose`
 _COPIES = 8  # entries per row in the list that stands for uneven weights ...
 _MOST_LISTED = 4_000_000  # ... and at most in all, or one per row
 
@@ -56,7 +57,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     if support is not None and log_p is not None:  # no other loss looks at them
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
-    zero = _log_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
+    zero = known_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
     rows = make_rows(x, None if log_p is None else np.maximum(log_p, top - DEPTH) - zero)
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
@@ -77,12 +78,18 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     return _of_equal_shapes(problems)
 
 
+def posed_by(train: TrainConfig) -> TrainConfig:
+    """Returns what `pose` looks at of some settings, and the others at one value each: equal ones pose one problem."""
+    return TrainConfig(**{name: getattr(train, name) for name in _LOOKED_AT})
+
+
 def share_in_reach(seen: Prepared) -> float:
     """Returns the weight of the draws whose log density is near enough to the highest to be regressed on."""
     return float(seen.chain.probabilities[seen.log_p > _top(seen) - DEPTH].sum())
 
 
-def _log_evidence(chain: Chain) -> float:
+def known_evidence(chain: Chain) -> float:
+    """Returns the chain's log evidence, which `train.normalised` needs; raises ValueError if it is not known."""
     if chain.log_evidence is None:
         raise ValueError(
             "chain: TrainConfig.normalised needs chain.log_evidence, the constant of its log_prob; there is none. "

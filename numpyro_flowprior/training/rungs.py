@@ -23,8 +23,8 @@ from ..flows.config import FlowConfig
 from .config import TrainConfig
 from .fit import fit_flow
 from .grid import Settings
-from .prepare import Prepared, as_configured, prepare
-from .problem import Problem, held_apart, pose
+from .prepare import as_configured, prepare
+from .problem import Problem, held_apart, pose, posed_by
 from .steps import log_densities, optimiser, run_between
 
 _CHUNK = 50_000  # rows between returns to Python, where the keyboard can interrupt
@@ -34,11 +34,16 @@ Outcome = dict[str, Any]  # JSON-ready: status, steps, log_density, error, secon
 
 @dataclass(frozen=True)
 class Source:
-    """The chain, its draws off the edges, and the scan's key; equal if the fingerprints are, wherever unpickled."""
+    """The chain, its draws off the edges, and the scan's key; equal if the fingerprints are, wherever unpickled.
+
+    It keeps the last of what was made of it, which so lives as long as its scan. Copies that arrive in a worker one
+    after the other are one.
+    """
 
     fingerprint: str
     chain: Chain = field(compare=False, repr=False)
     key_data: tuple[int, ...]
+    _made: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def keys(self) -> tuple[jax.Array, jax.Array]:
@@ -46,6 +51,34 @@ class Source:
         key = jax.random.wrap_key_data(jnp.asarray(self.key_data, jnp.uint32), impl="threefry2x32")
         key_split, key_train = jax.random.split(key)
         return key_split, key_train
+
+    def last(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
+        """Returns what was made under a name, if it was for that key; else makes it, and lets the one before go."""
+        found = self._made.get(name)
+        if found is None or found[0] != key:
+            self._made.pop(name, None)
+            found = key, make()
+            self._made[name] = found
+        return found[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles what it is, not what was made of it."""
+        return _arrived, (self.fingerprint, self.chain, self.key_data)
+
+
+def _arrived(fingerprint: str, chain: Chain, key_data: tuple[int, ...]) -> Source:
+    return _last_arrived(Source(fingerprint, chain, key_data))
+
+
+@lru_cache(maxsize=1)
+def _last_arrived(source: Source) -> Source:
+    """Returns the source that tasks from another process brought last, if it is equal to this one."""
+    return source
+
+
+def forget_arrived() -> None:
+    """Lets go of the source that tasks from another process brought last, if there is one here."""
+    _last_arrived.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -139,7 +172,7 @@ def _outcome(train: Callable[[], tuple[int, np.ndarray]]) -> Outcome:
 def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray]:
     """Returns the number of steps and log q at the held-out rows, (n,), nats in the parameters' units."""
     config, train = task.config, task.train
-    problem, nats = _posed(task.source, train.loss, train.validation, _coordinates(config))
+    problem, nats = _posed(task.source, train, config)
     steps = -(-task.rows // min(train.batch_size, len(problem.data.taught)))
     key_init, key_steps = jax.random.split(task.source.keys[1])
     trained = init_trained(key_init, config, problem.dim)
@@ -170,15 +203,19 @@ def _coordinates(config: FlowConfig) -> FlowConfig:
     return FlowConfig(support=config.support, whitening=config.whitening)
 
 
-@lru_cache(maxsize=4)
-def _posed(source: Source, loss: str, validation: float, config: FlowConfig) -> tuple[Problem, float]:
+def posed_alike(config: FlowConfig, train: TrainConfig) -> tuple[TrainConfig, FlowConfig]:
+    """Returns what a candidate's training problem depends on besides the chain."""
+    return posed_by(train), _coordinates(config)
+
+
+def _posed(source: Source, train: TrainConfig, config: FlowConfig) -> tuple[Problem, float]:
     """Returns the training problem and mean log |det dx / dtheta| at the held-out rows, which no loss changes."""
-    seen = _prepared(source, config)
-    (problem,) = pose(source.keys[0], seen, None, 1, TrainConfig(loss=loss, validation=validation))
-    nats = problem.offset if loss == "nll" else _posed(source, "nll", validation, config)[1]
-    return problem, nats
+    train, config = posed_alike(config, train)
 
+    def make() -> tuple[Problem, float]:
+        seen = source.last("prepared", config, lambda: prepare(as_configured(source.chain, config), config.whitening))
+        (problem,) = pose(source.keys[0], seen, None, 1, train)
+        _, held = held_apart(source.keys[0], seen.chain, train.validation)
+        return problem, float(seen.log_det[held].mean())
 
-@lru_cache(maxsize=2)
-def _prepared(source: Source, config: FlowConfig) -> Prepared:
-    return prepare(as_configured(source.chain, config), config.whitening)
+    return source.last("posed", (train, config), make)

@@ -26,7 +26,8 @@ from .config import TrainConfig
 from .defaults import NARROW
 from .grid import Grid, Settings, expand
 from .prepare import require_learnable
-from .rungs import FullTask, Source, Task, first_alike, run_all, shared_part
+from .problem import known_evidence
+from .rungs import FullTask, Source, Task, first_alike, forget_arrived, posed_alike, run_all, shared_part
 from .scan_log import ScanLog
 from .scan_result import ScanResult, make_table
 
@@ -91,7 +92,7 @@ def scan_flows(
     real_in(keep, "scan_flows: keep", 0.0, 1.0, open_low=True, open_high=True)
     positive_int(finalists, "scan_flows: finalists", minimum=0)
     _require_scannable(chain, candidates, executor)
-    source = _source(key, off_the_edges(chain))
+    source = _source(key, off_the_edges(chain), candidates)
     log = ScanLog(folder, _identity(source, candidates, rows, keep, finalists))
     firsts = first_alike(candidates)
     alive = {j: candidates[j] for j in sorted(set(firsts))}
@@ -112,6 +113,8 @@ def scan_flows(
                 "scan_flows: interrupted; the table is of what was done. With folder=..., the same call goes on.",
                 stacklevel=2,
             )
+        finally:
+            forget_arrived()  # of an executor that pickles, and works here
     table = make_table(candidates, firsts, log.outcomes, rungs, list(alive) if interrupted else ())
     return ScanResult(candidates, table, interrupted)
 
@@ -139,14 +142,18 @@ def _require_scannable(chain: Any, candidates: Sequence[Settings], executor: Any
             f"scan_flows: chain: the losses {shorten(taught)} need the log density of each row (log_prob); there is "
             'none. Scan {"loss": ["nll"]}, or pass the chain with its log_prob.'
         )
+    if any(train.normalised for _, train in candidates):
+        known_evidence(chain)
     require_learnable(chain)
 
 
-def _source(key: jax.Array, chain: Chain) -> Source:
+def _source(key: jax.Array, chain: Chain, candidates: Sequence[Settings]) -> Source:
     digest = hashlib.sha256(chain.fingerprint().encode())
     digest.update(json.dumps(chain.space.to_json()).encode())
     if chain.log_prob is not None:
         digest.update(np.ascontiguousarray(chain.log_prob).tobytes())
+    if any(train.normalised for _, train in candidates):
+        digest.update(repr(chain.log_evidence).encode())
     return Source(digest.hexdigest(), chain, tuple(jax.random.bits(key, (2,), "uint32").tolist()))
 
 
@@ -224,14 +231,19 @@ def _run_rung(
 
 
 def _tasks(source: Source, candidates: dict[int, Settings], rows: int | None) -> list[Task] | list[FullTask]:
-    """Returns the work, the longest first; candidates that share compiled steps are one task."""
+    """Returns the work, by training problem (one is kept at a time), the longest first.
+
+    Candidates that share compiled steps are one task.
+    """
     longest_first = sorted(candidates, key=lambda j: -candidates[j].config.layers)
     if rows is None:
         return [FullTask(source, (j,), candidates[j]) for j in longest_first]
     groups: dict[Any, list[int]] = {}
     for j in longest_first:
         groups.setdefault(shared_part(candidates[j]), []).append(j)
-    return [
+    tasks = [
         Task(source, tuple(group), config, train, tuple(candidates[j].train.learning_rate for j in group), rows)
         for (config, train), group in groups.items()
     ]
+    problems = list(dict.fromkeys(posed_alike(task.config, task.train) for task in tasks))
+    return sorted(tasks, key=lambda task: problems.index(posed_alike(task.config, task.train)))
