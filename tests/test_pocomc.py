@@ -300,7 +300,8 @@ def test_impossible_regions_are_in_the_evidence(precondition):
     else:
         assert chain.log_evidence == found
         assert chain.log_evidence_error is None
-    assert chain.info["effective_size"] < chain.effective_size  # which takes replaced draws for draws
+    assert chain.info["effective_size"] == pytest.approx(chain.effective_size)
+    assert chain.effective_size < 1 / np.sum(chain.probabilities**2)  # which takes replaced draws for draws
     assert (chain.samples[:, 0] > 1.0).all()
 
     def nowhere():
@@ -392,7 +393,7 @@ def test_options_of_pocomc_go_through(density, monkeypatch):
     chain = sample_pocomc(KEY, density, **{**FAST, "n_total": 300}, flow="maf3", **options)
     assert {**got, **options, "flow": "maf3"} == got
     assert chain.info["flow"] == "maf3"
-    assert chain.effective_size > 300
+    assert 1 / np.sum(chain.probabilities**2) > 300  # as pocoMC counts n_total: copies too
 
 
 def test_one_parameter():

@@ -64,8 +64,8 @@ def sample_emcee(
             None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
-            on from there, also after a kill, to the same end; the same call that is done already returns the same
-            chain.
+            on from there, also after a kill, to the same end (bit for bit, but for a move that counts its turns, such
+            as GaussianMove(mode="sequential")); the same call that is done already returns the same chain.
         progress: show a progress bar.
         **options: further arguments of `emcee.EnsembleSampler` (moves, backend, ...); `moves` are mixed with the
             proposals. A `backend` of emcee's, its HDFBackend("run.h5") say, keeps the steps in place of a checkpoint;
