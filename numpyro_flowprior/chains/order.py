@@ -102,6 +102,8 @@ def recognised(
     near, far = correlation[1], correlation[_FAR]
     if near > _CLEAR * error and 1.0 - near < _LOCAL * (1.0 - far):
         return RowOrder("sequence", "neighbouring rows are near to each other")
+    if importance:
+        return default
     if _repeats_far_apart(rows):
         return RowOrder("independent", "rows repeat far from each other: they are shuffled, or resampled")
     if _falls_or_rises(z):

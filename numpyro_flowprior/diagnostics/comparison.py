@@ -10,17 +10,20 @@ import jax
 import numpy as np
 from scipy.stats import f as f_ratio
 
-from .._checks import FloatArray
+from .._checks import FloatArray, positive_int
 from ..chains.chain import Chain
-from .divergences import MarginalKL, marginal_floors, marginal_kl
-from .independent import few_copies, independent_rows
+from .divergences import Grid, MarginalKL
+from .independent import independent_rows
 from .json_numbers import numbers, rounded
 from .modes import ModeWeights, mode_weights
+from .noise_floor import noise_floors, spread
 from .two_sample import ClassifierTest, classifier_test
+from .units import units_of
 from .whitening import whitening
 
 _MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
-_REPEATED = 0.002  # share of resampled rows that may be copies: a copy in either part is no noise, and lowers the floor
+_CLEARLY = 3.0  # standard deviations above those of noise, from which on a first-order variance is one of difference
+_MOST_ROWS = 200_000  # of either chain in the histograms
 _FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
 
 
@@ -30,13 +33,16 @@ class Comparison:
 
     Attributes:
         kl: divergences KL(a || b) of the marginals, nats.
-        floor: (repeats,) average divergences between random parts of the pooled draws: what noise alone gives, nats.
+        floor: (repeats,) average divergences between parts of the rows of both without a difference: what noise alone
+            gives, nats.
         floor_mean, floor_std: mean and standard deviation over the repeats of each parameter's and pair's own, nats.
         shift: (d,) difference of the means b - a, in standard deviations of a.
         width_ratio: (d,) standard deviation of b over that of a.
-        bins: of the histograms along each axis.
+        bins: of the histograms along each axis, at most.
         modes: shares of separated modes, by parameter.
         classifier: whether a classifier tells rows of a from rows of b; None if it was not asked, or had too few.
+        first_order: standard error of the average divergence that is there because a and b differ, nats; zero if they
+            do not.
     """
 
     kl: MarginalKL
@@ -48,6 +54,7 @@ class Comparison:
     bins: int
     modes: tuple[ModeWeights, ...] = ()
     classifier: ClassifierTest | None = None
+    first_order: float = 0.0
 
     @property
     def excess(self) -> float:
@@ -56,15 +63,22 @@ class Comparison:
 
     @property
     def excess_error(self) -> float:
-        """Standard deviation of the floor over its repeats: how well the excess is known, nats."""
-        return float(self.floor.std(ddof=1)) if len(self.floor) > 1 else float("nan")
+        """Standard error of the excess, nats.
+
+        The standard deviation of the floor over its repeats, with that of their mean; and, where a and b differ, what
+        their finite numbers of draws leave open of the difference (`first_order`). NaN with a single repeat.
+        """
+        repeats = len(self.floor)
+        if repeats < 2:
+            return float("nan")
+        return float(np.hypot(self.floor.std(ddof=1) * np.sqrt(1.0 + 1.0 / repeats), self.first_order))
 
     @property
     def worst(self) -> tuple[str, float, float]:
         """The parameter or pair farthest above its floor, in its standard deviations; the excess and its error, nats.
 
-        It is the largest of many, and its error is of a few repeats: between equal densities of seven parameters it is
-        three or four errors large; `chances` has probabilities, for bins that are filled. Without the floors' scatter
+        It is the largest of many: between equal densities of seven parameters it is two or three errors large;
+        `chances` has probabilities, for bins that are filled. Without the floors' scatter
         (a single repeat) it is the one with the largest excess.
         """
         names = [*self.kl.names, *(" and ".join(pair) for pair in self.kl.pairs)]
@@ -121,8 +135,10 @@ class Comparison:
         return {
             "average_kl": rounded(self.kl.average),
             "noise_floor": rounded(self.floor.mean()),
-            "noise_floor_std": rounded(self.excess_error),
+            "noise_floor_std": rounded(self.floor.std(ddof=1) if len(self.floor) > 1 else np.nan),
             "excess": rounded(self.excess),
+            "excess_error": rounded(self.excess_error),
+            "first_order": rounded(self.first_order),
             **{f"marginal_kl{end}": dict(zip(names, rounded(kl.one_d), strict=True)) for end, kl in parts.items()},
             **{f"pair_kl{end}": rounded(kl.two_d) for end, kl in parts.items()},  # in itertools.combinations' order
             "bins": self.bins,
@@ -147,7 +163,8 @@ class Comparison:
         modes = tuple(ModeWeights.from_json(part) for part in record.get("modes", ()))
         test = record.get("classifier")
         classifier = ClassifierTest(**dict(zip(test, numbers(test.values()).tolist(), strict=True))) if test else None
-        return cls(marginals(""), *floors, shift, width, record["bins"], modes, classifier)
+        first_order = float(record.get("first_order", 0.0))
+        return cls(marginals(""), *floors, shift, width, record["bins"], modes, classifier, first_order)
 
     def __str__(self) -> str:
         head = (
@@ -181,50 +198,64 @@ def compare(
     b: Chain,
     *,
     bounds: Any = None,
-    bins: int = 75,
-    repeats: int = 8,
+    bins: int | None = None,
+    repeats: int = 32,
     modes: Mapping[str, Any] | None = None,
     classify: bool = True,
     seed: int = 0,
 ) -> Comparison:
     """Returns how far b is from the reference a.
 
+    The excess over the noise floor and its error hold for dependent rows: for sequences, with or without chain ids, for
+    multiplicities and importance weights (diagnostics.noise_floor).
+
     Args:
         a: reference chain.
         b: chain to compare; its parameters may stand in another order, and there may be more of them.
-        bounds: (d, 2) range of the histograms; None for the declared bounds of a.
-        bins: bins along each axis of the histograms.
-        repeats: number of random partitions for the noise floor.
+        bounds: None for bins that follow the draws of both; "declared" for the paper's, equal bins between the declared
+            bounds of a; or a (d, 2) range for equal bins (see `marginal_kl`).
+        bins: bins along each axis; None for as many as there are rows for, 75 where `bounds` are given.
+        repeats: how many times the rows are dealt for the noise floor.
         modes: {parameter: value or values between its modes}, whose shares are compared; None to look for valleys of
             the marginals (`diagnostics.modes`), {} for no modes.
         classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
-        seed: of the partitions, and of the classifier's rows and folds.
+        seed: of the dealing, and of the classifier's rows and folds.
 
-    For the divergences, weighted chains are resampled to rows of equal weight, as many as leave next to no row twice:
-    where some weights are far above the mean that is few, and the noise floor is high, but it is right.
+    Of chains longer than 200,000 rows the divergences take evenly spaced ones.
 
     Raises:
-        ValueError: b lacks a parameter of a, or modes are of an unknown one.
+        ValueError: b lacks a parameter of a, a parameter's draws are all in one bin, a chain is shorter than eight
+            autocorrelation times, or modes are of an unknown parameter.
     """
+    repeats = positive_int(repeats, "compare: repeats")
     b = b if b.names == a.names else b.select(a.names)
+    chains = [chain.thin(-(-chain.n // _MOST_ROWS)) if chain.n > _MOST_ROWS else chain for chain in (a, b)]
+    grid = Grid.of(chains[0], chains[1], bounds, bins, "compare")
     shares, test = mode_weights(a, b, modes), _classifier(a, b, seed) if classify else None
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
-    shift = (b.mean() - a.mean()) / sigma_a
-    a, b = (_equally_weighted(chain, seed + j) for j, chain in enumerate((a, b)))
-    floors = marginal_floors(a, b, bounds, bins, repeats=repeats, seed=seed)
-    one, two = (np.array([getattr(floor, part) for floor in floors]) for part in ("one_d", "two_d"))
+    cells, weights = [grid.cells(chain.samples) for chain in chains], [chain.probabilities for chain in chains]
+    found = list(noise_floors(grid, chains, cells, repeats=repeats, seed=seed))
+    one, two = (np.array([getattr(floor, part) for floor, _ in found]) for part in ("one_d", "two_d"))
     ddof = min(1, repeats - 1)
+    variance = spread(grid, cells, weights, [units_of(chain) for chain in chains])
     return Comparison(
-        kl=marginal_kl(a, b, bounds, bins),
-        floor=np.array([floor.average for floor in floors]),
+        kl=grid.divergence(cells, weights),
+        floor=np.array([floor.average for floor, _ in found]),
         floor_mean=MarginalKL(a.names, one.mean(axis=0), two.mean(axis=0)),
         floor_std=MarginalKL(a.names, one.std(axis=0, ddof=ddof), two.std(axis=0, ddof=ddof)),
-        shift=shift,
+        shift=(b.mean() - a.mean()) / sigma_a,
         width_ratio=sigma_b / sigma_a,
-        bins=bins,
+        bins=max(grid.sizes),
         modes=shares,
         classifier=test,
+        first_order=_beyond_noise(variance, np.array([by_noise for _, by_noise in found])),
     )
+
+
+def _beyond_noise(variance: float, by_noise: FloatArray) -> float:
+    """Returns the standard error that a variance leaves above those of noise alone; zero if it may be one of them."""
+    mean, scatter = float(np.nanmean(by_noise)), float(np.nanstd(by_noise))
+    return float(np.sqrt(variance - mean)) if variance > mean + _CLEARLY * scatter else 0.0
 
 
 def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
@@ -238,9 +269,3 @@ def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
         return None
     rows = np.concatenate(chosen)
     return classifier_test(np.random.default_rng(seed), *np.split(whitening(rows)(rows), [len(chosen[0])]))
-
-
-def _equally_weighted(chain: Chain, seed: int) -> Chain:
-    if chain.weights is None:
-        return chain
-    return chain.resample(jax.random.key(seed), few_copies(chain.probabilities, _REPEATED))

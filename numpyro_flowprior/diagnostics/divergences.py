@@ -1,21 +1,27 @@
-"""Kullback-Leibler divergences between the marginals of two chains, by histogram, with their noise floor.
+"""Kullback-Leibler divergences between the marginals of two chains, by histogram.
 
 A histogram divergence between two finite sets of draws is positive even if both come from one density. Every value
-therefore comes with its floor: the same statistic between two random parts of the pooled draws, of the same sizes.
+therefore comes with its floor (`noise_floor`): the same statistic where there is no difference.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int, require_finite
+from .._checks import FloatArray, float_array, positive_int, require_finite, shorten
 from ..chains.chain import Chain
+from .units import histogram_size, units_of
 
 EMPTY = 1e-10  # probability added to every cell, so that an empty one costs a finite amount (as in the paper's scripts)
+PAPERS_BINS = 75  # along each axis, Roch and Shen (2025)
+_PRIOR_ROWS = 0.25  # imaginary rows in each cell of bins that follow the draws: an empty one is not known to be empty
+_PER_CELL = 10  # rows per cell of a pair's histogram, on average
+_FEWEST_BINS, _MOST_BINS = 4, 75
 
 
 @dataclass(frozen=True)
@@ -44,59 +50,93 @@ class MarginalKL:
         return tuple(combinations(self.names, 2))
 
 
-def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int = 75) -> MarginalKL:
+def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int | None = None) -> MarginalKL:
     """Returns KL(p || q) of all one- and two-dimensional marginals, by histograms.
 
     Args:
         p: reference draws, weighted or not.
         q: draws to compare, with the same parameters.
-        bounds: (d, 2) range of the histograms; None for the declared bounds, and the range that holds the central 99 %
-            of both chains where a parameter has none. Draws outside are counted in the outermost bins.
-        bins: bins along each axis.
+        bounds: None for bins that follow the draws of both, so that each holds as many, empty cells counting as a
+            quarter of a row; "declared" for equal bins between the declared bounds, as in the paper, which do not see
+            differences within one of them; or a (d, 2) range for equal bins. Draws outside of a range are counted in
+            the outermost bins; where "declared" bounds are infinite it is the central 99 % of both chains.
+        bins: bins along each axis; None for as many as leave ten independent rows in a pair's cell (4 to 75), and for
+            the paper's 75 where `bounds` are given.
 
     Raises:
-        ValueError: different parameters, or bounds of the wrong shape or order.
+        ValueError: different parameters, a parameter whose draws are all in one bin, or bounds of the wrong shape or
+            order.
     """
-    bins = positive_int(bins, "marginal_kl: bins", minimum=2)
-    require_same_names(p, q)
-    edges = _edges(p, q, bounds, "marginal_kl")
-    cells = [_cells(chain.samples, edges, bins) for chain in (p, q)]
-    return _marginal_kl(p.names, cells, [p.probabilities, q.probabilities], bins)
+    grid = Grid.of(p, q, bounds, bins, "marginal_kl")
+    cells = [grid.cells(chain.samples) for chain in (p, q)]
+    return grid.divergence(cells, [p.probabilities, q.probabilities])
 
 
-def marginal_floors(
-    p: Chain, q: Chain, bounds: Any = None, bins: int = 75, *, repeats: int = 8, seed: int = 0
-) -> list[MarginalKL]:
-    """Returns `repeats` times the marginal KL between random parts of the pooled draws: the value of no difference.
+@dataclass(frozen=True)
+class Grid:
+    """Bins along each axis, and what is added to every cell.
 
-    The parts have the sizes of p and q. Chains with ids are dealt whole, chain by chain (or walker by walker), so
-    that autocorrelation shows in the floor as it does in the value.
+    Attributes:
+        names: (d,) parameters.
+        edges: for each parameter, the inner edges of its bins, increasing.
+        added: probability added to each cell of p, and of q.
     """
-    require_same_names(p, q)
-    edges = _edges(p, q, bounds, "marginal_floors")
-    cells = np.concatenate([_cells(chain.samples, edges, bins) for chain in (p, q)])
-    weights = np.concatenate([chain.probabilities * chain.n for chain in (p, q)])
-    units = _units(p, q)
-    generator = np.random.default_rng(seed)
-    floors = []
-    for _ in range(positive_int(repeats, "marginal_floors: repeats")):
-        order = generator.permutation(units.max() + 1)
-        rank = np.argsort(order)[units]
-        rows = np.argsort(rank, kind="stable")
-        parts = rows[: p.n], rows[p.n :]
-        probabilities = [weights[part] / weights[part].sum() for part in parts]
-        floors.append(_marginal_kl(p.names, [cells[part] for part in parts], probabilities, bins))
-    return floors
 
+    names: tuple[str, ...]
+    edges: tuple[FloatArray, ...]
+    added: tuple[float, float]
 
-def _units(p: Chain, q: Chain) -> np.ndarray:
-    """Returns what each pooled row is dealt with: its own number, or that of its chain where chains have ids."""
-    labels, start = [], 0
-    for chain in (p, q):
-        ids = np.arange(chain.n) if chain.chain_id is None else np.unique(chain.chain_id, return_inverse=True)[1]
-        labels.append(ids + start)
-        start += int(ids.max()) + 1
-    return np.concatenate(labels)
+    @classmethod
+    def of(cls, p: Chain, q: Chain, bounds: Any, bins: int | None, subject: str) -> Grid:
+        """Returns the bins for two chains (see `marginal_kl`); `subject` is that of error messages."""
+        require_same_names(p, q)
+        bins = None if bins is None else positive_int(bins, f"{subject}: bins", minimum=2)
+        if bounds is None:
+            sizes = [max(histogram_size(chain, units_of(chain)), 1.0) for chain in (p, q)]
+            edges, added = _following(p, q, bins or _enough(min(sizes))), tuple(_PRIOR_ROWS / size for size in sizes)
+        else:
+            edges, added = _between(_range(p, q, bounds, subject), bins or PAPERS_BINS), (EMPTY, EMPTY)
+        grid = cls(p.names, tuple(edges), (added[0], added[1]))
+        _require_several_bins(grid, p, q, subject, fixed=bounds is not None)
+        return grid
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of bins of each parameter."""
+        return [len(edges) + 1 for edges in self.edges]
+
+    def cells(self, samples: FloatArray) -> list[np.ndarray]:
+        """Returns the cell (n,) of each row in each marginal: of all parameters, then of all pairs."""
+        columns = zip(self.edges, samples.T, strict=True)
+        one: list[np.ndarray] = [np.searchsorted(edges, column, side="right") for edges, column in columns]
+        sizes = self.sizes
+        kind = np.min_scalar_type(max(sizes) ** 2)  # there are many of them
+        pairs = combinations(range(len(one)), 2)
+        return [*one, *((one[i] * sizes[j] + one[j]).astype(kind) for i, j in pairs)]
+
+    def masses(self, cells: Sequence[np.ndarray], probabilities: FloatArray) -> list[FloatArray]:
+        """Returns the mass in each cell of each marginal."""
+        sizes = self.sizes
+        counts = [*sizes, *(a * b for a, b in combinations(sizes, 2))]
+        return [np.bincount(cell, probabilities, size) for cell, size in zip(cells, counts, strict=True)]
+
+    def log_ratios(self, masses: Sequence[Sequence[FloatArray]]) -> list[FloatArray]:
+        """Returns log p / q in each cell of each marginal, from the masses of p and q."""
+        found = []
+        for pair in zip(*masses, strict=True):
+            smooth = [(m + a) / (1.0 + len(m) * a) for m, a in zip(pair, self.added, strict=True)]
+            found.append(np.log(smooth[0] / smooth[1]))
+        return found
+
+    def divergence(self, cells: Sequence[Sequence[np.ndarray]], probabilities: Sequence[FloatArray]) -> MarginalKL:
+        """Returns KL(p || q) of all marginals, from the cells and weights of the rows of p and of q."""
+        masses = [self.masses(*each) for each in zip(cells, probabilities, strict=True)]
+        added = self.added[0]
+        values = [
+            float(np.sum((mass + added) / (1.0 + len(mass) * added) * ratio))
+            for mass, ratio in zip(masses[0], self.log_ratios(masses), strict=True)
+        ]
+        return MarginalKL(self.names, np.array(values[: len(self.names)]), np.array(values[len(self.names) :]))
 
 
 def require_same_names(p: Chain, q: Chain) -> None:
@@ -105,9 +145,30 @@ def require_same_names(p: Chain, q: Chain) -> None:
         raise ValueError(f"expected two chains of the same parameters; got {p.names} and {q.names}. Use chain.select.")
 
 
-def _edges(p: Chain, q: Chain, bounds: Any, subject: str) -> FloatArray:
-    if bounds is None:
-        return histogram_bounds(p, q)
+def _enough(rows: float) -> int:
+    """Returns the number of bins along each axis for so many independent rows."""
+    return int(np.clip(np.sqrt(rows / _PER_CELL), _FEWEST_BINS, _MOST_BINS))
+
+
+def _following(p: Chain, q: Chain, bins: int) -> list[FloatArray]:
+    """Returns inner edges between which both chains together, each as much as the other, have equal shares."""
+    levels = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    weights = np.concatenate([p.probabilities, q.probabilities])
+    edges = []
+    for columns in zip(p.samples.T, q.samples.T, strict=True):
+        values = np.concatenate(columns)
+        order = np.argsort(values)
+        ends = np.cumsum(weights[order])
+        chosen = np.unique(values[order][np.searchsorted(ends, levels * ends[-1])])
+        edges.append(chosen[chosen > values.min()])  # the lowest value is in the first bin, with none below it
+    return edges
+
+
+def _range(p: Chain, q: Chain, bounds: Any, subject: str) -> FloatArray:
+    if isinstance(bounds, str):
+        if bounds != "declared":
+            raise ValueError(f"{subject}: bounds: expected None, 'declared' or an array (d, 2); got {bounds!r}.")
+        return _declared(p, q)
     edges = float_array(bounds, f"{subject}: bounds", shape=(p.dim, 2))
     require_finite(edges, f"{subject}: bounds")
     if not (edges[:, 0] < edges[:, 1]).all():
@@ -115,7 +176,7 @@ def _edges(p: Chain, q: Chain, bounds: Any, subject: str) -> FloatArray:
     return edges
 
 
-def histogram_bounds(p: Chain, q: Chain) -> FloatArray:
+def _declared(p: Chain, q: Chain) -> FloatArray:
     """Returns the declared bounds (d, 2); where there are none, the range of the central 99 % of both chains.
 
     Quantiles, not extremes: one wild draw would put all others into a single bin and hide every difference.
@@ -128,18 +189,26 @@ def histogram_bounds(p: Chain, q: Chain) -> FloatArray:
     return np.where(np.isfinite(bounds), bounds, pooled)
 
 
-def _cells(samples: FloatArray, bounds: FloatArray, bins: int) -> np.ndarray:
-    fraction = (samples - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0])
-    return np.clip(np.floor(fraction * bins), 0, bins - 1).astype(np.int64)
+def _between(bounds: FloatArray, bins: int) -> list[FloatArray]:
+    return [np.linspace(low, high, bins + 1)[1:-1] for low, high in bounds]
 
 
-def _marginal_kl(names: tuple[str, ...], cells: Any, probabilities: Any, bins: int) -> MarginalKL:
-    def divergence(index: Any, size: int) -> float:
-        masses = [np.bincount(index(c), w, size) for c, w in zip(cells, probabilities, strict=True)]
-        mass_p, mass_q = ((mass + EMPTY) / (1.0 + size * EMPTY) for mass in masses)
-        return float(np.sum(mass_p * np.log(mass_p / mass_q)))
-
-    one = [divergence(lambda c, j=j: c[:, j], bins) for j in range(len(names))]
-    pairs = combinations(range(len(names)), 2)
-    two = [divergence(lambda c, i=i, j=j: c[:, i] * bins + c[:, j], bins * bins) for i, j in pairs]
-    return MarginalKL(names, np.array(one), np.array(two))
+def _require_several_bins(grid: Grid, p: Chain, q: Chain, subject: str, *, fixed: bool) -> None:
+    """Raises ValueError for parameters whose draws are all in one bin: such a histogram compares nothing."""
+    alone = []
+    for j, (name, edges) in enumerate(zip(grid.names, grid.edges, strict=True)):
+        values = [chain.samples[chain.probabilities > 0, j] for chain in (p, q)]
+        ends = [np.searchsorted(edges, end, side="right") for v in values for end in (v.min(), v.max())]
+        if min(ends) == max(ends):
+            alone.append(name)
+    if not alone:
+        return
+    if fixed:
+        raise ValueError(
+            f"{subject}: bounds: expected draws in more than one bin; those of {shorten(alone, 40)} are all in one. "
+            "Leave bounds out for bins that follow the draws, or pass a narrower range."
+        )
+    raise ValueError(
+        f"{subject}: expected parameters that vary; {shorten(alone, 40)} takes a single value in both chains. "
+        "Leave it out with chain.select."
+    )

@@ -10,19 +10,22 @@ import jax
 import numpy as np
 
 from .._checks import FloatArray
-from ..chains.autocorrelation import autocorrelation_time
+from ..chains.autocorrelation import integrated_time, steps_of
 from ..chains.chain import Chain, systematic_rows
+from ..chains.effective import effective_sizes
 
 _CORRELATION = 0.05  # what may remain between neighbouring rows: it inflates a standard deviation by 5 %
+_FEWEST = 10  # rows whose autocorrelation is looked at
 _REPEATED = 0.02  # share of the rows that may be copies of another, which gather where weights are highest
 
 
 def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int) -> np.ndarray:
     """Returns numbers of rows, at most `most`, that are nearly independent and of equal weight.
 
-    Weighted rows are resampled, as many as leave few copies of any row: where no weight is far above the mean that is
-    rejection sampling, whose draws are independent. Others are thinned, along each chain, until the correlation of
-    neighbours is small, were it that of a first-order autoregression with the longest autocorrelation time.
+    Rows of a sequence are thinned, along each chain, until the correlation of neighbours is small, were it that of a
+    first-order autoregression with the longest autocorrelation time; of rows that count several times, their steps are.
+    Rows with importance weights are resampled, as many as leave few copies of any row: where no weight is far above the
+    mean that is rejection sampling, whose draws are independent. Of copies one stands for all.
 
     Args:
         key: JAX random key of the resampling.
@@ -30,14 +33,36 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
         values: (n,) or (n, k) further functions of the rows whose autocorrelation counts too; infinities are capped.
         most: rows to return at most.
     """
-    if chain.weights is not None:
-        probabilities = chain.probabilities
-        return systematic_rows(key, probabilities, min(few_copies(probabilities), most))
-    columns = np.column_stack([chain.samples, _finite(values)])
-    order = np.arange(chain.n) if chain.chain_id is None else np.argsort(chain.chain_id, kind="stable")
-    step = _step(float(autocorrelation_time(columns, chain.chain_id).max())) if chain.n >= 10 else 1.0
-    step = max(step, chain.n / most)
-    return order[np.floor(np.arange(0.0, chain.n - 0.5, step)).astype(int)]
+    sequences, copies = chain.dependence.sequences, chain.dependence.copies
+    if sequences is not None and chain.weights_kind != "importance":
+        every = _step(_steps_per_draw(chain, values))
+        total = float(chain.n if chain.weights is None else chain.weights.sum())
+        return np.concatenate(steps_of(sequences, chain.weights, max(every, total / most)))[:most]
+    if sequences is not None:
+        every = _step(float(integrated_time(_columns(chain, values), sequences).max()))
+        rows = np.concatenate(steps_of(sequences, None, max(every, 1.0)))
+    elif copies is not None:
+        rows = np.unique(copies, return_index=True)[1]
+    else:
+        rows = np.arange(chain.n)
+    heavy = chain.probabilities if copies is None else np.bincount(copies, chain.probabilities)[copies]
+    return rows[systematic_rows(key, shares := heavy[rows] / heavy[rows].sum(), min(few_copies(shares), most))]
+
+
+def _columns(chain: Chain, values: FloatArray) -> FloatArray:
+    return np.column_stack([chain.samples, _finite(values)])
+
+
+def _steps_per_draw(chain: Chain, values: FloatArray) -> float:
+    """Returns how many steps of a Markov chain make one independent draw."""
+    assert chain.dependence.sequences is not None
+    if chain.n < _FEWEST:
+        return 1.0
+    columns = _columns(chain, values)
+    if chain.weights is None:
+        return float(integrated_time(columns, chain.dependence.sequences).max())
+    sizes = effective_sizes(columns, chain.probabilities, chain.dependence)
+    return max(1.0, float(chain.weights.sum() / sizes.min()))
 
 
 def _step(tau: float) -> float:

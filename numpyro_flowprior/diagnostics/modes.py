@@ -15,7 +15,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from .._checks import FloatArray, float_array, require_finite
-from ..chains.autocorrelation import autocorrelation_time
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
 from ..flows.numpy_support import from_line, to_line
@@ -122,17 +121,13 @@ def _weights(a: Chain, b: Chain, name: str, cuts: FloatArray) -> ModeWeights:
 def _shares(chain: Chain, inside: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Returns the share of each mode and its standard error, (k,) each, from whether rows are in it, (n, k) of 0 and 1.
 
-    With weights, the error is that of importance sampling; otherwise that of as many independent draws as the mode's
-    own autocorrelation leaves: a sampler may be fast within modes and rarely change between them. It is the standard
-    deviation under Jeffreys' prior, Beta(1/2, 1/2), which is not zero for an empty mode.
+    The error is that of as many independent draws as know the share as well: weights count, and the mode's own
+    autocorrelation, for a sampler may be fast within modes and rarely change between them. It is the standard deviation
+    under Jeffreys' prior, Beta(1/2, 1/2), which is not zero for an empty mode.
     """
-    probabilities = chain.probabilities
-    share = np.minimum(probabilities @ inside, 1.0)  # rounding may exceed it
-    if chain.weights is None:
-        size = chain.n / autocorrelation_time(inside, chain.chain_id)
-    else:
-        variance = probabilities**2 @ (inside - share) ** 2
-        size = np.where(variance > 0, share * (1.0 - share) / np.where(variance > 0, variance, 1.0), 0.0)
+    share, error = chain.mean_and_error(inside)
+    share = np.minimum(share, 1.0)  # rounding may exceed it
+    size = np.where(error > 0, share * (1.0 - share) / np.where(error > 0, error, 1.0) ** 2, 0.0)
     size = np.where(np.ptp(inside, axis=0) > 0, size, chain.effective_size)
     centre = (size * share + 0.5) / (size + 1.0)
     return share, np.sqrt(centre * (1.0 - centre) / (size + 2.0))

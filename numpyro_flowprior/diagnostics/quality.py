@@ -106,11 +106,11 @@ def _compared(chain: Chain, rows: FloatArray, draws: FloatArray) -> Comparison:
     """
     unit = ParameterSpace(chain.names, 0.0, 1.0)
     sorted_draws = np.sort(draws, axis=0)
-    ranks = [Chain(_ranks(values, sorted_draws), unit) for values in (rows, draws)]
+    ranks = [Chain(_ranks(values, sorted_draws), unit, rows="independent") for values in (rows, draws)]
     bins = int(np.clip(np.sqrt(len(rows) / _PER_CELL), *_BINS))
     pairs = chain.dim * (chain.dim - 1) // 2
     repeats = int(np.clip(_REPEATS[1] // max(pairs, 1), *_REPEATS))
-    found = compare(*ranks, bins=bins, repeats=repeats, modes={}, classify=False)
+    found = compare(*ranks, bounds="declared", bins=bins, repeats=repeats, modes={}, classify=False)
     sigma = np.sqrt(np.diagonal(chain.covariance()))
     return replace(found, shift=(draws.mean(axis=0) - chain.mean()) / sigma, width_ratio=draws.std(axis=0) / sigma)
 
