@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
 
 from ..chains.chain import Chain, seed_from_key
 from ..diagnostics.coverage import Extrapolation, extrapolation
@@ -38,15 +37,12 @@ def rows_rested_on(chain: Chain, before: Chain) -> Resting | None:
     """
     if chain.log_evidence is None or chain.log_likelihood is None or not np.isfinite(chain.log_evidence):
         return None
-    counted = chain.probabilities > 0
-    probabilities = chain.probabilities[counted]
-    log_terms = np.log(probabilities) + chain.log_likelihood[counted]
-    log_mean = float(logsumexp(log_terms))
-    deviations = np.exp(log_terms - log_mean) - probabilities
-    error = np.sqrt(max(1.0, chain.autocorrelation_time) * np.sum(deviations**2))  # relative, of the mean
+    counted = chain.probabilities > 0.0
+    top = chain.log_likelihood[counted].max()
+    mean, error = chain.mean_and_error(np.exp(np.where(counted, chain.log_likelihood, top) - top))
     known = np.nan_to_num(chain.log_evidence_error or 0.0)
-    rows = float(before.effective_size * np.exp(min(chain.log_evidence - log_mean, 0.0)))
-    return Resting(rows, float(rows * np.hypot(error, known)))
+    rows = float(before.effective_size * np.exp(min(chain.log_evidence - top - np.log(mean), 0.0)))
+    return Resting(rows, float(rows * np.hypot(error / mean, known)))
 
 
 def beyond_rows(key: jax.Array, chain: Chain, before: Chain) -> Extrapolation | None:
