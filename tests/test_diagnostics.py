@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from test_order import autoregression, metropolis
-from toys import make_prior
+from toys import autoregression, make_prior, metropolis
 
 from numpyro_flowprior import Chain, Comparison, FlowConfig, ParameterSpace, compare, marginal_kl, quality_report
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence

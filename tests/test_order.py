@@ -7,33 +7,11 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from scipy.signal import lfilter
+from toys import autoregression, metropolis
 
 from numpyro_flowprior import Chain, ParameterSpace, read_chain, to_arviz, write_chain_npz
 
 PLANE = ParameterSpace(["a", "b"])
-
-
-def autoregression(n: int, rho: float, dim: int = 2, seed: int = 0, n_chains: int = 1) -> np.ndarray:
-    """Returns (chains * n, dim) rows of stationary first-order autoregressions of unit variance."""
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(n_chains, n, dim))
-    noise[:, 1:] *= np.sqrt(1.0 - rho**2)
-    return lfilter([1.0], [1.0, -rho], noise, axis=1).reshape(-1, dim)
-
-
-def metropolis(n: int, step: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns distinct rows, and how long a Metropolis chain on two normal parameters stayed at each."""
-    rng = np.random.default_rng(seed)
-    rows, counts = [rng.normal(size=2)], [1]
-    for proposal, level in zip(step * rng.normal(size=(n, 2)), np.log(rng.random(n)), strict=True):
-        new = rows[-1] + proposal
-        if level < 0.5 * (rows[-1] @ rows[-1] - new @ new):
-            rows.append(new)
-            counts.append(1)
-        else:
-            counts[-1] += 1
-    return np.array(rows), np.array(counts)
 
 
 def in_turn(walkers: int, rho: float, spread: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from scipy.signal import lfilter
 
 from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace
 from numpyro_flowprior.flows.build import init_trained, stack_members
@@ -83,3 +84,25 @@ def mixture_rows(rng: np.random.Generator, n: int, dim: int, components) -> np.n
     choice = rng.choice(len(weights), n, p=weights)
     means, scales = (np.array([np.broadcast_to(part, dim) for part in parts], float) for parts in (means, scales))
     return means[choice] + scales[choice] * rng.normal(size=(n, dim))
+
+
+def autoregression(n: int, rho: float, dim: int = 2, seed: int = 0, n_chains: int = 1) -> np.ndarray:
+    """Returns (chains * n, dim) rows of stationary first-order autoregressions of unit variance."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(n_chains, n, dim))
+    noise[:, 1:] *= np.sqrt(1.0 - rho**2)
+    return lfilter([1.0], [1.0, -rho], noise, axis=1).reshape(-1, dim)
+
+
+def metropolis(n: int, step: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns distinct rows, and how long a Metropolis chain on two normal parameters stayed at each."""
+    rng = np.random.default_rng(seed)
+    rows, counts = [rng.normal(size=2)], [1]
+    for proposal, level in zip(step * rng.normal(size=(n, 2)), np.log(rng.random(n)), strict=True):
+        new = rows[-1] + proposal
+        if level < 0.5 * (rows[-1] @ rows[-1] - new @ new):
+            rows.append(new)
+            counts.append(1)
+        else:
+            counts[-1] += 1
+    return np.array(rows), np.array(counts)

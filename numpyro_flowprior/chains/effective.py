@@ -40,6 +40,9 @@ class Dependence:
     copies: np.ndarray | None = None
 
 
+INDEPENDENT = Dependence()
+
+
 def mean_and_error(
     values: FloatArray, probabilities: FloatArray, dependence: Dependence
 ) -> tuple[FloatArray, FloatArray]:
@@ -57,12 +60,16 @@ def mean_and_error(
 def _of_column(values: FloatArray, probabilities: FloatArray, dependence: Dependence) -> tuple[float, float]:
     values = np.where(probabilities > 0.0, values, 0.0)
     mean = float(probabilities @ values)
-    parts = probabilities * (values - mean)
+    return mean, error_of_sum(probabilities * (values - mean), dependence)
+
+
+def error_of_sum(parts: FloatArray, dependence: Dependence) -> float:
+    """Returns the standard error of a sum over rows whose expectation is zero, from its terms (n,)."""
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
-        return mean, float(np.sqrt(tau * np.sum(parts**2)))
+        return float(np.sqrt(tau * np.sum(parts**2)))
     terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
-    return mean, float(np.sqrt(np.sum(terms**2)))
+    return float(np.sqrt(np.sum(terms**2)))
 
 
 def effective_sizes(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> FloatArray:

@@ -108,9 +108,9 @@ class Grid:
     def cells(self, samples: FloatArray) -> list[np.ndarray]:
         """Returns the cell (n,) of each row in each marginal: of all parameters, then of all pairs."""
         columns = zip(self.edges, samples.T, strict=True)
-        one: list[np.ndarray] = [np.searchsorted(edges, column, side="right") for edges, column in columns]
+        one: list[Any] = [np.searchsorted(edges, column, side="right") for edges, column in columns]
         sizes = self.sizes
-        kind = np.min_scalar_type(max(sizes) ** 2)  # there are many of them
+        kind: Any = np.min_scalar_type(max(sizes) ** 2)  # there are many of them
         pairs = combinations(range(len(one)), 2)
         return [*one, *((one[i] * sizes[j] + one[j]).astype(kind) for i, j in pairs)]
 

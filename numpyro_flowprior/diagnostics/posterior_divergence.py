@@ -6,9 +6,12 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._checks import FloatArray
+from ..chains.effective import INDEPENDENT, Dependence, error_of_sum
 
 
-def posterior_divergence(log_ratio: FloatArray, probabilities: FloatArray) -> tuple[float, float]:
+def posterior_divergence(
+    log_ratio: FloatArray, probabilities: FloatArray, dependence: Dependence = INDEPENDENT
+) -> tuple[float, float]:
     """Returns KL(J || J_q) in nats, and its standard error: what J loses if q stands for the density p in it.
 
     J = p L / Z is the posterior of a prior p and a likelihood L, J_q that of q in the place of p. With draws of J,
@@ -19,12 +22,13 @@ def posterior_divergence(log_ratio: FloatArray, probabilities: FloatArray) -> tu
 
     Args:
         log_ratio: (n,) log q - log p at draws of J, up to a constant.
-        probabilities: (n,) weights of the draws, which sum to one; the error takes the draws as independent.
+        probabilities: (n,) weights of the draws, which sum to one.
+        dependence: of the draws, for the error.
     """
-    counted = probabilities > 0.0
-    log_ratio, probabilities = log_ratio[counted], probabilities[counted]
+    log_ratio = np.where(probabilities > 0.0, log_ratio, 0.0)
     log_ratio = log_ratio - probabilities @ log_ratio
     log_mean = float(logsumexp(log_ratio, b=probabilities))
-    share = np.exp(np.log(probabilities) + log_ratio - log_mean)  # of each draw in the mean
-    error = np.sqrt(np.sum((share - probabilities * (log_ratio + 1.0)) ** 2))  # to first order
-    return log_mean, float(error)
+    with np.errstate(divide="ignore"):
+        share = np.exp(np.log(probabilities) + log_ratio - log_mean)  # of each draw in the mean
+    error = error_of_sum(share - probabilities * (log_ratio + 1.0), dependence)  # to first order
+    return log_mean, error

@@ -133,7 +133,7 @@ def sample_emcee(
     tau, cause = _run(sampler, starts, max_steps, keeper, finished=finished, progress=progress)
     samples, fields, statistics = _kept(sampler, tau, cause)
     info = run_record("emcee", seed, start_time, inner, {"space": space, **statistics})
-    return to_chain(samples, **fields, info=info)
+    return to_chain(samples, **fields, rows="sequence", info=info)
 
 
 class _Keeper:

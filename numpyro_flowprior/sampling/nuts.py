@@ -188,6 +188,7 @@ def _chain(
         log_prior=log_prior,
         log_likelihood=log_likelihood,
         chain_id=np.repeat(np.arange(chains), kept),
+        rows="sequence",
     )
     report, reasons = judge(chain)
     divergences = int(fields["diverging"].sum())

@@ -204,7 +204,10 @@ def sample_pocomc(
     name = flow if isinstance(flow, str) else type(flow).__name__
     settings = {**sizes, "flow": name if precondition else None, "space": space}
     fields, report = results_of(run, settings, cause)
-    return to_chain(**fields, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
+    return to_chain(**fields, **_KINDS, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
+
+
+_KINDS = {"weights_kind": "importance", "rows": "independent"}  # of particles
 
 
 def _is_ours(flow: Any) -> bool:

@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 
 from .._checks import FloatArray, float_array
 from ..chains.chain import Chain
+from ..chains.effective import error_of_sum
 
 _RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be of use
 _FEWEST_TAIL = 5  # weights that a tail needs to be fitted
@@ -57,24 +58,28 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
     ratios = before + np.where(np.isfinite(before), exact - chain.log_prior, 0.0)
     if not np.isfinite(ratios).any():
         raise ValueError("log_prior_exact: expected draws where it is above zero; it is zero at all of them.")
-    correlated = max(1.0, chain.autocorrelation_time)
-    smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / correlated)
+    smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / chain.autocorrelation_time)
     weights = np.exp(smoothed)
-    size = float(1 / np.sum(weights**2) / correlated)
     change = float(logsumexp(ratios))
-    error = float(np.sqrt(max(1 / size - 1 / (chain.n / correlated), 0.0)))
+    shares = np.exp(ratios - change)  # of the mean exact / learned, by draw: its relative error is the change's
+    error = error_of_sum(shares - chain.probabilities, chain.dependence)
     if k > _RELIABLE:
         warnings.warn(
             f"psis_reweight: Pareto k is {k:.2f}, above {_RELIABLE}: the learned prior is too far from the exact one "
             "for these draws to be reweighted. Sample under the exact prior, or train the learned one further.",
             stacklevel=2,
         )
-    record = {"pareto_k": k, "effective_size": size, "log_evidence_change": change, "log_evidence_change_error": error}
     evidence, spread = chain.log_evidence, chain.log_evidence_error
     rows = np.flatnonzero(np.isfinite(exact))  # the rest has weight zero, and no log density
-    inside, log_prior = chain.take(rows), exact[rows]
+    log_prior = exact[rows]
+    inside = chain.take(rows).replace(weights=weights[rows], weights_kind="importance")
+    record = {
+        "pareto_k": k,
+        "effective_size": inside.effective_size,
+        "log_evidence_change": change,
+        "log_evidence_change_error": error,
+    }
     return inside.replace(
-        weights=weights[rows],
         log_prior=log_prior,
         log_prob=None if inside.log_likelihood is None else log_prior + inside.log_likelihood,
         log_evidence=None if evidence is None else evidence + change,

@@ -21,6 +21,7 @@ import numpy as np
 from .._batches import in_batches
 from .._checks import FloatArray
 from ..chains.chain import Chain
+from ..chains.effective import error_of_sum
 from ..diagnostics.posterior_divergence import posterior_divergence
 from ..sampling.density import ModelDensity
 from ..sampling.reweight import pareto_smoothed
@@ -109,19 +110,19 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     With draws of J_q of probabilities b and smoothed, normalised weights w of exact / learned, KL(J || J_q) is that of
     w against b.
     """
-    rows = chain.probabilities > 0.0
+    chain = chain.take(np.flatnonzero(chain.probabilities > 0.0))
     assert chain.log_prior is not None
-    probabilities, tau = chain.probabilities[rows], max(1.0, chain.autocorrelation_time)
-    log_ratio = exact.log_density(chain.samples[rows]) - chain.log_prior[rows]
+    probabilities = chain.probabilities
+    log_ratio = exact.log_density(chain.samples) - chain.log_prior
     if not np.isfinite(log_ratio).any():
         return PriorError(np.inf, np.inf, np.inf)
     log_b = np.log(probabilities)
-    smoothed, k = pareto_smoothed(log_b + log_ratio, relative_efficiency=1.0 / tau)
+    smoothed, k = pareto_smoothed(log_b + log_ratio, relative_efficiency=1.0 / chain.autocorrelation_time)
     weights = np.exp(smoothed)
     terms = weights * np.where(weights > 0.0, smoothed - log_b, 0.0)
     loss = terms.sum()
-    error = np.sqrt(tau * np.sum((terms - (loss + 1.0) * weights + probabilities) ** 2))  # to first order
-    return PriorError(float(loss), float(error), k)
+    error = error_of_sum(terms - (loss + 1.0) * weights + probabilities, chain.dependence)  # to first order
+    return PriorError(float(loss), error, k)
 
 
 def joint_loss(prior: Any, first: ModelDensity, joint: Chain) -> tuple[float, float]:
@@ -136,4 +137,4 @@ def joint_loss(prior: Any, first: ModelDensity, joint: Chain) -> tuple[float, fl
     """
     joint = joint.take(joint.probabilities * joint.n > _COUNTS)
     log_ratio = log_prob_of(prior, joint.samples) - first.log_posterior(joint.samples)
-    return posterior_divergence(log_ratio, joint.probabilities)
+    return posterior_divergence(log_ratio, joint.probabilities, joint.dependence)
