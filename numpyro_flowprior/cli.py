@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         ("learning-rate", float, "peak"),
     ):
         fit.add_argument(f"--{name}", type=type_, help=f"{text} (default: what suits the chain)")
+    fit.add_argument(
+        "--log-prob",
+        choices=("check", "trust", "ignore"),
+        default="check",
+        help="the chain's log density: teach it if held-out rows agree, always, or never (default: %(default)s)",
+    )
     _add_metadata_options(fit)
     _add_run_options(fit)
 

@@ -68,7 +68,8 @@ def fit(options: Namespace) -> int:
     asked = {name: value for name, value in asked.items() if value is not None}
     train = TrainConfig(**asked) if asked else None
     key_fit, key_draws = jax.random.split(jax.random.key(options.seed))
-    fit = fit_flow(key_fit, chain, config, train, progress=not options.quiet)
+    trust = {"check": None, "trust": True, "ignore": False}[options.log_prob]
+    fit = fit_flow(key_fit, chain, config, train, trust_log_prob=trust, progress=not options.quiet)
     status = _save_fit(fit, options)
     if not options.no_picture:
         _save_corner(picture, {"chain": chain, "flow": _draws(fit.prior, key_draws, 100_000)})

@@ -170,7 +170,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         chains["stage1"] = sample_pocomc(keys["stage1"], first, **settings)
         files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], first))
     with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
-        fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, progress=progress)
+        fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, trust_log_prob=True, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
     second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
     with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):

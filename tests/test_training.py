@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize, stats
 from toys import correlated_chain
 
-from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, TrainConfig, fit_flow
+from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, TrainConfig, fit_flow, quality_report
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
@@ -20,7 +20,7 @@ from numpyro_flowprior.flows.layout import coupling_masks
 from numpyro_flowprior.training import defaults, losses
 from numpyro_flowprior.training import fit as fit_module
 from numpyro_flowprior.training.config import LOSSES
-from numpyro_flowprior.training.defaults import default_configs
+from numpyro_flowprior.training.defaults import Piloted, default_configs
 from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
 from numpyro_flowprior.training.problem import DEPTH, Problem, pose, share_in_reach
@@ -385,7 +385,6 @@ def test_an_interrupt_keeps_what_is_trained(monkeypatch):
 
 def test_an_interrupt_of_a_pilot_is_passed_on_without_a_claim(monkeypatch):
     interrupt_after(monkeypatch, 1)
-    monkeypatch.setattr("numpyro_flowprior.training.defaults._FEW", 100)
     with pytest.raises(KeyboardInterrupt):  # a warning would be an error
         fit(correlated_chain(500), None, None)
 
@@ -421,42 +420,110 @@ def test_members_on_their_own_folds_are_better_than_one_flow_on_a_small_chain():
     assert (log_several - log_gauss).min() >= np.log(weight) - 1e-3  # the background's floor
 
 
-def test_defaults_follow_the_size_of_the_chain_and_the_pilots():
+def pilots(gains, *, scatter=lambda config, train: 0.1, n=400):
+    """Returns a pilot whose log densities differ by given gains, with noise of their own, and what it has tried."""
     tried = []
+    noise = np.random.default_rng(0).normal(size=(2, n))
 
-    def pilot(value):
-        def run(config, train):
-            tried.append((config, train))
-            return value(config, train)
+    def run(config, train):
+        tried.append((config, train))
+        log_q = gains(config, train) + 0.2 * noise[0]
+        return Piloted(log_q, log_q + scatter(config, train) * noise[1], n)
 
-        tried.clear()
-        return run
+    return run, tried
 
-    few, many = curved_chain(500), curved_chain(5000)
-    samples = many.replace(log_prob=None)
-    config, train = default_configs(few.replace(log_prob=None), pilot(lambda config, train: 0.0))
-    assert (config.background, train.loss, tried) == (True, "nll", [])  # too few rows for a pilot
-    _, train = default_configs(few, pilot(lambda config, train: 0.05 * (train.loss == "log_variance")))
-    assert train.loss == "log_variance"  # the log density teaches, if it is not much worse ...
-    assert {train.loss for _, train in tried} == {"nll", "log_variance"}
-    _, train = default_configs(few, pilot(lambda config, train: 0.5 * (train.loss == "log_variance")))
-    assert train.loss == "nll"  # ... as one that does not belong to the draws would be
-    narrow, _ = default_configs(samples, pilot(lambda config, train: -0.1 * len(config.hidden)))
-    first, second = (config for config, _ in tried)
-    assert narrow == replace(first, members=narrow.members)
-    assert narrow.members > 1
-    assert all(config.members == 1 and train.max_steps <= 1000 for config, train in tried)
-    wide, _ = default_configs(samples, pilot(lambda config, train: -float(config.hidden == second.hidden)))
-    assert wide == replace(second, members=wide.members)
-    diverged, _ = default_configs(samples, pilot(lambda c, train: np.nan if c.hidden == first.hidden else 1e6))
-    assert diverged == wide
-    config, train = default_configs(many, pilot(lambda config, train: 0.0), supported=True)
-    assert (config, train.loss, tried) == (wide, "log_variance", [])
-    config, train = default_configs(few, pilot(lambda config, train: 0.0), supported=True)
-    assert (config.members > wide.members, train.loss, tried) == (True, "log_variance", [])
+
+def test_held_out_rows_choose_the_architecture_whatever_the_size_of_the_chain():
+    few, many = curved_chain(500).replace(log_prob=None), curved_chain(5000).replace(log_prob=None)
+    for chain, smallest in ((few, defaults._FEWEST), (many, defaults.NARROW)):
+        pilot, tried = pilots(lambda config, train: 0.0)
+        assert default_configs(chain, pilot).config == smallest
+        assert {config.hidden for config, _ in tried} == {smallest.hidden, defaults._WIDE.hidden}
+        assert all(config.members == 1 and train.max_steps <= 1000 for config, train in tried)
+        pilot, _ = pilots(lambda config, train: float(config.hidden == defaults._WIDE.hidden))
+        found = default_configs(chain, pilot)
+        assert (found.config, found.train.loss, found.unexplained) == (defaults._WIDE, "nll", None)
+        assert found.train.max_steps == 2 * 3000  # in full, however few the effective rows
+        pilot, _ = pilots(lambda config, train, small=smallest: np.nan if config.hidden == small.hidden else -9.0)
+        assert default_configs(chain, pilot).config == defaults._WIDE  # the other one diverged
+    noisy = Piloted(np.random.default_rng(1).normal(0.3, 3.0, 400), np.zeros(400), 400)
+    assert not noisy.is_better(Piloted(np.zeros(400), np.zeros(400), 400), 0.03, 2.0)  # 0.3 +- 0.15 nats
+
+
+def test_the_log_density_teaches_where_it_is_not_much_worse():
+    chain = curved_chain(500)
+    for worse, loss in ((0.05, "log_variance"), (0.5, "nll")):
+        pilot, tried = pilots(lambda config, train, worse=worse: -worse * (train.loss == "log_variance"))
+        assert default_configs(chain, pilot).train.loss == loss
+        assert {train.loss for _, train in tried} == {"nll", "log_variance"}
+        assert len(tried) == len(set(tried))  # none is run twice
     given = FlowConfig(layers=1), TrainConfig(max_steps=7)
-    assert default_configs(many, pilot(lambda config, train: 0.0), config=given[0], train=given[1]) == given
-    assert not tried
+    pilot, tried = pilots(lambda config, train: 0.0)
+    found = default_configs(chain, pilot, config=given[0], train=given[1])
+    assert (found.config, found.train, tried) == (*given, [])
+
+
+def test_scatter_that_teaching_does_not_explain_is_noise():
+    """The same left after teaching: other parameters. Much less, or little at all: the flow's own error."""
+    chain = curved_chain(500)
+    for left, before, trusted, loss in (
+        (3.1, 3.1, None, "nll"),
+        (3.1, 3.1, True, "log_variance"),
+        (1.0, 3.1, None, "log_variance"),
+        (0.3, 0.3, None, "log_variance"),
+    ):
+
+        def scatter(config, train, left=left, before=before):
+            return left if train.loss == "log_variance" else before
+
+        found = default_configs(chain, pilots(lambda config, train: 0.0, scatter=scatter)[0], trusted=trusted)
+        assert found.train.loss == loss
+        assert (found.unexplained is None) == (loss == "log_variance")
+    assert found.unexplained is None
+
+
+def test_support_points_take_width_without_pilots():
+    pilot, tried = pilots(lambda config, train: 0.0)
+    many = default_configs(curved_chain(5000), pilot, supported=True)
+    few = default_configs(curved_chain(500), pilot, supported=True)
+    assert (many.config, many.train.loss, tried) == (defaults._WIDE, "log_variance", [])
+    assert (few.config.members > many.config.members, few.train.loss) == (True, "log_variance")
+
+
+def chain_with_nuisance(hidden, n=2000):
+    """Returns rows of four parameters whose log density is that of as many more, of which they are independent."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(n, 4 + hidden))
+    samples = z[:, :4] + 0.4 * np.roll(z[:, :4], 1, axis=1) ** 2
+    return Chain(samples, ParameterSpace(list("abcd")), log_prob=-0.5 * np.sum(z**2, axis=1))
+
+
+@pytest.fixture
+def short_pilots(monkeypatch):
+    smaller = {"_FEWEST": replace(defaults._FEWEST, members=2), "NARROW": replace(defaults.NARROW, members=2)}
+    for name, value in {**smaller, "_WIDE": replace(defaults._WIDE, hidden=(32,), members=2)}.items():
+        monkeypatch.setattr(defaults, name, value)
+    monkeypatch.setattr(defaults, "_TAUGHT_STEPS", 1000)
+
+
+def test_a_log_density_of_other_parameters_too_is_left_out_and_said_to_be(short_pilots):
+    chain = chain_with_nuisance(20)
+    with pytest.warns(UserWarning, match=r"scatters by 3\.\d nats .* parameters that are not in the chain"):
+        fitted = fit(chain, None, None)
+    record = fitted.prior.info["training"]
+    assert (record["loss"], round(record["log_prob_scatter"])) == ("nll", 3)
+    assert np.isnan(fitted.report.loss)  # it was not taught, and is not judged by it
+    judged = quality_report(jax.random.key(0), fitted.prior, chain)
+    assert any("of other parameters" in reason for reason in judged.reasons)
+
+
+def test_an_exact_log_density_is_taught_and_judged(short_pilots):
+    fitted = fit(chain_with_nuisance(0), None, None)
+    assert fitted.prior.info["training"]["loss"] == "log_variance"
+    assert -0.01 < fitted.report.loss < 0.1 > 3 * fitted.report.loss_error
+    assert "KL from the chain's log density" in str(fitted.report)
+    ignored = fit_flow(jax.random.key(0), chain_with_nuisance(0), trust_log_prob=False, progress=False)
+    assert ignored.prior.info["training"]["loss"] == "nll"
 
 
 def test_log_densities_far_too_high_are_told():

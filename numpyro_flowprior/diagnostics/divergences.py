@@ -19,7 +19,7 @@ from .units import histogram_size, units_of
 
 EMPTY = 1e-10  # probability added to every cell, so that an empty one costs a finite amount (as in the paper's scripts)
 PAPERS_BINS = 75  # along each axis, Roch and Shen (2025)
-_PRIOR_ROWS = 0.25  # imaginary rows in each cell of bins that follow the draws: an empty one is not known to be empty
+_PRIOR_ROWS = 0.1  # imaginary rows in each cell of bins that follow the draws: an empty one is not known to be empty
 _PER_CELL = 10  # rows per cell of a pair's histogram, on average
 _FEWEST_BINS, _MOST_BINS = 4, 75
 
@@ -57,7 +57,7 @@ def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int | None = None)
         p: reference draws, weighted or not.
         q: draws to compare, with the same parameters.
         bounds: None for bins that follow the draws of both, so that each holds as many, empty cells counting as a
-            quarter of a row; "declared" for equal bins between the declared bounds, as in the paper, which do not see
+            tenth of a row; "declared" for equal bins between the declared bounds, as in the paper, which do not see
             differences within one of them; or a (d, 2) range for equal bins. Draws outside of a range are counted in
             the outermost bins; where "declared" bounds are infinite it is the central 99 % of both chains.
         bins: bins along each axis; None for as many as leave ten independent rows in a pair's cell (4 to 75), and for
@@ -118,7 +118,8 @@ class Grid:
         """Returns the mass in each cell of each marginal."""
         sizes = self.sizes
         counts = [*sizes, *(a * b for a, b in combinations(sizes, 2))]
-        return [np.bincount(cell, probabilities, size) for cell, size in zip(cells, counts, strict=True)]
+        found: list[Any] = [np.bincount(cell, probabilities, size) for cell, size in zip(cells, counts, strict=True)]
+        return found
 
     def log_ratios(self, masses: Sequence[Sequence[FloatArray]]) -> list[FloatArray]:
         """Returns log p / q in each cell of each marginal, from the masses of p and q."""

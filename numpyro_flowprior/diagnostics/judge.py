@@ -35,6 +35,7 @@ _RANKS = (0.04, 0.16)  # Kolmogorov-Smirnov distance
 _AREA = (0.03, 0.11)  # area under the ROC curve above its null
 _TAIL = (2.0, 5.0)  # factor by which a tail holds too many rows (or too few, for a warning)
 _MISPLACED = 0.02  # ... and the share of all rows that it holds too many, to fail
+_LOSS = 0.1  # nats between the log density that the chain has and the prior's
 _BEYOND = (0.02, 0.1)  # share of the prior's draws beyond the chain above the share expected
 
 
@@ -60,6 +61,11 @@ def judge(report: QualityReport) -> tuple[str, tuple[str, ...]]:
         level, text = _worst(findings, limits)
         if level:
             (failures if level == "fail" else warnings).append(text)
+    if report.loss - 3.0 * report.loss_error > _LOSS:
+        warnings.append(
+            f"its log density is {report.loss:.2f} +- {report.loss_error:.2f} nats (KL) off the chain's own, log_prob: "
+            "that of the chain is of other parameters, or the prior misses it"
+        )
     if report.effective_size < _FEW:
         warnings.append(f"only {report.effective_size:.0f} effective held-out rows: a coarse check")
     verdict = "fail" if failures else "warn" if warnings else "pass"

@@ -22,7 +22,7 @@ from .divergences import Grid, MarginalKL
 from .units import SHORT, histogram_size, units_of
 
 _SPREADS = 8  # repeats whose first-order variance is looked at
-_FEWEST = 4  # units of either chain with which anything can be dealt
+_FEWEST = 4  # blocks of either chain with which anything can be dealt
 
 
 def noise_floors(
@@ -58,10 +58,11 @@ def noise_floors(
 
 
 def _require_units(chain: Chain, units: np.ndarray) -> None:
-    if units.max() + 1 >= _FEWEST:
+    blocks = chain.dependence.sequences is not None
+    if units.max() + 1 >= (_FEWEST if blocks else 2):
         return
-    if chain.dependence.sequences is None:
-        raise ValueError(f"compare: expected chains of at least {_FEWEST} distinct rows; got {units.max() + 1}.")
+    if not blocks:
+        raise ValueError(f"compare: expected chains of at least two distinct rows; got {units.max() + 1}.")
     tau = chain.autocorrelation_time
     raise ValueError(
         f"compare: expected chains of at least {_FEWEST * SHORT:.0f} autocorrelation times; {chain.n} rows of "

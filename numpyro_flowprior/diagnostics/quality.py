@@ -22,6 +22,7 @@ from .comparison import Comparison, compare
 from .coverage import density_tails, extrapolation, marginal_tails, uniformity
 from .independent import independent_rows
 from .judge import judge
+from .posterior_divergence import posterior_divergence
 from .report import QualityReport
 from .two_sample import classifier_test
 
@@ -62,6 +63,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
     x_draws, log_q_draws, _ = _at(prior, draws[: max(2 * len(rows), _BATCH)])
     log_q_rows = np.nan_to_num(log_q[chosen], nan=-np.inf)
     log_q_draws = np.nan_to_num(log_q_draws, nan=-np.inf)
+    loss, loss_error = _loss(chain, log_q)
     box = _outer_coordinates(prior, _box_points(generator, prior.space, rows))[0]
     few = slice(0, _MOST_CLASSIFIED)
     report = QualityReport(
@@ -80,6 +82,8 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
         tails=(*density_tails(log_q_rows, log_q_draws), *marginal_tails(prior.names, rows, draws)),
         classifier=classifier_test(generator, x[chosen][few], x_draws[: 2 * min(len(rows), _MOST_CLASSIFIED)]),
         extrapolation=extrapolation(generator, x[chosen], x_draws, box),
+        loss=loss,
+        loss_error=loss_error,
     )
     verdict, reasons = judge(report)
     return replace(report, verdict=verdict, reasons=reasons)
@@ -162,9 +166,14 @@ def _in_batches(function: Any, rows: FloatArray) -> tuple[FloatArray, ...]:
 
 
 def _mean_and_error(values: FloatArray, chain: Chain) -> tuple[float, float]:
-    probabilities = chain.probabilities
-    mean = float(probabilities @ values)
+    mean = float(chain.probabilities @ values)
     if not np.isfinite(mean):
         return mean, float("nan")
-    variance = float(probabilities @ (values - mean) ** 2)
-    return mean, float(np.sqrt(variance / chain.effective_size))
+    return mean, float(chain.mean_and_error(values)[1])
+
+
+def _loss(chain: Chain, log_q: FloatArray) -> tuple[float, float]:
+    """Returns the divergence from the chain's own log density to the prior's, nats, and its error; NaN without one."""
+    if chain.log_prob is None or not np.isfinite(log_q[chain.probabilities > 0]).all():
+        return float("nan"), float("nan")
+    return posterior_divergence(log_q - chain.log_prob, chain.probabilities, chain.dependence)

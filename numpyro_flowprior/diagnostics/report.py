@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from scipy.stats import norm
+
 from .comparison import Comparison
 from .coverage import Extrapolation, Tail, Uniformity
 from .json_numbers import rounded
 from .judge import FALSE_ALARMS
 from .two_sample import ClassifierTest
 
+_LATER = ("loss", "loss_error")  # that records of earlier versions lack
+_ENOUGH_BEYOND = 10  # independent held-out rows, without which a tail is not tested
 _EXACT = ("effective_size", "log_density", "log_density_error", "gain", "gain_error", "worst")
 
 
@@ -39,6 +44,9 @@ class QualityReport:
         tails: held-out rows in the prior's regions of lowest density and in both tails of each parameter.
         classifier: whether a classifier tells held-out rows from the prior's draws.
         extrapolation: how much of the prior, and of the declared box, is where the chain has no rows.
+        loss: KL divergence from the chain's own log density to the prior's, nats, at its held-out draws
+            (`posterior_divergence`); NaN where the chain has none.
+        loss_error: its standard error.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
@@ -60,6 +68,18 @@ class QualityReport:
     extrapolation: Extrapolation
     verdict: str = "pass"
     reasons: tuple[str, ...] = ()
+    loss: float = float("nan")
+    loss_error: float = float("nan")
+
+    @property
+    def tested_to(self) -> tuple[float, float]:
+        """How far out the prior was tested: the share of its mass beyond, and that in standard deviations.
+
+        Beyond lie ten of the independent rows, in the regions of lowest density; the standard deviations are those of
+        a normal variable that is farther from its mean, on either side, as often.
+        """
+        share = min(_ENOUGH_BEYOND / max(self.independent_rows, 1), 1.0)
+        return share, float(norm.isf(share / 2.0))
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready record; NaN and infinity, which JSON lacks, become null."""
@@ -67,7 +87,7 @@ class QualityReport:
             "verdict": self.verdict,
             "reasons": list(self.reasons),
             **{name: getattr(self, name) for name in ("rows", "independent_rows", "undefined")},
-            **{name: _json_number(getattr(self, name)) for name in _EXACT},
+            **{name: _json_number(getattr(self, name)) for name in (*_EXACT, *_LATER)},
             "comparison": self.comparison.to_json(),
             "density_ranks": _record(self.density_ranks),
             "ranks": {name: _record(ranks) for name, ranks in self.ranks.items()},
@@ -85,6 +105,7 @@ class QualityReport:
         """
         try:
             exact: dict[str, Any] = {name: _number(record[name]) for name in _EXACT}
+            exact |= {name: _number(record.get(name)) for name in _LATER}
             return cls(
                 **exact,
                 **{name: record[name] for name in ("rows", "independent_rows", "undefined", "verdict")},
@@ -120,6 +141,7 @@ class QualityReport:
         beyond = self.extrapolation
         by_density = [tail for tail in self.tails if tail.subject == "density"]
         oddest = min((tail for tail in self.tails if tail.subject != "density"), key=lambda tail: tail.p_value)
+        share, sigma = self.tested_to
         name, ranks = min(self.ranks.items(), key=lambda item: item[1].p_value)
         return {
             "held-out rows": f"{self.rows} (effective size {self.effective_size:.0f}; {self.independent_rows} taken as "
@@ -131,10 +153,17 @@ class QualityReport:
             f"oddest parameter {name}, by {_percent(ranks.distance)} (p = {ranks.p_value:.2g})",
             "tails": f"{', '.join(_tail(tail) for tail in by_density)} of lowest density;\n"
             f"  oddest parameter {oddest.subject}, {_tail(oddest)} at its {oddest.side} end (p = {oddest.p_value:.2g})",
+            "tested to": f"{sigma:.1f} sigma: {_ENOUGH_BEYOND} held-out rows are in the {_percent(share)} of lowest "
+            "density; farther out nothing is tested",
+            **({} if np.isnan(self.loss) else {"taught density": self._of_loss}),
             "classifier": str(self.classifier),
             "extrapolation": f"{_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
             f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
         }
+
+    @property
+    def _of_loss(self) -> str:
+        return f"KL from the chain's log density to the prior {self.loss:.4f} +- {self.loss_error:.4f} nats"
 
     def __str__(self) -> str:
         found = (f"{subject}: {words}" for subject, words in self.statements.items())

@@ -27,13 +27,14 @@ from ..flows.config import FlowConfig
 from ..flows.layout import Params, is_ensemble
 from ..prior import FlowPrior
 from .config import TrainConfig
-from .defaults import default_configs
+from .defaults import Piloted, default_configs
 from .mixture import mixture_weights
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
 from .steps import log_densities, optimiser, run_steps, validation_loss
 
 _LITTLE, _MANY = 0.01, 0.1  # of the mean weight, and share of such rows that makes them support points
+_TAUGHT = ("log_variance", "jeffreys")  # losses that teach the log density
 _LEAST_IN_REACH = 0.5  # of the draws, by weight: in up to 30 dimensions a Gaussian has nearly all
 
 
@@ -83,6 +84,7 @@ def fit_flow(
     train: TrainConfig | None = None,
     *,
     support_points: Chain | None = None,
+    trust_log_prob: bool | None = None,
     progress: bool = True,
 ) -> FlowFit:
     """Returns a FlowPrior trained on a chain, with its history and quality report.
@@ -100,6 +102,10 @@ def fit_flow(
         support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. of
             a tempered run; used by the loss "log_variance" alone. Rows of the chain with weight zero serve likewise:
             the chain of `sample_pocomc` brings its own.
+        trust_log_prob: whether `chain.log_prob` is the log density of the chain's parameters, and of no more. False to
+            learn from the draws alone. None to let held-out rows tell: that of a published chain is often not, since
+            nuisance parameters were left out, and is then not taught, with a warning. Rows of weight zero and support
+            points are trusted.
         progress: show a progress bar.
 
     Raises:
@@ -109,7 +115,15 @@ def fit_flow(
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
     require_learnable(chain)
-    record = {"rows": chain.n, "effective_size": chain.effective_size, "fingerprint": chain.fingerprint()}
+    record = {
+        "rows": chain.n,
+        "effective_size": chain.effective_size,
+        "order": chain.row_order.to_json(),
+        "weights": chain.weights_kind,
+        "fingerprint": chain.fingerprint(),
+    }
+    if trust_log_prob is False:
+        chain = chain.replace(log_prob=None)
     chain = as_configured(chain, config or FlowConfig())
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
@@ -120,18 +134,21 @@ def fit_flow(
     support = None if support_points is None else apply_prepared(support_points, prepared.fixed)
     supported = support is not None or brings_support(seen)
     posed = partial(pose, key_validation, prepared, support)
-    pilot = partial(_pilot, key_validation, posed, progress=progress)
+    pilot = partial(_pilot, key_validation, posed, per_draw=seen.autocorrelation_time, progress=progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
         _warn_of_few_in_reach(share_in_reach(prepared))
-    config, train = default_configs(seen, pilot, config=config, train=train, supported=supported)
+    chosen = default_configs(seen, pilot, config=config, train=train, supported=supported, trusted=trust_log_prob)
+    config, train = chosen.config, chosen.train
+    if chosen.unexplained is not None:
+        _warn_of_other_parameters(chosen.unexplained)
     problems = posed(config.members, train)
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
     prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config, train))
-    report = quality_report(key_report, prior, test)
+    report = quality_report(key_report, prior, test if train.loss in _TAUGHT else test.replace(log_prob=None))
     prior.info = {
         "chain": record,
-        "training": {**train.to_json(), **_training_record(histories)},
+        "training": {**train.to_json(), **_training_record(histories), "log_prob_scatter": chosen.unexplained},
         "report": report.to_json(),
     }
     return FlowFit(prior, histories, report)
@@ -147,6 +164,16 @@ def _warn_of_few_in_reach(share: float) -> None:
         )
 
 
+def _warn_of_other_parameters(scatter: float) -> None:
+    warnings.warn(
+        f"fit_flow: on held-out rows chain.log_prob scatters by {scatter:.1f} nats about the density of these "
+        "parameters, and to be taught it does not help: it is noise. Did the run have parameters that are not in the "
+        "chain (nuisance parameters, marginalised or left out)? The flow learns from the draws alone; "
+        "trust_log_prob=True leaves this check out.",
+        stacklevel=3,
+    )
+
+
 def brings_support(chain: Chain) -> bool:
     """Returns whether many rows of a chain tell of its density and count for little, as a tempered run leaves them."""
     if chain.log_prob is None or chain.weights is None:
@@ -160,15 +187,17 @@ def _pilot(
     config: FlowConfig,
     train: TrainConfig,
     *,
+    per_draw: float,
     progress: bool,
-) -> float:
-    """Returns the mean of -log q at validation rows after a short training, nats in whitened coordinates."""
+) -> Piloted:
+    """Returns what a short training has learnt, at validation rows."""
     (problem,) = posed(1, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
     trained, history = _train(key, problem, config, train, label)
     if history.interrupted:
         raise KeyboardInterrupt
-    return -float(log_densities(trained, problem.held_draws.x, config=config)[0].mean())
+    log_q = np.asarray(log_densities(trained, problem.held_draws.x, config=config)[0], np.float64)
+    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), len(log_q) / per_draw)
 
 
 def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:
