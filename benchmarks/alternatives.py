@@ -150,7 +150,7 @@ def main() -> None:
                 cells = (f"failed: {type(error).__name__}: {str(error)[:80]}", "", "", "")
             rows.append((name, *cells, f"{time.perf_counter() - start:.0f}"))
             print(*order, *rows[-1], flush=True)
-        size = f"{chain.n} particles worth {chain.effective_size:.0f} draws"
+        size = f"{chain.n} particles, effective size {chain.effective_size:.0f}"
         parts += [f"## {order[0]}, then {order[1]}: {size}\n", table(HEAD, rows)]
     publish(parts, options.output)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from scipy.signal import lfilter
+from kinds import Maker, correlated, counted, in_turn, independent, sorted_rows, weighted
 from scipy.stats import beta
 from tables import origin, publish, table
 
@@ -30,58 +29,10 @@ SHIFT, WIDTH = 1.0, 1.5  # of the other density
 EXACT = 1.5 * (np.log(WIDTH) + (1.0 + SHIFT**2) / (2.0 * WIDTH**2) - 0.5)  # mean of a marginal's KL and a pair's, twice
 
 
-def autoregression(rng: np.random.Generator, n: int, rho: float, chains: int) -> np.ndarray:
-    """Returns stationary first-order autoregressions of unit variance, (chains * n, 2), chain by chain."""
-    noise = rng.normal(size=(chains, n, 2))
-    noise[:, 1:] *= np.sqrt(1.0 - rho**2)
-    return lfilter([1.0], [1.0, -rho], noise, axis=1).reshape(-1, 2)
-
-
-def placed(z: np.ndarray, other: bool) -> np.ndarray:
-    return SHIFT + WIDTH * z if other else z
-
-
-def independent(n: int) -> Callable[[np.random.Generator, bool], fp.Chain]:
-    return lambda rng, other: fp.Chain(placed(rng.normal(size=(n, 2)), other), SPACE)
-
-
-def correlated(rho: float, chains: int, n: int) -> Callable[[np.random.Generator, bool], fp.Chain]:
-    def make(rng: np.random.Generator, other: bool) -> fp.Chain:
-        ids = np.repeat(np.arange(chains), n // chains)
-        return fp.Chain(placed(autoregression(rng, n // chains, rho, chains), other), SPACE, chain_id=ids)
-
-    return make
-
-
-def in_turn(rng: np.random.Generator, other: bool) -> fp.Chain:
-    rows = autoregression(rng, 1600, 0.9, 5).reshape(5, -1, 2)
-    return fp.Chain(placed(np.swapaxes(rows, 0, 1).reshape(-1, 2), other), SPACE)
-
-
-def counted(rng: np.random.Generator, other: bool) -> fp.Chain:
-    """A Metropolis chain of 20,000 steps, as its distinct rows and how long it stayed at each."""
-    state, rows, counts = rng.normal(size=2), [], []
-    for step, level in zip(1.5 * rng.normal(size=(20_000, 2)), np.log(rng.random(20_000)), strict=True):
-        new = state + step
-        if not rows or level < 0.5 * (state @ state - new @ new):
-            state = new if rows else state
-            rows.append(state)
-            counts.append(1)
-        else:
-            counts[-1] += 1
-    return fp.Chain(placed(np.array(rows), other), SPACE, weights=np.array(counts))
-
-
-def weighted(rng: np.random.Generator, other: bool) -> fp.Chain:
-    """Draws of a density twice as wide, with importance weights."""
-    z = 2.0 * rng.normal(size=(8000, 2))
-    return fp.Chain(placed(z, other), SPACE, weights=np.exp(-0.375 * np.sum(z**2, axis=1)))
-
-
-def sorted_rows(rng: np.random.Generator, other: bool) -> fp.Chain:
-    z = rng.normal(size=(4000, 2))
-    z = z[np.argsort(-np.sum(z**2, axis=1))]
-    return fp.Chain(placed(z, other), SPACE, log_prob=-0.5 * np.sum(z**2, axis=1))
+def chain(maker: Maker, rng: np.random.Generator, other: bool) -> fp.Chain:
+    """Returns a chain of the first density, or of the other one."""
+    z, fields = maker(rng, 2)
+    return fp.Chain(SHIFT + WIDTH * z if other else z, SPACE, **fields)
 
 
 def model(shift: float, width: float) -> None:
@@ -104,10 +55,6 @@ def particles(rng: np.random.Generator, other: bool) -> fp.Chain:
     return fp.Chain(chain.samples, SPACE, weights=chain.weights, weights_kind="importance", rows="independent")
 
 
-def paired(first: Callable, second: Callable) -> tuple[Callable, Callable]:
-    return first, second
-
-
 CASES = {
     "independent rows, 4,000": (independent(4000),) * 2,
     "independent rows, 500": (independent(500),) * 2,
@@ -116,14 +63,18 @@ CASES = {
         for rho, n in ((0.9, 4000), (0.99, 4000), (0.99, 20_000))
         for chains in (1, 2, 4, 50)
     },
-    "five walkers in turn, rho 0.9, 8,000 rows": (in_turn,) * 2,
-    "sorted by density, 4,000 rows": (sorted_rows,) * 2,
-    "multiplicities, 20,000 steps": (counted,) * 2,
-    "importance weights, 8,000 rows": (weighted,) * 2,
-    "pocoMC's particles": (particles,) * 2,
+    "five walkers in turn, rho 0.9, 8,000 rows": (in_turn(0.9, 5, 8000),) * 2,
+    "sorted by density, 4,000 rows": (sorted_rows(4000),) * 2,
+    "multiplicities, 20,000 steps": (counted(1.5, 20_000),) * 2,
+    "importance weights, 8,000 rows": (weighted(2.0, 8000),) * 2,
+    "pocoMC's particles": (None,) * 2,
     "AR(1), rho 0.9, 4,000 rows, with 30,000 independent": (correlated(0.9, 1, 4000), independent(30_000)),
-    "importance weights with multiplicities": (weighted, counted),
+    "importance weights with multiplicities": (weighted(2.0, 8000), counted(1.5, 20_000)),
 }
+
+
+def made(maker: Maker | None, rng: np.random.Generator, other: bool) -> fp.Chain:
+    return particles(rng, other) if maker is None else chain(maker, rng, other)
 
 
 def row(name: str, seeds: int, reference: list[float]) -> list[str]:
@@ -133,7 +84,7 @@ def row(name: str, seeds: int, reference: list[float]) -> list[str]:
     for seed in range(seeds):
         rng = np.random.default_rng([seed, 17])
         try:
-            found = fp.compare(first(rng, False), second(rng, False), modes={}, classify=False, seed=seed)
+            found = fp.compare(made(first, rng, False), made(second, rng, False), modes={}, classify=False, seed=seed)
         except ValueError:
             refused += 1
             continue
@@ -141,7 +92,7 @@ def row(name: str, seeds: int, reference: list[float]) -> list[str]:
     for seed in range(max(seeds // 8, 2)):
         rng = np.random.default_rng([seed, 18])
         try:
-            found = fp.compare(first(rng, False), second(rng, True), modes={}, classify=False, seed=seed)
+            found = fp.compare(made(first, rng, False), made(second, rng, True), modes={}, classify=False, seed=seed)
         except ValueError:
             continue
         different.append((found.excess, found.excess_error))

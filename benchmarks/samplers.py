@@ -155,8 +155,7 @@ def divergence(chain: fp.Chain, draws: np.ndarray) -> tuple[str, str]:
         return "", ""
     exact = fp.Chain(draws[::10], chain.space)
     modes = fp.compare(exact, fp.Chain(draws[5::10], chain.space), bins=20, repeats=1, classify=False).modes[:1]
-    equal = chain.resample(jax.random.key(0), round(chain.effective_size)) if chain.weights is None else chain
-    found = fp.compare(exact, equal, bins=20, modes={mode.parameter: mode.cuts for mode in modes}, classify=False)
+    found = fp.compare(exact, chain, bins=20, modes={mode.parameter: mode.cuts for mode in modes}, classify=False)
     shares = [
         f"{mode.b[0] - mode.a[0]:+.3f} +- {np.hypot(mode.a_error[0], mode.b_error[0]):.3f}" for mode in found.modes
     ]

@@ -131,6 +131,25 @@ def test_the_error_of_a_mean_is_its_scatter():
         assert np.sqrt(np.mean(errors**2)) == pytest.approx(means.std(), rel=0.2), name
 
 
+def test_particles_of_one_ancestor_are_worth_what_their_families_are():
+    """100 families of 20 that share a centre: errors of the mean are those of 100 centres, a fifth wider."""
+    errors, means = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        ancestor = rng.permutation(np.repeat(np.arange(100), 20))
+        rows = rng.normal(size=100)[ancestor] + 0.5 * rng.normal(size=2000)
+        chain = Chain(rows[:, None], ParameterSpace(["x"]), chain_id=ancestor, rows="independent")
+        assert chain.r_hat is None
+        means.append(chain.mean_and_error(rows)[0])
+        errors.append(chain.mean_and_error(rows)[1])
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.2)
+    assert chain.effective_size == pytest.approx(chain.covariance()[0, 0] / errors[-1] ** 2)
+    first, second = chain.split(0.5, jax.random.key(0))
+    assert not set(first.chain_id) & set(second.chain_id)
+    four = chain.replace(chain_id=ancestor % 4)  # labels of four long chains, whose rows are said to be independent
+    assert four.effective_size == 2000
+
+
 def test_rounded_values_are_no_copies():
     rng = np.random.default_rng(0)
     rounded = Chain(np.round(rng.normal(size=(5000, 1)), 2), ParameterSpace(["x"]), rows="independent")

@@ -24,6 +24,7 @@ WeightsKind = Literal["importance", "counts"]
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
+_FEWEST_FAMILIES = 30  # from which on the sums over them tell an error
 _HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
 _LONG = 10.0  # autocorrelation times that a block has, if there are so many rows
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
@@ -43,7 +44,9 @@ class Chain(ChainSources):
         weights_kind: what they are. "counts": how many steps a Markov chain stayed at each row (GetDist, CosmoMC,
             Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws). None:
             counts if they are whole numbers, else importance weights.
-        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
+        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence. Of
+            independent rows with 30 labels or more, what is common to rows that depend on each other: the ancestor of
+            particles, say.
         rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
             sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
             a sequence, and independent with importance weights.
@@ -164,7 +167,10 @@ class Chain(ChainSources):
         """How the rows depend on each other: sequences in time, or copies of distinct rows."""
         if self.rows == "sequence":
             return Dependence(sequences=sequences_of(self.n, self.chain_id, self.row_order.period))
-        return Dependence(copies=copies_of(self.samples))
+        families = None if self.chain_id is None else np.unique(self.chain_id, return_inverse=True)[1]
+        if families is not None and families.max() + 1 < _FEWEST_FAMILIES:
+            families = None  # the labels of a few long chains, whose rows are said to be independent
+        return Dependence(copies=copies_of(self.samples), families=families)
 
     @cached_property
     def effective_size(self) -> float:
@@ -172,13 +178,14 @@ class Chain(ChainSources):
 
         Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
         autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
-        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. It is about means: how much
-        of a density's shape the rows can teach is another number.
+        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one, and at most that of the
+        means if there are families (`chain_id`). It is about means: how much of a density's shape the rows can teach is
+        another number.
         """
         if self.dependence.sequences is not None and self.weights is None:
             return self.n / self.autocorrelation_time
         size = kish(self.probabilities, self.dependence.copies)
-        if self.dependence.sequences is None:
+        if self.dependence.sequences is None and self.dependence.families is None:
             return size
         of_means = float(effective_sizes(self.samples, self.probabilities, self.dependence).min())
         return of_means if self.weights_kind == "counts" else min(of_means, size)
@@ -210,9 +217,10 @@ class Chain(ChainSources):
     def r_hat(self) -> FloatArray | None:
         """Rank-normalised split R-hat of each parameter, (d,): 1 where the chains agree, at most 1.01 if converged.
 
-        None without two chains of four rows, and with importance weights (see `convergence.r_hat`).
+        None without two chains of four rows, with importance weights and for independent rows (see
+        `convergence.r_hat`).
         """
-        if self.weights_kind == "importance":
+        if self.weights_kind == "importance" or self.rows == "independent":
             return None
         return r_hat(self.samples, self.chain_id, self.weights)
 
@@ -283,7 +291,7 @@ class Chain(ChainSources):
         generator, tau = _generator(key), self.autocorrelation_time
         sequences = self.dependence.sequences
         if sequences is None or (tau < _HARDLY and self.weights is not None):
-            return deal_rows(generator, self.probabilities, self.dependence.copies, fractions)
+            return deal_rows(generator, self.probabilities, self.dependence.groups, fractions)
         length = 1 if tau < _HARDLY else max(1, min(int(np.ceil(_LONG * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)

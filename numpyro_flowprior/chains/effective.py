@@ -4,7 +4,7 @@ One formula serves all chains. The weighted mean of f is sum p f, with probabili
 that of the sum of u = p (f - mean), whose terms are independent, or copies of each other, or a sequence in time:
 
     variance = sum u^2                    independent rows
-             = sum (sum of copies' u)^2   rows that repeat
+             = sum (sum of u)^2           over copies of a row, or particles of one ancestor
              = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
 
 Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
@@ -34,10 +34,18 @@ class Dependence:
         sequences: row numbers of each sequence in time; None for rows whose order means nothing.
         copies: (n,) the number of the distinct row that each row is a copy of, for rows without an order; None for all
             distinct.
+        families: (n,) the number of the family of each row, for rows without an order that descend from few, as
+            particles do; None for none.
     """
 
     sequences: Sequence[np.ndarray] | None = None
     copies: np.ndarray | None = None
+    families: np.ndarray | None = None
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The group (n,) of rows without an order that depend on each other; None if none do."""
+        return self.copies if self.families is None else self.families
 
 
 INDEPENDENT = Dependence()
@@ -68,7 +76,7 @@ def error_of_sum(parts: FloatArray, dependence: Dependence) -> float:
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
         return float(np.sqrt(tau * np.sum(parts**2)))
-    terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
+    terms = parts if dependence.groups is None else np.bincount(dependence.groups, parts)
     return float(np.sqrt(np.sum(terms**2)))
 
 

@@ -21,7 +21,7 @@ from .effective import copies_of
 RowKind = Literal["sequence", "independent"]
 
 _FEWEST = 100  # rows below which nothing is recognised
-_MOST_ROWS = 50_000  # rows that are looked at
+_MOST_ROWS = 20_000  # rows that are looked at
 _LONGEST = 4096  # period that is looked for: walkers in turn
 _CLEAR = 6.0  # standard errors by which a correlation counts
 _FAR = 30  # rows apart: beyond neighbours, within any trend of a sorted file
@@ -29,7 +29,7 @@ _LOCAL = 0.8  # of the squared distance of rows that far apart: neighbours of a 
 _SORTED = 0.999  # share of neighbours in order, in a sorted column
 _PARTS = 12  # that a file is cut into, to see whether their densities are in order ...
 _TREND = 0.9  # ... by Kendall's tau: as much by chance in one of 10^6 files
-_MOST_COMPARED, _NEIGHBOURS, _CHUNK = 2000, 5, 500  # rows whose neighbours are looked for, how many, rows at a time
+_MOST_COMPARED, _NEIGHBOURS, _CHUNK = 1500, 5, 500  # rows whose neighbours are looked for, how many, rows at a time
 _FLATTEST = 1e-6  # of the widest direction's variance: flatter ones are rounding
 
 
@@ -106,7 +106,7 @@ def recognised(
         return default
     if _repeats_far_apart(rows):
         return RowOrder("independent", "rows repeat far from each other: they are shuffled, or resampled")
-    if _falls_or_rises(z):
+    if chain_id is None and _falls_or_rises(samples):
         return RowOrder(
             "independent", "the density of the rows falls or rises through the file: it is sorted, as by a likelihood"
         )
@@ -186,16 +186,16 @@ def _repeats_far_apart(samples: FloatArray) -> bool:
     return bool(np.sum(np.diff(copies) == 0) < 0.5 * repeated)
 
 
-def _falls_or_rises(z: FloatArray) -> bool:
+def _falls_or_rises(samples: FloatArray) -> bool:
     """Returns whether the density of the rows has one trend through the whole file.
 
     The density is that of the rows about each of them, by the distance to its nearest neighbours. A chain that moves
     from mode to mode changes it at once and here and there, a burn-in in the first part alone.
     """
-    if len(z) < _PARTS * _FEWEST // 4:
+    if len(samples) < _PARTS * _FEWEST // 4:
         return False
-    rows = z[np.linspace(0, len(z) - 1, min(len(z), _MOST_COMPARED)).astype(int)]
-    distance = _to_neighbours(rows)
+    even = np.linspace(0, len(samples) - 1, min(len(samples), _MOST_COMPARED)).astype(int)
+    distance = _to_neighbours(_scores(samples[even]))
     means = [part.mean() for part in np.array_split(rankdata(distance), _PARTS)]
     return bool(abs(kendalltau(means, np.arange(_PARTS)).statistic) >= _TREND)
 

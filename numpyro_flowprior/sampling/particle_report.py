@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
+from ..chains.effective import copies_of, kish
 from .particle_run import COLD
 
 _ENOUGH = 400.0  # effective draws below which a run is said to be too short, if more were asked for
@@ -37,7 +37,7 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         "temperatures": past["beta"].tolist(),
         "acceptance": float(past["accept"][-_LAST:].mean()),
         "steps": float(past["steps"].mean()),
-        "effective_size": _distinct_size(samples, weights),
+        "effective_size": kish(weights / weights.sum(), copies_of(samples)),  # replaced prior draws are copies
         "tempered_log_evidence": run.tempered_evidence(),
         "pareto_k": None if run.found is None else run.found.pareto_k,
         "largest_weight": None if run.found is None else run.found.largest,
@@ -52,16 +52,6 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
     if reasons:
         warnings.warn("sample_pocomc: not converged. " + " ".join(reasons), stacklevel=3)
     return fields, {**report, "stopped_by": cause, "converged": not reasons and cause is None}
-
-
-def _distinct_size(samples: FloatArray, weights: FloatArray) -> float:
-    """Returns Kish's effective size, copies of a particle counted as the one that they are.
-
-    pocoMC replaces prior draws of likelihood zero by copies of others, and some never move again.
-    """
-    _, which = np.unique(samples, axis=0, return_inverse=True)
-    shares = np.bincount(which.ravel(), weights) / weights.sum()
-    return float(1.0 / np.sum(shares**2))
 
 
 def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
