@@ -43,10 +43,6 @@ def chain(density):
     return sample_blackjax(KEY, density, progress=False)
 
 
-def test_the_chains_effective_size_is_that_of_its_families(chain):
-    assert chain.effective_size == pytest.approx(chain.info["effective_size"], rel=0.02)
-
-
 def assert_marginals(chain, exact):
     """Kolmogorov-Smirnov of each marginal at the effective size; a false alarm in 10,000 / d seeds."""
     thin = int(np.ceil(chain.n / chain.info["effective_size"]))

@@ -46,7 +46,7 @@ def test_r_hat_counts_repeated_rows_and_needs_two_chains():
     counted = held.replace(weights=counts)
     repeated = held.take(np.repeat(np.arange(held.n), counts))
     np.testing.assert_allclose(counted.r_hat, repeated.r_hat, rtol=1e-12)
-    assert held.replace(weights=counts + 0.5).r_hat is None
+    assert held.replace(weights=counts + np.pi).r_hat is None
     assert held.replace(chain_id=None).r_hat is None
     assert held.replace(chain_id=np.zeros(held.n, dtype=int)).r_hat is None
 

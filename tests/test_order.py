@@ -10,8 +10,10 @@ import pytest
 from toys import autoregression, metropolis
 
 from numpyro_flowprior import Chain, ParameterSpace, read_chain, to_arviz, write_chain_npz
+from numpyro_flowprior.diagnostics.independent import independent_rows
 
 PLANE = ParameterSpace(["a", "b"])
+KEY = jax.random.key(0)
 
 
 def in_turn(walkers: int, rho: float, spread: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -131,31 +133,16 @@ def test_the_error_of_a_mean_is_its_scatter():
         assert np.sqrt(np.mean(errors**2)) == pytest.approx(means.std(), rel=0.2), name
 
 
-def test_particles_of_one_ancestor_are_worth_what_their_families_are():
-    """100 families of 20 that share a centre: errors of the mean are those of 100 centres, a fifth wider."""
-    errors, means = [], []
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        ancestor = rng.permutation(np.repeat(np.arange(100), 20))
-        rows = rng.normal(size=100)[ancestor] + 0.5 * rng.normal(size=2000)
-        chain = Chain(rows[:, None], ParameterSpace(["x"]), chain_id=ancestor, rows="independent")
-        assert chain.r_hat is None
-        means.append(chain.mean_and_error(rows)[0])
-        errors.append(chain.mean_and_error(rows)[1])
-    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.2)
-    assert chain.effective_size == pytest.approx(chain.covariance()[0, 0] / errors[-1] ** 2)
-    first, second = chain.split(0.5, jax.random.key(0))
-    assert not set(first.chain_id) & set(second.chain_id)
-    four = chain.replace(chain_id=ancestor % 4)  # labels of four long chains, whose rows are said to be independent
-    assert four.effective_size == 2000
-
-
 def test_rounded_values_are_no_copies():
     rng = np.random.default_rng(0)
     rounded = Chain(np.round(rng.normal(size=(5000, 1)), 2), ParameterSpace(["x"]), rows="independent")
     assert rounded.effective_size == 5000
     both = Chain(np.round(rng.normal(size=(5000, 2)), 1), PLANE, rows="independent")
     assert both.effective_size == 5000
+    for digits in (2, 3):  # a column that says what another does
+        x = rng.normal(size=5000)
+        twice = Chain(np.round(np.column_stack([x, 2 * x]), digits), PLANE, rows="independent")
+        assert twice.effective_size == 5000
     copied = Chain(np.repeat(rng.normal(size=(500, 1)), 4, axis=0), ParameterSpace(["x"]), rows="independent")
     assert copied.effective_size == pytest.approx(500)
 
@@ -217,4 +204,77 @@ def test_kinds_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="rows: expected one of 'sequence', 'independent'; got 'iid'"):
         Chain(CLOUD[:, :2], PLANE, rows="iid")
     with pytest.raises(ValueError, match="expected whole numbers.*got fractions, 0.5"):
-        Chain(CLOUD[:, :2], PLANE, weights=np.full(5000, 0.5), weights_kind="counts")
+        Chain(CLOUD[:, :2], PLANE, weights=0.5 + np.arange(5000), weights_kind="counts")
+
+
+def test_equal_weights_are_none_and_scaled_counts_are_counts():
+    rows, counts = metropolis(3000, 1.5)
+    assert Chain(rows, PLANE, weights=np.full(len(rows), 0.25)).weights is None
+    scaled = Chain(rows, PLANE, weights=counts / counts.sum())
+    assert scaled.weights_kind == "counts"
+    np.testing.assert_allclose(scaled.probabilities, counts / counts.sum())
+    assert scaled.effective_size == pytest.approx(Chain(rows, PLANE, weights=counts).effective_size)
+
+
+def test_walkers_in_turn_that_reject_are_no_shuffled_rows():
+    """Copies stand as many rows apart as there are walkers, with chain ids or without."""
+    walkers = [np.repeat(*metropolis(4000, 0.6, seed), axis=0)[:1500] for seed in range(5)]
+    rows = np.stack(walkers, axis=1).reshape(-1, 2)
+    by_walker = Chain(np.concatenate(walkers), PLANE, chain_id=np.repeat(np.arange(5), 1500))
+    for chain in (Chain(rows, PLANE), Chain(rows, PLANE, chain_id=np.tile(np.arange(5), 1500))):
+        assert chain.rows == "sequence"
+        assert chain.effective_size == pytest.approx(by_walker.effective_size, rel=0.01)
+    short = np.stack([walker[:8] for walker in walkers * 20], axis=1).reshape(-1, 2)  # too short to see a period
+    assert Chain(short + 0.0 * RNG.normal(size=short.shape), PLANE).rows == "sequence"
+
+
+def test_one_slow_parameter_of_a_reweighted_chain_makes_it_a_sequence():
+    fast = np.random.default_rng(0).normal(size=(8000, 4))
+    rows = np.column_stack([autoregression(8000, 0.99, 1), fast])
+    space = ParameterSpace(list("abcde"))
+    weights = np.exp(0.3 * rows[:, 0])
+    for fields in ({}, {"chain_id": np.repeat(np.arange(4), 2000)}):
+        assert Chain(rows, space, weights=weights, **fields).effective_size < 200
+
+
+def test_what_was_recognised_is_kept_with_its_reason_until_the_rows_are_others():
+    chain = Chain(CLOUD[BY_DENSITY], ParameterSpace(list("abcdef")))
+    for part in (
+        chain.take(np.arange(2000)),
+        chain.select(["b", "a"]),
+        chain.replace(info={}),
+        chain.split(0.5, KEY)[0],
+    ):
+        assert part.row_order == chain.row_order
+    assert chain.replace(samples=CLOUD).rows == "sequence"
+    reweighted = Chain(CLOUD, chain.space).replace(weights=RNG.random(5000))
+    assert reweighted.rows == "sequence"  # it was one before, and the weights do not change that
+    assert Chain(CLOUD, chain.space, weights=RNG.random(5000)).replace(weights=None).rows == "sequence"
+
+
+def test_a_column_that_is_constant_within_chains_is_no_trouble():
+    ids = np.repeat([0, 1], 500)
+    chain = Chain(np.column_stack([RNG.normal(size=1000), ids]), PLANE, chain_id=ids)
+    assert chain.rows == "sequence"
+    assert sum(len(part) for part in chain.deal([0.5, 0.5], KEY)) == 1000
+
+
+def test_every_part_of_a_split_has_weight():
+    late = np.where(np.arange(4000) < 300, RNG.integers(1, 5, 4000), 0)
+    chain = Chain(autoregression(4000, 0.9), PLANE, weights=late)
+    assert all(chain.weights[rows].any() for rows in chain.deal([0.5, 0.5], KEY))
+    for seed in range(100):
+        few = Chain(RNG.normal(size=(10, 2)), PLANE, rows="independent")
+        assert min(part.n for part in few.split(0.9, jax.random.key(seed))) >= 1
+
+
+def test_independent_rows_of_a_weighted_sequence_have_its_weights():
+    """Mean of exp(z) weights on a normal autoregression is one; 60 seeds, four standard errors of their mean."""
+    means = []
+    for seed in range(60):
+        z = autoregression(4000, 0.9, 1, seed)
+        chain = Chain(z, ParameterSpace(["x"]), weights=np.exp(z[:, 0]), rows="sequence")
+        means.append(z[independent_rows(jax.random.key(seed), chain, np.empty((4000, 0)), 4000), 0].mean())
+    assert abs(np.mean(means) - 1.0) < 4 * np.std(means) / np.sqrt(60)
+    heavy = Chain(z, ParameterSpace(["x"]), weights=np.where(np.arange(4000) == 7, 1.0, 1e-9))
+    assert len(independent_rows(jax.random.key(0), heavy, np.empty((4000, 0)), 4000)) <= 2

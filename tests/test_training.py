@@ -421,14 +421,14 @@ def test_members_on_their_own_folds_are_better_than_one_flow_on_a_small_chain():
 
 
 def pilots(gains, *, scatter=lambda config, train: 0.1, n=400):
-    """Returns a pilot whose log densities differ by given gains, with noise of their own, and what it has tried."""
+    """Returns a pilot of given gains in log density, that scatters about log p as given, and what it has tried."""
     tried = []
-    noise = np.random.default_rng(0).normal(size=(2, n))
+    log_p, noise = np.random.default_rng(0).normal(size=(2, n))
+    noise -= noise.mean()
 
     def run(config, train):
         tried.append((config, train))
-        log_q = gains(config, train) + 0.2 * noise[0]
-        return Piloted(log_q, log_q + scatter(config, train) * noise[1], n)
+        return Piloted(log_p + gains(config, train) - scatter(config, train) * noise, log_p, n)
 
     return run, tried
 
@@ -484,10 +484,12 @@ def test_scatter_that_teaching_does_not_explain_is_noise():
 
 def test_support_points_take_width_without_pilots():
     pilot, tried = pilots(lambda config, train: 0.0)
-    many = default_configs(curved_chain(5000), pilot, supported=True)
-    few = default_configs(curved_chain(500), pilot, supported=True)
+    many = default_configs(curved_chain(5000), pilot, supported=True, trusted=True)
+    few = default_configs(curved_chain(500), pilot, supported=True, trusted=True)
     assert (many.config, many.train.loss, tried) == (defaults._WIDE, "log_variance", [])
     assert (few.config.members > many.config.members, few.train.loss) == (True, "log_variance")
+    noise = default_configs(curved_chain(500), pilots(lambda c, t: 0.0, scatter=lambda c, t: 3.0)[0], supported=True)
+    assert (noise.train.loss, round(noise.unexplained)) == ("nll", 3)  # unknown rows of no weight are not trusted
 
 
 def chain_with_nuisance(hidden, n=2000):

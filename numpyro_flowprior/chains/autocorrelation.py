@@ -38,7 +38,8 @@ def sequences_of(n: int, chain_id: np.ndarray | None, period: int = 1) -> list[n
     """
     if chain_id is None:
         return [np.arange(k, n, period) for k in range(min(period, n))]
-    return [np.flatnonzero(chain_id == label) for label in np.unique(chain_id)]
+    order = np.argsort(chain_id, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(chain_id[order])) + 1)
 
 
 def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: float = 1.0) -> list[np.ndarray]:
@@ -46,13 +47,14 @@ def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: 
 
     Args:
         sequences: row numbers of each sequence.
-        counts: (n,) steps that each row stands for; None for one.
-        every: steps from one to the next, at least one.
+        counts: (n,) steps that each row stands for, or its weight; None for one.
+        every: steps from one to the next.
     """
     found = []
     for rows in sequences:
         ends = np.arange(1.0, len(rows) + 1.0) if counts is None else np.cumsum(counts[rows])
-        found.append(rows[np.searchsorted(ends, np.arange(0.0, ends[-1] - 0.5, every), side="right")])
+        places = np.arange(0.5 * min(every, ends[-1]), ends[-1], every)
+        found.append(rows[np.searchsorted(ends, places, side="right").clip(max=len(rows) - 1)])
     return found
 
 

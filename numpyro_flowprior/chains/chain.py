@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
 from .deal import blocks_of, deal_blocks, deal_rows
 from .effective import Dependence, copies_of, effective_sizes, kish, mean_and_error
-from .order import RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
+from .order import IMPORTANCE, RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
 from .parameters import ParameterSpace, require_space
 from .sources import ChainSources
 
@@ -24,7 +25,8 @@ WeightsKind = Literal["importance", "counts"]
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
-_FEWEST_FAMILIES = 30  # from which on the sums over them tell an error
+_LONGEST_STAY = 1e5  # steps of a Markov chain at one row, beyond which weights are taken for importance weights
+_WHOLE = 1e-6  # how far counts may be from whole numbers
 _HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
 _LONG = 10.0  # autocorrelation times that a block has, if there are so many rows
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
@@ -43,10 +45,8 @@ class Chain(ChainSources):
         weights: (n,) non-negative weights, any scale; None for equal weights.
         weights_kind: what they are. "counts": how many steps a Markov chain stayed at each row (GetDist, CosmoMC,
             Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws). None:
-            counts if they are whole numbers, else importance weights.
-        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence. Of
-            independent rows with 30 labels or more, what is common to rows that depend on each other: the ancestor of
-            particles, say.
+            counts if they are whole multiples of the smallest, else importance weights. Equal weights are none.
+        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
         rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
             sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
             a sequence, and independent with importance weights.
@@ -72,6 +72,7 @@ class Chain(ChainSources):
     log_evidence_error: float | None
     info: dict[str, Any]
     _rows: RowKind | None
+    _inherited: RowOrder | None = None  # what was recognised in the chain that this one was made of
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Chain(ChainSources):
         require_space(space, "chain.space")
         checked = _checked_samples(samples, space)
         n = len(checked)
-        weights = _checked_weights(weights, n)
+        weights, weights_kind = _checked_kind(weights_kind, _checked_weights(weights, n))
         fields = {
             "samples": checked,
             "space": space,
@@ -100,7 +101,7 @@ class Chain(ChainSources):
             "log_prior": _checked_column(log_prior, "log_prior", n),
             "log_likelihood": _checked_column(log_likelihood, "log_likelihood", n),
             "weights": weights,
-            "weights_kind": _checked_kind(weights_kind, weights),
+            "weights_kind": weights_kind,
             "_rows": checked_rows(rows),
             "chain_id": _checked_chain_id(chain_id, n),
             "log_evidence": None if log_evidence is None else float(log_evidence),
@@ -148,6 +149,8 @@ class Chain(ChainSources):
     @cached_property
     def row_order(self) -> RowOrder:
         """What the order of the rows is taken to mean, and why."""
+        if self._inherited is not None:
+            return self._inherited
         if self._rows == "independent":
             return RowOrder("independent", "as was said")
         if self._rows == "sequence":
@@ -160,17 +163,14 @@ class Chain(ChainSources):
     @property
     def rows(self) -> RowKind:
         """What the order of the rows means: "sequence" or "independent"."""
-        return self.row_order.kind if self._rows is None else self._rows
+        return self._rows or self.row_order.kind
 
     @cached_property
     def dependence(self) -> Dependence:
         """How the rows depend on each other: sequences in time, or copies of distinct rows."""
         if self.rows == "sequence":
             return Dependence(sequences=sequences_of(self.n, self.chain_id, self.row_order.period))
-        families = None if self.chain_id is None else np.unique(self.chain_id, return_inverse=True)[1]
-        if families is not None and families.max() + 1 < _FEWEST_FAMILIES:
-            families = None  # the labels of a few long chains, whose rows are said to be independent
-        return Dependence(copies=copies_of(self.samples), families=families)
+        return Dependence(copies=copies_of(self.samples))
 
     @cached_property
     def effective_size(self) -> float:
@@ -178,17 +178,15 @@ class Chain(ChainSources):
 
         Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
         autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
-        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one, and at most that of the
-        means if there are families (`chain_id`). It is about means: how much of a density's shape the rows can teach is
-        another number.
+        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. It is about means: how much
+        of a density's shape the rows can teach is another number.
         """
         if self.dependence.sequences is not None and self.weights is None:
             return self.n / self.autocorrelation_time
         size = kish(self.probabilities, self.dependence.copies)
-        if self.dependence.sequences is None and self.dependence.families is None:
+        if self.dependence.sequences is None:
             return size
-        of_means = float(effective_sizes(self.samples, self.probabilities, self.dependence).min())
-        return of_means if self.weights_kind == "counts" else min(of_means, size)
+        return min(size, float(effective_sizes(self.samples, self.probabilities, self.dependence).min()))
 
     @cached_property
     def autocorrelation_time(self) -> float:
@@ -259,7 +257,7 @@ class Chain(ChainSources):
         parts = self._parts()
         if set(space.names) != set(self.names):
             parts.update(log_prob=None, log_prior=None, log_likelihood=None)
-        return Chain(self.samples[:, columns], space, **parts)
+        return self._heir(Chain(self.samples[:, columns], space, **parts))
 
     def thin(self, n: int) -> Chain:
         """Returns every n-th row of each sequence (of the rows as they stand where their order means nothing)."""
@@ -270,15 +268,14 @@ class Chain(ChainSources):
     def resample(self, key: jax.Array, n: int) -> Chain:
         """Returns n equally weighted rows, drawn by systematic resampling (the least added noise)."""
         n = positive_int(n, "resample")
-        chosen = self.take(systematic_rows(key, self.probabilities, n))
-        return chosen.replace(weights=None, chain_id=None)
+        return self.take(systematic_rows(key, self.probabilities, n)).replace(weights=None)
 
     def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
         Independent rows are dealt one by one, copies together, weighted ones so that each part has its share of the
         heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, at least 40 blocks in all, so
-        that near-copies of a row do not land in both parts.
+        that near-copies of a row do not land in both parts (in short chains of slow samplers the nearest do).
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal([fraction, 1.0 - fraction], key)
@@ -291,7 +288,7 @@ class Chain(ChainSources):
         generator, tau = _generator(key), self.autocorrelation_time
         sequences = self.dependence.sequences
         if sequences is None or (tau < _HARDLY and self.weights is not None):
-            return deal_rows(generator, self.probabilities, self.dependence.groups, fractions)
+            return deal_rows(generator, self.probabilities, self.dependence.copies, fractions)
         length = 1 if tau < _HARDLY else max(1, min(int(np.ceil(_LONG * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
@@ -305,28 +302,42 @@ class Chain(ChainSources):
         samples = self.samples[rows]
         if samples.base is None:
             samples.setflags(write=False)  # ours alone: it need not be copied again
-        return Chain(samples, self.space, **parts)
+        return self._heir(Chain(samples, self.space, **parts))
 
     def replace(self, **changes: Any) -> Chain:
-        """Returns a copy with some fields changed; of new weights the kind is told anew, if it is not given."""
+        """Returns a copy with some fields changed.
+
+        Of new weights the kind is told by themselves, if it is not given. What was recognised in the order of the rows
+        stays, unless samples, chain ids or `rows` are new, or the weights were all that it went by.
+        """
         parts = {"samples": self.samples, "space": self.space, **self._parts()}
         unknown = changes.keys() - parts.keys()
         if unknown:
             raise TypeError(f"replace: no field named {shorten(sorted(unknown))}; the fields are {shorten(parts, 20)}.")
         if "weights" in changes and "weights_kind" not in changes:
             changes["weights_kind"] = None
+        if changes.keys() & {"samples", "chain_id"}:
+            parts["chain_id"] = self.chain_id  # without what was recognised
+        forget = {"samples", "chain_id", "rows"} | ({"weights"} if self.row_order.why == IMPORTANCE else set())
         parts.update(changes)
-        return Chain(parts.pop("samples"), parts.pop("space"), **parts)
+        made = Chain(parts.pop("samples"), parts.pop("space"), **parts)
+        return made if changes.keys() & forget else self._heir(made)
+
+    def _heir(self, made: Chain) -> Chain:
+        """Returns a chain made of this one's rows, which shows less of their order, with what was seen here."""
+        if made._rows is None:
+            object.__setattr__(made, "_inherited", replace(self.row_order, period=1))
+        return made
 
     def _parts(self) -> dict[str, Any]:
         names = (*_PER_DRAW, "weights_kind", "log_evidence", "log_evidence_error", "info")
-        parts = {**{name: getattr(self, name) for name in names}, "rows": self.rows}
+        parts = {**{name: getattr(self, name) for name in names}, "rows": self._rows}
         if self.chain_id is None and self.row_order.period > 1:  # some rows or columns would not show it
             parts["chain_id"] = np.arange(self.n) % self.row_order.period
         return parts
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of names, samples and weights: identifies the chain without holding it."""
+        """Returns the SHA-256 of names, samples, weights and row order: identifies the chain without holding it."""
         digest = hashlib.sha256("\0".join(self.names).encode())
         digest.update(self.samples.data)
         if self.weights is not None:
@@ -423,19 +434,23 @@ def _checked_weights(weights: Any, n: int) -> FloatArray | None:
     return array
 
 
-def _checked_kind(kind: Any, weights: FloatArray | None) -> WeightsKind | None:
+def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | None, WeightsKind | None]:
+    """Returns the weights and what they are; equal weights are none, and multiples of the smallest are counts."""
     if kind is not None:
         one_of(kind, "chain.weights_kind", get_args(WeightsKind))
-    if weights is None:
-        return None
+    if weights is None or np.ptp(weights) == 0.0:
+        return None, None
     if kind is None:
-        return "counts" if are_counts(weights) else "importance"
+        steps = weights / weights[weights > 0].min()
+        if steps.max() <= _LONGEST_STAY and np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE):
+            return np.round(steps), "counts"
+        return weights, "importance"
     if kind == "counts" and not are_counts(weights):
         raise ValueError(
             "chain.weights: expected whole numbers, the steps that a Markov chain stayed at each row; got fractions, "
             f"{shorten(weights[np.round(weights) != weights], 3)}. Pass weights_kind='importance'."
         )
-    return kind
+    return weights, kind
 
 
 def _checked_chain_id(chain_id: Any, n: int) -> np.ndarray | None:

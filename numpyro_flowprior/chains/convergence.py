@@ -39,7 +39,8 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
     """
     if chain_id is None or not are_counts(weights):
         return None
-    rows = [chain for chain in steps_of(sequences_of(len(samples), chain_id), weights) if len(chain) >= 4]
+    every = 1.0 if weights is None else max(1.0, float(weights.sum()) / (10.0 * _MOST_ROWS))
+    rows = [chain for chain in steps_of(sequences_of(len(samples), chain_id), weights, every) if len(chain) >= 4]
     if len(rows) < 2:
         return None
     length = min(min(map(len, rows)), max(4, _MOST_ROWS // len(rows)))

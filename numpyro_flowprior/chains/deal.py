@@ -31,15 +31,20 @@ def deal_blocks(
         ValueError: fewer blocks than parts.
     """
     parts = len(fractions)
-    if len(blocks) < parts:
+    heavy = [rows for rows in blocks if probabilities[rows].any()]
+    if len(heavy) < parts:
         raise ValueError(f"split: the chain is too short, for its autocorrelation, to be cut into {parts} blocks.")
-    order = generator.permutation(len(blocks))
-    ends = np.cumsum([probabilities[blocks[i]].sum() for i in order])
+    order = generator.permutation(len(heavy))
+    ends = np.cumsum([probabilities[heavy[i]].sum() for i in order])
     cuts = [0]
     for j, share in enumerate(np.cumsum(fractions)[:-1]):
         nearest = int(np.argmin(np.abs(ends - share * ends[-1]))) + 1
-        cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(blocks) - (parts - 1 - j))))
-    return [np.sort(np.concatenate([blocks[i] for i in part])) for part in np.split(order, cuts[1:])]
+        cuts.append(int(np.clip(nearest, cuts[-1] + 1, len(heavy) - (parts - 1 - j))))
+    dealt = [[heavy[i] for i in part] for part in np.split(order, cuts[1:])]
+    for rows in blocks:
+        if not probabilities[rows].any():  # they count for nothing, but may teach
+            dealt[generator.choice(parts, p=np.asarray(fractions) / np.sum(fractions))].append(rows)
+    return [np.sort(np.concatenate(part)) for part in dealt]
 
 
 def deal_rows(
@@ -63,6 +68,11 @@ def deal_rows(
     place = (generator.random() + _GOLDEN * np.arange(len(heavy))) % 1.0
     part = np.empty(len(heavy), dtype=int)
     part[order] = np.searchsorted(np.cumsum(fractions)[:-1], place, side="right")
+    for j in range(len(fractions)):  # of few rows one may have got none
+        counts = [np.sum((part == k) & (heavy > 0)) for k in range(len(fractions))]
+        richest = int(np.argmax(counts))
+        if counts[j] == 0 and counts[richest] > 1:
+            part[np.flatnonzero((part == richest) & (heavy > 0))[0]] = j
     dealt = [np.flatnonzero(part[units] == j) for j in range(len(fractions))]
     if not all(weights[rows].any() for rows in dealt):
         raise ValueError(

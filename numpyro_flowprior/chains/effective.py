@@ -4,7 +4,7 @@ One formula serves all chains. The weighted mean of f is sum p f, with probabili
 that of the sum of u = p (f - mean), whose terms are independent, or copies of each other, or a sequence in time:
 
     variance = sum u^2                    independent rows
-             = sum (sum of u)^2           over copies of a row, or particles of one ancestor
+             = sum (sum of copies' u)^2   rows that repeat
              = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
 
 Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from .autocorrelation import integrated_time
 
 _FEWEST = 10  # rows of a sequence whose autocorrelation is looked at
 _LOOKED_AT = 50_000  # rows that tell whether equal rows are copies
-_ON_GRID = 1e-3  # of the smallest gap between values: on a grid, all gaps are multiples of it to this precision
-_CHANCE = 10.0  # equal pairs, and times as many as by chance, that rounding explains
+_ON_GRID = 1e-3  # relative precision of a grid's step
+_CHANCE = 3.0  # equal pairs, and times as many as by chance, that rounding explains
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,10 @@ class Dependence:
         sequences: row numbers of each sequence in time; None for rows whose order means nothing.
         copies: (n,) the number of the distinct row that each row is a copy of, for rows without an order; None for all
             distinct.
-        families: (n,) the number of the family of each row, for rows without an order that descend from few, as
-            particles do; None for none.
     """
 
     sequences: Sequence[np.ndarray] | None = None
     copies: np.ndarray | None = None
-    families: np.ndarray | None = None
-
-    @property
-    def groups(self) -> np.ndarray | None:
-        """The group (n,) of rows without an order that depend on each other; None if none do."""
-        return self.copies if self.families is None else self.families
 
 
 INDEPENDENT = Dependence()
@@ -76,7 +69,7 @@ def error_of_sum(parts: FloatArray, dependence: Dependence) -> float:
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
         return float(np.sqrt(tau * np.sum(parts**2)))
-    terms = parts if dependence.groups is None else np.bincount(dependence.groups, parts)
+    terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
     return float(np.sqrt(np.sum(terms**2)))
 
 
@@ -97,37 +90,32 @@ def kish(probabilities: FloatArray, copies: np.ndarray | None = None) -> float:
 def copies_of(samples: FloatArray) -> np.ndarray | None:
     """Returns the number of the distinct row that each row (n, d) is a copy of, (n,); None if there are no copies.
 
-    Equal rows are copies unless rounding explains them: where every column's values lie on a grid, and no more pairs
-    are equal than as many rows on it have by chance.
+    Equal rows are copies unless rounding explains them: values of the column with the most values on a grid, of which
+    about as many are equal as are one step apart.
     """
     if not _are_copies(samples[:_LOOKED_AT]):
         return None
     return np.unique(_marks(samples), return_inverse=True)[1]
 
 
-def _marks(samples: FloatArray) -> FloatArray:
-    """Returns a number (n,) for each row that is equal for equal rows, and for others next to never."""
-    directions = np.random.default_rng(0).normal(size=samples.shape[1])
-    scale = np.ptp(samples, axis=0)
-    return ((samples - samples[0]) / np.where(scale > 0, scale, 1.0)) @ directions
+def _marks(samples: FloatArray) -> np.ndarray:
+    """Returns a number (n,) for each row that is equal for equal rows, and for others next to never: a hash."""
+    factors: Any = 2 * np.random.default_rng(0).integers(0, 2**62, samples.shape[1]) + 1  # odd: no bit is lost
+    marks = np.zeros(len(samples), np.uint64)
+    for j, factor in enumerate(factors.tolist()):
+        bits = np.ascontiguousarray(samples[:, j] + 0.0).view(np.uint64)  # -0 is 0
+        marks = (marks ^ (bits * np.uint64(factor))) * np.uint64(factor)
+        marks ^= marks >> np.uint64(29)
+    return marks
 
 
 def _are_copies(samples: FloatArray) -> bool:
-    _, first, counts = np.unique(_marks(samples), return_index=True, return_counts=True)
-    if len(first) == len(samples):
+    if len(np.unique(_marks(samples))) == len(samples):
         return False
-    distinct = samples[first]
-    if len(distinct) < 3 or not all(_on_grid(column) for column in distinct.T):
-        return True
-    equal = np.sum(counts * (counts - 1.0)) / 2.0
-    shares = [np.unique(column, return_counts=True)[1] / len(distinct) for column in distinct.T]
-    by_chance = 0.5 * len(samples) ** 2 * np.prod([np.sum(share**2) for share in shares])
-    return bool(samples.shape[1] > 1 and equal > _CHANCE + _CHANCE * by_chance)
-
-
-def _on_grid(values: FloatArray) -> bool:
-    gaps = np.diff(np.unique(values))
-    if len(gaps) < 2:
-        return True
-    ratio = gaps / gaps.min()
-    return bool(np.all(np.abs(ratio - np.round(ratio)) < _ON_GRID * np.maximum(ratio, 1.0)))
+    found = [np.unique(column, return_counts=True) for column in samples.T]
+    values, counts = max(found, key=lambda column: len(column[0]))  # that of the column with the most values
+    equal = float(np.sum(counts * (counts - 1.0)) / 2.0)
+    gaps = np.diff(values)
+    next_to = np.isclose(gaps, gaps.min(initial=np.inf), rtol=_ON_GRID)  # one step of a grid, if there is one
+    a_step_apart = float(np.sum((counts[:-1] * counts[1:])[next_to]))
+    return equal > _CHANCE + _CHANCE * a_step_apart / 2.0

@@ -16,10 +16,13 @@ from scipy.special import ndtri
 from scipy.stats import kendalltau, rankdata
 
 from .._checks import FloatArray, one_of
+from .autocorrelation import sequences_of
 from .effective import copies_of
 
 RowKind = Literal["sequence", "independent"]
 
+IMPORTANCE = "importance weights"  # why rows are taken as independent where nothing else shows
+_CONSTANT = 1e-9  # standard deviation, of scores of unit variance, that is rounding
 _FEWEST = 100  # rows below which nothing is recognised
 _MOST_ROWS = 20_000  # rows that are looked at
 _LONGEST = 4096  # period that is looked for: walkers in turn
@@ -71,10 +74,10 @@ def recognised(
     - Neighbours no nearer to each other than rows thirty apart, in a density that falls or rises through the whole
       file: sorted by a likelihood that is not in it.
     - Copies of rows far from each other: shuffled, or resampled.
-    - Neighbours nearer than rows thirty apart: a sequence, importance weights or not.
+    - Neighbours nearer than rows thirty apart, in any parameter: a sequence, importance weights or not.
 
-    Otherwise rows with importance weights are independent, and all others a sequence (whose autocorrelation time then
-    is one, if they are shuffled or thinned).
+    Otherwise rows with importance weights and without chain ids are independent, and all others a sequence (whose
+    autocorrelation time then is one, if they are shuffled or thinned).
 
     Args:
         samples: (n, d) rows.
@@ -82,9 +85,9 @@ def recognised(
         importance: whether there are importance weights.
         density: (n,) log density, or log likelihood, of the rows; None if unknown.
     """
-    default = (
-        RowOrder("independent", "importance weights") if importance else RowOrder("sequence", "nothing else shows")
-    )
+    default = RowOrder("sequence", "nothing else shows")
+    if importance and chain_id is None:
+        default = RowOrder("independent", IMPORTANCE)
     if len(samples) < _FEWEST:
         return default
     if density is not None and _is_sorted(density, chain_id):
@@ -93,24 +96,49 @@ def recognised(
         in_turn = walkers_in_turn(samples)
         if in_turn is not None:
             return in_turn
-    rows = samples[:_MOST_ROWS]
-    z = _within_chains(_scores(rows), None if chain_id is None else chain_id[:_MOST_ROWS])
-    if not z.size:
-        return default
-    correlation = _autocorrelation(z, _FAR)
-    error = 1.0 / np.sqrt(len(z))  # of columns that are copies of each other; less if they are not
-    near, far = correlation[1], correlation[_FAR]
-    if near > _CLEAR * error and 1.0 - near < _LOCAL * (1.0 - far):
+    if _neighbours_are_near(samples, chain_id):
         return RowOrder("sequence", "neighbouring rows are near to each other")
-    if importance:
+    if importance or chain_id is not None:
         return default
-    if _repeats_far_apart(rows):
-        return RowOrder("independent", "rows repeat far from each other: they are shuffled, or resampled")
-    if chain_id is None and _falls_or_rises(samples):
-        return RowOrder(
-            "independent", "the density of the rows falls or rises through the file: it is sorted, as by a likelihood"
-        )
+    apart = _between_copies(samples[:_MOST_ROWS])
+    if len(apart) and np.mean(apart == 1) < 0.5:
+        return _of_copies_apart(apart)
+    if _falls_or_rises(samples):
+        why = "the density of the rows falls or rises through the file: it is sorted, as by a likelihood"
+        return RowOrder("independent", why)
     return default
+
+
+def _neighbours_are_near(samples: FloatArray, chain_id: np.ndarray | None) -> bool:
+    """Returns whether, in any column, rows are clearly nearer to the next one than to rows farther away."""
+    rows, codes = samples[:_MOST_ROWS], None
+    if chain_id is not None:
+        order = np.argsort(chain_id, kind="stable")[:_MOST_ROWS]
+        rows, codes = samples[order], chain_id[order]
+    z = _within_chains(_scores(rows), codes)
+    if not z.size:
+        return False
+    near, far = _autocorrelation(z, _FAR)[[1, _FAR]]
+    error = _CLEAR / np.sqrt(len(z))
+    return bool(np.any((near > error) & (1.0 - near < _LOCAL * (1.0 - far))))
+
+
+def _between_copies(samples: FloatArray) -> np.ndarray:
+    """Returns how many rows lie between a row and its next copy, one to one; empty if there are no copies."""
+    copies = copies_of(samples)
+    if copies is None:
+        return np.empty(0, dtype=int)
+    order = np.argsort(copies, kind="stable")
+    return np.diff(order)[np.diff(copies[order]) == 0]
+
+
+def _of_copies_apart(apart: np.ndarray) -> RowOrder:
+    """Returns the order of rows whose copies are not neighbours: of walkers in turn they are one turn apart."""
+    steps, counts = np.unique(apart, return_counts=True)
+    usual = int(steps[np.argmax(counts)])
+    if usual > 1 and counts.max() > 0.5 * len(apart):
+        return RowOrder("sequence", f"rows repeat {usual} rows apart: {usual} walkers in turn", usual)
+    return RowOrder("independent", "rows repeat far from each other: they are shuffled, or resampled")
 
 
 def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
@@ -118,7 +146,8 @@ def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
     z = _scores(samples[:_MOST_ROWS])
     if len(z) < _FEWEST or not z.size:
         return None
-    period = _period(_autocorrelation(z, min(_LONGEST, len(z) // 3)), 1.0 / np.sqrt(len(z)))
+    correlation = _autocorrelation(z, min(_LONGEST, len(z) // 3)).mean(axis=1)
+    period = _period(correlation, 1.0 / np.sqrt(len(z)))
     if not period:
         return None
     why = f"rows {period} apart are near to each other, and those between are not: {period} walkers in turn"
@@ -126,7 +155,7 @@ def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
 
 
 def _is_sorted(density: FloatArray, chain_id: np.ndarray | None) -> bool:
-    parts = [density] if chain_id is None else [density[chain_id == label] for label in np.unique(chain_id)]
+    parts = [density[rows] for rows in sequences_of(len(density), chain_id)]
     steps = np.concatenate([np.diff(part) for part in parts])
     moved = steps[steps != 0.0]
     return len(moved) > _FEWEST // 2 and max(np.mean(moved > 0), np.mean(moved < 0)) > _SORTED
@@ -144,17 +173,18 @@ def _within_chains(z: FloatArray, chain_id: np.ndarray | None) -> FloatArray:
     if chain_id is None:
         return z
     labels, codes = np.unique(chain_id, return_inverse=True)
-    means = np.stack([np.bincount(codes, column, len(labels)) for column in z.T], axis=1)
-    return z - (means / np.bincount(codes, minlength=len(labels))[:, None])[codes]
+    sums = np.array([np.bincount(codes, column, len(labels)) for column in z.T]).reshape(-1, len(labels))
+    centred = z - (sums / np.bincount(codes, minlength=len(labels))).T[codes]
+    return centred[:, centred.std(axis=0) > _CONSTANT]
 
 
 def _autocorrelation(z: FloatArray, longest: int) -> FloatArray:
-    """Returns the autocorrelation at lags 0 to `longest`, the mean over columns."""
+    """Returns the autocorrelation at lags 0 to `longest` of each column, (longest + 1, k)."""
     n = len(z)
     transform = rfft(z - z.mean(axis=0), n=next_fast_len(2 * n), axis=0)
     covariance = irfft(np.abs(transform) ** 2, n=next_fast_len(2 * n), axis=0)[: longest + 1]
     counts = n - np.arange(longest + 1)
-    return np.mean(covariance / covariance[0], axis=1) * n / counts
+    return covariance / covariance[0] * (n / counts)[:, None]
 
 
 def _period(correlation: FloatArray, error: float) -> int:
@@ -175,15 +205,6 @@ def _period(correlation: FloatArray, error: float) -> int:
         if again > 0 and between.max() < 0.5 * height and between.min() > -height:
             return int(lag)
     return 0
-
-
-def _repeats_far_apart(samples: FloatArray) -> bool:
-    """Returns whether copies of rows, if there are any, stand elsewhere than next to each other."""
-    copies = copies_of(samples)
-    if copies is None:
-        return False
-    repeated = len(samples) - len(np.unique(copies))
-    return bool(np.sum(np.diff(copies) == 0) < 0.5 * repeated)
 
 
 def _falls_or_rises(samples: FloatArray) -> bool:

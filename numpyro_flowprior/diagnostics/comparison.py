@@ -221,7 +221,7 @@ def compare(
         classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
         seed: of the dealing, and of the classifier's rows and folds.
 
-    Of chains longer than 200,000 rows the divergences take evenly spaced ones.
+    Of chains longer than 200,000 rows the divergences take as many.
 
     Raises:
         ValueError: b lacks a parameter of a, a parameter's draws are all in one bin, a chain is shorter than eight
@@ -229,7 +229,7 @@ def compare(
     """
     repeats = positive_int(repeats, "compare: repeats")
     b = b if b.names == a.names else b.select(a.names)
-    chains = [chain.thin(-(-chain.n // _MOST_ROWS)) if chain.n > _MOST_ROWS else chain for chain in (a, b)]
+    chains = [_shortened(chain, seed + j) for j, chain in enumerate((a, b))]
     grid = Grid.of(chains[0], chains[1], bounds, bins, "compare")
     shares, test = mode_weights(a, b, modes), _classifier(a, b, seed) if classify else None
     sigma_a, sigma_b = (np.sqrt(np.diagonal(chain.covariance())) for chain in (a, b))
@@ -250,6 +250,15 @@ def compare(
         classifier=test,
         first_order=_beyond_noise(variance, np.array([by_noise for _, by_noise in found])),
     )
+
+
+def _shortened(chain: Chain, seed: int) -> Chain:
+    """Returns at most 200,000 rows: evenly spaced ones, or, of those with importance weights, drawn by them."""
+    if chain.n <= _MOST_ROWS:
+        return chain
+    if chain.weights_kind == "importance":
+        return chain.resample(jax.random.key(seed), _MOST_ROWS)
+    return chain.thin(-(-chain.n // _MOST_ROWS))
 
 
 def _beyond_noise(variance: float, by_noise: FloatArray) -> float:

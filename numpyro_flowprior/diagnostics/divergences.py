@@ -202,6 +202,12 @@ def _require_several_bins(grid: Grid, p: Chain, q: Chain, subject: str, *, fixed
         ends = [np.searchsorted(edges, end, side="right") for v in values for end in (v.min(), v.max())]
         if min(ends) == max(ends):
             alone.append(name)
+    constant = [name for name in p.names if name in {*p.constant_columns, *q.constant_columns}]
+    if constant:
+        raise ValueError(
+            f"{subject}: expected parameters that vary in both chains; {shorten(constant, 40)} takes a single value. "
+            "Leave it out with chain.select."
+        )
     if not alone:
         return
     if fixed:
@@ -209,7 +215,4 @@ def _require_several_bins(grid: Grid, p: Chain, q: Chain, subject: str, *, fixed
             f"{subject}: bounds: expected draws in more than one bin; those of {shorten(alone, 40)} are all in one. "
             "Leave bounds out for bins that follow the draws, or pass a narrower range."
         )
-    raise ValueError(
-        f"{subject}: expected parameters that vary; {shorten(alone, 40)} takes a single value in both chains. "
-        "Leave it out with chain.select."
-    )
+    raise ValueError(f"{subject}: expected draws in more than one bin; those of {shorten(alone, 40)} are all in one.")

@@ -6,13 +6,15 @@ need its own theory each time; choosing fewer rows once needs none, and costs po
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from .._checks import FloatArray
 from ..chains.autocorrelation import integrated_time, steps_of
 from ..chains.chain import Chain, systematic_rows
-from ..chains.effective import effective_sizes
+from ..chains.effective import effective_sizes, kish
 
 _CORRELATION = 0.05  # what may remain between neighbouring rows: it inflates a standard deviation by 5 %
 _FEWEST = 10  # rows whose autocorrelation is looked at
@@ -22,10 +24,10 @@ _REPEATED = 0.02  # share of the rows that may be copies of another, which gathe
 def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int) -> np.ndarray:
     """Returns numbers of rows, at most `most`, that are nearly independent and of equal weight.
 
-    Rows of a sequence are thinned, along each chain, until the correlation of neighbours is small, were it that of a
-    first-order autoregression with the longest autocorrelation time; of rows that count several times, their steps are.
-    Rows with importance weights are resampled, as many as leave few copies of any row: where no weight is far above the
-    mean that is rejection sampling, whose draws are independent. Of copies one stands for all.
+    Of a sequence, rows are taken at equal distances along their weight (in rows, where they have none), so far apart
+    that the correlation of neighbours is small, were it that of a first-order autoregression of as many independent
+    draws. Independent rows with weights are resampled, as many as leave few copies of any row: where no weight is far
+    above the mean that is rejection sampling, whose draws are independent. Of their copies one stands for all.
 
     Args:
         key: JAX random key of the resampling.
@@ -34,35 +36,25 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
         most: rows to return at most.
     """
     sequences, copies = chain.dependence.sequences, chain.dependence.copies
-    if sequences is not None and chain.weights_kind != "importance":
-        every = _step(_steps_per_draw(chain, values))
-        total = float(chain.n if chain.weights is None else chain.weights.sum())
-        return np.concatenate(steps_of(sequences, chain.weights, max(every, total / most)))[:most]
     if sequences is not None:
-        every = _step(float(integrated_time(_columns(chain, values), sequences).max()))
-        rows = np.concatenate(steps_of(sequences, None, max(every, 1.0)))
-    elif copies is not None:
-        rows = np.unique(copies, return_index=True)[1]
-    else:
-        rows = np.arange(chain.n)
-    heavy = chain.probabilities if copies is None else np.bincount(copies, chain.probabilities)[copies]
-    return rows[systematic_rows(key, shares := heavy[rows] / heavy[rows].sum(), min(few_copies(shares), most))]
+        weights = chain.probabilities * chain.n
+        every = max(_step(_rows_per_draw(chain, values)), chain.n / most)
+        return np.concatenate(steps_of(sequences, weights, every))[:most]
+    rows = np.arange(chain.n) if copies is None else np.unique(copies, return_index=True)[1]
+    shares: Any = chain.probabilities if copies is None else np.bincount(copies, chain.probabilities)
+    return rows[systematic_rows(key, shares, min(few_copies(shares), most))]
 
 
-def _columns(chain: Chain, values: FloatArray) -> FloatArray:
-    return np.column_stack([chain.samples, _finite(values)])
-
-
-def _steps_per_draw(chain: Chain, values: FloatArray) -> float:
-    """Returns how many steps of a Markov chain make one independent draw."""
-    assert chain.dependence.sequences is not None
+def _rows_per_draw(chain: Chain, values: FloatArray) -> float:
+    """Returns how many rows of a sequence, of mean weight, make one independent draw."""
     if chain.n < _FEWEST:
         return 1.0
-    columns = _columns(chain, values)
+    columns = np.column_stack([chain.samples, _finite(values)])
     if chain.weights is None:
+        assert chain.dependence.sequences is not None
         return float(integrated_time(columns, chain.dependence.sequences).max())
-    sizes = effective_sizes(columns, chain.probabilities, chain.dependence)
-    return max(1.0, float(chain.weights.sum() / sizes.min()))
+    size = effective_sizes(columns, chain.probabilities, chain.dependence).min()
+    return max(1.0, chain.n / min(float(size), kish(chain.probabilities)))
 
 
 def _step(tau: float) -> float:
@@ -78,7 +70,7 @@ def few_copies(probabilities: FloatArray, repeated: float = _REPEATED) -> int:
         probabilities: (n,) weights of the rows, which sum to one.
         repeated: the share of the rows that may be copies.
     """
-    low, high = 1.0, max(1.0, 1.0 / float(np.sum(probabilities**2)))
+    low, high = 1.0, max(1.0, kish(probabilities))
     for _ in range(40):
         middle = 0.5 * (low + high)
         copies = np.maximum(middle * probabilities - 1.0, 0.0).sum()

@@ -127,8 +127,9 @@ def _shares(chain: Chain, inside: FloatArray) -> tuple[FloatArray, FloatArray]:
     """
     share, error = chain.mean_and_error(inside)
     share = np.minimum(share, 1.0)  # rounding may exceed it
-    size = np.where(error > 0, share * (1.0 - share) / np.where(error > 0, error, 1.0) ** 2, 0.0)
-    size = np.where(np.ptp(inside, axis=0) > 0, size, chain.effective_size)
+    variance = np.maximum(error, np.finfo(float).tiny ** 0.5) ** 2
+    size = np.minimum(share * (1.0 - share) / variance, float(chain.n))
+    size = np.where((share > 0.0) & (share < 1.0), size, chain.effective_size)  # all rows that count are in, or out
     centre = (size * share + 0.5) / (size + 1.0)
     return share, np.sqrt(centre * (1.0 - centre) / (size + 2.0))
 

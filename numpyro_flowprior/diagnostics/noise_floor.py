@@ -59,10 +59,11 @@ def noise_floors(
 
 def _require_units(chain: Chain, units: np.ndarray) -> None:
     blocks = chain.dependence.sequences is not None
-    if units.max() + 1 >= (_FEWEST if blocks else 2):
+    count = int(np.sum(np.bincount(units, chain.probabilities) > 0.0))
+    if count >= (_FEWEST if blocks else 2):
         return
-    if not blocks:
-        raise ValueError(f"compare: expected chains of at least two distinct rows; got {units.max() + 1}.")
+    if not blocks or chain.autocorrelation_time <= SHORT:
+        raise ValueError(f"compare: expected chains of at least two distinct rows of positive weight; got {count}.")
     tau = chain.autocorrelation_time
     raise ValueError(
         f"compare: expected chains of at least {_FEWEST * SHORT:.0f} autocorrelation times; {chain.n} rows of "
@@ -75,15 +76,12 @@ def _dealt(
     generator: np.random.Generator, chain: Chain, units: np.ndarray, share: float
 ) -> tuple[FloatArray, FloatArray]:
     """Returns the weights (n,) of a chain's rows in either part, which sum to one in each."""
-    count = int(units.max()) + 1
-    first = int(np.clip(round(share * count), 1, count - 1))
-    inside = np.zeros(count, bool)
-    inside[generator.permutation(count)[:first]] = True
+    counted = np.flatnonzero(np.bincount(units, chain.probabilities) > 0.0)
+    first = int(np.clip(round(share * len(counted)), 1, len(counted) - 1))
+    inside = np.zeros(int(units.max()) + 1, bool)
+    inside[generator.permutation(counted)[:first]] = True
     parts = [np.where(chosen, chain.probabilities, 0.0) for chosen in (inside[units], ~inside[units])]
-    totals = [part.sum() for part in parts]
-    if min(totals) <= 0.0:
-        raise ValueError("compare: expected several rows of positive weight in either chain; got one.")
-    return parts[0] / totals[0], parts[1] / totals[1]
+    return parts[0] / parts[0].sum(), parts[1] / parts[1].sum()
 
 
 def spread(

@@ -166,7 +166,8 @@ def _in_batches(function: Any, rows: FloatArray) -> tuple[FloatArray, ...]:
 
 
 def _mean_and_error(values: FloatArray, chain: Chain) -> tuple[float, float]:
-    mean = float(chain.probabilities @ values)
+    counted = chain.probabilities > 0.0
+    mean = float(chain.probabilities[counted] @ values[counted])
     if not np.isfinite(mean):
         return mean, float("nan")
     return mean, float(chain.mean_and_error(values)[1])

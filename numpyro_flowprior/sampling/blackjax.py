@@ -229,7 +229,6 @@ def _chain(
         log_likelihood=log_likelihood,
         log_evidence=run.log_evidence if done else None,
         log_evidence_error=run.error if done else None,
-        chain_id=run.ancestor,
         rows="independent",
         info=run_record("blackjax", seed, start, density, settings),
     )

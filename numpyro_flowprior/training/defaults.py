@@ -100,19 +100,23 @@ def default_configs(
         trusted: whether the log density is known to be that of these parameters; None if held-out rows are to tell.
     """
     rows = chain.effective_size
-    if supported:
+    tried = cache(lambda one, settings: pilot(replace(one, members=1), _shortened(settings)))
+    unexplained = None
+    if supported and not trusted and train is None:
+        small = config or _FEWEST
+        unexplained = _unexplained(*(tried(small, how(_settings(rows, small))) for how in (_taught, replace)))
+    if supported and unexplained is None:
         return Defaults(config or (_WIDE if rows >= _FEW_SUPPORTED else _FEWEST), train or _SUPPORTED)
     candidates = [NARROW, _WIDE] if rows >= _FEW else [_FEWEST, *([NARROW] if chain.n >= _SHORT else []), _WIDE]
     candidates = [config] if config else candidates
-    tried = cache(lambda one, settings: pilot(replace(one, members=1), _shortened(settings)))
     chosen = candidates[0]
     for other in candidates[1:]:
         own, others = (tried(one, train or _settings(rows, one)) for one in (chosen, other))
         if others.is_better(own, _SLACK, _ERRORS):
             chosen = other
     settings = train or _settings(rows, chosen)
-    if train is not None or chain.log_prob is None:
-        return Defaults(chosen, settings)
+    if train is not None or chain.log_prob is None or unexplained is not None:
+        return Defaults(chosen, settings, unexplained)
     taught, plain = tried(chosen, _taught(settings)), tried(chosen, settings)
     unexplained = None if trusted else _unexplained(taught, plain)
     if unexplained is None and not plain.is_better(taught, _NO_WORSE):

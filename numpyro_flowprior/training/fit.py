@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
+from ..chains.effective import kish
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
 from ..flows.build import init_trained, stack_members
@@ -104,8 +105,8 @@ def fit_flow(
             the chain of `sample_pocomc` brings its own.
         trust_log_prob: whether `chain.log_prob` is the log density of the chain's parameters, and of no more. False to
             learn from the draws alone. None to let held-out rows tell: that of a published chain is often not, since
-            nuisance parameters were left out, and is then not taught, with a warning. Rows of weight zero and support
-            points are trusted.
+            nuisance parameters were left out, and is then not taught, with a warning. That of chains of this package's
+            samplers, and of support points, is trusted.
         progress: show a progress bar.
 
     Raises:
@@ -133,8 +134,11 @@ def fit_flow(
     prepared = prepare(seen, (config or FlowConfig()).whitening)
     support = None if support_points is None else apply_prepared(support_points, prepared.fixed)
     supported = support is not None or brings_support(seen)
+    if trust_log_prob is None and (support is not None or _is_our_own(seen)):
+        trust_log_prob = True
     posed = partial(pose, key_validation, prepared, support)
-    pilot = partial(_pilot, key_validation, posed, per_draw=seen.autocorrelation_time, progress=progress)
+    per_draw = kish(seen.probabilities) / seen.effective_size  # held-out rows are drawn by weight
+    pilot = partial(_pilot, key_validation, posed, per_draw=per_draw, progress=progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
         _warn_of_few_in_reach(share_in_reach(prepared))
     chosen = default_configs(seen, pilot, config=config, train=train, supported=supported, trusted=trust_log_prob)
@@ -166,12 +170,18 @@ def _warn_of_few_in_reach(share: float) -> None:
 
 def _warn_of_other_parameters(scatter: float) -> None:
     warnings.warn(
-        f"fit_flow: on held-out rows chain.log_prob scatters by {scatter:.1f} nats about the density of these "
-        "parameters, and to be taught it does not help: it is noise. Did the run have parameters that are not in the "
-        "chain (nuisance parameters, marginalised or left out)? The flow learns from the draws alone; "
-        "trust_log_prob=True leaves this check out.",
+        f"fit_flow: on held-out rows chain.log_prob scatters by {scatter:.1f} nats about the flow's log density, as "
+        "much if it is taught as if it is not, and is left out. Did the run have parameters that are not in the chain "
+        "(nuisance parameters, marginalised or left out)? If not, the density is too hard for a short trial, and "
+        "trust_log_prob=True teaches it.",
         stacklevel=3,
     )
+
+
+def _is_our_own(chain: Chain) -> bool:
+    """Returns whether a sampler of this package made the chain, whose log density is that of all its parameters."""
+    parts = chain.log_prior is not None and chain.log_likelihood is not None
+    return parts and "numpyro-flowprior" in (chain.info.get("versions") or {})
 
 
 def brings_support(chain: Chain) -> bool:

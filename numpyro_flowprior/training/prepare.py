@@ -13,6 +13,7 @@ from scipy.linalg import solve_triangular
 
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
+from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace
 from ..flows.config import FlowConfig
 from ..flows.support import Support
@@ -134,10 +135,10 @@ def require_learnable(chain: Chain) -> None:
             f"chain: expected at least {enough} distinct rows of positive weight for {chain.dim} parameters; "
             f"got {distinct}. Use a longer chain or fewer parameters (chain.select)."
         )
-    if chain.weights is not None and chain.effective_size < enough:
+    if chain.weights is not None and kish(chain.probabilities) < enough:
         raise ValueError(
             f"chain.weights: expected weights of an effective size of {enough} draws at least for {chain.dim} "
-            f"parameters; got {chain.effective_size:.1f} from {chain.n} rows: few rows carry all the weight. Use a "
+            f"parameters; got {kish(chain.probabilities):.1f} from {chain.n} rows: few carry all the weight. Use a "
             "longer chain or fewer parameters (chain.select)."
         )
 

@@ -31,7 +31,7 @@ def read_pandas(frame: Any) -> Table:
     if "weights" in frame.index.names:
         columns["weights"] = np.asarray(frame.index.get_level_values("weights"))
         if not are_counts(columns["weights"]):  # a nested sampler's; MCMC has counts there
-            kinds = {"weights_kind": "importance", "rows": "independent"}
+            kinds = {"weights_kind": "importance"}
     return table_of_columns(columns, info={"source": "pandas"}, **kinds)
 
 
