@@ -53,7 +53,8 @@ def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: 
     found = []
     for rows in sequences:
         ends = np.arange(1.0, len(rows) + 1.0) if counts is None else np.cumsum(counts[rows])
-        places = np.arange(0.5 * min(every, ends[-1]), ends[-1], every)
+        start = 0.0 if counts is None else 0.5 * min(every, float(ends[-1]))
+        places = np.arange(start, ends[-1] - 1e-9 * every, every)
         found.append(rows[np.searchsorted(ends, places, side="right").clip(max=len(rows) - 1)])
     return found
 

@@ -37,7 +37,7 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
     """
     sequences, copies = chain.dependence.sequences, chain.dependence.copies
     if sequences is not None:
-        weights = chain.probabilities * chain.n
+        weights = None if chain.weights is None else chain.probabilities * chain.n
         every = max(_step(_rows_per_draw(chain, values)), chain.n / most)
         return np.concatenate(steps_of(sequences, weights, every))[:most]
     rows = np.arange(chain.n) if copies is None else np.unique(copies, return_index=True)[1]
