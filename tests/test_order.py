@@ -10,6 +10,7 @@ import pytest
 from toys import autoregression, metropolis
 
 from numpyro_flowprior import Chain, ParameterSpace, read_chain, to_arviz, write_chain_npz
+from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.independent import independent_rows
 
 PLANE = ParameterSpace(["a", "b"])
@@ -34,23 +35,13 @@ ORDERS = [
     ("an autoregression", autoregression(3000, 0.9), {}, ("sequence", 1)),
     ("a slow one", autoregression(3000, 0.999), {}, ("sequence", 1)),
     ("an antithetic one", autoregression(6000, -0.9), {}, ("sequence", 1)),
-    (
-        "rare jumps between modes",
-        RNG.normal(size=(4000, 2)) + 5.0 * np.repeat([0, 1, 0, 1], 1000)[:, None],
-        {},
-        ("sequence", 1),
-    ),
+    ("rare jumps between modes", JUMPS, {}, ("sequence", 1)),
     ("burn-in", RNG.normal(size=(4000, 2)) + 5.0 * np.exp(-np.arange(4000) / 300)[:, None], {}, ("sequence", 1)),
     ("five walkers in turn", in_turn(5, 0.9), {}, ("sequence", 5)),
     ("two walkers in turn", in_turn(2, 0.8), {}, ("sequence", 2)),
     ("64 walkers in turn", in_turn(64, 0.9), {}, ("sequence", 64)),
     ("walkers in turn, stuck", in_turn(5, 0.5, spread=3.0), {}, ("sequence", 5)),
-    (
-        "sorted, with log density",
-        CLOUD[BY_DENSITY],
-        {"log_prob": -np.sum(CLOUD[BY_DENSITY] ** 2, axis=1)},
-        ("independent", 1),
-    ),
+    ("sorted, with log density", CLOUD[BY_DENSITY], {"log_prob": LOG_PROB}, ("independent", 1)),
     ("sorted, without", CLOUD[BY_DENSITY], {}, ("independent", 1)),
     ("a sorted banana", BANANA[BY_DENSITY], {}, ("independent", 1)),
     ("Metropolis", METROPOLIS, {}, ("sequence", 1)),
@@ -250,6 +241,15 @@ def test_what_was_recognised_is_kept_with_its_reason_until_the_rows_are_others()
     reweighted = Chain(CLOUD, chain.space).replace(weights=RNG.random(5000))
     assert reweighted.rows == "sequence"  # it was one before, and the weights do not change that
     assert Chain(CLOUD, chain.space, weights=RNG.random(5000)).replace(weights=None).rows == "sequence"
+
+
+def test_draws_off_the_edges_keep_the_order_that_was_recognised():
+    rows = np.abs(CLOUD[BY_DENSITY])
+    rows[::50, 0] = 0.0
+    chain = Chain(rows, ParameterSpace(list("abcdef"), 0.0), log_prob=LOG_PROB)
+    with pytest.warns(UserWarning, match="sit exactly on the bound"):
+        moved = off_the_edges(chain.replace(log_prob=None))
+    assert moved.rows == chain.rows == "independent"
 
 
 def test_a_column_that_is_constant_within_chains_is_no_trouble():

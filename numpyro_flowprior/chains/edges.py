@@ -38,4 +38,4 @@ def off_the_edges(chain: Chain) -> Chain:
     if samples is chain.samples:
         return chain
     samples.setflags(write=False)
-    return chain.replace(samples=samples)
+    return chain.replace(samples=samples, rows=chain.rows)
