@@ -150,3 +150,14 @@ def test_seeds_out_of_range_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["demo", "--seed", "-1"])
     assert "from 0 to 2**32 - 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "trust"), [("check", None), ("trust", True), ("ignore", False)])
+def test_fit_says_whether_to_trust_the_log_density(folder, monkeypatch, capsys, word, trust):
+    def stop(*args, trust_log_prob, **kwargs):
+        raise ValueError(f"told {trust_log_prob}")
+
+    monkeypatch.setattr("numpyro_flowprior.commands.fit_flow", stop)
+    arguments = ["fit", str(folder / "chain.npz"), "-o", str(folder / "again.safetensors"), "--log-prob", word]
+    assert main(arguments) == 2
+    assert f"told {trust}" in capsys.readouterr().err
