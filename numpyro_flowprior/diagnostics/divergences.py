@@ -20,8 +20,8 @@ from .units import histogram_size, units_of
 EMPTY = 1e-10  # probability added to every cell, so that an empty one costs a finite amount (as in the paper's scripts)
 PAPERS_BINS = 75  # along each axis, Roch and Shen (2025)
 _PRIOR_ROWS = 0.1  # imaginary rows in each cell of bins that follow the draws: an empty one is not known to be empty
-_PER_CELL = 10  # rows per cell of a pair's histogram, on average
-_FEWEST_BINS, _MOST_BINS = 4, 75
+_PER_CELL = 8  # rows per cell of a pair's histogram, on average
+_FEWEST_BINS, _MOST_BINS = 6, 75
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int | None = None)
             tenth of a row; "declared" for equal bins between the declared bounds, as in the paper, which do not see
             differences within one of them; or a (d, 2) range for equal bins. Draws outside of a range are counted in
             the outermost bins; where "declared" bounds are infinite it is the central 99 % of both chains.
-        bins: bins along each axis; None for as many as leave ten independent rows in a pair's cell (4 to 75), and for
+        bins: bins along each axis; None for as many as leave eight independent rows in a pair's cell (6 to 75), and for
             the paper's 75 where `bounds` are given.
 
     Raises:
