@@ -269,3 +269,14 @@ def test_a_report_says_how_far_out_it_was_tested():
         report = quality_report(jax.random.key(0), prior, drawn)
         assert report.tested_to == (10 / n, pytest.approx(sigma, abs=0.01))
         assert f"{sigma:.1f} sigma: 10 held-out rows" in str(report)
+
+
+def test_heavy_tails_raise_no_alarm_of_means():
+    """Rows of a log-normal density with a deviation of two: its mean is made by a few of them."""
+    prior = make_prior([(0.0, np.inf), (-np.inf, np.inf)], FlowConfig(base="normal", layers=1, hidden=(8,)))
+    for seed in range(10):
+        omega = np.random.default_rng(seed).normal(size=(2000, 2))
+        with jax.enable_x64(True):
+            rows = np.asarray(prior.from_latent(omega))
+        report = quality_report(jax.random.key(seed), prior, Chain(rows, prior.space, rows="independent"))
+        assert report.verdict == "pass", report.reasons

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from .report import QualityReport
 
 FALSE_ALARMS = 1e-3  # reports with a warning among those of right priors, at most, when rows are not few
-_TESTS = 9  # gain, parameters, pairs, marginal ranks, density ranks, two kinds of tails, classifier, extrapolation
+_TESTS = (
+    10  # gain, means, parameters, pairs, marginal ranks, density ranks, two kinds of tails, classifier, extrapolation
+)
 _FEW = 200  # independent held-out rows below which a report can only warn
 
 # What calls for a warning, and what fails. A shift by 0.1 (0.4) standard deviations of a normal marginal has a
 # divergence of 0.005 (0.08) nats, a Kolmogorov-Smirnov distance of 0.04 (0.16) and an area of 0.53 (0.61).
 _AVERAGE = (0.05, 0.5)  # nats of average marginal divergence above the noise floor
 _PARAMETER, _PAIR = (0.01, 0.1), (0.02, 0.2)  # nats of the worst parameter's and pair's own
-_SHIFT = (0.1, 0.4)  # standard deviations between the means
+_SHIFT = (0.1, 0.4)  # standard deviations between the means, of normal scores
+_DRAWS_PER_ROW = 4  # of the prior, at least, that the rows are ranked among
 _GAIN = (0.02, 0.1)  # nats worse than a Gaussian
 _RANKS = (0.04, 0.16)  # Kolmogorov-Smirnov distance
 _AREA = (0.03, 0.11)  # area under the ROC curve above its null
@@ -82,13 +85,22 @@ def _average(report: QualityReport, failures: list[str], warnings: list[str]) ->
 
 
 def _means(report: QualityReport, failures: list[str], warnings: list[str]) -> None:
-    shift = np.abs(report.comparison.shift)
-    far = shift - 3.0 / np.sqrt(report.effective_size)
+    """Tells of parameters whose rows are off, in normal scores of their ranks, which heavy tails do not move."""
+    shifts = {name: abs(_mean_score(ranks)) for name, ranks in report.ranks.items()}
+    chance = norm.isf(FALSE_ALARMS / _TESTS / 2.0 / len(shifts)) * np.sqrt(1.0 + 1.0 / _DRAWS_PER_ROW)
+    noise = chance / np.sqrt(report.independent_rows)
     for limit, found in ((_SHIFT[1], failures), (_SHIFT[0], warnings)):
-        names = [name for name, excess in zip(report.comparison.kl.names, far, strict=True) if excess > limit]
+        names = [name for name, shift in shifts.items() if shift - noise > limit]
         if names:
-            found.append(f"means differ by up to {shift.max():.2f} sigma ({shorten(names)})")
+            found.append(f"means differ by up to {max(shifts.values()):.2f} sigma ({shorten(names)})")
             return
+
+
+def _mean_score(ranks: Uniformity) -> float:
+    """Returns the mean normal score of the rows' ranks among the draws, from their histogram."""
+    edges = norm.pdf(norm.ppf(np.linspace(0.0, 1.0, len(ranks.counts) + 1)))
+    scores = len(ranks.counts) * (edges[:-1] - edges[1:])  # mean of a normal variable between neighbouring quantiles
+    return float(np.average(scores, weights=ranks.counts))
 
 
 def _families(report: QualityReport) -> Iterable[tuple[list[_Finding], tuple[float, float]]]:
