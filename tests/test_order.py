@@ -207,6 +207,13 @@ def test_equal_weights_are_none_and_scaled_counts_are_counts():
     assert scaled.effective_size == pytest.approx(Chain(rows, PLANE, weights=counts).effective_size)
 
 
+@pytest.mark.filterwarnings("ignore:chain. .* takes a single value")
+def test_weights_of_any_size_and_rows_of_one_value_are_no_trouble():
+    tiny = np.where(np.arange(1000) % 2, 1e-320, 1e200)
+    assert Chain(CLOUD[:1000, :2], PLANE, weights=tiny).weights_kind == "importance"
+    assert Chain(np.zeros((1000, 2)), PLANE).rows == "sequence"
+
+
 def test_walkers_in_turn_that_reject_are_no_shuffled_rows():
     """Copies stand as many rows apart as there are walkers, with chain ids or without."""
     walkers = [np.repeat(*metropolis(4000, 0.6, seed), axis=0)[:1500] for seed in range(5)]

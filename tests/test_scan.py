@@ -321,7 +321,7 @@ def alive():
 
     def count():
         gc.collect()
-        return sum(isinstance(one, Problem | Prepared) for one in gc.get_objects())
+        return sum(type(one) in (Problem, Prepared) for one in gc.get_objects())  # isinstance asks deprecated objects
 
     before = count()
     return lambda: count() - before

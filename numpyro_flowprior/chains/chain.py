@@ -441,9 +441,11 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
     if weights is None or np.ptp(weights) == 0.0:
         return None, None
     if kind is None:
-        steps = weights / weights[weights > 0].min()
-        if steps.max() <= _LONGEST_STAY and np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE):
-            return np.round(steps), "counts"
+        least = weights[weights > 0].min()
+        if weights.max() <= _LONGEST_STAY * least:
+            steps = weights / least
+            if np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE):
+                return np.round(steps), "counts"
         return weights, "importance"
     if kind == "counts" and not are_counts(weights):
         raise ValueError(

@@ -216,7 +216,10 @@ def _falls_or_rises(samples: FloatArray) -> bool:
     if len(samples) < _PARTS * _FEWEST // 4:
         return False
     even = np.linspace(0, len(samples) - 1, min(len(samples), _MOST_COMPARED)).astype(int)
-    distance = _to_neighbours(_scores(samples[even]))
+    z = _scores(samples[even])
+    if not z.size:
+        return False
+    distance = _to_neighbours(z)
     means = [part.mean() for part in np.array_split(rankdata(distance), _PARTS)]
     return bool(abs(kendalltau(means, np.arange(_PARTS)).statistic) >= _TREND)
 
