@@ -232,6 +232,19 @@ def test_the_excess_is_calibrated_for_rows_of_every_kind(kind):
     assert np.mean(different) == pytest.approx(exact, rel=0.2)
 
 
+@pytest.mark.parametrize("sizes", [(400, 20_000), (20_000, 400)])
+def test_the_excess_is_calibrated_for_chains_of_other_sizes_and_kinds(sizes):
+    """A slow chain and independent rows, forty pairs: 32 or fewer within two errors in one of 4,000 tests."""
+    within = 0
+    for seed in range(40):
+        slow = Chain(autoregression(10 * min(sizes), 0.9, seed=seed), ParameterSpace(["x", "y"]))
+        many = normal_chain(max(sizes), seed=1000 + seed).replace(space=slow.space)
+        pair = (slow, many) if sizes[0] < sizes[1] else (many, slow)
+        found = compare(*pair, modes={}, classify=False, seed=seed)
+        within += abs(found.excess) < 2 * found.excess_error
+    assert within > 32
+
+
 def test_chains_too_short_to_tell_noise_from_difference_are_refused():
     slow = Chain(autoregression(1000, 0.999, seed=0), ParameterSpace(["x", "y"]))
     with pytest.raises(ValueError, match=r"expected chains of at least 8 autocorrelation times; 1000 rows .* have"):

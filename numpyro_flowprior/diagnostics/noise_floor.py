@@ -5,9 +5,9 @@ between the chains is left between the parts. What is left is noise, and it is t
 units that are nearly independent, blocks of a sequence that are long against its autocorrelation time, single rows
 where order means nothing, copies together, always with their weights.
 
-With effective sizes E of the chains (`histogram_size`), part one has the share f = E_a / (E_a + E_b) of either chain's
-units, part two the rest, and both mix the chains as f to 1 - f. Then the parts have the effective sizes of the chains,
-and their difference has the variance: for independent rows of equal weight this is the permutation test, stratified.
+Either part has half of the units of either chain, and half of its weight from them. A unit of weight w, of a chain
+whose weights sum to one, is then in the difference of the parts with +w or -w, as likely the one as the other: the
+variance of the difference is that of the two chains, in every direction and whatever their sizes and kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from .._checks import FloatArray
 from ..chains.chain import Chain
 from .divergences import Grid, MarginalKL
-from .units import SHORT, histogram_size, units_of
+from .units import SHORT, units_of
 
 _SPREADS = 8  # repeats whose first-order variance is looked at
 _FEWEST = 4  # blocks of either chain with which anything can be dealt
@@ -46,13 +46,11 @@ def noise_floors(
     units = [units_of(chain) for chain in chains]
     for chain, unit in zip(chains, units, strict=True):
         _require_units(chain, unit)
-    sizes = [histogram_size(chain, unit) for chain, unit in zip(chains, units, strict=True)]
-    share = sizes[0] / sum(sizes)
     both = [np.concatenate(pair) for pair in zip(*cells, strict=True)]
     labels = np.concatenate([units[0], units[0].max() + 1 + units[1]])
     for k in range(repeats):
-        dealt = [_dealt(generator, chain, unit, share) for chain, unit in zip(chains, units, strict=True)]
-        weights = [np.concatenate([share * a, (1.0 - share) * b]) for a, b in zip(*dealt, strict=True)]
+        dealt = [_halves(generator, chain, unit) for chain, unit in zip(chains, units, strict=True)]
+        weights = [0.5 * np.concatenate(pair) for pair in zip(*dealt, strict=True)]
         variance = spread(grid, [both, both], weights, [labels, labels]) if k < _SPREADS else np.nan
         yield grid.divergence([both, both], weights), variance
 
@@ -72,14 +70,11 @@ def _require_units(chain: Chain, units: np.ndarray) -> None:
     )
 
 
-def _dealt(
-    generator: np.random.Generator, chain: Chain, units: np.ndarray, share: float
-) -> tuple[FloatArray, FloatArray]:
+def _halves(generator: np.random.Generator, chain: Chain, units: np.ndarray) -> tuple[FloatArray, FloatArray]:
     """Returns the weights (n,) of a chain's rows in either part, which sum to one in each."""
     counted = np.flatnonzero(np.bincount(units, chain.probabilities) > 0.0)
-    first = int(np.clip(round(share * len(counted)), 1, len(counted) - 1))
     inside = np.zeros(int(units.max()) + 1, bool)
-    inside[generator.permutation(counted)[:first]] = True
+    inside[generator.permutation(counted)[: len(counted) // 2]] = True
     parts = [np.where(chosen, chain.probabilities, 0.0) for chosen in (inside[units], ~inside[units])]
     return parts[0] / parts[0].sum(), parts[1] / parts[1].sum()
 
