@@ -15,7 +15,7 @@ import numpy as np
 from .._checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
 from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
-from .deal import blocks_of, deal_blocks, deal_rows
+from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
 from .effective import Dependence, copies_of, effective_sizes, kish, mean_and_error
 from .order import IMPORTANCE, RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
 from .parameters import ParameterSpace, require_space
@@ -27,8 +27,6 @@ _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
 _LONGEST_STAY = 1e5  # steps of a Markov chain at one row, beyond which weights are taken for importance weights
 _WHOLE = 1e-6  # how far counts may be from whole numbers
-_HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
-_LONG = 10.0  # autocorrelation times that a block has, if there are so many rows
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
@@ -287,9 +285,9 @@ class Chain(ChainSources):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
         generator, tau = _generator(key), self.autocorrelation_time
         sequences = self.dependence.sequences
-        if sequences is None or (tau < _HARDLY and self.weights is not None):
+        if sequences is None or (tau < HARDLY and self.weights is not None):
             return deal_rows(generator, self.probabilities, self.dependence.copies, fractions)
-        length = 1 if tau < _HARDLY else max(1, min(int(np.ceil(_LONG * tau)), self.n // _BLOCKS))
+        length = 1 if tau < HARDLY else max(1, min(int(np.ceil(LONG * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from .._checks import FloatArray, shorten
 
+HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
+LONG = 10.0  # autocorrelation times that a block has, if there are so many rows
 _GOLDEN = 0.6180339887498949  # its multiples modulo one fill any stretch of rows evenly, whatever the fractions
 
 

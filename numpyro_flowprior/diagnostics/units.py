@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..chains.chain import Chain
-from ..chains.deal import blocks_of
+from ..chains.deal import HARDLY, LONG, blocks_of
 
-LONG, SHORT = 10.0, 2.0  # autocorrelation times of a block: where there are enough rows; and at least
+SHORT = 2.0  # autocorrelation times of a block at least
 _MANY = 40  # blocks of a chain that are enough
-_HARDLY = 1.5  # autocorrelation time, in rows, below which rows are as good as independent
 _BINS = 10  # of equal mass, whose noise tells the effective size
 
 
@@ -22,7 +21,7 @@ def units_of(chain: Chain) -> np.ndarray:
     if chain.dependence.sequences is None:
         return np.arange(chain.n) if chain.dependence.copies is None else chain.dependence.copies
     tau = chain.autocorrelation_time
-    if tau < _HARDLY:
+    if tau < HARDLY:
         return np.arange(chain.n)
     length = int(np.ceil(min(LONG * tau, max(SHORT * tau, chain.n / _MANY))))
     units = np.empty(chain.n, dtype=int)
