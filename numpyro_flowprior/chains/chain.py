@@ -16,14 +16,14 @@ from .._checks import FloatArray, float_array, one_of, positive_int, real_in, re
 from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
-from .effective import Dependence, copies_of, effective_sizes, kish, mean_and_error
+from .effective import Dependence, copies_of, effective_size, mean_and_error
 from .order import IMPORTANCE, RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
 from .parameters import ParameterSpace, require_space
 from .sources import ChainSources
 
 WeightsKind = Literal["importance", "counts"]
 
-_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id")
+_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id", "family_id")
 _BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
 _LONGEST_STAY = 1e5  # steps of a Markov chain at one row, beyond which weights are taken for importance weights
 _WHOLE = 1e-6  # how far counts may be from whole numbers
@@ -45,6 +45,9 @@ class Chain(ChainSources):
             Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws). None:
             counts if they are whole multiples of the smallest, else importance weights. Equal weights are none.
         chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
+        family_id: (n,) integer label of the draw that each row descends from: particles of sequential Monte Carlo have
+            common ancestors, and those of one family are not independent. Such rows have no order in time. None if no
+            rows are related.
         rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
             sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
             a sequence, and independent with importance weights.
@@ -66,6 +69,7 @@ class Chain(ChainSources):
     weights: FloatArray | None
     weights_kind: WeightsKind | None
     chain_id: np.ndarray | None
+    family_id: np.ndarray | None
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
@@ -83,6 +87,7 @@ class Chain(ChainSources):
         weights: Any = None,
         weights_kind: WeightsKind | None = None,
         chain_id: Any = None,
+        family_id: Any = None,
         rows: RowKind | None = None,
         log_evidence: float | None = None,
         log_evidence_error: float | None = None,
@@ -101,11 +106,17 @@ class Chain(ChainSources):
             "weights": weights,
             "weights_kind": weights_kind,
             "_rows": checked_rows(rows),
-            "chain_id": _checked_chain_id(chain_id, n),
+            "chain_id": _checked_labels(chain_id, "chain_id", n),
+            "family_id": _checked_labels(family_id, "family_id", n),
             "log_evidence": None if log_evidence is None else float(log_evidence),
             "log_evidence_error": None if log_evidence_error is None else float(log_evidence_error),
             "info": dict(info or {}),
         }
+        if family_id is not None and rows == "sequence":
+            raise ValueError(
+                "chain.family_id: expected none with rows='sequence'; of rows in time the order tells what depends on "
+                "what, of families their labels do. Leave one of them out."
+            )
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
@@ -151,6 +162,8 @@ class Chain(ChainSources):
             return self._inherited
         if self._rows == "independent":
             return RowOrder("independent", "as was said")
+        if self.family_id is not None:
+            return RowOrder("independent", "families tell what depends on what")
         if self._rows == "sequence":
             in_turn = None if self.chain_id is not None else walkers_in_turn(self.samples)
             return in_turn or RowOrder("sequence", "as was said")
@@ -165,10 +178,11 @@ class Chain(ChainSources):
 
     @cached_property
     def dependence(self) -> Dependence:
-        """How the rows depend on each other: sequences in time, or copies of distinct rows."""
+        """How the rows depend on each other: sequences in time, families, or copies of distinct rows."""
         if self.rows == "sequence":
             return Dependence(sequences=sequences_of(self.n, self.chain_id, self.row_order.period))
-        return Dependence(copies=copies_of(self.samples))
+        families = None if self.family_id is None else np.unique(self.family_id, return_inverse=True)[1]
+        return Dependence(copies=copies_of(self.samples), families=families)
 
     @cached_property
     def effective_size(self) -> float:
@@ -176,15 +190,13 @@ class Chain(ChainSources):
 
         Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
         autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
-        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. It is about means: how much
+        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one; of families that of the mean
+        known least again. It is about means: how much
         of a density's shape the rows can teach is another number.
         """
         if self.dependence.sequences is not None and self.weights is None:
             return self.n / self.autocorrelation_time
-        size = kish(self.probabilities, self.dependence.copies)
-        if self.dependence.sequences is None:
-            return size
-        return min(size, float(effective_sizes(self.samples, self.probabilities, self.dependence).min()))
+        return effective_size(self.samples, self.probabilities, self.dependence)
 
     @cached_property
     def autocorrelation_time(self) -> float:
@@ -271,9 +283,10 @@ class Chain(ChainSources):
     def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
-        Independent rows are dealt one by one, copies together, weighted ones so that each part has its share of the
-        heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, at least 40 blocks in all, so
-        that near-copies of a row do not land in both parts (in short chains of slow samplers the nearest do).
+        Independent rows are dealt one by one, copies and families together, weighted ones so that each part has its
+        share of the heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, at least 40 blocks
+        in all, so that near-copies of a row do not land in both parts (in short chains of slow samplers the nearest
+        do).
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal([fraction, 1.0 - fraction], key)
@@ -286,7 +299,7 @@ class Chain(ChainSources):
         generator, tau = _generator(key), self.autocorrelation_time
         sequences = self.dependence.sequences
         if sequences is None or (tau < HARDLY and self.weights is not None):
-            return deal_rows(generator, self.probabilities, self.dependence.copies, fractions)
+            return deal_rows(generator, self.probabilities, self.dependence.groups, fractions)
         length = 1 if tau < HARDLY else max(1, min(int(np.ceil(LONG * tau)), self.n // _BLOCKS))
         length = max(length, self.n // _MOST_BLOCKS)
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
@@ -306,7 +319,7 @@ class Chain(ChainSources):
         """Returns a copy with some fields changed.
 
         Of new weights the kind is told by themselves, if it is not given. What was recognised in the order of the rows
-        stays, unless samples, chain ids or `rows` are new, or the weights were all that it went by.
+        stays, unless samples, chain ids, families or `rows` are new, or the weights were all that it went by.
         """
         parts = {"samples": self.samples, "space": self.space, **self._parts()}
         unknown = changes.keys() - parts.keys()
@@ -316,7 +329,9 @@ class Chain(ChainSources):
             changes["weights_kind"] = None
         if changes.keys() & {"samples", "chain_id"}:
             parts["chain_id"] = self.chain_id  # without what was recognised
-        forget = {"samples", "chain_id", "rows"} | ({"weights"} if self.row_order.why == IMPORTANCE else set())
+        forget = {"samples", "chain_id", "family_id", "rows"} | (
+            {"weights"} if self.row_order.why == IMPORTANCE else set()
+        )
         parts.update(changes)
         made = Chain(parts.pop("samples"), parts.pop("space"), **parts)
         return made if changes.keys() & forget else self._heir(made)
@@ -335,12 +350,14 @@ class Chain(ChainSources):
         return parts
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of names, samples, weights and row order: identifies the chain without holding it."""
+        """Returns the SHA-256 of names, samples, weights, families and row order: it identifies the chain."""
         digest = hashlib.sha256("\0".join(self.names).encode())
         digest.update(self.samples.data)
         if self.weights is not None:
             digest.update(self.probabilities.tobytes())
         usual = "independent" if self.weights_kind == "importance" else "sequence"
+        if self.family_id is not None:
+            digest.update(self.family_id.data)
         if self.weights_kind == "counts" or self.rows != usual:
             digest.update(f"{self.weights_kind} {self.rows}".encode())
         return digest.hexdigest()
@@ -453,13 +470,13 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
     return weights, kind
 
 
-def _checked_chain_id(chain_id: Any, n: int) -> np.ndarray | None:
-    if chain_id is None:
+def _checked_labels(labels: Any, name: str, n: int) -> np.ndarray | None:
+    if labels is None:
         return None
-    array = np.asarray(chain_id)
+    array = np.asarray(labels)
     if array.shape != (n,) or array.dtype.kind not in "iu":
         raise ValueError(
-            f"chain.chain_id: expected {n} integers, one per row; got dtype {array.dtype}, shape {array.shape}."
+            f"chain.{name}: expected {n} integers, one per row; got dtype {array.dtype}, shape {array.shape}."
         )
     return array.astype(np.int64)
 

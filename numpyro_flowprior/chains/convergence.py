@@ -123,6 +123,8 @@ def _of_size(chain: Chain) -> list[str]:
     if size >= min(_FEWEST_DRAWS, chain.n / 2):
         return []
     cause = "rows repeat" if chain.weights is None else "the weights sit on few rows"
+    if chain.family_id is not None:
+        cause = "rows have common ancestors"
     if chain.rows == "sequence" and chain.autocorrelation_time > _SLOW:
         cause = f"autocorrelation time {chain.autocorrelation_time:.0f} rows"
     return [

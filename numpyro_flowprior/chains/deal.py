@@ -50,20 +50,20 @@ def deal_blocks(
 
 
 def deal_rows(
-    generator: np.random.Generator, weights: FloatArray, copies: np.ndarray | None, fractions: Sequence[float]
+    generator: np.random.Generator, weights: FloatArray, groups: np.ndarray | None, fractions: Sequence[float]
 ) -> list[np.ndarray]:
     """Returns sorted row numbers of disjoint parts, dealt in the order of weights: each has its share of heavy rows.
 
     Args:
         generator: of the order of equal weights.
         weights: (n,) of the rows.
-        copies: (n,) distinct rows' numbers, whose copies stay together; None for all distinct.
+        groups: (n,) numbers of groups of rows, copies or families, which stay together; None for single rows.
         fractions: of the rows, which sum to one.
 
     Raises:
         ValueError: too few rows of positive weight for a part to have any.
     """
-    units = np.arange(len(weights)) if copies is None else copies
+    units = np.arange(len(weights)) if groups is None else groups
     heavy = np.bincount(units, weights)
     shuffled = generator.permutation(len(heavy))
     order = shuffled[np.argsort(-heavy[shuffled], kind="stable")]

@@ -5,6 +5,7 @@ that of the sum of u = p (f - mean), whose terms are independent, or copies of e
 
     variance = sum u^2                    independent rows
              = sum (sum of copies' u)^2   rows that repeat
+             = sum (sum of a family's u)^2 k / (k - 1)    rows of k families, as particles with common ancestors
              = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
 
 Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
@@ -35,10 +36,18 @@ class Dependence:
         sequences: row numbers of each sequence in time; None for rows whose order means nothing.
         copies: (n,) the number of the distinct row that each row is a copy of, for rows without an order; None for all
             distinct.
+        families: (n,) the number of the family that each row belongs to, from 0, for rows without an order; None for
+            none. Rows of one family depend on each other, nobody knows how; families do not.
     """
 
     sequences: Sequence[np.ndarray] | None = None
     copies: np.ndarray | None = None
+    families: np.ndarray | None = None
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The number (n,) of the family, or distinct row, of each row without an order; None for all independent."""
+        return self.copies if self.families is None else self.families
 
 
 INDEPENDENT = Dependence()
@@ -69,8 +78,23 @@ def error_of_sum(parts: FloatArray, dependence: Dependence) -> float:
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
         return float(np.sqrt(tau * np.sum(parts**2)))
-    terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
-    return float(np.sqrt(np.sum(terms**2)))
+    terms = parts if dependence.groups is None else np.bincount(dependence.groups, parts)
+    variance = float(np.sum(terms**2))
+    if dependence.families is not None:
+        count = len(terms)
+        variance = variance * count / (count - 1.0) if count > 1 else np.inf  # one family's spread is unknown
+    return float(np.sqrt(variance))
+
+
+def effective_size(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> float:
+    """Returns how many independent draws of equal weight would know the means of all columns as well.
+
+    Of independent rows, and of copies, that is Kish's effective size, whatever the columns are.
+    """
+    size = kish(probabilities, dependence.copies)
+    if dependence.sequences is None and dependence.families is None:
+        return size
+    return max(1.0, min(size, float(effective_sizes(samples, probabilities, dependence).min())))
 
 
 def effective_sizes(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> FloatArray:

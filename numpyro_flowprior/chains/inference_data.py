@@ -22,9 +22,7 @@ from .table import KINDS, Table, columns_of, complaint_of_divergences, declared,
 _PARTS = {"log_prob": "lp", "log_prior": "log_prior", "log_likelihood": "log_likelihood_total"}
 _WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
 _ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its variables that are no parameters
-_PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id")}
-
-
+_PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id", "family_id")}
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
 
@@ -52,9 +50,9 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     names, units, labels and bounds of learned priors as coordinates of their sites (dimension "<site>_parameter").
 
     ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
-    importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become
-    a single chain; all rows as they were are in a
-    group of their own, "posterior_rows", from which `from_arviz` has them back. Log density, log prior and log
+    importance weights resampled to round(effective size) rows of equal weight, rows of unequal chain lengths become a
+    single chain, and families lose their labels; all rows as they were are then in a group of their own,
+    "posterior_rows", from which `from_arviz` has them back. Log density, log prior and log
     likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total); units, labels and bounds to the variables'
     attributes; evidence, its error and the chain's info (as JSON) to the attributes of `posterior`.
 
@@ -107,7 +105,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     _describe(data.posterior, source, resampled=weighted)
     for name in set(groups["posterior"]) - set(chain.names):
         data.posterior[name].attrs[_DERIVED] = 1
-    if weighted or _lost_chains(source):
+    if weighted or _lost_chains(source) or source.family_id is not None:
         _add_all_rows(data, source)
     return data
 

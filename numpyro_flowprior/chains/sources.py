@@ -23,7 +23,7 @@ class ChainSources:
         Args:
             samples: NumPy or JAX array; axes of chains become chain ids.
             space: the parameters and their bounds; None for theta[0], theta[1], ... without bounds.
-            **fields: log_prob, log_prior, log_likelihood, weights, chain_id; one value per draw.
+            **fields: log_prob, log_prior, log_likelihood, weights, chain_id, family_id; one value per draw.
         """
         samples = samples if hasattr(samples, "dtype") else np.asarray(samples)
         return _read(samples, space, "an array", ("numpy", "jax", "jaxlib"), fields)

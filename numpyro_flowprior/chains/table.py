@@ -16,7 +16,8 @@ from .chain import Chain
 from .parameters import ParameterSpace, require_space
 
 DENSITIES = ("log_prob", "log_prior", "log_likelihood")
-FIELDS = (*DENSITIES, "weights", "chain_id")
+LABELS = ("chain_id", "family_id")  # whole numbers
+FIELDS = (*DENSITIES, "weights", *LABELS)
 EVIDENCE = ("log_evidence", "log_evidence_error")
 KINDS = ("weights_kind", "rows")  # words, not numbers
 _RESERVED = (*FIELDS, "weight")
@@ -29,7 +30,7 @@ class Table:
     Args:
         samples: (n, d) draws.
         names: (d,) names of the columns; None where the source has none: the space's order is taken, or theta[j].
-        fields: per draw: log_prob, log_prior, log_likelihood, weights, chain_id; None where there is none.
+        fields: per draw: log_prob, log_prior, log_likelihood, weights, chain_id, family_id; None where there is none.
         bounds: {name: (lower, upper)} of the parameters that the source bounds.
         units: {name: unit}.
         labels: {name: label}.
@@ -61,15 +62,14 @@ def table_of_columns(columns: Mapping[str, Any], **parts: Any) -> Table:
     """Returns the table of named columns, (n,) or (n, ...) each: reserved names are fields, all others parameters.
 
     A column of vectors becomes `name[0]`, `name[1]`, ...; reserved are log_prob, log_prior, log_likelihood,
-    weight or weights, and chain_id.
+    weight or weights, chain_id and family_id.
     """
     fields = {name: _numbers(values, name) for name, values in columns.items() if name in _RESERVED}
     if "weight" in fields and "weights" in fields:
         raise ValueError("expected one column of weights; got both 'weight' and 'weights'. Remove or rename one.")
     if "weight" in fields:
         fields["weights"] = fields.pop("weight")
-    if "chain_id" in fields:
-        fields["chain_id"] = whole_numbers(fields["chain_id"], "chain_id")
+    fields |= {name: whole_numbers(fields[name], name) for name in LABELS if name in fields}
     parameters = {name: _numbers(values, name) for name, values in columns.items() if name not in _RESERVED}
     if not parameters:
         raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
@@ -222,15 +222,17 @@ def joined(tables: Sequence[Table]) -> Table:
         if table.names != first.names or np.shape(table.samples)[1:] != np.shape(first.samples)[1:]:
             raise ValueError(f"part {j}: expected the columns of part 1, {first.names}; got {table.names}.")
         present = [{name for name in FIELDS if t.fields.get(name) is not None} for t in (first, table)]
-        unlike = (present[0] ^ present[1]) - {"chain_id"}
+        unlike = (present[0] ^ present[1]) - set(LABELS)
         if unlike:
             raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
     fields: dict[str, Any] = {
         name: np.concatenate([table.fields[name] for table in tables])
         for name in FIELDS
-        if name != "chain_id" and first.fields.get(name) is not None
+        if name not in LABELS and first.fields.get(name) is not None
     }
-    fields["chain_id"] = _renumbered(tables)
+    fields["chain_id"] = _renumbered(tables, "chain_id")
+    if any(table.fields.get("family_id") is not None for table in tables):
+        fields["family_id"] = _renumbered(tables, "family_id")
     info = {**first.info, "parts": [dict(table.info) for table in tables]}
     left_out = dict(info.get("left_out", {}))
     if any(table.evidence for table in tables):
@@ -257,11 +259,13 @@ def _common(tables: Sequence[Table], field: str) -> str | None:
     return said.pop() if len(said) == 1 else None
 
 
-def _renumbered(tables: Sequence[Table]) -> np.ndarray:
+def _renumbered(tables: Sequence[Table], name: str) -> np.ndarray:
+    """Returns labels that no two tables share; without any, a table is one chain, and its rows are a family each."""
     ids, start = [], 0
     for table in tables:
-        given = table.fields.get("chain_id")
-        given = np.zeros(len(table.samples), dtype=np.int64) if given is None else given
+        given, n = table.fields.get(name), len(table.samples)
+        if given is None:
+            given = np.zeros(n, dtype=np.int64) if name == "chain_id" else np.arange(n)
         labels, codes = np.unique(given, return_inverse=True)
         ids.append(codes + start)
         start += len(labels)

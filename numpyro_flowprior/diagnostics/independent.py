@@ -13,11 +13,12 @@ import numpy as np
 
 from .._checks import FloatArray
 from ..chains.autocorrelation import integrated_time, steps_of
-from ..chains.chain import Chain, systematic_rows
+from ..chains.chain import Chain, seed_from_key, systematic_rows
 from ..chains.effective import effective_sizes, kish
 
 _CORRELATION = 0.05  # what may remain between neighbouring rows: it inflates a standard deviation by 5 %
 _FEWEST = 10  # rows whose autocorrelation is looked at
+_NOTHING = 1e-300  # a weight of zero
 _REPEATED = 0.02  # share of the rows that may be copies of another, which gather where weights are highest
 
 
@@ -27,7 +28,8 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
     Of a sequence, rows are taken at equal distances along their weight (in rows, where they have none), so far apart
     that the correlation of neighbours is small, were it that of a first-order autoregression of as many independent
     draws. Independent rows with weights are resampled, as many as leave few copies of any row: where no weight is far
-    above the mean that is rejection sampling, whose draws are independent. Of their copies one stands for all.
+    above the mean that is rejection sampling, whose draws are independent. Of copies, and of a family, one row
+    stands for all, drawn by weight.
 
     Args:
         key: JAX random key of the resampling.
@@ -35,13 +37,17 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
         values: (n,) or (n, k) further functions of the rows whose autocorrelation counts too; infinities are capped.
         most: rows to return at most.
     """
-    sequences, copies = chain.dependence.sequences, chain.dependence.copies
+    sequences, groups = chain.dependence.sequences, chain.dependence.groups
     if sequences is not None:
         weights = None if chain.weights is None else chain.probabilities * chain.n
         every = max(_step(_rows_per_draw(chain, values)), chain.n / most)
         return np.concatenate(steps_of(sequences, weights, every))[:most]
-    rows = np.arange(chain.n) if copies is None else np.unique(copies, return_index=True)[1]
-    shares: Any = chain.probabilities if copies is None else np.bincount(copies, chain.probabilities)
+    if groups is None:
+        return systematic_rows(key, chain.probabilities, min(few_copies(chain.probabilities), most))
+    shares: Any = np.bincount(groups, chain.probabilities)
+    drawn = np.random.default_rng(seed_from_key(key)).exponential(size=chain.n)
+    first = np.lexsort((drawn / np.maximum(chain.probabilities, _NOTHING), groups))  # the least: drawn by weight
+    rows = first[np.searchsorted(groups[first], np.arange(len(shares)))]
     return rows[systematic_rows(key, shares, min(few_copies(shares), most))]
 
 

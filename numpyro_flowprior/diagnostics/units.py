@@ -16,10 +16,10 @@ def units_of(chain: Chain) -> np.ndarray:
     """Returns the number of the unit (n,) that each row belongs to.
 
     Units are blocks of a sequence that are long against its autocorrelation time, single rows where order means
-    nothing, copies of a row together.
+    nothing, copies of a row and families together.
     """
     if chain.dependence.sequences is None:
-        return np.arange(chain.n) if chain.dependence.copies is None else chain.dependence.copies
+        return np.arange(chain.n) if chain.dependence.groups is None else chain.dependence.groups
     tau = chain.autocorrelation_time
     if tau < HARDLY:
         return np.arange(chain.n)

@@ -15,7 +15,7 @@ from .._checks import FloatArray, optional_import, positive_int, real_in
 from .._leaves import forgetting
 from ..chains.chain import Chain
 from .density import ModelDensity
-from .genealogy import effective_size, evidence_error
+from .genealogy import evidence_error
 from .record import INTERRUPTION, begin, run_record, seed_of
 from .space import Coordinates, parameters_of, require_coordinates, sampled_in
 from .tempering import Programs
@@ -64,10 +64,10 @@ def sample_blackjax(
         progress: show a progress bar.
 
     Returns:
-        A Chain of equally weighted draws, relatives next to each other, with log prior and log likelihood, log evidence
-        and its error from the particles' genealogy. `info` holds temperatures (powers), acceptance and moves at each,
-        surviving ancestors, effective size, calls of the likelihood, and whether it converged. If it did not, one
-        warning says why.
+        A Chain of equally weighted draws, relatives next to each other and of one `family_id`, with log prior and log
+        likelihood, log evidence and its error from the particles' genealogy. `info` holds temperatures (powers),
+        acceptance and moves at each, surviving ancestors, effective size, calls of the likelihood, and whether it
+        converged. If it did not, one warning says why.
 
     Raises:
         ImportError: blackjax is not installed.
@@ -198,6 +198,16 @@ def _chain(
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
     power = run.powers[-1] if run.powers else 0.0
     done = power == 1.0
+    chain = Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        log_evidence=run.log_evidence if done else None,
+        log_evidence_error=run.error if done else None,
+        family_id=run.ancestor,
+    )
     settings: dict[str, Any] = {
         "n_particles": run.n,
         "space": space,
@@ -206,7 +216,7 @@ def _chain(
         "moves": run.moves,
         "correlation": run.correlation,
         "ancestors": len(np.unique(run.ancestor)),
-        "effective_size": effective_size(samples, run.ancestor),
+        "effective_size": chain.effective_size,
         "calls": run.calls,
     }
     reasons = _reasons(settings) if done else []
@@ -221,17 +231,7 @@ def _chain(
     if reasons:
         warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), stacklevel=3)
     settings |= {"stopped_by": cause, "converged": not reasons and cause is None}
-    return Chain(
-        samples,
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        log_evidence=run.log_evidence if done else None,
-        log_evidence_error=run.error if done else None,
-        rows="independent",
-        info=run_record("blackjax", seed, start, density, settings),
-    )
+    return chain.replace(info=run_record("blackjax", seed, start, density, settings))
 
 
 def _reasons(found: dict[str, Any]) -> list[str]:

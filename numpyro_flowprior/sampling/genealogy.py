@@ -25,24 +25,3 @@ def evidence_error(weights: FloatArray, ancestor: np.ndarray) -> float:
     n = len(weights)
     shares = np.bincount(ancestor, weights, minlength=n) / weights.sum()
     return float(np.sqrt(max((n * np.sum(shares**2) - 1.0) / (n - 1.0), 0.0)))
-
-
-def effective_size(samples: FloatArray, ancestor: np.ndarray) -> float:
-    """Returns how many independent draws particles of equal weight are worth: the least of any coordinate's.
-
-    The variance of a mean is the sum over families of their (sum of deviations)^2 over n^2; n for one particle each.
-
-    Args:
-        samples: (n, d).
-        ancestor: (n,) which of the first particles each descends from.
-    """
-    count = len(np.unique(ancestor))
-    if count < 2:  # one family's spread is unknown
-        return 1.0
-    deviations = samples - samples.mean(axis=0)
-    families = np.zeros_like(samples)
-    np.add.at(families, ancestor, deviations)
-    spread = np.sum(families**2, axis=0) * count / (count - 1.0)  # its mean is the families' own
-    varies = spread > 0
-    sizes = len(samples) * np.sum(deviations[:, varies] ** 2, axis=0) / spread[varies]
-    return float(np.min(sizes, initial=len(samples)))

@@ -69,10 +69,10 @@ _PACKAGES: dict[str, Reader] = {
 def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any) -> Chain:
     """Returns the Chain held in a file, several files, or an object of another package.
 
-    Files: npz and npy; csv with a header (log_prob, log_prior, log_likelihood, weight(s), chain_id are what they say),
-    Stan's csv; parquet; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's HDF5;
-    ArviZ's NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything. Several
-    files of one kind are read as chains of one analysis.
+    Files: npz and npy; csv with a header (log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id are what
+    they say), Stan's csv; parquet; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's
+    HDF5; ArviZ's NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything.
+    Several files of one kind are read as chains of one analysis.
 
     Objects: arrays (n, d) or (chains, draws, d), dictionaries, pandas frames, emcee samplers and backends, NumPyro's
     MCMC, pocoMC's Sampler, dynesty's results, bilby's Result, GetDist's MCSamples, ArviZ's InferenceData and DataTree.
@@ -87,8 +87,9 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
             may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
         **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
-            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, weights_kind, rows. Where
-            a source does not say what its rows and weights are, `chain.replace(rows=..., weights_kind=...)` does.
+            sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, family_id, weights_kind,
+            rows. Where a source does not say what its rows and weights are,
+            `chain.replace(rows=..., weights_kind=...)` does.
 
     Raises:
         FileNotFoundError: there is no such file.

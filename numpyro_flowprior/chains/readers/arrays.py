@@ -30,6 +30,7 @@ def read_array(
     log_likelihood: Any = None,
     weights: Any = None,
     chain_id: Any = None,
+    family_id: Any = None,
     weights_kind: str | None = None,
     rows: str | None = None,
 ) -> Table:
@@ -38,7 +39,7 @@ def read_array(
     What is given beside the samples has one value per draw: (n,), or (chains, draws); `weights_kind` and `rows` are
     those of a Chain.
     """
-    given = (log_prob, log_prior, log_likelihood, weights, chain_id)
+    given = (log_prob, log_prior, log_likelihood, weights, chain_id, family_id)
     fields = {name: np.asarray(values) for name, values in zip(FIELDS, given, strict=True) if values is not None}
     if getattr(getattr(samples, "dtype", None), "names", None):
         columns = {name: samples[name] for name in samples.dtype.names}
@@ -61,8 +62,8 @@ def read_array(
 def read_dict(record: Mapping[str, Any]) -> Table:
     """Returns the table of a dictionary.
 
-    Either {name: values (n,) or (n, ...)} with log_prob, log_prior, log_likelihood, weight(s), chain_id as they say;
-    or {samples: (n, d), names: (d,), ...} with the same beside; or what analyses with pocoMC publish:
+    Either {name: values (n,) or (n, ...)} with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as
+    they say; or {samples: (n, d), names: (d,), ...} with the same beside; or what analyses with pocoMC publish:
     {chain (n, d), weights, logl, logp, logz, logz_err}, with the log prior in logp.
     """
     if not all(isinstance(name, str) for name in record):

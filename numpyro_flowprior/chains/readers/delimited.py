@@ -13,7 +13,8 @@ from .text import is_number, read_rows
 def read_csv(path: Path) -> Table:
     """Returns the table of a csv file: a header row of names, then one row per draw.
 
-    Columns called log_prob, log_prior, log_likelihood, weight(s) and chain_id are what they say, all others parameters.
+    Columns called log_prob, log_prior, log_likelihood, weight(s), chain_id and family_id are what they say, all others
+    parameters.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         header = [name.strip() for name in next(csv.reader(file), [])]

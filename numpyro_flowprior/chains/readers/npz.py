@@ -39,8 +39,8 @@ def read_npz(path: Path) -> Table:
     """Returns the table of an npz file.
 
     It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2), `log_prob`, `log_prior`, `log_likelihood`,
-    `weights`, `chain_id` (n,), `log_evidence`, `log_evidence_error`, `units` and `labels` (d,), `weights_kind` and
-    `rows` (words, see Chain), `info` (JSON).
+    `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`, `units` and `labels` (d,),
+    `weights_kind` and `rows` (words, see Chain), `info` (JSON).
     """
     arrays = _arrays(path)
     if "samples" not in arrays:

@@ -1,0 +1,127 @@
+"""Rows that descend from common ancestors: what they are worth, and that families stay together."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+import numpyro_flowprior as fp
+from numpyro_flowprior.chains.readers.npz import write_chain_npz
+from numpyro_flowprior.chains.table import Table, joined, to_chain
+from numpyro_flowprior.diagnostics.independent import independent_rows
+
+PLANE = fp.ParameterSpace(["a", "b"])
+
+
+def relatives(rng: np.random.Generator, families: int = 400, correlation: float = 0.9) -> fp.Chain:
+    """Returns standard normal rows, 1 to 9 a family, of which any two in a family have this correlation."""
+    family = np.repeat(np.arange(families), rng.integers(1, 10, families))
+    shared, own = rng.normal(size=(families, 2))[family], rng.normal(size=(len(family), 2))
+    rows = np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own
+    order = rng.permutation(len(family))
+    return fp.Chain(rows[order], PLANE, family_id=family[order])
+
+
+def of_families(samples: np.ndarray, family: np.ndarray) -> float:
+    return fp.Chain(samples, PLANE, family_id=family).effective_size
+
+
+def test_families_of_copies_are_one_draw_each_and_independent_members_count_in_full():
+    rng = np.random.default_rng(0)
+    family = np.repeat(np.arange(500), 4)
+    assert of_families(rng.normal(size=(500, 2))[family], family) == pytest.approx(500, rel=3e-3)
+    independent = rng.normal(size=(2000, 2))
+    assert of_families(independent, family) == pytest.approx(2000, rel=0.2)  # 500 squares: 6 % each, 3 sigma
+    assert of_families(independent, np.arange(2000)) == pytest.approx(2000, rel=1e-3)
+    assert of_families(independent, np.zeros(2000, dtype=int)) == 1.0  # one family's spread is unknown
+
+
+@pytest.mark.filterwarnings("ignore:chain:UserWarning")
+def test_a_constant_column_does_not_count():
+    samples = np.column_stack([np.arange(10.0), np.ones(10)])
+    assert of_families(samples, np.arange(10)) == pytest.approx(10, rel=0.11)
+
+
+def test_errors_of_means_are_the_scatter_of_means():
+    pulls = []
+    for seed in range(200):
+        mean, error = (chain := relatives(np.random.default_rng(seed))).mean_and_error(chain.samples)
+        pulls += (mean / error).tolist()
+    assert np.std(pulls) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pulls)))
+    alone = chain.replace(family_id=None, rows="independent")
+    assert alone.mean_and_error(chain.samples)[1][0] < 0.5 * error[0]  # without labels: two times too sure
+
+
+def test_a_few_families_are_known_with_the_error_of_a_few():
+    """The factor k / (k - 1): the sum of deviations from the rows' own mean is zero."""
+    pulls = []
+    for seed in range(2000):
+        rng = np.random.default_rng(seed)
+        family = np.repeat(np.arange(5), 40)
+        chain = fp.Chain(rng.normal(size=(5, 2))[family] + 1e-9 * rng.normal(size=(200, 2)), PLANE, family_id=family)
+        mean, error = chain.mean_and_error(chain.samples)
+        pulls += (mean / error).tolist()
+    assert kstest(pulls, "t", (4,)).pvalue > 1e-3
+
+
+def test_families_stay_together_when_rows_are_dealt():
+    chain = relatives(np.random.default_rng(0))
+    first, second = chain.split(0.8, jax.random.key(0))
+    assert not set(first.family_id) & set(second.family_id)
+    assert first.n == pytest.approx(0.8 * chain.n, rel=0.1)
+
+
+def test_rows_for_tests_are_of_different_families():
+    p_values = []
+    for seed in range(100):
+        chain = relatives(np.random.default_rng(seed))
+        rows = independent_rows(jax.random.key(seed), chain, chain.samples[:, 0], 4000)
+        families, times = np.unique(chain.family_id[rows], return_counts=True)
+        assert np.mean(times > 1) < 0.05
+        assert len(families) > 150  # of 400, of unlike weight
+        p_values.append(kstest(chain.samples[rows, 0], "norm").pvalue)
+    assert kstest(p_values, "uniform").pvalue > 1e-3
+
+
+def test_equal_densities_are_not_told_apart_and_unlike_ones_are():
+    pulls, found = [], []
+    for seed in range(40):
+        p, q = (relatives(np.random.default_rng([seed, part])) for part in (0, 1))
+        pulls.append((c := fp.compare(p, q, classify=False, modes={})).excess / c.excess_error)
+        shifted = q.replace(samples=0.5 + q.samples)
+        found.append((c := fp.compare(p, shifted, classify=False, modes={})).excess / c.excess_error)
+    assert np.mean(np.abs(pulls) < 2) >= 0.85
+    assert np.mean(np.array(found) > 3) > 0.9
+    p, q = (chain.replace(family_id=None, rows="independent") for chain in (p, q))
+    assert fp.compare(p, q, classify=False, modes={}).excess_error < 0.7 * c.excess_error  # without labels: too sure
+
+
+def test_families_are_kept_in_files_and_by_what_is_made_of_a_chain(tmp_path):
+    chain = relatives(np.random.default_rng(0), families=1000)
+    for path in (write_chain_npz(tmp_path / "chain.npz", chain), tmp_path / "chain.nc"):
+        if path.suffix == ".nc":
+            fp.to_arviz(chain).to_netcdf(str(path))
+        read = fp.read_chain(path)
+        np.testing.assert_array_equal(read.family_id, chain.family_id)
+        assert (read.rows, read.effective_size) == ("independent", chain.effective_size)
+    assert chain.select(["a"]).take(np.arange(1000)).effective_size < 0.7 * 1000
+    assert chain.resample(jax.random.key(0), 500).family_id is not None
+    assert chain.fingerprint() != chain.replace(family_id=chain.family_id[::-1]).fingerprint()
+    by_name = {"a": chain.samples[:, 0], "family_id": chain.family_id.astype(float)}
+    assert fp.Chain.from_dict(by_name).family_id.dtype == np.int64
+
+
+def test_files_of_several_runs_keep_their_families_apart():
+    part = Table(np.zeros((4, 2)) + np.arange(4)[:, None], ("a", "b"), {"family_id": np.array([0, 0, 1, 1])})
+    alone = Table(np.ones((2, 2)) * np.arange(2)[:, None], ("a", "b"))
+    chain = to_chain(joined([part, part, alone]), None)
+    assert chain.family_id.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
+
+
+def test_families_in_time_are_refused():
+    with pytest.raises(ValueError, match="chain.family_id: expected none with rows='sequence'"):
+        fp.Chain(np.eye(2), PLANE, family_id=[0, 1], rows="sequence")
+    with pytest.raises(ValueError, match="chain.family_id: expected 2 integers"):
+        fp.Chain(np.eye(2), PLANE, family_id=[0.5, 1.0])
