@@ -326,18 +326,30 @@ def emcee_sampler(backend=None, steps: int = 3000):
     return sampler
 
 
-def test_emcee_burn_in_and_thinning_follow_its_autocorrelation_time():
+def test_emcee_burn_in_follows_its_autocorrelation_time_and_all_later_steps_are_kept():
     sampler = emcee_sampler()
     chain = Chain.from_emcee(sampler, ParameterSpace(["a", "b"]))
     burn_in, thin, tau = (chain.info[name] for name in ("burn_in", "thin", "autocorrelation_time"))
     assert tau == pytest.approx(sampler.get_autocorr_time(discard=300).max(), rel=0.3)  # each walker about its own mean
-    assert (burn_in, thin) == (int(np.ceil(5 * tau)), int(tau / 2))
-    expected = np.swapaxes(sampler.get_chain(discard=burn_in), 0, 1)[:, ::thin]
+    assert (burn_in, thin) == (int(np.ceil(5 * tau)), 1)
+    expected = np.swapaxes(sampler.get_chain(discard=burn_in), 0, 1)
     np.testing.assert_array_equal(chain.samples, expected.reshape(-1, 2))
     np.testing.assert_array_equal(chain.chain_id, np.repeat(np.arange(12), expected.shape[1]))
     np.testing.assert_allclose(chain.log_prob, -0.5 * np.sum((chain.samples / [1.0, 2.0]) ** 2, axis=1))
-    assert "blobs" in chain.info["left_out"]
+    assert chain.info["left_out"].keys() == {"burn-in", "blobs"}
     assert read_chain(sampler, burn_in=0, thin=1).n == 12 * 3000
+
+
+@pytest.mark.parametrize(("most", "thin"), [(3000, "as many"), (100, "half tau")])
+def test_of_a_long_emcee_run_as_many_rows_are_kept_but_two_in_an_autocorrelation_time(monkeypatch, most, thin):
+    monkeypatch.setattr("numpyro_flowprior.chains.autocorrelation._MANY_KEPT", most)
+    sampler = emcee_sampler()
+    chain = read_chain(sampler)
+    burn_in, tau = chain.info["burn_in"], chain.info["autocorrelation_time"]
+    every = {"as many": 12 * (3000 - burn_in) // most, "half tau": int(tau / 2)}[thin]
+    assert chain.info["thin"] == every > 1
+    assert chain.info["left_out"]["thinning"] == f"all but every {every}. step"
+    np.testing.assert_array_equal(chain.samples[:, 0], sampler.get_chain(discard=burn_in)[::every, :, 0].T.ravel())
 
 
 @pytest.mark.filterwarnings("ignore:.*50 are needed")

@@ -12,7 +12,7 @@ from .._checks import FloatArray
 _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
 LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a run
 _BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble's run
-_FEWEST_KEPT = 100  # steps per walker that thinning leaves, if there are so many
+_MANY_KEPT = 200_000  # rows of an ensemble above which some are left out
 _MOST_ROWS = 200_000  # longer sequences are judged on their first rows; tau is far shorter than that
 
 
@@ -103,6 +103,10 @@ def burn_in_of(tau: float, steps: int) -> int:
     return min(int(np.ceil(_BURN_IN * tau)), steps // 2)
 
 
-def thinning_of(tau: float, steps: int) -> int:
-    """Returns n to keep every n-th of the steps left: half an autocorrelation time, at least 100 steps kept."""
-    return max(1, min(int(tau / 2), steps // _FEWEST_KEPT))
+def thinning_of(tau: float, steps: int, walkers: int) -> int:
+    """Returns n to keep every n-th of an ensemble's steps.
+
+    All are kept, for a tail needs every row, until they are some 200,000 rows; then at most half an autocorrelation
+    time is left out between two.
+    """
+    return max(1, min(int(tau / 2), steps * walkers // _MANY_KEPT))

@@ -50,7 +50,8 @@ class ChainSources:
             sampler: emcee.EnsembleSampler or a backend.
             space: the parameters in the sampler's order, and their bounds.
             burn_in: steps dropped; None for five autocorrelation times, at most half of the run.
-            thin: keep every thin-th step; None for half an autocorrelation time, but at least 100 steps per walker.
+            thin: keep every thin-th step; None for all, up to some 200,000 rows; of more as many, neighbours at most
+                half an autocorrelation time apart.
         """
         return _read(sampler, space, "an emcee sampler or backend", ("emcee",), {"burn_in": burn_in, "thin": thin})
 

@@ -46,8 +46,9 @@ def sample_emcee(
     """Returns posterior draws from emcee, started from the prior and stopped by its autocorrelation time.
 
     Stops when the run is longer than 50 autocorrelation times of every parameter, or at `max_steps` with a warning.
-    Five autocorrelation times of burn-in (at most half the run) are dropped and the rest thinned by half of one (but
-    not below 100 steps per walker). Interrupting with the keyboard returns what there is.
+    Five autocorrelation times of burn-in (at most half the run) are dropped. All later steps are kept, up to some
+    200,000 rows; longer runs are thinned to as many, by half an autocorrelation time at most. Interrupting with the
+    keyboard returns what there is.
 
     Args:
         key: JAX random key; seeds the starts and emcee's generator.
@@ -251,7 +252,7 @@ def _last_check(sampler: Any) -> tuple[float, bool]:
 def _kept(sampler: Any, tau: float, cause: str | None) -> tuple[FloatArray, dict[str, FloatArray], dict[str, Any]]:
     """Returns the draws after burn-in, thinned, what belongs to each of them, and the run's statistics."""
     burn_in = burn_in_of(tau, sampler.iteration)
-    thin = thinning_of(tau, sampler.iteration - burn_in)
+    thin = thinning_of(tau, sampler.iteration - burn_in, sampler.nwalkers)
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)
     parts = np.swapaxes(sampler.get_blobs(discard=burn_in, thin=thin), 0, 1)
     walkers, kept, dim = samples.shape

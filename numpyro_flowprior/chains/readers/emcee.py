@@ -20,7 +20,8 @@ def read_emcee(sampler: Any, *, burn_in: int | None = None, thin: int | None = N
     Args:
         sampler: has get_chain and get_log_prob.
         burn_in: steps dropped from the start; None for five autocorrelation times, at most half of the run.
-        thin: keep every thin-th step; None for half an autocorrelation time, but at least 100 steps per walker.
+        thin: keep every thin-th step; None for all, up to some 200,000 rows; of more as many, neighbours at most half
+            an autocorrelation time apart.
     """
     if not hasattr(sampler, "get_chain"):
         raise TypeError(f"expected an emcee sampler or backend; got {type(sampler).__name__}.")
@@ -67,12 +68,14 @@ def _table(
     steps, walkers, dim = chain.shape
     tau = ensemble_time(chain)
     start = burn_in_of(tau, steps) if burn_in is None else positive_int(burn_in, "burn_in", minimum=0)
-    step = thinning_of(tau, steps - start) if thin is None else positive_int(thin, "thin")
+    step = thinning_of(tau, steps - start, walkers) if thin is None else positive_int(thin, "thin")
     if start >= steps:
         raise ValueError(f"burn_in: expected fewer than the {steps} steps of the run; got {start}.")
     samples, density = (np.swapaxes(values[start::step], 0, 1) for values in (chain, log_prob))
     kept = samples.shape[1]
-    left_out = {"burn-in": f"the first {start} of {steps} steps", "thinning": f"all but every {step}. step"}
+    left_out = {"burn-in": f"the first {start} of {steps} steps"}
+    if step > 1:
+        left_out["thinning"] = f"all but every {step}. step"
     if blobs:
         left_out["blobs"] = "not a parameter"
     too_short = (
