@@ -198,6 +198,47 @@ def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_pat
     assert "not converged" in str(analysis)
 
 
+def test_options_that_are_objects_are_known_again_by_what_they_are(tmp_path):
+    def moved(key, density, *, move, **options):
+        return weighted(key, density, **options)
+
+    run = {"sampler": moved, "folder": tmp_path, **QUICK}
+    move = {"move": SimpleNamespace(size=dist.Normal(0, 2))}
+    once = run_stages(KEY, STAGES[:1], Flat(), sampler_options=move, **run)
+    again = run_stages(
+        KEY, STAGES[:1], Flat(), sampler_options={"move": SimpleNamespace(size=dist.Normal(0, 2))}, **run
+    )
+    np.testing.assert_array_equal(again.posterior.samples, once.posterior.samples)
+    with pytest.raises(ValueError, match="the same 'sampler_options'"):
+        run_stages(KEY, STAGES[:1], Flat(), sampler_options={"move": SimpleNamespace(size=dist.Normal(0, 3))}, **run)
+
+
+def test_folders_that_know_options_by_their_text_go_on(tmp_path):
+    """As folders were before options were known by what they are."""
+    options = {"n": 30_000, "note": "it's", "limit": None, "scale": 0.1, "parts": {"a": [1, 2.5]}}
+
+    def noted(key, density, *, n, progress, **others):
+        return weighted(key, density, n=n)
+
+    run = {"sampler": noted, "folder": tmp_path, **QUICK, "sampler_options": options}
+    run_stages(KEY, STAGES[:1], Flat(), **run)
+    file = tmp_path / "01_x" / "settings.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "sampler_options": {name: repr(value) for name, value in options.items()}}))
+    assert run_stages(KEY, STAGES[:1], Flat(), **run).posterior.n == 30_000
+
+
+def test_a_sampler_without_a_draw_in_time_stops_the_run_with_the_stages_done():
+    def late(key, density, **options):
+        if "y" in density.observed:
+            raise TimeoutError("late: no draw in 3 seconds.")
+        return weighted(key, density)
+
+    with pytest.raises(StageStopped, match="stage 'y': late: no draw in 3 seconds") as stopped:
+        run_stages(KEY, STAGES[:2], Flat(), sampler=late, **QUICK)
+    assert list(stopped.value.analysis.chains) == ["x"]
+
+
 @pytest.fixture(scope="module")
 def overridden(tmp_path_factory):
     """Two stages, of which the first, too short, was overridden, in a folder."""

@@ -15,6 +15,7 @@ from ..chains.chain import Chain, seed_from_key
 from ..compose import robustify
 from ..flows.config import FlowConfig
 from ..sampling.broad_start import Start, begin_at
+from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.record import INTERRUPTION
@@ -84,8 +85,8 @@ def run_stages(
         progress: show progress bars and what is being done.
 
     Raises:
-        StageStopped: a sampler did not converge, a prior failed its report, or somebody interrupted; the stages done
-            are in its `analysis`, and in the folder.
+        StageStopped: a sampler did not converge, or had no draw when its time was up, a prior failed its report, or
+            somebody interrupted; the stages done are in its `analysis`, and in the folder.
         TypeError, ValueError: stages that are none, that do not sample the prior they are given, or whose folder is
             that of another run; `psis` where a stage before dropped parameters.
 
@@ -114,7 +115,10 @@ def run_stages(
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
         begins = begin_at(start, sampler, options)
-        chain = sampled(key_look, density, sample, files, origin, start=begins, override=override)
+        try:
+            chain = sampled(key_look, density, sample, files, origin, start=begins, override=override)
+        except TimeoutError as error:  # before there was any draw
+            raise StageStopped(f"stage {stage.name!r}: {error}", StagedAnalysis(tuple(done))) from error
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(done, result, files, "its sampler did not converge")
@@ -167,7 +171,7 @@ def _settings(
         "name": stage.name,
         "key": seed_from_key(key),
         "sampler": getattr(sampler, "__name__", type(sampler).__name__),
-        "sampler_options": {name: repr(value) for name, value in sorted(options.items())},
+        "sampler_options": {name: repr(described(value)) for name, value in sorted(options.items())},
         "hands_on": list(names),
         "config": None if config is None else config.to_json(),
         "train": None if train is None else train.to_json(),
