@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize, stats
-from toys import correlated_chain
+from toys import autoregression, correlated_chain
 
 from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, TrainConfig, fit_flow, quality_report
 from numpyro_flowprior.chains.edges import off_the_edges
@@ -636,6 +636,24 @@ def test_where_a_log_density_teaches_its_regression_weighs_the_background(share)
     weights = mixture_weights([trained], [problem], config, TrainConfig(loss="log_variance"))
     assert weights.sum() == pytest.approx(1.0)
     assert weights[1] == pytest.approx(max(share, 1e-13), rel=0.01)
+
+
+def test_rows_kept_for_validation_count_as_the_independent_ones_that_they_are():
+    """Of their errors asks who chooses: pilots, the background's weight, scans."""
+    rng, space = np.random.default_rng(0), ParameterSpace(["x", "y"])
+    slow, free = autoregression(20_000, 0.9, seed=0), rng.normal(size=(20_000, 2))
+    for chain, members, share, rel in (
+        (Chain(slow, space), 1, 1 / 19, 0.3),
+        (Chain(slow, space), 4, 1 / 19, 0.3),
+        (Chain(free, space, rows="independent"), 1, 1.0, 0.01),
+        (Chain(free, space, weights=rng.exponential(size=20_000)), 1, 1.0, 0.02),
+        (Chain(np.repeat(free, 5, axis=0), space, rows="independent"), 1, 1 / 5, 0.01),
+    ):
+        problem = pose(KEY, prepare(chain), None, members, TrainConfig())[0]
+        assert problem.independent == pytest.approx(share, rel=rel)
+    long = Chain(autoregression(300_000, 0.9, seed=1), space)  # more are kept than are looked at
+    (problem,) = pose(KEY, prepare(long), None, 1, TrainConfig())
+    assert problem.independent == pytest.approx(TrainConfig().validation * 300_000 / 19 / 20_000, rel=0.3)
 
 
 def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from .._checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
-from ..chains.effective import kish
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
 from ..flows.build import init_trained, stack_members
@@ -137,8 +136,7 @@ def fit_flow(
     if trust_log_prob is None and (support is not None or _is_our_own(seen)):
         trust_log_prob = True
     posed = partial(pose, key_validation, prepared, support)
-    per_draw = kish(seen.probabilities) / seen.effective_size  # held-out rows are drawn by weight
-    pilot = partial(_pilot, key_validation, posed, per_draw=per_draw, progress=progress)
+    pilot = partial(_pilot, key_validation, posed, progress=progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
         _warn_of_few_in_reach(share_in_reach(prepared))
     chosen = default_configs(seen, pilot, config=config, train=train, supported=supported, trusted=trust_log_prob)
@@ -197,7 +195,6 @@ def _pilot(
     config: FlowConfig,
     train: TrainConfig,
     *,
-    per_draw: float,
     progress: bool,
 ) -> Piloted:
     """Returns what a short training has learnt, at validation rows."""
@@ -207,7 +204,7 @@ def _pilot(
     if history.interrupted:
         raise KeyboardInterrupt
     log_q = np.asarray(log_densities(trained, problem.held_draws.x, config=config)[0], np.float64)
-    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), len(log_q) / per_draw)
+    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), len(log_q) * problem.independent)
 
 
 def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:

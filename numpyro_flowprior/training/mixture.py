@@ -53,14 +53,15 @@ def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[
 
     Of weights that are as good to one standard error, the least (Breiman et al. 1984, the one-standard-error rule).
     """
-    losses = []
+    losses, worth = [], 0.0
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
         centres = np.median(problem.held_draws.log_p - _mixed(*at_draws), axis=1)
         mixed = _mixed(*log_densities(params, problem.held_points.x, config=config))
         losses.append(log_ratio_losses(problem.held_points.log_p, mixed, centres[:, None]))
+        worth += problem.independent * mixed.shape[1]
     table = np.concatenate(losses, axis=1)
     worse = table - table[np.argmin(table.mean(axis=1))]
-    error = worse.std(axis=1) / np.sqrt(worse.shape[1])
+    error = worse.std(axis=1) / np.sqrt(worth)
     return float(_WEIGHTS[np.argmax(worse.mean(axis=1) <= error)])
 
 

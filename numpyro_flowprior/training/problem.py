@@ -22,13 +22,23 @@ _MOST_LISTED = 4_000_000  # ... and at most in all, or one per row
 
 @dataclass(frozen=True)
 class Problem:
-    """One member's training data, validation rows of both kinds, and what turns a loss in x into nats in theta."""
+    """One member's training data and its validation rows.
+
+    Attributes:
+        data: what teaches.
+        held_draws: rows kept for validation, drawn by their weights.
+        held_points: those kept whose log density teaches, weighted or not.
+        offset: what turns a loss in x into nats in theta.
+        dim: number of parameters.
+        independent: share of the rows kept, of either kind, that count as independent.
+    """
 
     data: Data
     held_draws: Rows
     held_points: Rows
     offset: float
     dim: int
+    independent: float = 1.0
 
 
 def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int, train: TrainConfig) -> list[Problem]:
@@ -74,7 +84,8 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
         held_points = np.flatnonzero(reached & in_fold)
         held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
-        problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1]))
+        worth = independent_share(seen.chain, folds[k], held)
+        problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1], worth))
     return _of_equal_shapes(problems)
 
 
@@ -103,12 +114,19 @@ def _top(seen: Prepared) -> float:
     return float(seen.log_p[seen.chain.probabilities > 0].max())
 
 
-def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row numbers that teach a single member, and those of the draws that it is judged by, as in `pose`."""
+def independent_share(chain: Chain, fold: np.ndarray, held: np.ndarray) -> float:
+    """Returns the share of the row numbers `held`, drawn from a fold by weight, that count as independent."""
+    return min(1.0, chain.effective_size * float(chain.probabilities[fold].sum()) / len(held))
+
+
+def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Returns the row numbers that teach a single member, those of the draws that it is judged by, as in `pose`, and
+    the share of these that count as independent."""
     key_rows, _, key_list = jax.random.split(key, 3)
     fold, taught = _folds(key_rows, chain, 1, validation)
     _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
-    return taught, _drawn(key_held, fold, chain.probabilities)
+    held = _drawn(key_held, fold, chain.probabilities)
+    return taught, held, independent_share(chain, fold, held)
 
 
 def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:

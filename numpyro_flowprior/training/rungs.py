@@ -151,14 +151,14 @@ def run_all(
             future.cancel()
 
 
-def _outcome(train: Callable[[], tuple[int, np.ndarray]]) -> Outcome:
+def _outcome(train: Callable[[], tuple[int, np.ndarray, float]]) -> Outcome:
     start = time.perf_counter()
     outcome: Outcome = {"steps": 0, "log_density": None, "error": None, "message": ""}
     try:
-        outcome["steps"], log_q = train()
+        outcome["steps"], log_q, independent = train()
         if np.isfinite(log_q).all():
             outcome["log_density"] = float(log_q.mean())
-            outcome["error"] = float(log_q.std() / np.sqrt(len(log_q)))
+            outcome["error"] = float(log_q.std() / np.sqrt(independent * len(log_q)))
             outcome["status"] = "trained"
         else:
             bad = int((~np.isfinite(log_q)).sum())
@@ -169,8 +169,9 @@ def _outcome(train: Callable[[], tuple[int, np.ndarray]]) -> Outcome:
     return outcome
 
 
-def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray]:
-    """Returns the number of steps and log q at the held-out rows, (n,), nats in the parameters' units."""
+def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
+    """Returns the number of steps, log q at the held-out rows, (n,), nats in the parameters' units, and the share of
+    them that count as independent."""
     config, train = task.config, task.train
     problem, nats = _posed(task.source, train, config)
     steps = -(-task.rows // min(train.batch_size, len(problem.data.taught)))
@@ -183,19 +184,19 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray]:
         trained, state = run_between(key_steps, trained, state, problem.data, span, rate, config=config, train=train)
         jax.block_until_ready(trained)
     log_q, _ = log_densities(trained, problem.held_draws.x, config=config)
-    return steps, np.asarray(log_q, np.float64) + nats
+    return steps, np.asarray(log_q, np.float64) + nats, problem.independent
 
 
-def _in_full(task: FullTask) -> tuple[int, np.ndarray]:
+def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
     """Returns what `_held_log_density` does, of the prior that `fit_flow` makes of the other rows."""
     (config, train), (key_split, key_train) = task.settings, task.source.keys
     chain = as_configured(task.source.chain, config)
-    taught, held = held_apart(key_split, chain, train.validation)
+    taught, held, independent = held_apart(key_split, chain, train.validation)
     fit = fit_flow(key_train, chain.take(taught), config, train, progress=False)
     if fit.histories[-1].interrupted or fit.prior.config.members < config.members:
         raise KeyboardInterrupt
     steps = sum(int(history.step[-1]) for history in fit.histories)
-    return steps, held_out_log_densities(fit.prior, chain.take(held))[0]
+    return steps, held_out_log_densities(fit.prior, chain.take(held))[0], independent
 
 
 def _coordinates(config: FlowConfig) -> FlowConfig:
@@ -215,7 +216,7 @@ def _posed(source: Source, train: TrainConfig, config: FlowConfig) -> tuple[Prob
     def make() -> tuple[Problem, float]:
         seen = source.last("prepared", config, lambda: prepare(as_configured(source.chain, config), config.whitening))
         (problem,) = pose(source.keys[0], seen, None, 1, train)
-        _, held = held_apart(source.keys[0], seen.chain, train.validation)
+        _, held, _ = held_apart(source.keys[0], seen.chain, train.validation)
         return problem, float(seen.log_det[held].mean())
 
     return source.last("posed", (train, config), make)
