@@ -148,7 +148,8 @@ def of_overlooked(found: Overlooked | None, *, known: bool = True) -> Finding:
         why = "too few draws, or no density at the rows before" if known else "the exact density is unknown"
         return Finding(subject, "info", f"not known: {why}")
     if found.example is None:
-        places = f"from {found.climbs} places" if found.climbs else "all rows lead to where it has draws"
+        places = f"from {found.climbs} place{'s' * (found.climbs > 1)}"
+        places = places if found.climbs else "all rows lead to where it has draws"
         return Finding(subject, "pass", f"none, {places}")
     example = ", ".join(f"{name} = {value:.4g}" for name, value in found.example.items())
     digits = 1 if found.share >= 0.01 else 3
