@@ -102,7 +102,7 @@ def main() -> None:
         print(*rows[-1], sep=" | ", flush=True)
     parts = [
         "# Effective sizes\n",
-        origin(f"python benchmarks/effective_sizes.py --seeds {options.seeds} --data DATA", "getdist", "arviz"),
+        origin(f"python benchmarks/effective_sizes.py --seeds {options.seeds} --data ../shared/data", "getdist", "arviz"),
         f"Of the mean of the parameter known least of {DIM}; median (scatter) of {options.seeds} chains.\n",
         table("rows|worth, from the scatter of means|Chain.effective_size|GetDist|ArviZ", rows),
     ]
