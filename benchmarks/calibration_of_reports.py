@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from kinds import Maker, correlated, counted, in_turn, independent, sorted_rows, weighted
+from kinds import Maker, correlated, counted, in_turn, independent, related, sorted_rows, weighted
 from scipy.stats import binomtest, norm
 from tables import origin, publish, table
 
@@ -45,6 +45,7 @@ KINDS: dict[str, Maker] = {
     "importance weights, 5,000 rows": weighted(1.6, 5000),
     "sorted by density, 2,000 rows": sorted_rows(2000),
     "five walkers in turn, 20,000 rows": in_turn(0.9, 5, 20_000),
+    "particles of 1,000 families, 5,000 rows": related(0.9, 1000, 5000),
 }
 DIM = 3
 COARSE = "effective held-out rows"  # the reason that few rows give, which says nothing of the prior

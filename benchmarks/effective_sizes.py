@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from kinds import Maker, correlated, counted, in_turn, independent, sorted_rows, weighted
+from kinds import Maker, correlated, counted, in_turn, independent, related, sorted_rows, weighted
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
@@ -30,8 +30,10 @@ KINDS: dict[str, Maker] = {
     "importance weights, 5,000 rows": weighted(1.6, 5000),
     "sorted by density, 2,000 rows": sorted_rows(2000),
     "five walkers in turn, 20,000 rows": in_turn(0.9, 5, 20_000),
+    "particles of 1,000 families, 5,000 rows": related(0.9, 1000, 5000),
 }
 DIM = 2
+COMMAND = "python benchmarks/effective_sizes.py"
 
 
 def sizes(chain: fp.Chain) -> tuple[float, float, float]:
@@ -102,8 +104,9 @@ def main() -> None:
         print(*rows[-1], sep=" | ", flush=True)
     parts = [
         "# Effective sizes\n",
-        origin(f"python benchmarks/effective_sizes.py --seeds {options.seeds} --data ../shared/data", "getdist", "arviz"),
-        f"Of the mean of the parameter known least of {DIM}; median (scatter) of {options.seeds} chains.\n",
+        origin(f"{COMMAND} --seeds {options.seeds} --data ../shared/data", "getdist", "arviz"),
+        f"Median (scatter) of {options.seeds} chains of {DIM} parameters, of the mean that is known least: below the "
+        "second column, which is of all parameters, by some of that scatter.\n",
         table("rows|worth, from the scatter of means|Chain.effective_size|GetDist|ArviZ", rows),
     ]
     if options.data:

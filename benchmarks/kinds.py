@@ -68,6 +68,17 @@ def weighted(width: float, n: int) -> Maker:
     return make
 
 
+def related(correlation: float, families: int, n: int) -> Maker:
+    """Particles with common ancestors, of families of unlike size; any two of a family have this correlation."""
+
+    def make(rng: np.random.Generator, dim: int) -> Rows:
+        family = np.sort(rng.choice(families, n, p=rng.dirichlet(np.full(families, 2.0))))
+        shared, own = rng.normal(size=(families, dim))[family], rng.normal(size=(n, dim))
+        return np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own, {"family_id": family}
+
+    return make
+
+
 def sorted_rows(n: int) -> Maker:
     """Independent rows in the order of their density, which is not beside them."""
 

@@ -94,6 +94,8 @@ def in_reference_columns(chain: fp.Chain, density: fp.ModelDensity, columns: dic
         fp.ParameterSpace(list(found)),
         weights=chain.weights,
         chain_id=chain.chain_id,
+        family_id=chain.family_id,
+        rows="independent" if chain.rows == "independent" else None,
         info=chain.info,
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 from scipy.stats import kstest
+from toys import make_prior
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.chains.readers.npz import write_chain_npz
@@ -52,6 +55,29 @@ def test_errors_of_means_are_the_scatter_of_means():
     assert np.std(pulls) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pulls)))
     alone = chain.replace(family_id=None, rows="independent")
     assert alone.mean_and_error(chain.samples)[1][0] < 0.5 * error[0]  # without labels: two times too sure
+
+
+@pytest.mark.parametrize("largest", [0.02, 0.2, 0.5, 0.9])
+def test_errors_hold_for_families_of_any_size(largest):
+    """Members that are copies of each other: the variance of the mean is the sum of squared shares."""
+    counts = np.append(np.full(60, 5), round(300 * largest / (1 - largest)))
+    family = np.repeat(np.arange(len(counts)), counts)
+    exact = np.sum((counts / counts.sum()) ** 2)
+    found = []
+    for seed in range(100):
+        rows = np.random.default_rng(seed).normal(size=(len(counts), 2))[family]
+        chain = fp.Chain(rows, PLANE, family_id=family)
+        found += (chain.mean_and_error(rows)[1] ** 2).tolist()
+    assert np.mean(found) == pytest.approx(exact, rel=4 * np.std(found) / np.mean(found) / np.sqrt(len(found)))
+    assert chain.effective_size <= 1.5 / exact
+
+
+def test_one_family_with_all_the_weight_is_one_draw():
+    rng = np.random.default_rng(0)
+    weights = np.where(np.repeat(np.arange(20), 10) == 3, rng.random(200), 0.0)
+    chain = fp.Chain(rng.normal(size=(200, 2)), PLANE, weights=weights, family_id=np.repeat(np.arange(20), 10))
+    assert chain.effective_size == 1.0
+    assert np.isinf(chain.mean_and_error(chain.samples)[1]).all()
 
 
 def test_a_few_families_are_known_with_the_error_of_a_few():
@@ -115,9 +141,43 @@ def test_families_are_kept_in_files_and_by_what_is_made_of_a_chain(tmp_path):
 
 def test_files_of_several_runs_keep_their_families_apart():
     part = Table(np.zeros((4, 2)) + np.arange(4)[:, None], ("a", "b"), {"family_id": np.array([0, 0, 1, 1])})
-    alone = Table(np.ones((2, 2)) * np.arange(2)[:, None], ("a", "b"))
+    alone = Table(np.ones((2, 2)) * np.arange(2)[:, None], ("a", "b"), rows="independent")
     chain = to_chain(joined([part, part, alone]), None)
     assert chain.family_id.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
+    for rows in (None, "sequence"):
+        with pytest.raises(ValueError, match="expected parts that all have family_id, or say rows='independent'"):
+            joined([part, replace(alone, rows=rows)])
+
+
+def test_an_arviz_posterior_that_was_changed_or_cut_is_read_as_it_is():
+    data = fp.to_arviz(relatives(np.random.default_rng(0)))
+    cut = fp.from_arviz(data.sel(draw=slice(0, 599)))
+    assert cut.n == 600
+    assert cut.effective_size < 400
+    data.posterior["a"] = 1000.0 * data.posterior["a"]
+    assert fp.from_arviz(data).samples[:, 0].std() > 500
+
+
+@pytest.mark.parametrize("families", [1, 2, 8])
+def test_no_right_prior_fails_by_a_few_families(families):
+    prior = make_prior([(-np.inf, np.inf)] * 2, fp.FlowConfig(base="normal", layers=0))
+    verdicts = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        family = np.repeat(np.arange(families), 200 // families)
+        rows = np.sqrt(0.99) * rng.normal(size=(families, 2))[family] + 0.1 * rng.normal(size=(len(family), 2))
+        theta = np.asarray(prior.from_latent(rows), np.float64)
+        chain = fp.Chain(theta, prior.space, family_id=family)
+        report = fp.quality_report(jax.random.key(seed), prior, chain)
+        assert report.independent_rows <= families
+        verdicts.add(report.verdict)
+    assert verdicts == {"warn"}
+
+
+def test_chains_of_too_few_families_are_not_compared():
+    chain = relatives(np.random.default_rng(0), families=3)
+    with pytest.raises(ValueError, match=r"expected chains of 4 families .* 3 families are worth"):
+        fp.compare(chain, chain)
 
 
 def test_families_in_time_are_refused():

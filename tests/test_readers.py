@@ -346,7 +346,7 @@ def test_of_a_long_emcee_run_as_many_rows_are_kept_but_two_in_an_autocorrelation
     sampler = emcee_sampler()
     chain = read_chain(sampler)
     burn_in, tau = chain.info["burn_in"], chain.info["autocorrelation_time"]
-    every = {"as many": 12 * (3000 - burn_in) // most, "half tau": int(tau / 2)}[thin]
+    every = {"as many": -(-12 * (3000 - burn_in) // most), "half tau": int(tau / 2)}[thin]
     assert chain.info["thin"] == every > 1
     assert chain.info["left_out"]["thinning"] == f"all but every {every}. step"
     np.testing.assert_array_equal(chain.samples[:, 0], sampler.get_chain(discard=burn_in)[::every, :, 0].T.ravel())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -213,9 +214,21 @@ def test_options_that_are_objects_are_known_again_by_what_they_are(tmp_path):
         run_stages(KEY, STAGES[:1], Flat(), sampler_options={"move": SimpleNamespace(size=dist.Normal(0, 3))}, **run)
 
 
+def test_other_options_are_another_run_whatever_they_are(tmp_path):
+    def told(key, density, *, option, **options):
+        return weighted(key, density, **options)
+
+    pairs = [(Path("/planck"), Path("/act")), ({1, 2}, {1, 3}), (range(3), range(4)), (jax.random.key(1), None)]
+    for number, (one, other) in enumerate(pairs):
+        run = {"sampler": told, "folder": tmp_path / str(number), **QUICK}
+        run_stages(KEY, STAGES[:1], Flat(), sampler_options={"option": one}, **run)
+        with pytest.raises(ValueError, match="the same 'sampler_options'"):
+            run_stages(KEY, STAGES[:1], Flat(), sampler_options={"option": other}, **run)
+
+
 def test_folders_that_know_options_by_their_text_go_on(tmp_path):
     """As folders were before options were known by what they are."""
-    options = {"n": 30_000, "note": "it's", "limit": None, "scale": 0.1, "parts": {"a": [1, 2.5]}}
+    options = {"n": 30_000, "note": "it's", "limit": float("inf"), "scale": np.float64(0.1), "parts": {1: (1, 2.5)}}
 
     def noted(key, density, *, n, progress, **others):
         return weighted(key, density, n=n)
@@ -237,6 +250,9 @@ def test_a_sampler_without_a_draw_in_time_stops_the_run_with_the_stages_done():
     with pytest.raises(StageStopped, match="stage 'y': late: no draw in 3 seconds") as stopped:
         run_stages(KEY, STAGES[:2], Flat(), sampler=late, **QUICK)
     assert list(stopped.value.analysis.chains) == ["x"]
+    with pytest.raises(StageStopped) as stopped:
+        run_stages(KEY, STAGES[1:2], Flat(), sampler=late, **QUICK)
+    assert stopped.value.analysis is None
 
 
 @pytest.fixture(scope="module")

@@ -632,14 +632,15 @@ def test_where_a_log_density_teaches_its_regression_weighs_the_background(share)
     def rows(x):
         return make_rows(x, np.log((1 - share) * stats.norm.pdf(x, 2.0) + share * stats.norm.pdf(x))[:, 0] + 5.0)
 
-    problem = Problem(Data(rows(wide), jnp.arange(1), jnp.arange(1)), rows(draws), rows(wide), 0.0, 1)
+    data = Data(rows(wide), jnp.arange(1), jnp.arange(1))
+    problem = Problem(data, rows(draws), rows(wide), 0.0, 1, len(draws), len(wide))
     weights = mixture_weights([trained], [problem], config, TrainConfig(loss="log_variance"))
     assert weights.sum() == pytest.approx(1.0)
     assert weights[1] == pytest.approx(max(share, 1e-13), rel=0.01)
 
 
-def test_rows_kept_for_validation_count_as_the_independent_ones_that_they_are():
-    """Of their errors asks who chooses: pilots, the background's weight, scans."""
+def test_rows_kept_for_validation_are_worth_as_many_draws_as_are_independent():
+    """Pilots, the background's weight and scans take the errors of held-out densities from it."""
     rng, space = np.random.default_rng(0), ParameterSpace(["x", "y"])
     slow, free = autoregression(20_000, 0.9, seed=0), rng.normal(size=(20_000, 2))
     for chain, members, share, rel in (
@@ -650,10 +651,20 @@ def test_rows_kept_for_validation_count_as_the_independent_ones_that_they_are():
         (Chain(np.repeat(free, 5, axis=0), space, rows="independent"), 1, 1 / 5, 0.01),
     ):
         problem = pose(KEY, prepare(chain), None, members, TrainConfig())[0]
-        assert problem.independent == pytest.approx(share, rel=rel)
+        assert problem.draws_worth == pytest.approx(share * len(problem.held_draws.x), rel=rel)
     long = Chain(autoregression(300_000, 0.9, seed=1), space)  # more are kept than are looked at
     (problem,) = pose(KEY, prepare(long), None, 1, TrainConfig())
-    assert problem.independent == pytest.approx(TrainConfig().validation * 300_000 / 19 / 20_000, rel=0.3)
+    assert len(problem.held_draws.x) == 20_000
+    assert problem.draws_worth == pytest.approx(TrainConfig().validation * 300_000 / 19, rel=0.3)
+
+
+def test_support_points_kept_for_validation_are_independent():
+    slow = Chain(autoregression(20_000, 0.9, seed=0), ParameterSpace(["x", "y"]), log_prob=np.zeros(20_000))
+    points = Chain(np.random.default_rng(0).normal(size=(4000, 2)), slow.space, log_prob=np.zeros(4000))
+    prepared = prepare(slow)
+    train = TrainConfig(loss="log_variance")
+    (problem,) = pose(KEY, prepared, apply_prepared(points, prepared.fixed), 1, train)
+    assert problem.points_worth == pytest.approx(train.validation * (20_000 / 19 + 4000), rel=0.1)
 
 
 def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):

@@ -106,7 +106,7 @@ def burn_in_of(tau: float, steps: int) -> int:
 def thinning_of(tau: float, steps: int, walkers: int) -> int:
     """Returns n to keep every n-th of an ensemble's steps.
 
-    All are kept, for a tail needs every row, until they are some 200,000 rows; then at most half an autocorrelation
-    time is left out between two.
+    All are kept, for a tail needs every row, up to 200,000 rows of all walkers. Of more every n-th, n at most half an
+    autocorrelation time.
     """
-    return max(1, min(int(tau / 2), steps * walkers // _MANY_KEPT))
+    return max(1, min(int(tau / 2), -(-steps * walkers // _MANY_KEPT)))

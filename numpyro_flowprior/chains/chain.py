@@ -46,8 +46,8 @@ class Chain(ChainSources):
             counts if they are whole multiples of the smallest, else importance weights. Equal weights are none.
         chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
         family_id: (n,) integer label of the draw that each row descends from: particles of sequential Monte Carlo have
-            common ancestors, and those of one family are not independent. Such rows have no order in time. None if no
-            rows are related.
+            common ancestors, and those of one family are not independent, whatever their chains. Such rows have no
+            order in time. None if no rows are related.
         rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
             sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
             a sequence, and independent with importance weights.
@@ -69,7 +69,7 @@ class Chain(ChainSources):
     weights: FloatArray | None
     weights_kind: WeightsKind | None
     chain_id: np.ndarray | None
-    family_id: np.ndarray | None
+    family_id: np.ndarray | None = None  # of chains that were pickled without
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
@@ -163,7 +163,7 @@ class Chain(ChainSources):
         if self._rows == "independent":
             return RowOrder("independent", "as was said")
         if self.family_id is not None:
-            return RowOrder("independent", "families tell what depends on what")
+            return RowOrder("independent", "the rows have family labels")
         if self._rows == "sequence":
             in_turn = None if self.chain_id is not None else walkers_in_turn(self.samples)
             return in_turn or RowOrder("sequence", "as was said")
@@ -190,9 +190,9 @@ class Chain(ChainSources):
 
         Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
         autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
-        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one; of families that of the mean
-        known least again. It is about means: how much
-        of a density's shape the rows can teach is another number.
+        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. Rows with family labels are
+        worth what the mean known least is, and Kish's size at most. It is about means: how much of a density's shape
+        the rows can teach is another number.
         """
         if self.dependence.sequences is not None and self.weights is None:
             return self.n / self.autocorrelation_time

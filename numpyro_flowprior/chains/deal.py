@@ -79,6 +79,6 @@ def deal_rows(
     if not all(weights[rows].any() for rows in dealt):
         raise ValueError(
             f"split: expected enough rows of positive weight for {len(fractions)} parts with fractions "
-            f"{shorten(fractions)}; got {np.count_nonzero(heavy)}."
+            f"{shorten(fractions)}, copies and families counted once; got {np.count_nonzero(heavy)}."
         )
     return dealt

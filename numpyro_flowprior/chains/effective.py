@@ -5,7 +5,7 @@ that of the sum of u = p (f - mean), whose terms are independent, or copies of e
 
     variance = sum u^2                    independent rows
              = sum (sum of copies' u)^2   rows that repeat
-             = sum (sum of a family's u)^2 k / (k - 1)    rows of k families, as particles with common ancestors
+             = (k - 1) / k sum (sum of a family's u / (1 - its p))^2    rows of k families, which is the jackknife
              = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
 
 Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
@@ -70,26 +70,47 @@ def mean_and_error(
 def _of_column(values: FloatArray, probabilities: FloatArray, dependence: Dependence) -> tuple[float, float]:
     values = np.where(probabilities > 0.0, values, 0.0)
     mean = float(probabilities @ values)
-    return mean, error_of_sum(probabilities * (values - mean), dependence)
+    return mean, error_of_sum(probabilities * (values - mean), probabilities, dependence)
 
 
-def error_of_sum(parts: FloatArray, dependence: Dependence) -> float:
-    """Returns the standard error of a sum over rows whose expectation is zero, from its terms (n,)."""
+def error_of_sum(parts: FloatArray, probabilities: FloatArray, dependence: Dependence) -> float:
+    """Returns the standard error of a sum over rows whose expectation is zero.
+
+    Args:
+        parts: (n,) the terms of the sum.
+        probabilities: (n,) weights of the rows, which sum to one.
+        dependence: of the rows.
+    """
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
         return float(np.sqrt(tau * np.sum(parts**2)))
-    terms = parts if dependence.groups is None else np.bincount(dependence.groups, parts)
-    variance = float(np.sum(terms**2))
     if dependence.families is not None:
-        count = len(terms)
-        variance = variance * count / (count - 1.0) if count > 1 else np.inf  # one family's spread is unknown
-    return float(np.sqrt(variance))
+        sums: list[Any] = [np.bincount(dependence.families, terms) for terms in (parts, probabilities)]
+        return _jackknifed(*sums)
+    terms = parts if dependence.copies is None else np.bincount(dependence.copies, parts)
+    return float(np.sqrt(np.sum(terms**2)))
+
+
+def _jackknifed(parts: FloatArray, shares: FloatArray) -> float:
+    """Returns the error of a sum over families from what it were without each; infinite for one family.
+
+    Few families, or unlike ones, move the mean that their own deviations are taken from: plain squares are too small.
+
+    Args:
+        parts: (k,) what each family adds to the sum.
+        shares: (k,) their weights, which sum to one.
+    """
+    parts, shares = parts[shares > 0.0], shares[shares > 0.0]
+    if len(shares) < 2:
+        return np.inf
+    count = len(shares)
+    return float(np.sqrt((count - 1.0) / count * np.sum((parts / (1.0 - shares)) ** 2)))
 
 
 def effective_size(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> float:
     """Returns how many independent draws of equal weight would know the means of all columns as well.
 
-    Of independent rows, and of copies, that is Kish's effective size, whatever the columns are.
+    Of independent rows, and of copies, that is Kish's effective size, whatever the columns are, and never more.
     """
     size = kish(probabilities, dependence.copies)
     if dependence.sequences is None and dependence.families is None:

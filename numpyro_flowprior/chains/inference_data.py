@@ -20,9 +20,10 @@ from .parameters import ParameterSpace
 from .table import KINDS, Table, columns_of, complaint_of_divergences, declared, to_chain
 
 _PARTS = {"log_prob": "lp", "log_prior": "log_prior", "log_likelihood": "log_likelihood_total"}
+_PER_STEP = {**_PARTS, "family_id": "family_id"}  # in sample_stats, under these names
 _WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
 _ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its variables that are no parameters
-_PER_ROW = {field: f"row:{field}" for field in (*_PARTS, "weights", "chain_id", "family_id")}
+_PER_ROW = {field: f"row:{field}" for field in (*_PER_STEP, "weights", "chain_id")}
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
 
@@ -50,11 +51,11 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     names, units, labels and bounds of learned priors as coordinates of their sites (dimension "<site>_parameter").
 
     ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
-    importance weights resampled to round(effective size) rows of equal weight, rows of unequal chain lengths become a
-    single chain, and families lose their labels; all rows as they were are then in a group of their own,
-    "posterior_rows", from which `from_arviz` has them back. Log density, log prior and log
-    likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total); units, labels and bounds to the variables'
-    attributes; evidence, its error and the chain's info (as JSON) to the attributes of `posterior`.
+    importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become
+    a single chain; all rows as they were are then in a group of their own, "posterior_rows", from which `from_arviz`
+    has them back. Log density, log prior and log likelihood go to `sample_stats` (as lp, log_prior,
+    log_likelihood_total), and so does `family_id`; units, labels and bounds to the variables' attributes; evidence, its
+    error and the chain's info (as JSON) to the attributes of `posterior`.
 
     Args:
         chain: the Chain, or the MCMC.
@@ -91,7 +92,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
         return values[order].reshape(*shape, *values.shape[1:])
 
     groups: dict[str, Any] = {"posterior": {name: arrange(chain.samples[:, j]) for j, name in enumerate(chain.names)}}
-    parts = {stat: getattr(chain, field) for field, stat in _PARTS.items()}
+    parts = {stat: getattr(chain, field) for field, stat in _PER_STEP.items()}
     groups["sample_stats"] = {stat: arrange(values) for stat, values in parts.items() if values is not None}
     if density is not None:
         by_site = density.log_likelihood_by_site(chain.select(density.names).samples)
@@ -105,7 +106,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     _describe(data.posterior, source, resampled=weighted)
     for name in set(groups["posterior"]) - set(chain.names):
         data.posterior[name].attrs[_DERIVED] = 1
-    if weighted or _lost_chains(source) or source.family_id is not None:
+    if weighted or _lost_chains(source):
         _add_all_rows(data, source)
     return data
 
@@ -155,7 +156,7 @@ def _read_posterior(data: Any) -> Table:
     stats = getattr(data, "sample_stats", {})
     diverged = int(np.sum(stats["diverging"].values)) if "diverging" in stats else 0
     if ours:
-        fields |= {field: stats[stat].values.ravel() for field, stat in _PARTS.items() if stat in stats}
+        fields |= {field: stats[stat].values.ravel() for field, stat in _PER_STEP.items() if stat in stats}
     spaces = {name: _space_of(posterior[name], ours) for name in numbers}
     columns = [columns_of(name, values, spaces[name]) for name, values in numbers.items()]
     return Table(

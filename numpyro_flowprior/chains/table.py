@@ -225,13 +225,19 @@ def joined(tables: Sequence[Table]) -> Table:
         unlike = (present[0] ^ present[1]) - set(LABELS)
         if unlike:
             raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
+    related = [table.fields.get("family_id") is not None for table in tables]
+    if any(related) and not all(has or table.rows == "independent" for has, table in zip(related, tables, strict=True)):
+        raise ValueError(
+            "expected parts that all have family_id, or say rows='independent' in its place: a chain depends through "
+            "families or in time, not both. Read the parts one by one."
+        )
     fields: dict[str, Any] = {
         name: np.concatenate([table.fields[name] for table in tables])
         for name in FIELDS
         if name not in LABELS and first.fields.get(name) is not None
     }
     fields["chain_id"] = _renumbered(tables, "chain_id")
-    if any(table.fields.get("family_id") is not None for table in tables):
+    if any(related):
         fields["family_id"] = _renumbered(tables, "family_id")
     info = {**first.info, "parts": [dict(table.info) for table in tables]}
     left_out = dict(info.get("left_out", {}))

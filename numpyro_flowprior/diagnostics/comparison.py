@@ -207,7 +207,7 @@ def compare(
     """Returns how far b is from the reference a.
 
     The excess over the noise floor and its error hold for dependent rows: for sequences, with or without chain ids, for
-    multiplicities and importance weights (diagnostics.noise_floor).
+    multiplicities, importance weights and families of particles (diagnostics.noise_floor).
 
     Args:
         a: reference chain.
@@ -225,7 +225,7 @@ def compare(
 
     Raises:
         ValueError: b lacks a parameter of a, a parameter's draws are all in one bin, a chain is shorter than eight
-            autocorrelation times, or modes are of an unknown parameter.
+            autocorrelation times, or of fewer than four families, or modes are of an unknown parameter.
     """
     repeats = positive_int(repeats, "compare: repeats")
     b = b if b.names == a.names else b.select(a.names)

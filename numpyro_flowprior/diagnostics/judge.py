@@ -25,7 +25,8 @@ FALSE_ALARMS = 1e-3  # reports with a warning among those of right priors, at mo
 _TESTS = (
     10  # gain, means, parameters, pairs, marginal ranks, density ranks, two kinds of tails, classifier, extrapolation
 )
-_FEW = 200  # independent held-out rows below which a report can only warn
+_FEW = 200  # effective held-out rows below which a report at least warns
+_FEWEST_TO_FAIL = 30  # independent ones below which differences can only warn: their errors are hardly known
 
 # What calls for a warning, and what fails. A shift by 0.1 (0.4) standard deviations of a normal marginal has a
 # divergence of 0.005 (0.08) nats, a Kolmogorov-Smirnov distance of 0.04 (0.16) and an area of 0.53 (0.61).
@@ -71,8 +72,9 @@ def judge(report: QualityReport) -> tuple[str, tuple[str, ...]]:
         )
     if report.effective_size < _FEW:
         warnings.append(f"only {report.effective_size:.0f} effective held-out rows: a coarse check")
-    verdict = "fail" if failures else "warn" if warnings else "pass"
-    return verdict, (*failures, *warnings)
+    few = report.independent_rows < _FEWEST_TO_FAIL
+    fails = report.undefined > 0 if few else bool(failures)
+    return "fail" if fails else "warn" if failures or warnings else "pass", (*failures, *warnings)
 
 
 def _average(report: QualityReport, failures: list[str], warnings: list[str]) -> None:

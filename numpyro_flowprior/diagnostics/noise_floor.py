@@ -3,7 +3,7 @@
 The rows of both chains are dealt anew into two parts that have the same share of either chain, so that no difference
 between the chains is left between the parts. What is left is noise, and it is that of the chains: rows are dealt in
 units that are nearly independent, blocks of a sequence that are long against its autocorrelation time, single rows
-where order means nothing, copies together, always with their weights.
+where order means nothing, copies and families together, always with their weights.
 
 Either part has half of the units of either chain, and half of its weight from them. A unit of weight w, of a chain
 whose weights sum to one, is then in the difference of the parts with +w or -w, as likely the one as the other: the
@@ -13,16 +13,18 @@ variance of the difference is that of the two chains, in every direction and wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._checks import FloatArray
 from ..chains.chain import Chain
+from ..chains.effective import kish
 from .divergences import Grid, MarginalKL
 from .units import SHORT, units_of
 
 _SPREADS = 8  # repeats whose first-order variance is looked at
-_FEWEST = 4  # blocks of either chain with which anything can be dealt
+_FEWEST = 4  # blocks, or families, of either chain with which anything can be dealt
 
 
 def noise_floors(
@@ -57,7 +59,15 @@ def noise_floors(
 
 def _require_units(chain: Chain, units: np.ndarray) -> None:
     blocks = chain.dependence.sequences is not None
-    count = int(np.sum(np.bincount(units, chain.probabilities) > 0.0))
+    shares: Any = np.bincount(units, chain.probabilities)
+    count = int(np.sum(shares > 0.0))
+    if chain.dependence.families is not None:
+        if kish(shares) >= _FEWEST:
+            return
+        raise ValueError(
+            f"compare: expected chains of {_FEWEST} families (family_id) of like weight at least; {count} families "
+            f"are worth {kish(shares):.1f}. Run the analysis with more particles."
+        )
     if count >= (_FEWEST if blocks else 2):
         return
     if not blocks or chain.autocorrelation_time <= SHORT:

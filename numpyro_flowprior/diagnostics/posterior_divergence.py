@@ -30,5 +30,5 @@ def posterior_divergence(
     log_mean = float(logsumexp(log_ratio, b=probabilities))
     with np.errstate(divide="ignore"):
         share = np.exp(np.log(probabilities) + log_ratio - log_mean)  # of each draw in the mean
-    error = error_of_sum(share - probabilities * (log_ratio + 1.0), dependence)  # to first order
+    error = error_of_sum(share - probabilities * (log_ratio + 1.0), probabilities, dependence)  # to first order
     return log_mean, error

@@ -231,7 +231,8 @@ def _chain(
     if reasons:
         warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), stacklevel=3)
     settings |= {"stopped_by": cause, "converged": not reasons and cause is None}
-    return chain.replace(info=run_record("blackjax", seed, start, density, settings))
+    chain.info.update(run_record("blackjax", seed, start, density, settings))
+    return chain
 
 
 def _reasons(found: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._checks import FloatArray, shorten
@@ -56,6 +57,8 @@ def described(setting: Any, depth: int = 12) -> Any:
         return {str(name): described(part, depth - 1) for name, part in setting.items()}
     if isinstance(setting, list | tuple):
         return [described(part, depth - 1) for part in setting]
+    if isinstance(setting, jax.Array) and jax.numpy.issubdtype(setting.dtype, jax.dtypes.prng_key):
+        return [kind, described(jax.random.key_data(setting))]
     if hasattr(setting, "__array__"):
         array = np.asarray(setting)
         if array.dtype == object:
@@ -69,7 +72,9 @@ def _of_object(value: Any, kind: str, depth: int) -> Any:
         return [described(part, depth - 1) for part in (value.func, value.args, value.keywords)]
     if hasattr(value, "__qualname__"):  # a function or a class
         return f"{value.__module__}.{value.__qualname__}"
-    parts: Any = {name: part for name, part in getattr(value, "__dict__", {}).items() if name not in _WRITTEN}
+    if not hasattr(value, "__dict__"):  # a path, a set, a range: its text is all there is
+        return [kind, repr(value)]
+    parts: Any = {name: part for name, part in vars(value).items() if name not in _WRITTEN}
     if hasattr(value, "tree_flatten"):  # a distribution, without the record of where it is from
         parts = value.tree_flatten()
     elif hasattr(value, "to_json"):

@@ -62,7 +62,7 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
     weights = np.exp(smoothed)
     change = float(logsumexp(ratios))
     shares = np.exp(ratios - change)  # of the mean exact / learned, by draw: its relative error is the change's
-    error = error_of_sum(shares - chain.probabilities, chain.dependence)
+    error = error_of_sum(shares - chain.probabilities, chain.probabilities, chain.dependence)
     if k > _RELIABLE:
         warnings.warn(
             f"psis_reweight: Pareto k is {k:.2f}, above {_RELIABLE}: the learned prior is too far from the exact one "

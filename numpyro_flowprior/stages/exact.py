@@ -121,7 +121,8 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     weights = np.exp(smoothed)
     terms = weights * np.where(weights > 0.0, smoothed - log_b, 0.0)
     loss = terms.sum()
-    error = error_of_sum(terms - (loss + 1.0) * weights + probabilities, chain.dependence)  # to first order
+    first_order = terms - (loss + 1.0) * weights + probabilities
+    error = error_of_sum(first_order, probabilities, chain.dependence)
     return PriorError(float(loss), error, k)
 
 

@@ -118,7 +118,8 @@ def run_stages(
         try:
             chain = sampled(key_look, density, sample, files, origin, start=begins, override=override)
         except TimeoutError as error:  # before there was any draw
-            raise StageStopped(f"stage {stage.name!r}: {error}", StagedAnalysis(tuple(done))) from error
+            analysis = StagedAnalysis(tuple(done)) if done else None
+            raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
         if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(done, result, files, "its sampler did not converge")
@@ -171,7 +172,7 @@ def _settings(
         "name": stage.name,
         "key": seed_from_key(key),
         "sampler": getattr(sampler, "__name__", type(sampler).__name__),
-        "sampler_options": {name: repr(described(value)) for name, value in sorted(options.items())},
+        "sampler_options": {name: _text(value) for name, value in sorted(options.items()) if name != "backend"},
         "hands_on": list(names),
         "config": None if config is None else config.to_json(),
         "train": None if train is None else train.to_json(),
@@ -179,6 +180,12 @@ def _settings(
         "robust": robust,
         "start": start,
     }
+
+
+def _text(option: Any) -> str:
+    """Returns what an option is, as text that is the same in every process: no addresses."""
+    text = repr(option)
+    return repr(described(option)) if " at 0x" in text else text
 
 
 def _sample(
@@ -245,8 +252,11 @@ def _stopped(done: list[StageResult], result: StageResult, files: StageFolder | 
     else:
         reasons = " ".join(result.report.reasons)
         advice = f" {reasons} Look at it with plot_quality; try FlowConfig, TrainConfig or a longer chain; or override."
-    where = "" if files is None else f" What is done is in {files.path.parent}; the same call goes on from there."
-    return StageStopped(f"stage {result.name!r}: {why}.{advice}{where}", StagedAnalysis((*done, result)))
+    return StageStopped(f"stage {result.name!r}: {why}.{advice}{_where(files)}", StagedAnalysis((*done, result)))
+
+
+def _where(files: StageFolder | None) -> str:
+    return "" if files is None else f" What is done is in {files.path.parent}; the same call goes on from there."
 
 
 def _say(text: str, *, progress: bool) -> None:

@@ -204,7 +204,7 @@ def _pilot(
     if history.interrupted:
         raise KeyboardInterrupt
     log_q = np.asarray(log_densities(trained, problem.held_draws.x, config=config)[0], np.float64)
-    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), len(log_q) * problem.independent)
+    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), problem.draws_worth)
 
 
 def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:

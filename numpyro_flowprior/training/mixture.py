@@ -58,7 +58,7 @@ def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[
         centres = np.median(problem.held_draws.log_p - _mixed(*at_draws), axis=1)
         mixed = _mixed(*log_densities(params, problem.held_points.x, config=config))
         losses.append(log_ratio_losses(problem.held_points.log_p, mixed, centres[:, None]))
-        worth += problem.independent * mixed.shape[1]
+        worth += problem.points_worth
     table = np.concatenate(losses, axis=1)
     worse = table - table[np.argmin(table.mean(axis=1))]
     error = worse.std(axis=1) / np.sqrt(worth)

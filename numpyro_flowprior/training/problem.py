@@ -30,7 +30,8 @@ class Problem:
         held_points: those kept whose log density teaches, weighted or not.
         offset: what turns a loss in x into nats in theta.
         dim: number of parameters.
-        independent: share of the rows kept, of either kind, that count as independent.
+        draws_worth: how many independent draws the rows in `held_draws` are.
+        points_worth: as many for `held_points`.
     """
 
     data: Data
@@ -38,7 +39,8 @@ class Problem:
     held_points: Rows
     offset: float
     dim: int
-    independent: float = 1.0
+    draws_worth: float
+    points_worth: float
 
 
 def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int, train: TrainConfig) -> list[Problem]:
@@ -84,8 +86,12 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
         held_points = np.flatnonzero(reached & in_fold)
         held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
-        worth = independent_share(seen.chain, folds[k], held)
-        problems.append(Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1], worth))
+        worth = worth_of(seen.chain, folds[k], held)
+        own = held_points < seen.chain.n  # support points are further ones, and independent
+        points_worth = float(np.sum(np.where(own, worth / len(held), 1.0)))
+        problems.append(
+            Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1], worth, points_worth)
+        )
     return _of_equal_shapes(problems)
 
 
@@ -114,19 +120,19 @@ def _top(seen: Prepared) -> float:
     return float(seen.log_p[seen.chain.probabilities > 0].max())
 
 
-def independent_share(chain: Chain, fold: np.ndarray, held: np.ndarray) -> float:
-    """Returns the share of the row numbers `held`, drawn from a fold by weight, that count as independent."""
-    return min(1.0, chain.effective_size * float(chain.probabilities[fold].sum()) / len(held))
+def worth_of(chain: Chain, fold: np.ndarray, held: np.ndarray) -> float:
+    """Returns how many independent draws the row numbers `held`, drawn from a fold by weight, are."""
+    return min(float(len(held)), chain.effective_size * float(chain.probabilities[fold].sum()))
 
 
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns the row numbers that teach a single member, those of the draws that it is judged by, as in `pose`, and
-    the share of these that count as independent."""
+    how many independent draws these are."""
     key_rows, _, key_list = jax.random.split(key, 3)
     fold, taught = _folds(key_rows, chain, 1, validation)
     _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
     held = _drawn(key_held, fold, chain.probabilities)
-    return taught, held, independent_share(chain, fold, held)
+    return taught, held, worth_of(chain, fold, held)
 
 
 def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:

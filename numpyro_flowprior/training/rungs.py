@@ -155,10 +155,10 @@ def _outcome(train: Callable[[], tuple[int, np.ndarray, float]]) -> Outcome:
     start = time.perf_counter()
     outcome: Outcome = {"steps": 0, "log_density": None, "error": None, "message": ""}
     try:
-        outcome["steps"], log_q, independent = train()
+        outcome["steps"], log_q, worth = train()
         if np.isfinite(log_q).all():
             outcome["log_density"] = float(log_q.mean())
-            outcome["error"] = float(log_q.std() / np.sqrt(independent * len(log_q)))
+            outcome["error"] = float(log_q.std() / np.sqrt(worth))
             outcome["status"] = "trained"
         else:
             bad = int((~np.isfinite(log_q)).sum())
@@ -170,8 +170,8 @@ def _outcome(train: Callable[[], tuple[int, np.ndarray, float]]) -> Outcome:
 
 
 def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
-    """Returns the number of steps, log q at the held-out rows, (n,), nats in the parameters' units, and the share of
-    them that count as independent."""
+    """Returns the number of steps, log q at the held-out rows, (n,), nats in the parameters' units, and how
+    many independent draws these are."""
     config, train = task.config, task.train
     problem, nats = _posed(task.source, train, config)
     steps = -(-task.rows // min(train.batch_size, len(problem.data.taught)))
@@ -184,19 +184,19 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
         trained, state = run_between(key_steps, trained, state, problem.data, span, rate, config=config, train=train)
         jax.block_until_ready(trained)
     log_q, _ = log_densities(trained, problem.held_draws.x, config=config)
-    return steps, np.asarray(log_q, np.float64) + nats, problem.independent
+    return steps, np.asarray(log_q, np.float64) + nats, problem.draws_worth
 
 
 def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
     """Returns what `_held_log_density` does, of the prior that `fit_flow` makes of the other rows."""
     (config, train), (key_split, key_train) = task.settings, task.source.keys
     chain = as_configured(task.source.chain, config)
-    taught, held, independent = held_apart(key_split, chain, train.validation)
+    taught, held, worth = held_apart(key_split, chain, train.validation)
     fit = fit_flow(key_train, chain.take(taught), config, train, progress=False)
     if fit.histories[-1].interrupted or fit.prior.config.members < config.members:
         raise KeyboardInterrupt
     steps = sum(int(history.step[-1]) for history in fit.histories)
-    return steps, held_out_log_densities(fit.prior, chain.take(held))[0], independent
+    return steps, held_out_log_densities(fit.prior, chain.take(held))[0], worth
 
 
 def _coordinates(config: FlowConfig) -> FlowConfig:
