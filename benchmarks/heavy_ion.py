@@ -170,8 +170,9 @@ def report(
 
 def staged_row(label: str, analysis: fp.StagedAnalysis, joint: fp.Chain) -> tuple[Any, ...]:
     """Returns how far a staged analysis ends from the joint fit, in the order of the table's columns."""
-    theirs = fp.marginal_kl(joint, analysis.posterior, "declared")  # the paper's bins
-    found = fp.compare(joint, analysis.posterior, modes={}, classify=False)
+    posterior = analysis.posterior.select(joint.names)  # which has them in the order of the stages
+    theirs = fp.marginal_kl(joint, posterior, "declared")  # the paper's bins
+    found = fp.compare(joint, posterior, modes={}, classify=False)
     difference = (analysis.log_evidence or np.nan) - (joint.log_evidence or np.nan)
     error = np.hypot(analysis.log_evidence_error or np.nan, joint.log_evidence_error or np.nan)
     order, _, how = label.partition(", reweighted")
