@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from kinds import Maker, correlated, counted, in_turn, independent, sorted_rows, weighted
+from kinds import Maker, correlated, counted, in_turn, independent, related, sorted_rows, weighted
 from scipy.stats import beta
 from tables import origin, publish, table
 
@@ -68,6 +68,7 @@ CASES = {
     "multiplicities, 20,000 steps": (counted(1.5, 20_000),) * 2,
     "importance weights, 8,000 rows": (weighted(2.0, 8000),) * 2,
     "pocoMC's particles": (None,) * 2,
+    "particles of 1,000 families, 5,000 rows": (related(0.9, 1000, 5000),) * 2,
     "AR(1), rho 0.9, 4,000 rows, with 30,000 independent": (correlated(0.9, 1, 4000), independent(30_000)),
     "importance weights with multiplicities": (weighted(2.0, 8000), counted(1.5, 20_000)),
 }
