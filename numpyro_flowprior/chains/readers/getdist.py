@@ -13,7 +13,7 @@ import numpy as np
 from ..._checks import shorten
 from ..convergence import are_counts
 from ..table import Table
-from .text import is_number, read_rows
+from .text import ENCODING, is_number, lines_of, number, read_rows
 
 _LOG_PROB = "minus the column of -log posterior: log posterior up to a constant, prior included"
 _AMBIGUOUS = (
@@ -58,18 +58,20 @@ def read_getdist(
     roots = [path.with_name(name) for name in [path.stem, *([match[1]] if match else [])]]
     header = _cobaya_header(path)
     names, labels, derived = _columns(roots, header)
-    rows = read_rows(path, 2 + len(names), comments="#")
-    start = _start(burn_in, len(rows))
+    read = read_rows(path, 2 + len(names), comments="#")
+    rows, start = read.values, _start(burn_in, len(read.values))
     info: dict[str, Any] = {"source": "GetDist text" if header is None else "Cobaya text", "log_prob": _LOG_PROB}
-    if start:
-        info["left_out"] = {"burn-in": f"the first {start} of {len(rows)} rows"}
+    left_out = {"burn-in": f"the first {start} of {len(rows)} rows"} if start else {}
+    if left_out or read.cut:
+        info["left_out"] = {**left_out, **read.left_out}
     rows = rows[start:]
     fields, kind = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}, _kind(rows[:, 0])
     if header is None and not (are_counts(rows[:, 0]) if log_posterior is None else log_posterior):
         del fields["log_prob"]
         info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": _AMBIGUOUS}}
     if header is not None:
-        return replace(_cobaya(rows, header, fields, info, _ranges(roots), sampled), weights_kind=kind)
+        found = _cobaya(rows, header, fields, info, _ranges(roots), sampled)
+        return replace(found, weights_kind=kind, complaints=read.complaints)
     return Table(
         rows[:, 2:],
         tuple(names),
@@ -78,6 +80,7 @@ def read_getdist(
         labels=labels,
         derived=derived,
         info=info,
+        complaints=read.complaints,
         weights_kind=kind,
     )
 
@@ -135,7 +138,7 @@ def _columns(roots: list[Path], header: list[str] | None) -> tuple[list[str], di
             f"expected names in {shorten(f.name for f in files)}, or a first line '# weight minuslogpost ...'; "
             "found neither. Copy the .paramnames file beside the chain."
         )
-    rows = [line.split(None, 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = [line.split(None, 1) for line in lines_of(file) if line.strip()]
     names = [row[0].rstrip("*") for row in rows]
     labels = {row[0].rstrip("*"): f"${row[1].split('#')[0].strip().strip('$')}$" for row in rows if len(row) > 1}
     return names, labels, tuple(row[0].rstrip("*") for row in rows if row[0].endswith("*"))
@@ -145,23 +148,23 @@ def _ranges(roots: list[Path]) -> dict[str, tuple[float, float]]:
     """Returns {name: (lower, upper)} of root.ranges, where N means none."""
     bounds = {}
     file = next((f for f in (root.with_name(f"{root.name}.ranges") for root in roots) if f.is_file()), None)
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file else [], start=1):
+    for place, line in enumerate(lines_of(file) if file else [], start=1):
         cells = line.split("#")[0].split()
         if not cells:
             continue
         wrong = [cell for cell in cells[1:3] if cell != "N" and not is_number(cell)]
         if len(cells) < 3 or wrong:
             raise ValueError(
-                f"{file.name if file else ''}, line {number}: expected 'name lower upper', with N for no bound; "
+                f"{file.name if file else ''}, line {place}: expected 'name lower upper', with N for no bound; "
                 f"got {line.strip()!r}."
             )
-        lower, upper = (None if cell == "N" else float(cell) for cell in cells[1:3])
+        lower, upper = (None if cell == "N" else number(cell) for cell in cells[1:3])
         bounds[cells[0]] = (_or(lower, -np.inf), _or(upper, np.inf))
     return bounds
 
 
 def _cobaya_header(path: Path) -> list[str] | None:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=ENCODING) as file:
         words = file.readline().split()
     return words[1:] if words[:3] == ["#", "weight", "minuslogpost"] else None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._checks import shorten
 from ..table import Table, complaint_of_divergences
-from .text import read_rows
+from .text import ENCODING, read_rows
 
 _SETTING = re.compile(r"#\s*(\w+)\s*=\s*([^\s(]+)")
 _LP = (
@@ -30,7 +30,7 @@ class _Layout:
 
 def is_stan(path: Path) -> bool:
     """Returns whether a csv file begins as CmdStan's do: with a comment, or with lp__ as first column."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding=ENCODING, errors="replace") as file:
         first = file.readline()
     return bool(re.match(r'#\s*stan_|#.* by Stan|"?lp__', first))
 
@@ -47,7 +47,8 @@ def read_stan(path: Path) -> Table:
     method = layout.settings.get("method", "sample")
     if method != "sample":
         raise ValueError(f"expected draws of Stan's sampler; got method = {method}, which gives no posterior sample.")
-    rows = read_rows(path, len(layout.header), delimiter=",", skip=layout.header_line, comments="#")
+    read = read_rows(path, len(layout.header), delimiter=",", skip=layout.header_line, comments="#")
+    rows = read.values
     warmup = _warmup(layout)
     own = [name for name in layout.header if name.endswith("__")]
     names = [name for name in layout.header if name not in own]
@@ -56,11 +57,11 @@ def read_stan(path: Path) -> Table:
     if warmup >= len(rows):
         raise ValueError(f"expected draws after warm-up; the file's {len(rows)} rows are all warm-up.")
     rows = rows[warmup:]
-    left_out = {name: "the sampler's own column" for name in own}
+    left_out = {**{name: "the sampler's own column" for name in own}, **read.left_out}
     if warmup:
         left_out["warm-up"] = f"the first {warmup} rows"
     info: dict[str, Any] = {"source": "Stan CSV", "log_prob": _LP, "left_out": left_out}
-    complaints = _complaint_of_length(layout, len(rows))
+    complaints = (*read.complaints, *_complaint_of_length(layout, len(rows)))
     if "divergent__" in own:
         info["divergences"] = int(rows[:, layout.header.index("divergent__")].sum())
         complaints += complaint_of_divergences(info["divergences"], len(rows))
@@ -71,7 +72,7 @@ def read_stan(path: Path) -> Table:
 
 def _layout(path: Path) -> _Layout:
     layout = _Layout()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, start=1):
             if line.startswith("#"):
                 setting = _SETTING.match(line)
