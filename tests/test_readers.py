@@ -280,7 +280,8 @@ COBAYA = "#      weight   minuslogpost      a      b      H0   minuslogprior  mi
 
 
 def test_cobaya_tells_no_density_unless_it_is_told_what_was_sampled(tmp_path):
-    rows = np.column_stack([COUNTS, -LOG_PROB, DRAWS, DRAWS[:, 0], -LOG_PRIOR, -LOG_PRIOR, COUNTS, COUNTS])
+    chi2 = -2.0 * LOG_LIKELIHOOD
+    rows = np.column_stack([COUNTS, -LOG_PROB, DRAWS, DRAWS[:, 0], -LOG_PRIOR, -LOG_PRIOR, chi2, chi2])
     for j in (0, 1):
         with (tmp_path / f"c.{j + 1}.txt").open("w") as file:
             file.write(COBAYA)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,15 @@ _AMBIGUOUS = (
     "the weights are no counts: MultiNest and PolyChord write -2 log likelihood where CosmoMC writes -log posterior. "
     "Pass log_posterior=True if it is the latter"
 )
+_EQUAL = (
+    "the weights are equal: PolyChord's equal-weight files have -2 log likelihood where CosmoMC's have -log posterior. "
+    "Pass log_posterior=True if it is the latter"
+)
+_NESTED = (
+    "the samples are a nested sampler's, whose files have -2 log likelihood where CosmoMC's have -log posterior. Pass "
+    "log_posterior=True if it is the latter"
+)
+_ROUNDED = 1e-3  # relative precision, and nats, of numbers as Cobaya writes them
 _NUMBERED = re.compile(r"(.+)[._](\d+)")
 _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogpost")
 
@@ -50,9 +59,11 @@ def read_getdist(
         path: root_1.txt, root.1.txt or root.txt.
         burn_in: rows dropped from the start (a whole number), or the fraction of rows (below one).
         sampled: names of the sampled parameters, where Cobaya's header cannot say; all other columns are derived then.
-            Without it every column is read, and no log density.
-        log_posterior: whether the second column is -log posterior. None: if the weights are counts, as CosmoMC's are;
-            MultiNest and PolyChord, whose weights are not, write -2 log likelihood there.
+            Without it every column is read, and no log density. A chain at a temperature T, whose rows are draws of
+            posterior^(1 / T), is cooled: its weights become importance weights of the posterior, and a warning says so.
+        log_posterior: whether the second column is -log posterior. None: if the weights are counts, and not all equal,
+            as CosmoMC's are; MultiNest and PolyChord write -2 log likelihood there, beside weights that are no counts
+            or, in files of equally weighted rows, ones.
     """
     match = _NUMBERED.fullmatch(path.stem)
     roots = [path.with_name(name) for name in [path.stem, *([match[1]] if match else [])]]
@@ -66,12 +77,14 @@ def read_getdist(
         info["left_out"] = {**left_out, **read.left_out}
     rows = rows[start:]
     fields, kind = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}, _kind(rows[:, 0])
-    if header is None and not (are_counts(rows[:, 0]) if log_posterior is None else log_posterior):
+    doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
+    withheld = _withheld(doubt, log_posterior) if header is None else None
+    if withheld:
         del fields["log_prob"]
-        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": _AMBIGUOUS}}
+        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": withheld}}
     if header is not None:
-        found = _cobaya(rows, header, fields, info, _ranges(roots), sampled)
-        return replace(found, weights_kind=kind, complaints=read.complaints)
+        found = _cobaya(rows, header, info, _ranges(roots), sampled)
+        return replace(found, complaints=(*read.complaints, *found.complaints))
     return Table(
         rows[:, 2:],
         tuple(names),
@@ -90,18 +103,21 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
 
     Args:
         samples: the MCSamples.
-        log_posterior: whether loglikes are -log posterior. None: if the weights are counts (see `read_getdist`).
+        log_posterior: whether loglikes are -log posterior. None: if the weights are counts and the sampler is not a
+            nested one (see `read_getdist`).
     """
     if not hasattr(samples, "paramNames"):
         raise TypeError(f"expected a getdist.MCSamples; got {type(samples).__name__}.")
     parameters = samples.paramNames.names
     fields: dict[str, Any] = {"weights": None if samples.weights is None else np.asarray(samples.weights)}
     info: dict[str, Any] = {"source": "getdist.MCSamples", "log_prob": "none: no loglikes"}
-    if samples.loglikes is not None and not (are_counts(fields["weights"]) if log_posterior is None else log_posterior):
-        info |= {"log_prob": "none", "left_out": {"log_prob": _AMBIGUOUS}}
+    drawn = getattr(samples, "sampler", "mcmc") in ("nested", "uncorrelated")
+    doubt = _NESTED if drawn else None if are_counts(fields["weights"]) else _AMBIGUOUS
+    withheld = _withheld(doubt, log_posterior)
+    if samples.loglikes is not None and withheld:
+        info |= {"log_prob": "none", "left_out": {"log_prob": withheld}}
     elif samples.loglikes is not None:
         fields["log_prob"], info["log_prob"] = -np.asarray(samples.loglikes), _LOG_PROB
-    drawn = getattr(samples, "sampler", "mcmc") in ("nested", "uncorrelated")
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2:
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -117,6 +133,13 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
         weights_kind=None if fields["weights"] is None else "importance" if drawn else _kind(fields["weights"]),
         rows="independent" if drawn else None,
     )
+
+
+def _withheld(doubt: str | None, log_posterior: bool | None) -> str | None:
+    """Returns why the second column is no log density, None if it is one: as the user says, or by a doubt."""
+    if log_posterior is None:
+        return doubt
+    return None if log_posterior else "log_posterior=False"
 
 
 def _kind(weights: np.ndarray) -> str:
@@ -172,19 +195,36 @@ def _cobaya_header(path: Path) -> list[str] | None:
 def _cobaya(
     rows: np.ndarray,
     header: list[str],
-    fields: dict[str, Any],
     info: dict[str, Any],
     bounds: dict[str, tuple[float, float]],
     sampled: Sequence[str] | None,
 ) -> Table:
-    if "minuslogprior" in header:
-        fields["log_prior"] = -rows[:, header.index("minuslogprior")]
-        fields["log_likelihood"] = fields["log_prob"] - fields["log_prior"]
+    columns = dict(zip(header, rows.T, strict=True))
+    weights, log_prob = columns["weight"], -columns["minuslogpost"]
+    kinds: dict[str, Any] = {"weights_kind": _kind(weights)}
+    complaints: tuple[str, ...] = ()
+    temperature = _temperature(columns)
+    if temperature is not None and temperature != 1.0:
+        log_prob = temperature * log_prob
+        gain = (1.0 - 1.0 / temperature) * log_prob
+        weights = weights * np.exp(gain - gain[weights > 0.0].max())
+        kinds = {"weights_kind": "importance", "rows": "sequence"}
+        info["temperature"] = temperature
+        complaints = (
+            f"The chain was sampled at temperature {temperature:.4g}: its rows are made draws of the posterior by "
+            "importance weights.",
+        )
+    fields = {"weights": weights, "log_prob": log_prob}
+    if "minuslogprior" in columns and temperature is not None:
+        fields["log_prior"] = -columns["minuslogprior"]
+        fields["log_likelihood"] = log_prob - fields["log_prior"]
     names = [name for name in header if not _NOT_PARAMETERS.fullmatch(name)]
     unknown = [name for name in sampled or () if name not in names]
     if unknown:
         raise ValueError(f"sampled: expected some of the columns {names}; got {shorten(unknown)}.")
     left_out = {name: "not a parameter" for name in header[2:] if name not in names}
+    if temperature is None:
+        left_out["log_prior, log_likelihood"] = "minuslogpost is not (minuslogprior + chi2 / 2) / temperature"
     if sampled is None:
         fields = {"weights": fields["weights"]}
         left_out["log_prob"] = "the header does not tell sampled from derived parameters: pass sampled=[...]"
@@ -192,7 +232,22 @@ def _cobaya(
     info["left_out"] = {**info.get("left_out", {}), **left_out}
     derived = () if sampled is None else tuple(name for name in names if name not in sampled)
     samples = rows[:, [header.index(name) for name in names]]
-    return Table(samples, tuple(names), fields, bounds, derived=derived, info=info)
+    return Table(samples, tuple(names), fields, bounds, derived=derived, info=info, complaints=complaints, **kinds)
+
+
+def _temperature(columns: Mapping[str, np.ndarray]) -> float | None:
+    """Returns the temperature of a Cobaya chain: what its -log posterior is divided by, and its parts are not.
+
+    None if no temperature explains the columns.
+    """
+    if not {"minuslogprior", "chi2"} <= columns.keys():
+        return 1.0
+    stored, whole = columns["minuslogpost"], columns["minuslogprior"] + 0.5 * columns["chi2"]
+    if np.allclose(stored, whole, rtol=_ROUNDED, atol=_ROUNDED):
+        return 1.0
+    ratio = float(stored @ whole / (stored @ stored)) if stored.any() else 1.0
+    explained = ratio > 0.0 and np.allclose(ratio * stored, whole, rtol=_ROUNDED, atol=_ROUNDED)
+    return ratio if explained else None
 
 
 def _start(burn_in: float, n: int) -> int:
