@@ -6,7 +6,7 @@ Readers make tables. What is left out of the chain, and why, is written down her
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,9 @@ def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tup
     if space is None:
         return names, values
     rounded = site.reshape(values.shape)
-    for bound in space.bounds.T:  # in float32 a draw next to a bound of 0.1 is 0.10000000149
+    for bound in (
+        space.bounds.T if site.dtype.kind == "f" else ()
+    ):  # in float32 a draw next to a bound of 0.1 is 0.10000000149
         values = np.where(rounded == bound.astype(rounded.dtype), bound, values)
     return space.names, values
 
@@ -134,18 +136,26 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(values).astype(np.int64)
 
 
-def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
-    """Returns the chain of the space's parameters (None: all that are not derived) in its order.
+def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] | None = None) -> Chain:
+    """Returns the chain of the space's parameters, or of those chosen by name, in that order.
 
-    Log densities are kept only with exactly the sampled parameters: they are not those of a marginal.
+    Without either it has all that are not derived. Log densities are kept only with exactly the sampled parameters:
+    they are not those of a marginal. Dead rows, of weight zero whose log density is -infinity, are left out: samplers
+    keep them, no average counts them.
 
     Raises:
         ValueError: a parameter is missing (named), names repeat, or values that no Chain may hold.
     """
     if space is not None:
         require_space(space)
+        if chosen is not None:
+            raise ValueError("names: expected none beside a space, which has names. Leave one of them out.")
+    table = _without_dead(table)
     names = _names(table, space)
-    space = space or _space_of(table, [name for name in names if name not in table.derived])
+    if chosen is not None:
+        require_unique(chosen, "names: expected each once")
+    if space is None:
+        space = _space_of(table, [name for name in names if name not in table.derived] if chosen is None else [*chosen])
     missing = [name for name in space.names if name not in names]
     if missing:
         raise ValueError(
@@ -163,6 +173,26 @@ def to_chain(table: Table, space: ParameterSpace | None) -> Chain:
     samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
     parts: dict[str, Any] = {**fields, **evidence, "weights_kind": table.weights_kind, "rows": table.rows}
     return Chain(samples, space, **parts, info=info)
+
+
+def _without_dead(table: Table) -> Table:
+    weights, fields = table.fields.get("weights"), table.fields
+    if weights is None or np.shape(weights) != np.shape(table.samples)[:1]:
+        return table
+    dead = np.zeros(len(weights), bool)
+    for name in DENSITIES:
+        if fields.get(name) is not None and np.shape(fields[name]) == dead.shape:
+            dead |= np.asarray(fields[name]) == -np.inf
+    dead &= np.asarray(weights) == 0.0
+    if not dead.any():
+        return table
+    reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
+    return replace(
+        table,
+        samples=table.samples[~dead],
+        fields={name: None if values is None else np.asarray(values)[~dead] for name, values in fields.items()},
+        info={**table.info, "left_out": {**table.info.get("left_out", {}), "rows": reason}},
+    )
 
 
 def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ _PACKAGES: dict[str, Reader] = {
 }
 
 
-def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any) -> Chain:
+def read_chain(
+    source: Any, space: ParameterSpace | None = None, *, names: Sequence[str] | None = None, **options: Any
+) -> Chain:
     """Returns the Chain held in a file, several files, or an object of another package.
 
     Files: npz and npy; csv with a header (log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id are what
@@ -86,6 +88,7 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
         space: which parameters to read, in which order, with their bounds. Takes precedence over what the source says;
             may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
+        names: which parameters to read, in which order, with the source's bounds: in place of a space.
         **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
             sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, family_id, weights_kind,
             rows. Where a source does not say what its rows and weights are,
@@ -100,16 +103,24 @@ def read_chain(source: Any, space: ParameterSpace | None = None, **options: Any)
     if isinstance(source, Chain):
         if options:
             raise TypeError(f"read_chain: {shorten(options)}: a Chain takes no options; use its own methods.")
+        source = source if names is None else source.select(names)
         return source if space is None else source.select(space.names).replace(space=space)
-    return read_object(source, space, options, stacklevel=3)
+    return read_object(source, space, options, names=names, stacklevel=3)
 
 
-def read_object(source: Any, space: ParameterSpace | None, options: Mapping[str, Any], *, stacklevel: int) -> Chain:
+def read_object(
+    source: Any,
+    space: ParameterSpace | None,
+    options: Mapping[str, Any],
+    *,
+    names: Sequence[str] | None = None,
+    stacklevel: int,
+) -> Chain:
     """Returns the chain of any source but a Chain, judged; `stacklevel` is that of the warning."""
     subject = _subject(source)
     try:
         table = _table(source, options)
-        chain = to_chain(table, space)
+        chain = to_chain(table, space, names)
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{subject}: {error}") from error

@@ -94,11 +94,8 @@ def read_dict(record: Mapping[str, Any]) -> Table:
 
 
 def with_log_posterior(table: Table) -> Table:
-    """Returns the table with log_prob = log_likelihood + log_prior, where it has both, and without its dead rows.
-
-    Dead are rows of weight zero whose log density is -infinity: samplers keep them, no average counts them.
-    """
-    fields, samples, info = dict(table.fields), table.samples, dict(table.info)
+    """Returns the table with log_prob = log_likelihood + log_prior, where it has both."""
+    fields, info = dict(table.fields), dict(table.info)
     if "log_prob" not in fields and {"log_likelihood", "log_prior"} <= fields.keys():
         likelihood, prior = fields["log_likelihood"], fields["log_prior"]
         if likelihood.shape != prior.shape:
@@ -106,12 +103,4 @@ def with_log_posterior(table: Table) -> Table:
                 f"log_likelihood and log_prior: expected equal shapes; got {likelihood.shape} and {prior.shape}."
             )
         fields["log_prob"], info["log_prob"] = likelihood + prior, _SUM
-    log_prob, weights = fields.get("log_prob"), fields.get("weights")
-    if log_prob is not None and weights is not None and log_prob.shape == weights.shape == samples.shape[:1]:
-        dead = (log_prob == -np.inf) & (weights == 0)
-        if dead.any():
-            fields = {name: values[~dead] for name, values in fields.items()}
-            samples = samples[~dead]
-            reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
-            info["left_out"] = {**info.get("left_out", {}), "rows": reason}
-    return replace(table, samples=samples, fields=fields, info=info)
+    return replace(table, fields=fields, info=info)

@@ -13,18 +13,19 @@ import numpy as np
 from ..._checks import shorten
 from ..table import Table, table_of_columns
 from .arrays import with_log_posterior
+from .bilby_priors import bounds_of, is_conditional, keyword, notes_on
 
 _DENSITIES = ("log_likelihood", "log_prior")
 _NONE = "none: the columns log_likelihood and log_prior are not both there"
 _NESTED = {"cpnest", "dynamic_dynesty", "dynesty", "nautilus", "nessai", "nestle", "pymultinest", "pypolychord"}
 _NESTED |= {"ultranest"}  # whose posteriors bilby resamples to equal weights
-_POSITIVE = ("LogNormal", "LogGaussian", "Exponential", "HalfGaussian", "HalfNormal", "Gamma", "ChiSquared")
 
 
 def read_bilby(path: Path) -> Table:
     """Returns the table of a bilby result file: the posterior's search parameters, with bounds from its priors.
 
-    Other columns (fixed and converted parameters) are derived: they are read only if a space asks for them.
+    Other columns (fixed and converted parameters) are derived: they are read only if a space asks for them. What no
+    bounds can hold of a prior (constraints, periodic parameters, discrete values) is in `info["priors"]`.
     """
     raw = path.read_bytes()
     try:
@@ -36,6 +37,8 @@ def read_bilby(path: Path) -> Table:
         got = shorten(record, 40) if isinstance(record, Mapping) else type(record).__name__
         raise ValueError(f"expected a bilby result with the frame 'posterior'; the file has {got or 'nothing'}.")
     priors = record.get("priors")
+    if isinstance(priors, Mapping) and isinstance(priors.get("content"), Mapping) and "__prior_dict__" in priors:
+        priors = priors["content"]
     return _table(posterior["content"], record, priors if isinstance(priors, Mapping) else {})
 
 
@@ -55,7 +58,7 @@ def read_bilby_result(result: Any) -> Table:
 
 
 def _described(prior: Any) -> dict[str, Any]:
-    return {name: getattr(prior, name, None) for name in ("minimum", "maximum", "unit", "latex_label")}
+    return {name: getattr(prior, name, None) for name in ("minimum", "maximum", "unit", "latex_label", "boundary")}
 
 
 def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mapping[str, Any]) -> Table:
@@ -80,14 +83,20 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
     }
     if texts:
         info["left_out"] = {name: "not a column of numbers" for name in sorted(texts)}
+    bounds = {name: bounds_of(prior) for name, prior in known.items()}
+    beyond = {name: _is_beyond(numbers[name], ends) for name, ends in bounds.items()}
+    bounds |= {name: (-np.inf, np.inf) for name, far in beyond.items() if far and is_conditional(known[name])}
+    notes = notes_on(priors, beyond)
+    if notes:
+        info["priors"] = notes
     summed = with_log_posterior(Table(table.samples, table.names, table.fields, info=info))
     return Table(
         summed.samples,
         table.names,
         summed.fields,
-        {name: _bounds(prior) for name, prior in known.items()},
-        {name: _keyword(prior, "unit") or "" for name, prior in known.items()},
-        {name: _keyword(prior, "latex_label") or name for name, prior in known.items()},
+        bounds,
+        {name: keyword(prior, "unit") or "" for name, prior in known.items()},
+        {name: keyword(prior, "latex_label") or name for name, prior in known.items()},
         tuple(name for name in table.names or () if name not in searched),
         {ours: record[theirs] for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
         summed.info,
@@ -95,17 +104,9 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
     )
 
 
-def _keyword(prior: Mapping[str, Any], name: str) -> Any:
-    keywords = prior.get("kwargs")
-    return keywords.get(name) if isinstance(keywords, Mapping) else None
-
-
-def _bounds(prior: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = _keyword(prior, "minimum"), _keyword(prior, "maximum")
-    if low is None and prior.get("__name__") in _POSITIVE:
-        low = 0.0
-    ends = [end if isinstance(end, int | float) and not np.isnan(end) else None for end in (low, high)]
-    return (-np.inf if ends[0] is None else float(ends[0]), np.inf if ends[1] is None else float(ends[1]))
+def _is_beyond(values: Any, bounds: tuple[float, float]) -> bool:
+    column = np.asarray(values)
+    return bool(np.any((column < bounds[0]) | (column > bounds[1])))
 
 
 def _is_finite(value: Any) -> bool:

@@ -38,9 +38,9 @@ def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
 def read_npz(path: Path) -> Table:
     """Returns the table of an npz file.
 
-    It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2), `log_prob`, `log_prior`, `log_likelihood`,
-    `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`, `units` and `labels` (d,),
-    `weights_kind` and `rows` (words, see Chain), `info` (JSON).
+    It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2) or `lower` and `upper` (d,), `log_prob`,
+    `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`,
+    `units` and `labels` (d,), `weights_kind` and `rows` (words, see Chain), `info` (JSON).
     """
     arrays = _arrays(path)
     if "samples" not in arrays:
@@ -48,6 +48,8 @@ def read_npz(path: Path) -> Table:
             f"expected an array 'samples' of shape (n, d); the file has {shorten(arrays, 40) or 'nothing'}."
         )
     names = tuple(_texts(arrays["names"])) if "names" in arrays else None
+    if "bounds" not in arrays and {"lower", "upper"} <= arrays.keys():
+        arrays["bounds"] = np.stack([np.atleast_1d(arrays.pop("lower")), np.atleast_1d(arrays.pop("upper"))], axis=-1)
     known = {"samples", "names", "bounds", "units", "labels", "info", *FIELDS, *EVIDENCE, *KINDS}
     kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
     info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', taken at its name"}
@@ -65,6 +67,7 @@ def read_npz(path: Path) -> Table:
         labels=_by_name(arrays, "labels", names),
         evidence={name: arrays.get(name) for name in EVIDENCE},
         info={**info, "left_out": {**info.get("left_out", {}), **unknown}} if unknown else info,
+        complaints=_complaint_of_unused(list(unknown), list(known)),
         **kinds,
     )
 
@@ -88,6 +91,12 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"not a readable npz file ({error}). It may be truncated: copy it again.") from error
     except ValueError as error:
         raise ValueError(f"holds Python objects, which are not read ({error}). Save plain arrays instead.") from error
+
+
+def _complaint_of_unused(unknown: list[str], known: list[str]) -> tuple[str, ...]:
+    if not unknown:
+        return ()
+    return (f"Arrays that were not used: {shorten(unknown, 40)}; a chain has {shorten(sorted(known), 40)}.",)
 
 
 def _record(text: np.ndarray) -> dict[str, Any]:
