@@ -14,6 +14,7 @@ import numpyro_flowprior
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
 ORDER = [
     "_checks",
+    "_progress",
     "_batches",
     "_leaves",
     "storage",

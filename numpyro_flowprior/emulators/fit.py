@@ -15,9 +15,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from .._checks import FloatArray
+from .._progress import progress_bar
 from .gaussian_process import Components
 from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel
@@ -96,7 +96,9 @@ def _climb_all(
 
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
-        found = list(tqdm(pool.map(climb, tasks), total=len(tasks), desc="fitting", unit="GP", disable=not progress))
+        found = list(
+            progress_bar(pool.map(climb, tasks), total=len(tasks), desc="fitting", unit="GP", disable=not progress)
+        )
     finally:
         pool.shutdown(cancel_futures=True)
     return [found[k * (1 + restarts) : (k + 1) * (1 + restarts)] for k in range(len(data))]

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._checks import FloatArray, optional_import, positive_int, real_in
 from .._leaves import forgetting
+from .._progress import progress_bar
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import evidence_error
@@ -118,7 +118,7 @@ def _temper(
 ) -> str | None:
     """Runs to the power 1 and moves there; returns what stopped it before, if anything did."""
     _begin(run, programs, keys[0])
-    with tqdm(desc="blackjax", unit="power", disable=not progress) as bar:
+    with progress_bar(desc="blackjax", unit="power", disable=not progress) as bar:
         try:
             while not run.powers or run.powers[-1] < 1.0:
                 if time.perf_counter() > deadline:

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._checks import FloatArray, optional_import, positive_int, real_in
+from .._progress import progress_bar
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
 from ..storage import remove_leftovers
@@ -197,7 +197,9 @@ def _run(
 ) -> tuple[float, str | None]:
     """Returns the autocorrelation time, and what stopped the run before its end, if anything did."""
     cause = None
-    with tqdm(total=max_steps, desc="emcee", unit="step", disable=not progress, initial=sampler.iteration) as bar:
+    with progress_bar(
+        total=max_steps, desc="emcee", unit="step", disable=not progress, initial=sampler.iteration
+    ) as bar:
         try:
             tau, ended = _last_check(sampler)
             settled = finished or ended

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
-from tqdm.auto import tqdm
 
 from .._checks import FloatArray, positive_int, real_in
+from .._progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.convergence import judge
 from .density import ModelDensity
@@ -136,7 +136,7 @@ def _run(
     draws: list[FloatArray] = []
     fields: list[dict[str, np.ndarray]] = []
     cause = None
-    with tqdm(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
+    with progress_bar(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
         try:
             for done in range(0, n_warmup, look):
                 if time.perf_counter() > deadline:

@@ -5,16 +5,15 @@ The class is made from pocoMC's own, which is handed in: it is imported in one p
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
-from tqdm.auto import tqdm
 
 from .._checks import FloatArray
+from .._progress import progress_bar
 from .particle_file import PER_ITERATION, PER_PARTICLE
 from .reweight import pareto_smoothed
 
@@ -23,6 +22,7 @@ COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")
 NUMBERS = (*COUNTS, "proposal_scale")
 COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
+_REDRAWN = 0.5  # seconds between two drawings of the progress bar
 
 
 class Evidence(NamedTuple):
@@ -160,8 +160,7 @@ class Bar:
     """What pocoMC asks of a progress bar, redrawn every so often instead of at every move of its particles."""
 
     def __init__(self, *, show: bool):
-        self._bar = tqdm(desc="pocoMC", unit="iteration", disable=not show)
-        self._interval = 0.5 if sys.stderr.isatty() else 15.0
+        self._bar = progress_bar(desc="pocoMC", unit="iteration", disable=not show)
         self.info: dict[str, Any] = {"calls": 0}  # pocoMC reads them from it
         self._drawn = time.perf_counter()
 
@@ -169,7 +168,7 @@ class Bar:
         """Takes note of what the sampler reports, and shows it if it is time."""
         self.info.update(info)
         self._bar.set_postfix({name: self.info.get(name, 0) for name in _SHOWN}, refresh=False)
-        if time.perf_counter() - self._drawn > self._interval:
+        if time.perf_counter() - self._drawn > _REDRAWN:
             self._drawn = time.perf_counter()
             self._bar.refresh()
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._checks import FloatArray, shorten
+from .._progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import quality_report
@@ -302,7 +302,7 @@ def _train(
     advance = partial(run_steps, config=config, train=train)
     best = _Best(trained)
     interrupted = False
-    with tqdm(total=train.max_steps, desc=label, unit="step", disable=label is None) as bar:
+    with progress_bar(total=train.max_steps, desc=label, unit="step", disable=label is None) as bar:
         try:
             best.update(0, trained, np.nan, validate(trained))
             for done in range(0, train.max_steps, train.eval_every):

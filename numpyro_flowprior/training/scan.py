@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from .._checks import positive_int, real_in, shorten
+from .._progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..flows.config import FlowConfig
@@ -98,7 +98,7 @@ def scan_flows(
     alive = {j: candidates[j] for j in sorted(set(firsts))}
     mixtures = any(is_ensemble(config) for config, _ in alive.values())
     rungs, interrupted = _plan(len(alive), rows, keep, finalists if mixtures else 0), False
-    with tqdm(total=sum(count for _, count in rungs), desc="scan", unit="fit", disable=not progress) as bar:
+    with progress_bar(total=sum(count for _, count in rungs), desc="scan", unit="fit", disable=not progress) as bar:
         try:
             for rung, (budget, count) in enumerate(rungs, 1):
                 if rung > 1:
