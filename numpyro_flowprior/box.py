@@ -21,6 +21,7 @@ from ._leaves import as_jax
 from .chains.parameters import ParameterSpace
 from .flows.bounds import interior_bounds
 from .flows.support import Support, inside, log_normal_density
+from .resolution import Held, held_by_float32, in_full_resolution
 
 
 class Box(constraints.Constraint):
@@ -124,6 +125,7 @@ class OverParameters(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     space: ParameterSpace
+    held: Held = Held()  # how float32 holds the parameters
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> Box:
@@ -144,15 +146,18 @@ class UniformPrior(OverParameters):
         ValueError: a parameter without two finite bounds (named).
     """
 
-    pytree_aux_fields = ("space",)
+    pytree_aux_fields = ("space", "held")
 
     def __init__(self, space: ParameterSpace, *, validate_args: bool | None = None):
         unbounded = [space.names[j] for j in np.flatnonzero(~np.isfinite(space.bounds).all(axis=1))]
         if unbounded:
             raise ValueError(f"UniformPrior: expected finite bounds; {shorten(unbounded, 40)} have none.")
         self.space = space
+        location, width = space.bounds.mean(axis=1), np.diff(space.bounds, axis=1)[:, 0] / np.sqrt(12.0)
+        self.held = held_by_float32(space, location, width)
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
 
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns minus the log volume (...,) at points (..., d) inside the box; -inf outside."""
@@ -160,7 +165,8 @@ class UniformPrior(OverParameters):
         log_volume = float(np.sum(np.log(np.diff(self.space.bounds, axis=1))))
         return jnp.where(inside(theta, self.space), -log_volume, -jnp.inf)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), strictly inside the box."""
         lower, upper = self.space.bounds.T
         fraction = jax.random.uniform(key, (*sample_shape, self.space.dim))
@@ -191,12 +197,22 @@ class BroadPrior(OverParameters):
     """
 
     pytree_data_fields = ("loc", "scale", "width")
-    pytree_aux_fields = ("space",)
+    pytree_aux_fields = ("space", "held")
 
     def __init__(self, space: ParameterSpace, scale: Any, loc: Any, width: Any, *, validate_args: bool | None = None):
         self.space, self.loc = space, float_array(loc, "BroadPrior: loc", shape=(space.dim,))
         self.scale, self.width = (_positive(part, name, space) for part, name in ((scale, "scale"), (width, "width")))
+        self.held = self._held()
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    def _held(self) -> Held:
+        lower, upper = self.space.bounds.T
+        has_lower, has_upper = np.isfinite(self.space.bounds).T
+        kinds = [has_lower & has_upper, has_lower, has_upper]
+        lower, upper = (np.where(np.isfinite(ends), ends, 0.0) for ends in (lower, upper))
+        location = np.select(kinds, [0.5 * (lower + upper), lower, upper], self.loc)
+        width = np.select(kinds, [upper - lower, self.scale, self.scale], self.width)
+        return held_by_float32(self.space, location, width)
 
     def _on_lines(self) -> np.ndarray:
         return np.asarray(~np.isfinite(self.space.bounds).any(axis=1))
@@ -204,6 +220,7 @@ class BroadPrior(OverParameters):
     def _student(self) -> StudentT:
         return StudentT(3.0, *as_jax((self.loc, self.width)))
 
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
@@ -212,7 +229,8 @@ class BroadPrior(OverParameters):
         each = jnp.where(self._on_lines(), self._student().log_prob(z), log_normal_density(z))
         return jnp.where(inside(theta, self.space), each.sum(axis=-1) + log_det, -jnp.inf)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), strictly inside the support."""
         key_normal, key_student = jax.random.split(key)
         normal = jax.random.normal(key_normal, (*sample_shape, self.space.dim))

@@ -25,6 +25,7 @@ from .chains.parameters import ParameterSpace
 from .flows.build import build_inner, build_outer
 from .moments import MonteCarloMoments
 from .prior import FlowPrior
+from .resolution import Held, in_full_resolution
 
 _STEPS = (16, 32, 64, 128, 256, 512, 1024)  # of independence Metropolis per draw of a tempered prior
 _BIAS = 2e-3  # in total variation, that their number leaves at most
@@ -41,6 +42,11 @@ class _Weakened(MonteCarloMoments, OverParameters):
     def space(self) -> ParameterSpace:  # type: ignore[override]
         """The parameters, those of the prior."""
         return self.prior.space
+
+    @property
+    def held(self) -> Held:  # type: ignore[override]
+        """How float32 holds the parameters, as of the prior."""
+        return self.prior.held
 
     def to_latent(self, theta: Any) -> jax.Array:
         """Returns the points' coordinates (..., d) in the latent space of the prior."""
@@ -79,17 +85,20 @@ class TemperedPrior(_Weakened):
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
 
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns power log p(theta) - log Z (...,) at points (..., d); -inf outside the support."""
         return self.power * self.prior.log_prob(value) - self.log_normalizer
 
+    @in_full_resolution(points=False)
     def latent_log_prob(self, omega: Any) -> jax.Array:
         """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
         log_det = self.prior.latent_log_det(omega)
         return self.power * (self.prior.latent_log_prob(omega) - log_det) - self.log_normalizer + log_det
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), independent of each other, strictly inside the support.
 
         Each is the end of `steps` steps of independence Metropolis, whose proposals are the prior and the prior with
@@ -159,7 +168,7 @@ def _propose(prior: FlowPrior, power: Any, key: jax.Array, n: int, dtype: Any) -
     Half come from the flow, half from the flow with its base widened to the power; both are drawn, and their densities
     compared, in whitened coordinates, where nothing is lost at the edges of the support.
     """
-    config, space, params = prior.config, prior.space, as_jax(prior.params)
+    config, space, params = prior.config, prior.space, prior._arrays()
     spreads = jnp.stack([jnp.ones((), dtype), jnp.asarray(power, dtype) ** -0.5])
 
     def spread_flow(spread: jax.Array) -> Any:
@@ -220,6 +229,7 @@ class RobustPrior(_Weakened):
         self.prior, self.broad, self.weight = prior, broad, weight
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
 
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
@@ -231,11 +241,13 @@ class RobustPrior(_Weakened):
         broad = jnp.where(self.support(theta), self.broad.log_prob(theta), -jnp.inf)
         return jnp.log1p(-self.weight) + self.prior.log_prob(theta), jnp.log(self.weight) + broad
 
+    @in_full_resolution(points=False)
     def latent_log_prob(self, omega: Any) -> jax.Array:
         """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
         broad = self.broad.log_prob(self.from_latent(omega)) + self.prior.latent_log_det(omega)
         return jnp.logaddexp(jnp.log1p(-self.weight) + self.prior.latent_log_prob(omega), jnp.log(self.weight) + broad)
 
+    @in_full_resolution(points=False)
     def probability_broad(self, value: Any) -> jax.Array:
         """Returns the probability (...,) that points (..., d) came from the broad part.
 
@@ -244,7 +256,8 @@ class RobustPrior(_Weakened):
         learned, broad = self._parts(value)
         return jax.nn.sigmoid(broad - learned)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), strictly inside the support."""
         key_choice, key_prior, key_broad = jax.random.split(key, 3)
         broad = jax.random.bernoulli(key_choice, self.weight, (*sample_shape, 1))

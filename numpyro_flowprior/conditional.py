@@ -17,6 +17,7 @@ from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace
 from .flows.support import Support, inside
 from .moments import MonteCarloMoments
+from .resolution import Held, in_full_resolution
 
 _NODES = {1: 2001, 2: 301}  # per axis of the grid; odd, so that every other node makes a grid too
 _REACH = 12.0  # half width of the first grid, in standard deviations of the marginals
@@ -71,6 +72,12 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
         self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
 
+    @property
+    def held(self) -> Held:  # type: ignore[override]
+        """How float32 holds the parameters, as of the whole density."""
+        return getattr(self.density, "held", Held())
+
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., free); -inf outside the support."""
@@ -78,7 +85,8 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
         joint = self.density.log_prob(_completed(self.density.space, self.space, self.values, theta))
         return jnp.where(inside(theta, self.space), joint - self.log_normalizer, -jnp.inf)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, free) of the density interpolated linearly between the grid's nodes."""
         key_node, key_jitter = jax.random.split(key)
         axes, cumulative, scale = as_jax((self.axes, self.cumulative, self.scale))

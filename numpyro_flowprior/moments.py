@@ -12,6 +12,7 @@ import numpy as np
 
 from ._checks import FloatArray, positive_int, real_in
 from .chains.parameters import ParameterSpace
+from .resolution import in_full_resolution
 
 LEVELS = (0.05, 0.16, 0.5, 0.84, 0.95)
 _DRAWS = 65_536  # a mean is then known to 0.4 % of a standard deviation
@@ -73,15 +74,18 @@ class MonteCarloMoments:
     space: ParameterSpace
 
     @property
-    def mean(self) -> jax.Array:
+    @in_full_resolution(points=True)
+    def mean(self) -> Any:
         """The mean, (d,), of 65,536 draws with a fixed seed; its error is in `summary`."""
         return jnp.mean(self._seeded_draws(), axis=0)
 
     @property
-    def variance(self) -> jax.Array:
+    @in_full_resolution(points=True)
+    def variance(self) -> Any:
         """The variance, (d,), of the same draws."""
         return jnp.var(self._seeded_draws(), axis=0)
 
+    @in_full_resolution(points=False)
     def entropy(self) -> jax.Array:
         """Returns -E log p in nats, by the same draws."""
         draws = self._seeded_draws().reshape(-1, _BATCH, self.space.dim)

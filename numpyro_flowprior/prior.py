@@ -22,12 +22,14 @@ from ._leaves import as_jax
 from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace, require_space
 from .conditional import ConditionalPrior, condition_on
-from .flows.build import build_flow, build_latent_map, latent_log_prob
+from .flows.build import build_flow, build_latent_map, latent_log_prob, nearest_single
 from .flows.config import FlowConfig
 from .flows.layout import flatten_params, param_shapes
+from .flows.numpy_support import from_line
 from .flows.support import inside
 from .moments import MonteCarloMoments
 from .prior_file import read_prior, require_same_masks, write_prior
+from .resolution import Held, held_by_float32, in_full_resolution
 
 
 class FlowPrior(MonteCarloMoments, OverParameters):
@@ -50,9 +52,10 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     Source: Roch and Shen (2025), section II; Dinh, Sohl-Dickstein and Bengio (2017).
     """
 
-    pytree_data_fields = ("params",)
-    pytree_aux_fields = ("config", "space")
+    pytree_data_fields = ("params", "_loc_rest")
+    pytree_aux_fields = ("config", "space", "held")
     info: Mapping[str, Any] = {}
+    _loc_rest: Any = None  # what float32 leaves of params["whitening"]["loc"]
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
             )
         _require_shapes(params, param_shapes(config, space.dim))
         self.config, self.space, self.params = config, space, params
+        self._loc_rest, self.held = _rest_of(params["whitening"]["loc"]), _held(space, params)
         self.info = dict(info or {})
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
 
@@ -81,35 +85,45 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         """Names of the parameters, in the order of the event's columns."""
         return self.space.names
 
+    @in_full_resolution(points=False)
     @validate_sample
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support.
 
-        Computed in the precision of `value` (float64 where JAX has it enabled). One pass through the flow.
+        Computed in the precision of `value` (float64 where JAX has it enabled, and outside of traces where float32
+        cannot hold a parameter, see `held`). One pass through the flow.
         """
         theta = self._points(value, "value")
         return _log_prob(self._arrays(), theta, config=self.config, space=self.space)
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Returns draws (*sample_shape, d), strictly inside the support."""
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Returns draws (*sample_shape, d), strictly inside the support.
+
+        NumPy's float64 where float32 cannot hold a parameter (see `held`) and nothing is traced.
+        """
         shape = tuple(sample_shape)
         return _sample(self._arrays(), key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
 
-    def to_latent(self, theta: Any) -> jax.Array:
+    @in_full_resolution(points=True)
+    def to_latent(self, theta: Any) -> Any:
         """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base.
 
         With several members the map is the first one's; the density there is close to its base, but not equal.
         """
         return _to_latent(self._arrays(), self._points(theta, "theta"), config=self.config, space=self.space)
 
-    def from_latent(self, omega: Any) -> jax.Array:
+    @in_full_resolution(points=True)
+    def from_latent(self, omega: Any) -> Any:
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
         return _from_latent(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
 
+    @in_full_resolution(points=False)
     def latent_log_prob(self, omega: Any) -> jax.Array:
         """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
         return _latent_log_prob(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
 
+    @in_full_resolution(points=False)
     def latent_log_det(self, omega: Any) -> jax.Array:
         """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
         return _latent_log_det(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
@@ -142,7 +156,9 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         return fit_marginal(seeded, self, names, draws=draws, progress=progress).prior
 
     def _arrays(self) -> Any:
-        return as_jax(self.params)
+        """Returns the parameters, the location of the whitened points in two parts."""
+        rest = _rest_of(self.params["whitening"]["loc"]) if self._loc_rest is None else self._loc_rest
+        return as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": rest}})
 
     def _points(self, value: Any, subject: str) -> jax.Array:
         return points_of(value, self.space, f"FlowPrior: {subject}")
@@ -178,6 +194,24 @@ class FlowPrior(MonteCarloMoments, OverParameters):
 
     def __repr__(self) -> str:
         return f"FlowPrior({self.space!r}, {self.config!r})"
+
+
+def _rest_of(loc: Any) -> Any:
+    """Returns what a location (d,) has beyond its nearest number of float32; all of it beyond float32's range."""
+    arrays = jnp if isinstance(loc, jax.Array) else np
+    with np.errstate(over="ignore"):
+        return loc - nearest_single(arrays.asarray(loc), arrays)
+
+
+def _held(space: ParameterSpace, params: Any) -> Held:
+    """Returns how float32 holds the parameters; as if it did where arrays are traced, or of several priors at once."""
+    fixed = [params["whitening"]["loc"], params["whitening"]["tril"], params["support"]["scale"]]
+    if any(isinstance(array, jax.core.Tracer) for array in fixed):
+        return Held()
+    loc, tril, scale = (np.asarray(array, np.float64) for array in fixed)
+    width = np.sqrt(np.sum(tril**2, axis=1))
+    low, middle, high = (from_line((loc + step * width)[None], space, scale)[0] for step in (-1.0, 0.0, 1.0))
+    return held_by_float32(space, middle, 0.5 * (high - low))
 
 
 def _working_dtype() -> np.dtype:

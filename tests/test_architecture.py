@@ -23,6 +23,7 @@ ORDER = [
     "prior_file",
     "numpy_prior",
     "model_card",
+    "resolution",
     "box",
     "moments",
     "conditional",

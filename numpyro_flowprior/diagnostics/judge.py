@@ -59,6 +59,7 @@ def judge(report: QualityReport) -> tuple[str, tuple[str, ...]]:
     warnings: list[str] = []
     if report.undefined:
         failures.append(f"the density is zero or undefined at {report.undefined} held-out rows")
+    failures += [f"its draws of {name!r} take {values} values alone" for name, values in report.repeated.items()]
     _average(report, failures, warnings)
     _means(report, failures, warnings)
     for findings, limits in _families(report):
@@ -73,7 +74,7 @@ def judge(report: QualityReport) -> tuple[str, tuple[str, ...]]:
     if report.effective_size < _FEW:
         warnings.append(f"only {report.effective_size:.0f} effective held-out rows: a coarse check")
     few = report.independent_rows < _FEWEST_TO_FAIL
-    fails = report.undefined > 0 if few else bool(failures)
+    fails = bool(report.undefined or report.repeated) if few else bool(failures)
     return "fail" if fails else "warn" if failures or warnings else "pass", (*failures, *warnings)
 
 

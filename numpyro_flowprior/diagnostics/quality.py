@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -63,6 +64,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
     chosen = generator.permutation(independent if len(independent) >= _FEWEST_ROWS else _any_rows(chain))
     rows = chain.samples[chosen]
     draws = draws_of(prior, key_draws, max(_DRAWS * len(rows), _BATCH))
+    repeated = _repeated(prior.names, draws)
     x_draws, log_q_draws, _ = _at(prior, draws[: max(2 * len(rows), _BATCH)])
     log_q_rows = np.nan_to_num(log_q[chosen], nan=-np.inf)
     log_q_draws = np.nan_to_num(log_q_draws, nan=-np.inf)
@@ -87,9 +89,23 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
         extrapolation=extrapolation(generator, x[chosen], x_draws, box),
         loss=loss,
         loss_error=loss_error,
+        repeated=repeated,
     )
     verdict, reasons = judge(report)
     return replace(report, verdict=verdict, reasons=reasons)
+
+
+def _repeated(names: Sequence[str], draws: FloatArray) -> dict[str, int]:
+    """Returns how many values the draws of a parameter take, where they are far fewer than there should be."""
+    found = {}
+    for name, column in zip(names, draws.T, strict=True):
+        distinct = len(np.unique(column))
+        numbers = 2.0 * column.std() / np.spacing(np.abs(column).max())  # of float64, in a standard deviation about
+        if distinct == 1:
+            raise ValueError(f"quality_report: all draws of {name!r} are {column[0]:.17g}: the prior is no density.")
+        if distinct < 0.5 * min(len(column), numbers):
+            found[name] = distinct
+    return found
 
 
 def _any_rows(chain: Chain) -> np.ndarray:

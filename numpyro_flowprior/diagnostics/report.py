@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class QualityReport:
         loss: KL divergence from the chain's own log density to the prior's, nats, at its held-out draws
             (`posterior_divergence`); NaN where the chain has none.
         loss_error: its standard error.
+        repeated: {name: distinct values} of parameters whose draws repeat far more than the numbers of float64 near
+            them make them.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
@@ -70,6 +72,7 @@ class QualityReport:
     reasons: tuple[str, ...] = ()
     loss: float = float("nan")
     loss_error: float = float("nan")
+    repeated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tested_to(self) -> tuple[float, float]:
@@ -94,6 +97,7 @@ class QualityReport:
             "tails": [_record(tail) for tail in self.tails],
             "classifier": _record(self.classifier),
             "extrapolation": _record(self.extrapolation),
+            "repeated": dict(self.repeated),
         }
 
     @classmethod
@@ -116,6 +120,7 @@ class QualityReport:
                 tails=tuple(Tail(**part) for part in record["tails"]),
                 classifier=ClassifierTest(**_numbers(record["classifier"])),
                 extrapolation=Extrapolation(**_numbers(record["extrapolation"])),
+                repeated=dict(record.get("repeated", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -25,21 +25,32 @@ from .support import Support
 
 
 class Whitening(distrax.Bijector):
-    """x to loc + tril x, with the inverse as one matrix product."""
+    """x to loc + rest + tril x, with the inverse as one matrix product.
 
-    def __init__(self, loc: jax.Array, tril: jax.Array):
+    The location comes in two parts, so that float32 keeps the distance of a point from it.
+    """
+
+    def __init__(self, loc: jax.Array, tril: jax.Array, rest: jax.Array | float = 0.0):
         super().__init__(event_ndims_in=1, event_ndims_out=1, is_constant_jacobian=True)
-        self._loc, self._tril = loc, tril
+        self._loc, self._rest, self._tril = loc, rest, tril
         self._log_det = jnp.sum(jnp.log(jnp.diagonal(tril)))
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns loc + tril x (..., d) and its log determinant (...,)."""
-        return self._loc + x @ self._tril.T, jnp.broadcast_to(self._log_det, x.shape[:-1])
+        """Returns loc + rest + tril x (..., d) and its log determinant (...,)."""
+        return self._loc + (self._rest + x @ self._tril.T), jnp.broadcast_to(self._log_det, x.shape[:-1])
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns tril^-1 (z - loc) (..., d) and its log determinant (...,)."""
+        """Returns tril^-1 (z - loc - rest) (..., d) and its log determinant (...,)."""
         inverse = solve_triangular(self._tril, jnp.eye(self._tril.shape[0], dtype=self._tril.dtype), lower=True)
-        return (z - self._loc) @ inverse.T, jnp.broadcast_to(-self._log_det, z.shape[:-1])
+        from_loc = jax.lax.optimization_barrier(z - self._loc) - self._rest  # else XLA adds up two constants
+        return from_loc @ inverse.T, jnp.broadcast_to(-self._log_det, z.shape[:-1])
+
+
+def nearest_single(loc: Any, arrays: Any) -> Any:
+    """Returns float32's numbers nearest to a location (d,), in its own type; zero beyond float32's normal range."""
+    single = loc.astype(np.float32).astype(loc.dtype)
+    held = arrays.isfinite(single) & (arrays.abs(single) >= float(np.finfo(np.float32).smallest_normal))
+    return arrays.where(held, single, 0.0)
 
 
 def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
@@ -101,7 +112,10 @@ def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype:
 
 def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
     """Returns the fixed part of the flow, from whitened points (d,) to theta (d,)."""
-    whitening = Whitening(*(jnp.asarray(params["whitening"][name], dtype) for name in ("loc", "tril")))
+    fixed = {name: jnp.asarray(array) for name, array in params["whitening"].items()}
+    loc = nearest_single(fixed["loc"], jnp)
+    rest = fixed.get("loc_rest", fixed["loc"] - loc)
+    whitening = Whitening(*(array.astype(dtype) for array in (loc, fixed["tril"], rest)))
     return distrax.Chain([Support(space, jnp.asarray(params["support"]["scale"], dtype)), whitening])
 
 

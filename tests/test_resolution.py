@@ -1,0 +1,194 @@
+"""Parameters that float32 cannot hold: densities, draws and latent maps in full resolution, or a word of it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer import MCMC, NUTS
+from scipy.stats import kstest, norm
+
+import numpyro_flowprior as fp
+from numpyro_flowprior import resolution
+from numpyro_flowprior.diagnostics import quality
+
+INF = np.inf
+GAUSSIAN = fp.FlowConfig(layers=0, base="normal"), fp.TrainConfig(max_steps=1, eval_every=1)
+CASES = {  # mean, standard deviation, bounds
+    "epoch": (1187008882.43, 1e-3, (-INF, INF)),
+    "epoch in narrow bounds": (1187008882.43, 1e-3, (1187008882.33, 1187008882.53)),
+    "barycentric Julian date": (2458849.5, 30.0 / 86400.0, (-INF, INF)),
+    "period": (3.52474859, 3.8e-7, (-INF, INF)),
+    "positive period": (3.52474859, 3.8e-7, (0.0, INF)),
+    "energy": (1e52, 1e51, (-INF, INF)),
+    "strain": (1e-40, 1e-41, (-INF, INF)),
+    "far below a bound": (-3.52474859, 3.8e-7, (-INF, 0.0)),
+}
+USUAL = {"of order one": (1.0, 0.1, (-INF, INF)), "a hundred": (100.0, 1.0, (0.0, INF)), "box": (0.5, 0.1, (0.0, 1.0))}
+N = 4000
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    monkeypatch.setattr(resolution, "_told", set())
+
+
+def chain_of(mean: float, deviation: float, bounds: tuple[float, float]) -> fp.Chain:
+    z = norm.ppf((np.arange(N) + 0.5) / N)  # its moments are those asked for
+    rows = mean + deviation * np.random.default_rng(0).permutation(z)[:, None]
+    return fp.Chain(rows, fp.ParameterSpace(["t"], *bounds), rows="independent")
+
+
+@pytest.fixture(scope="module")
+def priors():
+    return {
+        name: fp.fit_flow(jax.random.key(0), chain_of(*case), *GAUSSIAN, progress=False)
+        for name, case in {**CASES, **USUAL}.items()
+    }
+
+
+def exact(prior: fp.FlowPrior, theta: np.ndarray) -> np.ndarray:
+    with jax.enable_x64(True):
+        return np.asarray(prior.log_prob(jnp.asarray(theta, jnp.float64)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outside_of_traces_nothing_is_lost(priors, name):
+    prior, (mean, deviation, bounds) = priors[name].prior, CASES[name]
+    assert prior.held.coarse == ("t",)
+    draws = prior.sample(jax.random.key(1), (N,))
+    assert (type(draws), draws.dtype, draws.shape) == (np.ndarray, np.float64, (N, 1))
+    assert len(np.unique(draws)) > 0.8 * N  # float64 has 4,200 numbers in a standard deviation of the first epoch
+    assert kstest((draws[:, 0] - mean) / deviation, "norm").pvalue > 1e-3
+    assert ((draws > bounds[0]) & (draws < bounds[1])).all()
+    rows = chain_of(*CASES[name]).samples
+    for points in (rows, draws, rows[0]):
+        found = prior.log_prob(points)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, exact(prior, points), rtol=1e-6)
+    reference = norm.logpdf(rows[:, 0], mean, deviation)
+    middle = np.abs(rows[:, 0] - mean) < 2 * deviation
+    np.testing.assert_allclose(np.asarray(prior.log_prob(rows))[middle], reference[middle], atol=0.25)
+    assert priors[name].report.verdict == "pass"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_latent_coordinates_are_a_standard_normal(priors, name):
+    prior = priors[name].prior
+    omega = np.linspace(-3.0, 3.0, 301)[:, None]
+    theta = prior.from_latent(omega)
+    assert len(np.unique(theta)) == 301
+    np.testing.assert_allclose(prior.to_latent(theta), omega, atol=5e-4)  # 2.4e-7 s in 1e-3 s
+    np.testing.assert_allclose(prior.latent_log_prob(omega), norm.logpdf(omega[:, 0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_where_float32_holds_everything_nothing_changes(priors, name):
+    prior = priors[name].prior
+    assert prior.held == resolution.Held()
+    draws = prior.sample(jax.random.key(1), (N,))
+    assert isinstance(draws, jax.Array)
+    assert draws.dtype == jnp.float32
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(jax.jit(prior.log_prob)(draws), exact(prior, draws), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["epoch", "barycentric Julian date", "period"])
+def test_in_a_trace_of_float32_the_density_is_right_at_the_values_there_are(priors, name):
+    """As an argument of a compiled function, too, where JAX rounds every array to float32."""
+    prior, (mean, deviation, _) = priors[name].prior, CASES[name]
+    steps = np.float32(mean) + np.arange(-2, 3) * np.spacing(np.float32(mean))
+    near = steps[np.abs(steps - mean) < 40 * deviation].astype(np.float32)[:, None]
+    near = near if len(near) else np.float32([[mean]])
+    with pytest.warns(UserWarning, match="float32 cannot hold 't' to a fraction"):
+        found = jax.jit(lambda prior, x: prior.log_prob(x))(prior, near)
+    np.testing.assert_allclose(found, exact(prior, near.astype(np.float64)), rtol=2e-4)
+
+
+def test_a_trace_is_warned_of_once_and_refused_where_float32_ends(priors):
+    sample = jax.jit(lambda prior, key: prior.sample(key))
+    with pytest.warns(UserWarning, match=r"float32 cannot hold 't'.*numpyro\.enable_x64"):
+        sample(priors["epoch"].prior, jax.random.key(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(lambda prior, x: prior.log_prob(x))(priors["epoch"].prior, jnp.zeros(1))
+    for name in ("energy", "strain"):
+        with pytest.raises(ValueError, match="float32, in which this trace is, ends before 't'"):
+            sample(priors[name].prior, jax.random.key(0))
+
+
+def model(prior):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(theta[0] - CASES["epoch"][0], 1e-3), obs=1e-3)
+
+
+def test_nuts_finds_the_epoch_in_float64_and_is_told_of_float32(priors):
+    prior = priors["epoch"].prior
+    nuts = MCMC(NUTS(model), num_warmup=200, num_samples=1000, progress_bar=False)
+    with jax.enable_x64(True):
+        nuts.run(jax.random.key(0), prior)
+        draws = np.asarray(nuts.get_samples()["theta"])
+    assert (draws.mean() - CASES["epoch"][0]) / 1e-3 == pytest.approx(0.5, abs=0.15)  # of a thousand draws, correlated
+    assert draws.std() / 1e-3 == pytest.approx(np.sqrt(0.5), rel=0.2)
+    with pytest.warns(UserWarning, match="cannot hold 't'"):
+        MCMC(NUTS(model), num_warmup=2, num_samples=2, progress_bar=False).run(jax.random.key(0), prior)
+    chain = fp.sample_nuts(jax.random.key(0), fp.ModelDensity(model, prior), n_samples=1500, n_chains=2, progress=False)
+    assert chain.samples.std() / 1e-3 == pytest.approx(np.sqrt(0.5), rel=0.2)
+
+
+def test_priors_of_a_prior_have_its_resolution(priors):
+    prior, (mean, deviation, bounds) = priors["epoch"].prior, CASES["epoch"]
+    space = fp.ParameterSpace(["t"], mean - 0.1, mean + 0.1)
+    weaker, robust = fp.temper(prior, 0.25), fp.robustify(prior, 0.5)
+    for density, spread in ((weaker, 2 * deviation), (fp.UniformPrior(space), 0.1 / np.sqrt(3)), (robust, None)):
+        draws = density.sample(jax.random.key(0), (2000,))
+        assert len(np.unique(draws)) > 1000
+        assert np.isfinite(density.log_prob(draws)).all()
+        if spread:
+            assert draws.std() == pytest.approx(spread, rel=0.1)
+    assert np.ptp(robust.probability_broad(chain_of(mean, deviation, bounds).samples)) > 0.01
+    assert float(prior.mean[0] - mean) == pytest.approx(0.0, abs=1e-4)
+    assert float(prior.variance[0]) == pytest.approx(deviation**2, rel=0.1)
+    assert float(prior.entropy()) == pytest.approx(norm.entropy(scale=deviation), abs=0.05)
+
+
+def test_files_pickles_and_pytrees_keep_the_location(priors, tmp_path):
+    prior, rows = priors["epoch"].prior, chain_of(*CASES["epoch"]).samples
+    expected = prior.log_prob(rows)
+    leaves, tree = jax.tree.flatten(prior)
+    copies = [
+        fp.FlowPrior.load(prior.save(tmp_path / "p.safetensors")),
+        pickle.loads(pickle.dumps(prior)),
+        jax.tree.unflatten(tree, leaves),
+    ]
+    for copy in copies:
+        np.testing.assert_array_equal(copy.log_prob(rows), expected)
+    loaded = fp.load_numpy(tmp_path / "p.safetensors")
+    np.testing.assert_allclose(loaded.log_prob(rows), expected, rtol=1e-6)
+    assert prior.held.coarse == copies[2].held.coarse == ("t",)
+
+
+def test_a_report_fails_a_prior_whose_draws_repeat(priors, monkeypatch):
+    """As draws in float32 do: the report's own are of float64."""
+    prior, chain = priors["period"].prior, chain_of(*CASES["period"])
+    monkeypatch.setattr(quality, "draws_of", lambda prior, key, n: in_float32(prior, key, n))
+    report = fp.quality_report(jax.random.key(0), prior, chain)
+    assert report.verdict == "fail"
+    assert any(re.fullmatch(r"its draws of 't' take \d+ values alone", reason) for reason in report.reasons)
+    assert fp.QualityReport.from_json(report.to_json()).repeated == report.repeated
+    epoch = priors["epoch"].prior
+    with pytest.raises(ValueError, match="all draws of 't' are 1187008896: the prior is no density"):
+        fp.quality_report(jax.random.key(0), epoch, chain_of(*CASES["epoch"]))
+
+
+def in_float32(prior: fp.FlowPrior, key: jax.Array, n: int) -> np.ndarray:
+    draws = prior.sample(key, (n,))
+    return np.asarray(draws, np.float32).astype(np.float64)
