@@ -308,7 +308,7 @@ def test_without_bounds_parameters_have_none(tmp_path, kind):
     assert np.isinf(chain.space.bounds).all()
 
 
-@pytest.mark.parametrize("kind", [*TEXT, *(set(BINARY) - {"dictionary", "pandas", "array"})])
+@pytest.mark.parametrize("kind", [*TEXT, *sorted({*BINARY} - {"dictionary", "pandas", "array"})])
 def test_files_that_may_only_be_read_are_read(tmp_path, kind):
     path = source(tmp_path, kind, WHOLE)
     path.chmod(0o444)
