@@ -209,9 +209,8 @@ def draw(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, path: Path) ->
     width = width / np.diff(joint.space.select(shared).bounds, axis=1)[:, 0]
     legends = {"joint fit": joint, "Au+Au": first, "Au+Au, then Pb+Pb": second, "Pb+Pb, then Au+Au": reverse}
     names = [shared[j] for j in np.sort(np.argsort(width)[:DRAWN])]
-    fp.plot_corner({k: chain.select(shared) for k, chain in legends.items()}, names=names, bins=30).savefig(
-        path, dpi=75
-    )
+    drawn = {label: chain.select(shared) for label, chain in legends.items()}
+    fp.plot_corner(drawn, names=names, bins=30, full_range=True).savefig(path, dpi=75)
 
 
 def viscosities(chain: fp.Chain, temperature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -268,7 +268,7 @@ def draw(path: Path, joint: fp.Chain, analysis: fp.StagedAnalysis) -> None:
     first, second = analysis.stages
     chains = {"joint fit": joint, f"first: {first.name}": first.chain, f"second: {second.name}": second.chain}
     chains = {name: within_the_box(chain) for name, chain in chains.items()}
-    fp.plot_corner(chains, truth=dict(twin.TRUTH)).savefig(path, dpi=80)
+    fp.plot_corner(chains, truth=dict(twin.TRUTH), full_range=True).savefig(path, dpi=80)
 
 
 def learnt(folder: Path, *, progress: bool) -> str:

@@ -102,11 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="the model card of a prior file")
     info.add_argument("prior", type=Path, help="a prior file")
     info.add_argument("--json", action="store_true", help="print everything as JSON")
+    info.add_argument("--picture", type=Path, help="draw the report that the file holds")
 
     sample = commands.add_parser("sample", help="draw from a prior")
     sample.add_argument("prior", type=Path, help="a prior file")
     sample.add_argument("-n", type=int, default=10_000, help="number of draws (default: %(default)s)")
-    sample.add_argument("-o", "--output", type=Path, default=Path("draws.npz"), help="npz file (default: draws.npz)")
+    sample.add_argument("-o", "--output", type=Path, default=Path("draws.npz"), help=".npz, .csv or .parquet")
     _add_run_options(sample)
 
     plot = commands.add_parser("plot", help="corner plot of chains and priors")
@@ -154,6 +155,8 @@ def _seed(word: str) -> int:
 def _info(options: argparse.Namespace) -> int:
     stored = read_prior(options.prior)
     print(json.dumps(card_json(stored), indent=2) if options.json else card_text(stored))
+    if options.picture:
+        import_module(".commands", __package__).picture(options)
     return 0
 
 

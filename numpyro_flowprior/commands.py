@@ -13,7 +13,8 @@ import numpy as np
 
 from .chains.chain import Chain
 from .chains.parameters import ParameterSpace
-from .chains.readers import read_chain, write_chain_npz
+from .chains.readers import read_chain
+from .chains.writers import require_writable, write_chain
 from .demo import FULL, QUICK, run_demo
 from .diagnostics.quality import quality_report
 from .diagnostics.report import QualityReport
@@ -138,16 +139,22 @@ def check(options: Namespace) -> int:
     return _status(report)
 
 
+def picture(options: Namespace) -> None:
+    """Draws the report that a prior's file holds."""
+    _require_folder(options.picture)
+    plot_quality(FlowPrior.load(options.prior)).savefig(options.picture, dpi=110)
+    print(f"wrote {options.picture}", file=sys.stderr if options.json else sys.stdout)
+
+
 def sample(options: Namespace) -> int:
     """Writes draws of a prior, with their log density."""
     _require_folder(options.output)
-    if options.output.suffix != ".npz":
-        raise ValueError(f"{options.output}: expected a name ending in .npz, the format that is written.")
+    require_writable(options.output)
     prior = FlowPrior.load(options.prior)
     draws = _draws(prior, jax.random.key(options.seed), options.n)
     with jax.enable_x64(True):
         log_prob = np.asarray(jax.jit(prior.log_prob)(draws.samples))
-    print(f"wrote {write_chain_npz(options.output, draws.replace(log_prob=log_prob))}: {draws.n} draws")
+    print(f"wrote {write_chain(options.output, draws.replace(log_prob=log_prob))}: {draws.n} draws")
     return 0
 
 

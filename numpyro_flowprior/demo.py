@@ -222,7 +222,7 @@ def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array)
     stage1 = chains["stage1"]
     draws = Chain(jax.jit(lambda k: prior.sample(k, (100_000,)))(key), prior.space)
     figures = {
-        "corner_prior.png": plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p"),
+        "corner_prior.png": plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p", full_range=True),
         "corner_stages.png": plot_corner(
             {
                 "joint fit": chains["joint"],
@@ -230,6 +230,7 @@ def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array)
                 "second stage: gamma+Pb, prior from the first": chains["stage2_pocomc"],
             },
             truth=dict(twin.TRUTH),
+            full_range=True,
         ),
     }
     for name, figure in figures.items():

@@ -46,6 +46,25 @@ def test_info(folder, capsys):
     assert record["sha256"] in text
 
 
+def test_the_report_that_a_file_holds_is_drawn(folder, capsys):
+    picture = folder / "quality_of_file.png"
+    assert main(["info", str(folder / "prior.safetensors"), "--picture", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"wrote {picture}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_draws_are_written_as_columns_to_the_last_bit(folder, ending):
+    prior = str(folder / "prior.safetensors")
+    found = []
+    for out in (folder / f"draws{ending}", folder / "whole.npz"):
+        assert main(["sample", prior, "-n", "500", "-o", str(out), "--seed", "1"]) == 0
+        found.append(read_chain(out))
+    np.testing.assert_array_equal(found[0].samples, found[1].samples)
+    np.testing.assert_array_equal(found[0].log_prob, found[1].log_prob)
+    assert found[0].names == found[1].names
+
+
 def test_sample_is_reproducible_and_carries_its_density(folder):
     out = str(folder / "draws.npz")
     for seed in ("1", "1", "2"):
@@ -95,7 +114,7 @@ def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
         (["fit", "none.npz"], "none.npz: no such file"),
         (["info", "none.safetensors"], "no such file"),
         (["sample", "PRIOR", "-n", "0"], "at least one draw"),
-        (["sample", "PRIOR", "-o", "draws.csv"], "expected a name ending in .npz"),
+        (["sample", "PRIOR", "-o", "draws.txt"], "expected a name ending in .npz, .csv or .parquet; got '.txt'"),
         (["sample", "PRIOR", "-o", "missing/draws.npz"], "Make it first"),
         (["fit", "CHAIN", "-o", "missing/p.safetensors"], "Make it first"),
         (["check", "PRIOR", "CHAIN", "--picture", "missing/q.png"], "Make it first"),

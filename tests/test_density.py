@@ -422,3 +422,44 @@ def test_deterministic_sites_are_in_arviz_and_are_no_parameters():
     again = from_arviz(data)
     assert again.names == chain.names
     np.testing.assert_array_equal(again.samples, chain.samples)
+
+
+def with_constants():
+    slope = numpyro.sample("slope", dist.Delta(2.0))
+    with numpyro.plate("rows", 3):
+        offset = numpyro.sample("offset", dist.Delta(0.5))
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(slope * x + offset, 1.0), obs=jnp.ones(3))
+
+
+def test_delta_sites_are_constants():
+    density = ModelDensity(with_constants)
+    assert density.names == ("x[0]", "x[1]", "x[2]")
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    expected = stats.norm.logpdf(x).sum(axis=1) + stats.norm.logpdf(1.0, 2.0 * x + 0.5).sum(axis=1)
+    np.testing.assert_allclose(density.log_posterior(x), expected)
+    found = density.deterministics(x)
+    np.testing.assert_array_equal(found["slope"], np.full(5, 2.0))
+    np.testing.assert_array_equal(found["offset"], np.full((5, 3), 0.5))
+    assert density.sample_prior(jax.random.key(0), 4).shape == (4, 3)
+
+
+def improper():
+    numpyro.sample("a", dist.ImproperUniform(dist.constraints.positive, (), ()))
+
+
+def weighted_constant():
+    numpyro.sample("b", dist.Delta(2.0, log_density=1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (improper, "site 'a' has an improper prior .*Give it a proper one"),
+        (weighted_constant, "site 'b' is a Delta with a log density"),
+        (lambda: numpyro.sample("b", dist.Delta(2.0)), "at least one latent sample site"),
+    ],
+)
+def test_sites_without_draws_are_refused_by_name(model, message):
+    with pytest.raises(ValueError, match=message):
+        ModelDensity(model)

@@ -78,6 +78,11 @@ def test_stretch_moves_alone_do_not(modes):
     assert not chain.info["converged"]
 
 
+def test_a_pool_that_would_never_be_asked_is_refused(modes):
+    with pytest.raises(TypeError, match="sample_emcee: pool: expected none"):
+        sample_emcee(KEY, modes, pool=object())
+
+
 def test_proposals_of_something_else_are_refused(modes):
     with pytest.raises(
         ValueError, match=r"proposal: expected a density over 'x\[0\]', 'x\[1\]'; got one over 'q', 'r'"

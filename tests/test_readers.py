@@ -401,6 +401,17 @@ def test_numpyro_gives_its_sample_sites(mcmc):
     assert read_chain(mcmc, ParameterSpace(["twice"], 0.0, 0.2)).samples.mean() == pytest.approx(0.1, abs=0.01)
 
 
+def test_a_run_with_an_improper_prior_has_its_bounds():
+    def model():
+        x = numpyro.sample("x", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        numpyro.sample("y", dist.Normal(jnp.log(x), 0.5), obs=0.0)
+
+    run = numpyro.infer.MCMC(numpyro.infer.NUTS(model), num_warmup=50, num_samples=50, progress_bar=False)
+    run.run(jax.random.key(0))
+    chain = read_chain(run)
+    assert (chain.names, chain.space.bounds.tolist()) == (("x",), [[0.0, np.inf]])
+
+
 def second_stage(prior):
     theta = numpyro.sample("theta", prior)
     scale = numpyro.sample("scale", dist.HalfNormal(1.0))

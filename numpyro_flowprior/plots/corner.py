@@ -25,7 +25,7 @@ def plot_corner(
     chains: Mapping[str, Chain],
     *,
     names: Sequence[str] | None = None,
-    full_range: bool = True,
+    full_range: bool = False,
     truth: Mapping[str, float] | None = None,
     title: str | None = None,
     bins: int = _BINS,
@@ -38,7 +38,7 @@ def plot_corner(
     Args:
         chains: {legend: chain}; parameters are matched by name.
         names: which parameters to draw; None for those that all chains share, in the order of the first.
-        full_range: axes span the declared bounds (the prior box); otherwise the range of the draws.
+        full_range: axes span the declared bounds (the prior box), where there are any, not the range of the draws.
         truth: {name: value} to mark.
         title: above the figure.
         bins: bins of the histograms along each axis.

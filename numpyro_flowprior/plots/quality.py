@@ -30,7 +30,7 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
     lowest density; the classifier.
 
     Args:
-        report: the report of `quality_report`; or a prior, for the one that its fit or its file holds.
+        report: the report of `quality_report`; or a prior, made or loaded, for the one that its fit or its file holds.
         labels: (d,) names to show; None for the parameters' names (for a prior, its labels).
 
     Raises:

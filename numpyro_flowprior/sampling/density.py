@@ -27,6 +27,7 @@ from ..latent import LatentReparam
 from .coordinates import coordinates_of, values_of, vector_of
 from .fitness import require_fixed_supports, require_numbers_observed
 from .sites import find_latents, merged_space, observed_sites, trace_model
+from .unusual import ConstantSites, ProperSites, is_constant
 
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
 # probit, and NaN from there on. Prior draws keep this fraction of the range away.
@@ -59,16 +60,18 @@ class ModelDensity:
         nan_count: how many log densities were NaN so far (each was returned as -inf).
 
     Raises:
-        ValueError: discrete latents, supports that have no bijection from real coordinates or that depend on other
-            latents, or two priors over one parameter name (each named); NaN among observed values.
+        ValueError: discrete latents, improper priors, supports that have no bijection from real coordinates or that
+            depend on other latents, or two priors over one parameter name (each named); NaN among observed values.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         self._model, self._args, self._kwargs = model, copied(args), copied(kwargs)
         with jax.enable_x64(True):
-            first = trace_model(model, self._args, self._kwargs, jax.random.key(0))
+            first = trace_model(ProperSites(ConstantSites(model)), self._args, self._kwargs, jax.random.key(0))
+            if any(is_constant(site) for site in first.values()):
+                self._model = ConstantSites(model)
             self._latents = find_latents(first)
-            again = find_latents(trace_model(model, self._args, self._kwargs, jax.random.key(1)))
+            again = find_latents(trace_model(self._model, self._args, self._kwargs, jax.random.key(1)))
             self._deterministic = [name for name, site in first.items() if site["type"] == "deterministic"]
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
             require_fixed_supports(self._latents, again)

@@ -98,6 +98,11 @@ def sample_emcee(
             "sample_emcee: proposal: expected 'prior' with space='latent'; got a density over parameters. Leave "
             "out `space`, in which such proposals need no help."
         )
+    if options.get("pool") is not None:
+        raise TypeError(
+            "sample_emcee: pool: expected none: the density is evaluated at all walkers at once, in one compiled "
+            "program, and emcee would never ask the pool. Leave it out."
+        )
     moves = moves_of(emcee, options.pop("moves", None))
     options["moves"] = mixed(emcee, inner, moves, proposal, proposal_share)
     key_start, key_seed = jax.random.split(key)

@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution, biject_to, constraints
+from numpyro.distributions import ExpandedDistribution, MaskedDistribution, biject_to, constraints
 from numpyro.handlers import seed, trace
 
 from .._leaves import copied, forgetting
 from ..box import Box
 from ..chains.parameters import ParameterSpace, merge_spaces
 from ..latent import LATENT_SUFFIX, HasLatentSpace, LatentDensity
+from .unusual import FeasibleSites, unwrapped
 
 UNCONSTRAINED_SUFFIX = "_unconstrained"  # of the coordinates of a site whose support is no box
 _OBSERVED, _UNOBSERVED = "_observed", "_unobserved"  # what NumPyro makes of a site with an obs_mask
@@ -99,11 +100,11 @@ def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str,
     """
     latents = {}
     with jax.enable_x64(True):  # so that a bound of 0.1 is 0.1
-        sites = trace_model(model, copied(args), copied(kwargs), jax.random.key(0))
+        sites = trace_model(FeasibleSites(model), copied(args), copied(kwargs), jax.random.key(0))
     for name, site in sites.items():
         if site["type"] != "sample" or site["is_observed"]:
             continue
-        density, shape = _unwrapped(site["fn"]), np.shape(site["value"])
+        density, shape = unwrapped(site["fn"]), np.shape(site["value"])
         if isinstance(density, LatentDensity):
             seen, space = name.removesuffix(LATENT_SUFFIX), density.prior.space
             latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim), space)
@@ -134,7 +135,7 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     size = int(np.prod(shape))
     named = _named_space_of(function)
     if named is not None:
-        learned = isinstance(_unwrapped(function), HasLatentSpace) and mask_of(function) is None
+        learned = isinstance(unwrapped(function), HasLatentSpace) and mask_of(function) is None
         return Latent(name, shape, _repeated(named, name, size // named.dim), named, learned, support)
     bounds = _box_of(support)
     if bounds is None or np.iscomplexobj(site["value"]):
@@ -204,14 +205,8 @@ def _over_events(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _named_space_of(function: Any) -> ParameterSpace | None:
     """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
-    space = getattr(_unwrapped(function), "space", None)
+    space = getattr(unwrapped(function), "space", None)
     return space if isinstance(space, ParameterSpace) else None
-
-
-def _unwrapped(function: Any) -> Any:
-    while isinstance(function, ExpandedDistribution | Independent | MaskedDistribution):
-        function = function.base_dist
-    return function
 
 
 def _repeated(space: ParameterSpace, site: str, copies: int) -> ParameterSpace:
@@ -237,7 +232,8 @@ def _require_unique(latents: list[Latent]) -> None:
             if name in seen:
                 raise ValueError(
                     f"model: parameter {name!r} has two priors, at sites {seen[name]!r} and {latent.site!r}. "
-                    "Train the prior without it (chain.select), or leave out the model's own site."
+                    "Train the prior without it (chain.select), or leave out the model's own site. If the product of "
+                    "the two is meant, sample one and add the other by numpyro.factor(name, prior.log_prob(theta))."
                 )
             seen[name] = latent.site
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -57,3 +58,14 @@ def read_parquet(path: Path) -> Table:
     if index:
         info["left_out"] = {name: "row labels of pandas" for name in index}
     return table_of_columns(columns, info=info)
+
+
+def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray]) -> None:
+    """Writes columns of numbers into an open file.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    arrow = optional_import("pyarrow", "readers", "writing parquet")
+    parquet = optional_import("pyarrow.parquet", "readers", "writing parquet")
+    parquet.write_table(arrow.table(dict(columns)), file)
