@@ -41,7 +41,8 @@ def progress_bar(
 
 def is_looked_at() -> bool:
     """Returns whether what is written to standard error is shown at once: in a terminal, or in a notebook."""
-    return bool(getattr(sys.stderr, "isatty", bool)()) or "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", bool)())
 
 
 class Lines:

@@ -60,11 +60,10 @@ def test_times_are_spelled(seconds, text):
 
 
 def test_terminals_and_notebooks_have_a_bar(monkeypatch):
-    assert isinstance(progress_bar(desc="d", unit="step"), Lines)
-    monkeypatch.setitem(sys.modules, "ipykernel", SimpleNamespace())
-    assert not isinstance(progress_bar(desc="d", unit="step", disable=True), Lines)
-    assert _progress.is_looked_at()
-    monkeypatch.delitem(sys.modules, "ipykernel")
+    assert isinstance(progress_bar(desc="d", unit="step", disable=False), Lines)
+    for shell, looked_at in ((SimpleNamespace(kernel=1), True), (SimpleNamespace(), False), (None, False)):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert _progress.is_looked_at() == looked_at
     monkeypatch.setattr(_progress.sys, "stderr", SimpleNamespace(isatty=lambda: True))
     assert _progress.is_looked_at()
 

@@ -261,7 +261,7 @@ def test_mixtures_are_judged_as_fit_flow_makes_them(counted):
     prior = fit_flow(key_train, banana().take(taught), *result.best, progress=False).prior
     log_q, _ = held_out_log_densities(prior, banana().take(held))
     assert top["log_density"] == pytest.approx(log_q.mean(), abs=1e-6)
-    assert worth > 0.9 * len(held)  # but for the luck of the autocorrelation's estimate
+    assert worth > 0.7 * len(held)  # but for the luck of the autocorrelation's estimate
     assert top["error"] == pytest.approx(log_q.std() / np.sqrt(worth), rel=1e-6)
     assert run(grid, rows=(500,), train=BRIEF, config=MIXED, finalists=0).table[0]["rung"] == 1
 
