@@ -118,7 +118,9 @@ class Lines:
             parts.append(f"{_spelled(seconds)}")
         if done and self.total is not None and self.total > self.n:
             parts.append(f"about {_spelled(seconds / done * (self.total - self.n))} left")
-        parts += [f"{name}={value}" for name, value in self._postfix.items()]
+        parts += [
+            f"{name}={f'{value:.5g}' if isinstance(value, float) else value}" for name, value in self._postfix.items()
+        ]
         print(f"{self.desc or 'progress'}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
