@@ -118,9 +118,8 @@ class Lines:
             parts.append(f"{_spelled(seconds)}")
         if done and self.total is not None and self.total > self.n:
             parts.append(f"about {_spelled(seconds / done * (self.total - self.n))} left")
-        parts += [
-            f"{name}={f'{value:.5g}' if isinstance(value, float) else value}" for name, value in self._postfix.items()
-        ]
+        for name, value in self._postfix.items():
+            parts.append(f"{name}={f'{value:.5g}' if isinstance(value, float) else value}")
         print(f"{self.desc or 'progress'}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
