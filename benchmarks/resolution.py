@@ -87,11 +87,12 @@ def row(name: str, mean: float, deviation: float, bounds: tuple[float, float]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--single", action="store_true", help="float32 alone")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     parts = ["# Resolution\n", origin("python benchmarks/resolution.py")]
-    for title, double in (("JAX as it comes: float32", False), ("JAX asked for float64", True)):
+    for title, double in (("JAX as it comes: float32", False), ("JAX asked for float64", True))[: 2 - options.single]:
         rows = []
         for name, case in CASES.items():
             with jax.enable_x64(double):
