@@ -72,7 +72,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[Any]:
         with self:
-            for item in self.iterable or ():
+            for item in () if self.iterable is None else self.iterable:
                 yield item
                 self.update()
 

@@ -127,6 +127,15 @@ class OverParameters(Distribution):
     space: ParameterSpace
     held: Held = Held()  # how float32 holds the parameters
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what was pickled, or copied; priors of before `held` find it again."""
+        self.__dict__.update(state)
+        if "held" not in state:
+            self._hold()
+
+    def _hold(self) -> None:
+        """Finds how float32 holds the parameters, where that is kept."""
+
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> Box:
         """The declared support, a product of intervals, half lines and lines."""
@@ -153,9 +162,13 @@ class UniformPrior(OverParameters):
         if unbounded:
             raise ValueError(f"UniformPrior: expected finite bounds; {shorten(unbounded, 40)} have none.")
         self.space = space
-        location, width = space.bounds.mean(axis=1), np.diff(space.bounds, axis=1)[:, 0] / np.sqrt(12.0)
-        self.held = held_by_float32(space, location, width)
+        self._hold()
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    def _hold(self) -> None:
+        bounds = self.space.bounds
+        width = np.diff(bounds, axis=1)[:, 0] / np.sqrt(12.0)
+        self.held = held_by_float32(self.space, bounds.mean(axis=1), width)
 
     @in_full_resolution(points=False)
     @validate_sample
@@ -202,17 +215,17 @@ class BroadPrior(OverParameters):
     def __init__(self, space: ParameterSpace, scale: Any, loc: Any, width: Any, *, validate_args: bool | None = None):
         self.space, self.loc = space, float_array(loc, "BroadPrior: loc", shape=(space.dim,))
         self.scale, self.width = (_positive(part, name, space) for part, name in ((scale, "scale"), (width, "width")))
-        self.held = self._held()
+        self._hold()
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
 
-    def _held(self) -> Held:
+    def _hold(self) -> None:
         lower, upper = self.space.bounds.T
         has_lower, has_upper = np.isfinite(self.space.bounds).T
         kinds = [has_lower & has_upper, has_lower, has_upper]
         lower, upper = (np.where(np.isfinite(ends), ends, 0.0) for ends in (lower, upper))
         location = np.select(kinds, [0.5 * (lower + upper), lower, upper], self.loc)
         width = np.select(kinds, [upper - lower, self.scale, self.scale], self.width)
-        return held_by_float32(self.space, location, width)
+        self.held = held_by_float32(self.space, location, width)
 
     def _on_lines(self) -> np.ndarray:
         return np.asarray(~np.isfinite(self.space.bounds).any(axis=1))

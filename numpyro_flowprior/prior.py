@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.util import validate_sample
 
-from ._checks import plain_json
+from ._checks import FloatArray, plain_json
 from ._leaves import as_jax
 from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace, require_space
@@ -76,9 +76,12 @@ class FlowPrior(MonteCarloMoments, OverParameters):
             )
         _require_shapes(params, param_shapes(config, space.dim))
         self.config, self.space, self.params = config, space, params
-        self._loc_rest, self.held = _rest_of(params["whitening"]["loc"]), _held(space, params)
+        self._hold()
         self.info = dict(info or {})
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    def _hold(self) -> None:
+        self._loc_rest, self.held = _rest_of(self.params["whitening"]["loc"]), _held(self.space, self.params)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         """
         fixed = self.params["whitening"]
         width = np.sqrt(np.sum(np.asarray(fixed["tril"], float) ** 2, axis=1))
-        scale, loc = np.asarray(self.params["support"]["scale"], float), np.asarray(fixed["loc"], float)
+        scale, loc = np.asarray(self.params["support"]["scale"], float), self.whitened_at
         return condition_on(self, {**(values or {}), **named}, scale=scale, loc=loc, width=width)
 
     def marginal(
@@ -154,6 +157,13 @@ class FlowPrior(MonteCarloMoments, OverParameters):
 
         seeded = jax.random.key(0) if key is None else key
         return fit_marginal(seeded, self, names, draws=draws, progress=progress).prior
+
+    @property
+    def whitened_at(self) -> FloatArray:
+        """The location of the whitened points (d,), in float64 also where the arrays went through float32."""
+        loc = np.asarray(self.params["whitening"]["loc"])
+        rest = _rest_of(loc) if self._loc_rest is None else np.asarray(self._loc_rest, np.float64)
+        return nearest_single(loc, np).astype(np.float64) + rest
 
     def _arrays(self) -> Any:
         """Returns the parameters, the location of the whitened points in two parts."""
@@ -178,6 +188,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
             raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
         added = {"metadata": plain_json(metadata, "metadata")} if metadata else {}
         params = jax.tree.map(np.asarray, self.params)
+        params = {**params, "whitening": {**params["whitening"], "loc": self.whitened_at}}
         return write_prior(path, self.config, self.space, params, {**self.info, **added})
 
     @classmethod

@@ -20,7 +20,7 @@ from ._checks import FloatArray
 from .chains.parameters import ParameterSpace
 
 _FINEST = 2.0**-8  # of a standard deviation: numbers farther apart than that show in densities and draws
-_LARGEST = float(np.finfo(np.float32).max) / 100.0
+_LARGEST = float(np.finfo(np.float32).max) / 2.0
 _SMALLEST = float(np.finfo(np.float32).smallest_normal) * 100.0  # nearer to zero XLA flushes numbers to it
 
 _CURE = (
@@ -69,8 +69,9 @@ def in_full_resolution(*, points: bool) -> Callable[[Method], Method]:
             if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((self, arguments, options))):
                 _tell(type(self).__name__, self.held)
                 return method(self, *arguments, **options)
-            with jax.enable_x64(True):
-                found = np.asarray(method(self, *map(_double, arguments), **options))
+            named = {name: _double(value) for name, value in options.items()}
+            with jax.ensure_compile_time_eval(), jax.enable_x64(True):  # a constant of somebody's trace is one still
+                found = np.asarray(method(self, *map(_double, arguments), **named))
             return found if points else jnp.asarray(found.astype(np.float32))
 
         return call  # type: ignore[return-value]
@@ -79,9 +80,9 @@ def in_full_resolution(*, points: bool) -> Callable[[Method], Method]:
 
 
 def _double(argument: Any) -> Any:
-    """Returns an array of floats as float64, anything else as it is."""
-    if isinstance(argument, jax.Array) and not jnp.issubdtype(argument.dtype, jnp.floating):
-        return argument  # a key
+    """Returns an array of floats as float64, anything else, such as a key, as it is."""
+    if isinstance(argument, jax.Array | np.ndarray) and not jnp.issubdtype(argument.dtype, jnp.floating):
+        return argument
     return np.asarray(argument, np.float64) if isinstance(argument, jax.Array | np.ndarray | float | list) else argument
 
 

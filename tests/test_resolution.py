@@ -176,6 +176,50 @@ def test_files_pickles_and_pytrees_keep_the_location(priors, tmp_path):
     assert prior.held.coarse == copies[2].held.coarse == ("t",)
 
 
+def test_constants_of_a_trace_keep_their_resolution(priors):
+    prior, rows = priors["epoch"].prior, chain_of(*CASES["epoch"]).samples[:3]
+    narrow = fp.UniformPrior(fp.ParameterSpace(["t"], *CASES["epoch in narrow bounds"][2]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(jax.jit(lambda x: x + prior.log_prob(rows))(0.0), exact(prior, rows), rtol=1e-6)
+        assert np.isfinite(jax.jit(lambda x: x + narrow.log_prob(rows))(0.0)).all()
+        assert np.isfinite(jax.jit(lambda x: x - prior.mean)(0.0)).all()
+
+
+def test_priors_that_were_pickled_before_know_how_float32_holds_them(priors):
+    for prior in (priors["epoch"].prior, fp.UniformPrior(fp.ParameterSpace(["t"], 0.0, 1e-3))):
+        old = pickle.loads(pickle.dumps(prior))
+        state = {name: part for name, part in vars(old).items() if name not in ("held", "_loc_rest")}
+        again = type(prior).__new__(type(prior))
+        again.__setstate__(state)
+        assert again.held == prior.held
+        assert jax.tree.structure(again) == jax.tree.structure(prior)
+
+
+def test_copies_that_went_through_float32_are_saved_with_their_location(priors, tmp_path):
+    prior, rows = priors["epoch"].prior, chain_of(*CASES["epoch"]).samples
+    rounded = jax.tree.map(jnp.asarray, prior)
+    loaded = fp.FlowPrior.load(rounded.save(tmp_path / "p.safetensors"))
+    np.testing.assert_allclose(loaded.log_prob(rows), prior.log_prob(rows), atol=1e-4)
+    for copy in (rounded, loaded):
+        np.testing.assert_allclose(copy.whitened_at, prior.whitened_at, rtol=1e-15)
+        assert fp.robustify(copy, 0.5).broad.loc == pytest.approx(prior.whitened_at, rel=1e-15)
+    np.testing.assert_array_equal(prior.whitened_at, prior.params["whitening"]["loc"])
+
+
+def test_keys_of_either_kind_and_names_of_arguments(priors):
+    prior = priors["epoch"].prior
+    for key in (jax.random.key(0), jax.random.PRNGKey(0), np.asarray(jax.random.PRNGKey(0))):
+        np.testing.assert_array_equal(prior.sample(key, (3,)), prior.sample(key=key, sample_shape=(3,)))
+    single = chain_of(*CASES["epoch"]).samples[:2].astype(np.float32)
+    np.testing.assert_array_equal(prior.log_prob(value=single), prior.log_prob(single))
+
+
+def test_wide_boxes_are_held(priors):
+    assert fp.UniformPrior(fp.ParameterSpace(["L"], 0.0, 2e36)).held == resolution.Held()
+    assert fp.UniformPrior(fp.ParameterSpace(["L"], 0.0, 1e40)).held.beyond == ("L",)
+
+
 def test_a_report_fails_a_prior_whose_draws_repeat(priors, monkeypatch):
     """As draws in float32 do: the report's own are of float64."""
     prior, chain = priors["period"].prior, chain_of(*CASES["period"])

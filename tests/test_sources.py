@@ -234,13 +234,23 @@ def test_exponents_of_three_digits_have_no_letter_in_fortran(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", TEXT)
-@pytest.mark.parametrize("cell", ["*******", "1.0E", "2020-01-02", "1,5"])
+@pytest.mark.parametrize("cell", ["*******", "1.0E", "2020-01-02", "2015-104", "1,5"])
 def test_what_is_no_number_is_refused_with_its_line(tmp_path, kind, cell):
     def spoilt(content: bytes) -> bytes:
         return re.sub(rb"[^\s,]+(?=\s*$)", cell.encode(), content)
 
     with pytest.raises(ValueError, match=r"line 6\d: expected (numbers; got|\d values)"):
         read(TEXT[kind](tmp_path, WHOLE, spoilt), options_of(kind))
+
+
+def test_numbers_of_any_length_without_a_last_end_of_line_are_whole(tmp_path):
+    rows = [",".join(map(repr, row)) for row in WHOLE.draws.tolist()]
+    for text, left in (("\n".join(["a,b", *rows]), N), ("\n".join(["a,b", *rows])[:-18], N - 1)):
+        (tmp_path / "c.csv").write_text(text)
+        np.testing.assert_array_equal(read(tmp_path / "c.csv")[0].samples, WHOLE.draws[:left])
+    (tmp_path / "c.csv").write_text("\n".join(["a,b", *rows, "1.0,2.0,3.0"]))
+    with pytest.raises(ValueError, match="line 62: expected 2 values as in the header; got 3"):
+        read(tmp_path / "c.csv")
 
 
 @pytest.mark.parametrize("kind", TEXT)
@@ -343,6 +353,7 @@ BILBY = {  # the class of a prior, its arguments, and its bounds
     "chi squared": ("ChiSquared", {"nu": 2}, (0.0, np.inf)),
     "Fermi and Dirac": ("FermiDirac", {"sigma": 1.0, "mu": 1.0}, (0.0, np.inf)),
     "beta": ("Beta", {"alpha": 1.0, "beta": 1.0, "minimum": 0, "maximum": 3}, (0.0, 3.0)),
+    "of either sign": ("SymmetricLogUniform", {"minimum": 0.1, "maximum": 10.0}, (-10.0, 10.0)),
     "sine": ("Sine", {}, (0.0, np.pi)),
     "conditional gamma": ("ConditionalGamma", {"k": 1.0, "condition_func": "f"}, (0.0, np.inf)),
     "conditional uniform": ("ConditionalUniform", {"minimum": 0.0, "maximum": 2.0}, (0.0, 2.0)),
@@ -430,6 +441,27 @@ def test_cobaya_chains_at_a_temperature_are_made_draws_of_the_posterior(tmp_path
     chain = read(path, {"sampled": ["x"]})[0]
     np.testing.assert_allclose(chain.log_likelihood, -0.5 * chi2, atol=1e-4)
     np.testing.assert_allclose(chain.log_prob, log_prior - 0.5 * chi2, atol=1e-4)
+
+
+def test_cobaya_chains_at_a_temperature_keep_their_weights_relative_to_each_other(tmp_path):
+    """The second chain never came near the mode."""
+    header, draws = "# weight minuslogpost x minuslogprior chi2", np.random.default_rng(0).normal(size=(2, 500))
+    draws[1] = 3.0 + np.abs(draws[1])
+    for j, part in enumerate(draws, start=1):
+        chi2 = part**2
+        write(tmp_path / f"c.{j}.txt", [header], lines(
+            np.column_stack([np.ones(500), 0.25 * chi2, part, np.zeros(500), chi2]), " "
+        ), untouched)  # fmt: skip
+    chain, _ = read(tmp_path / "c", {"sampled": ["x"]})
+    constant = np.log(chain.weights) - 0.5 * chain.log_prob
+    np.testing.assert_allclose(constant, constant[0], atol=1e-6)
+
+
+def test_a_constant_in_cobayas_columns_is_no_temperature(tmp_path):
+    chi2 = 2800.0 + np.random.default_rng(0).normal(size=N) ** 2
+    table = np.column_stack([WHOLE.weights, 30.0 + 0.5 * chi2, WHOLE.draws, np.zeros(N), chi2])
+    path = write(tmp_path / "c.txt", ["# weight minuslogpost a b minuslogprior chi2"], lines(table, " "), untouched)
+    assert read(path, {"sampled": ["a", "b"]})[0].weights_kind == "counts"
 
 
 def test_cobaya_columns_that_no_temperature_explains_tell_no_parts(tmp_path):

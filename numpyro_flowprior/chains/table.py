@@ -39,6 +39,7 @@ class Table:
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
         complaints: sentences about a run that its users should hear of.
         walkers: whether the chain ids are an ensemble's walkers, which depend on each other.
+        log_scale: logarithm of what the weights are to be multiplied by before they are compared with another table's.
         weights_kind: "counts" or "importance", where the source says it (see Chain).
         rows: "sequence" or "independent", where the source says it (see Chain).
     """
@@ -54,6 +55,7 @@ class Table:
     info: Mapping[str, Any] = field(default_factory=dict)
     complaints: tuple[str, ...] = ()
     walkers: bool = False
+    log_scale: float = 0.0
     weights_kind: str | None = None
     rows: str | None = None
 
@@ -184,12 +186,13 @@ def _without_dead(table: Table) -> Table:
         if fields.get(name) is not None and np.shape(fields[name]) == dead.shape:
             dead |= np.asarray(fields[name]) == -np.inf
     dead &= np.asarray(weights) == 0.0
-    if not dead.any():
+    unlike = [name for name, values in fields.items() if values is not None and np.shape(values) != dead.shape]
+    if not dead.any() or unlike:  # which Chain refuses
         return table
     reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
     return replace(
         table,
-        samples=table.samples[~dead],
+        samples=np.asarray(table.samples)[~dead],
         fields={name: None if values is None else np.asarray(values)[~dead] for name, values in fields.items()},
         info={**table.info, "left_out": {**table.info.get("left_out", {}), "rows": reason}},
     )
@@ -266,6 +269,9 @@ def joined(tables: Sequence[Table]) -> Table:
         for name in FIELDS
         if name not in LABELS and first.fields.get(name) is not None
     }
+    if "weights" in fields:
+        scales, lengths = [table.log_scale for table in tables], [len(table.samples) for table in tables]
+        fields["weights"] = fields["weights"] * np.repeat(np.exp(np.subtract(scales, max(scales))), lengths)
     fields["chain_id"] = _renumbered(tables, "chain_id")
     if any(related):
         fields["family_id"] = _renumbered(tables, "family_id")

@@ -46,6 +46,8 @@ def bounds_of(prior: Mapping[str, Any]) -> tuple[float, float]:
     name, arguments = kind_of(prior), _arguments(prior)
     low, high = _of_class(name, arguments)
     ends = [_number(arguments.get(end)) for end in ("minimum", "maximum")]
+    if name == "SymmetricLogUniform" and ends[1] is not None:  # of either sign; the minimum is that of its size
+        ends[0] = -ends[1]
     return (low if ends[0] is None else ends[0], high if ends[1] is None else ends[1])
 
 

@@ -207,8 +207,9 @@ def _cobaya(
     if temperature is not None and temperature != 1.0:
         log_prob = temperature * log_prob
         gain = (1.0 - 1.0 / temperature) * log_prob
-        weights = weights * np.exp(gain - gain[weights > 0.0].max())
-        kinds = {"weights_kind": "importance", "rows": "sequence"}
+        kinds["log_scale"] = float(gain[weights > 0.0].max())
+        weights = weights * np.exp(gain - kinds["log_scale"])
+        kinds |= {"weights_kind": "importance", "rows": "sequence"}
         info["temperature"] = temperature
         complaints = (
             f"The chain was sampled at temperature {temperature:.4g}: its rows are made draws of the posterior by "
@@ -245,9 +246,11 @@ def _temperature(columns: Mapping[str, np.ndarray]) -> float | None:
     stored, whole = columns["minuslogpost"], columns["minuslogprior"] + 0.5 * columns["chi2"]
     if np.allclose(stored, whole, rtol=_ROUNDED, atol=_ROUNDED):
         return 1.0
+    stored, whole = stored - stored.mean(), whole - whole.mean()  # a constant is no temperature
     ratio = float(stored @ whole / (stored @ stored)) if stored.any() else 1.0
-    explained = ratio > 0.0 and np.allclose(ratio * stored, whole, rtol=_ROUNDED, atol=_ROUNDED)
-    return ratio if explained else None
+    if ratio <= 0.0 or not np.allclose(ratio * stored, whole, rtol=_ROUNDED, atol=_ROUNDED * max(1.0, ratio)):
+        return None
+    return ratio if abs(ratio - 1.0) > _ROUNDED else 1.0
 
 
 def _start(burn_in: float, n: int) -> int:

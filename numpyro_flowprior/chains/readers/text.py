@@ -20,9 +20,10 @@ import numpy as np
 from ..._checks import FloatArray, shorten
 
 ENCODING = "utf-8-sig"  # UTF-8, with a byte-order mark or without
-_FORTRAN = re.compile(
-    r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[dDqQ]([+-]?\d+)|([+-]\d{3}))"
-)  # three digits leave no place for E
+_FORTRAN = (
+    re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[dDqQ]([+-]?\d+)"),
+    re.compile(r"([+-]?(?:\d+\.\d*|\.\d+))([+-]\d{3})"),  # three digits leave no place for the letter
+)
 _NUMBER = re.compile(r"[+-]?\d*(?:\.(\d*))?(?:[eEdDqQ]?([+-]?\d+))?")
 _COMPARED = 20  # rows before the last that tell how its last number should be written ...
 _FEWEST = 10  # ... if there are so many; in a file of fewer it is taken as it stands
@@ -62,8 +63,8 @@ def read_rows(
 ) -> Rows:
     """Returns the rows of numbers of a text file.
 
-    A last row without an end of line is left out if it has too few numbers, or if its last number is written unlike
-    those above it: 3.91 where they are like 4.07e-05 is no number that anybody wrote.
+    A last row without an end of line is left out if it has too few numbers, or if its last number is written as none of
+    those above it is: 3.91 where they are like 4.07e-05 is no number that anybody wrote.
 
     Args:
         path: a text file in UTF-8.
@@ -132,13 +133,13 @@ def _cut(path: Path, layout: _Layout) -> str | None:
         return None
     last = layout.cells(lines[-1])
     rows = [cells for line in lines[-_COMPARED - 1 : -1] if len(cells := layout.cells(line)) == layout.width]
-    if not last or len(rows) < _FEWEST:
+    if not last or len(rows) < _FEWEST or len(last) > layout.width:  # more is an error, which is told elsewhere
         return None
     if len(last) < layout.width:
         return f"it has {len(last)} of {layout.width} numbers: the file was cut, or is still being written"
     above = lines[-_COMPARED - 1 : -1]
     narrower = len({len(line) for line in above}) == 1 and len(lines[-1]) < len(above[-1].rstrip("\r\n"))
-    if {_style(cells[-1]) for cells in rows} == {_style(last[-1])} and not narrower:
+    if _style(last[-1]) in {_style(cells[-1]) for cells in rows} and not narrower:
         return None
     return "it has no end of line, and may have been cut inside a number"
 
@@ -168,8 +169,11 @@ def _cells(path: Path, layout: _Layout, cut: str | None) -> Iterator[tuple[int, 
 
 def number(cell: str) -> float:
     """Returns the number in a cell of text, C's or Fortran's; ValueError if it is none."""
-    match = _FORTRAN.fullmatch(cell.strip())
-    return float(f"{match[1]}e{match[2] or match[3]}") if match else float(cell)
+    for pattern in _FORTRAN:
+        match = pattern.fullmatch(cell.strip())
+        if match:
+            return float(f"{match[1]}e{match[2]}")
+    return float(cell)
 
 
 def is_number(cell: str) -> bool:
