@@ -115,7 +115,7 @@ class Lines:
         seconds, done = Lines._written - self._start, self.n - self._initial
         parts = [f"{self.n}{'' if self.total is None else f' of {self.total}'} {self.unit}s"]
         if done:
-            parts.append(f"{_spelled(seconds)}")
+            parts.append(_spelled(seconds))
         if done and self.total is not None and self.total > self.n:
             parts.append(f"about {_spelled(seconds / done * (self.total - self.n))} left")
         for name, value in self._postfix.items():

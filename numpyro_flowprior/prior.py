@@ -22,7 +22,7 @@ from ._leaves import as_jax
 from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace, require_space
 from .conditional import ConditionalPrior, condition_on
-from .flows.build import build_flow, build_latent_map, latent_log_prob, nearest_single
+from .flows.build import build_flow, build_latent_map, in_two_parts, latent_log_prob
 from .flows.config import FlowConfig
 from .flows.layout import flatten_params, param_shapes
 from .flows.numpy_support import from_line
@@ -55,7 +55,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     pytree_data_fields = ("params", "_loc_rest")
     pytree_aux_fields = ("config", "space", "held")
     info: Mapping[str, Any] = {}
-    _loc_rest: Any = None  # what float32 leaves of params["whitening"]["loc"]
+    _loc_rest: Any  # what float32 leaves of params["whitening"]["loc"]
 
     def __init__(
         self,
@@ -81,7 +81,8 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
 
     def _hold(self) -> None:
-        self._loc_rest, self.held = _rest_of(self.params["whitening"]["loc"]), _held(self.space, self.params)
+        _, self._loc_rest = in_two_parts(self.params["whitening"]["loc"])
+        self.held = _held(self.space, self.params)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,14 +162,12 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     @property
     def whitened_at(self) -> FloatArray:
         """The location of the whitened points (d,), in float64 also where the arrays went through float32."""
-        loc = np.asarray(self.params["whitening"]["loc"])
-        rest = _rest_of(loc) if self._loc_rest is None else np.asarray(self._loc_rest, np.float64)
-        return nearest_single(loc, np).astype(np.float64) + rest
+        nearest, _ = in_two_parts(np.asarray(self.params["whitening"]["loc"]))
+        return nearest.astype(np.float64) + np.asarray(self._loc_rest, np.float64)
 
     def _arrays(self) -> Any:
         """Returns the parameters, the location of the whitened points in two parts."""
-        rest = _rest_of(self.params["whitening"]["loc"]) if self._loc_rest is None else self._loc_rest
-        return as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": rest}})
+        return as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": self._loc_rest}})
 
     def _points(self, value: Any, subject: str) -> jax.Array:
         return points_of(value, self.space, f"FlowPrior: {subject}")
@@ -205,13 +204,6 @@ class FlowPrior(MonteCarloMoments, OverParameters):
 
     def __repr__(self) -> str:
         return f"FlowPrior({self.space!r}, {self.config!r})"
-
-
-def _rest_of(loc: Any) -> Any:
-    """Returns what a location (d,) has beyond its nearest number of float32; all of it beyond float32's range."""
-    arrays = jnp if isinstance(loc, jax.Array) else np
-    with np.errstate(over="ignore"):
-        return loc - nearest_single(arrays.asarray(loc), arrays)
 
 
 def _held(space: ParameterSpace, params: Any) -> Held:

@@ -106,10 +106,10 @@ def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tup
     names, values = flattened({name: site.astype(np.float64)}, leading=2)
     if space is None:
         return names, values
+    if site.dtype.kind != "f":
+        return space.names, values
     rounded = site.reshape(values.shape)
-    for bound in (
-        space.bounds.T if site.dtype.kind == "f" else ()
-    ):  # in float32 a draw next to a bound of 0.1 is 0.10000000149
+    for bound in space.bounds.T:  # in float32 a draw next to a bound of 0.1 is 0.10000000149
         values = np.where(rounded == bound.astype(rounded.dtype), bound, values)
     return space.names, values
 

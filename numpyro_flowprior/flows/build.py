@@ -46,11 +46,17 @@ class Whitening(distrax.Bijector):
         return from_loc @ inverse.T, jnp.broadcast_to(-self._log_det, z.shape[:-1])
 
 
-def nearest_single(loc: Any, arrays: Any) -> Any:
-    """Returns float32's numbers nearest to a location (d,), in its own type; zero beyond float32's normal range."""
-    single = loc.astype(np.float32).astype(loc.dtype)
+def in_two_parts(loc: Any) -> tuple[Any, Any]:
+    """Returns a location (d,), of NumPy or JAX, as float32's nearest numbers and the rest, both in its own type.
+
+    Beyond float32's normal range the first part is zero.
+    """
+    arrays = jnp if isinstance(loc, jax.Array) else np
+    with np.errstate(over="ignore"):
+        single = loc.astype(np.float32).astype(loc.dtype)
     held = arrays.isfinite(single) & (arrays.abs(single) >= float(np.finfo(np.float32).smallest_normal))
-    return arrays.where(held, single, 0.0)
+    nearest = arrays.where(held, single, 0.0)
+    return nearest, loc - nearest
 
 
 def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
@@ -113,9 +119,8 @@ def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype:
 def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
     """Returns the fixed part of the flow, from whitened points (d,) to theta (d,)."""
     fixed = {name: jnp.asarray(array) for name, array in params["whitening"].items()}
-    loc = nearest_single(fixed["loc"], jnp)
-    rest = fixed.get("loc_rest", fixed["loc"] - loc)
-    whitening = Whitening(*(array.astype(dtype) for array in (loc, fixed["tril"], rest)))
+    loc, rest = in_two_parts(fixed["loc"])
+    whitening = Whitening(*(array.astype(dtype) for array in (loc, fixed["tril"], fixed.get("loc_rest", rest))))
     return distrax.Chain([Support(space, jnp.asarray(params["support"]["scale"], dtype)), whitening])
 
 

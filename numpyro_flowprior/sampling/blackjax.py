@@ -17,7 +17,7 @@ from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import evidence_error
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .space import Coordinates, parameters_of, require_coordinates, sampled_in
+from .space import Coordinates, chain_of_draws, parameters_of, require_coordinates, sampled_in
 from .tempering import Programs
 from .unconstrained import NOTHING, Unconstrained
 
@@ -198,10 +198,9 @@ def _chain(
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
     power = run.powers[-1] if run.powers else 0.0
     done = power == 1.0
-    chain = Chain(
+    chain = chain_of_draws(
+        density,
         samples,
-        density.space,
-        log_prob=log_prior + log_likelihood,
         log_prior=log_prior,
         log_likelihood=log_likelihood,
         log_evidence=run.log_evidence if done else None,

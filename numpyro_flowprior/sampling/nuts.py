@@ -19,7 +19,7 @@ from ..chains.convergence import judge
 from .density import ModelDensity
 from .record import INTERRUPTION, begin, run_record, seed_of
 from .sites import without_masks
-from .space import Coordinates, require_coordinates, sampled_in
+from .space import Coordinates, chain_of_draws, require_coordinates, sampled_in
 
 _BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
@@ -181,10 +181,9 @@ def _chain(
     chains, kept, dim = draws.shape
     samples = draws.reshape(-1, dim)
     log_prior, log_likelihood = density.log_prior_and_likelihood(samples)
-    chain = Chain(
+    chain = chain_of_draws(
+        density,
         samples,
-        density.space,
-        log_prob=log_prior + log_likelihood,
         log_prior=log_prior,
         log_likelihood=log_likelihood,
         chain_id=np.repeat(np.arange(chains), kept),

@@ -41,7 +41,7 @@ def sampled_in(
     """
     require_coordinates(space, subject)
     if space == "parameters":
-        return density, partial(_chain, density)
+        return density, partial(chain_of_draws, density)
     if not density.learned_sites:
         raise ValueError(
             f"{subject}: space='latent': expected a model with a learned prior (FlowPrior, tempered or robust); "
@@ -52,7 +52,8 @@ def sampled_in(
     def to_chain(samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any) -> Chain:
         del log_prior  # of the latent coordinates
         theta = parameters_of(density, inner, samples)
-        return _chain(density, theta, log_prior=density.log_prior(theta), log_likelihood=log_likelihood, **fields)
+        own = density.log_prior(theta)
+        return chain_of_draws(density, theta, log_prior=own, log_likelihood=log_likelihood, **fields)
 
     return inner, to_chain
 
@@ -62,9 +63,10 @@ def parameters_of(density: ModelDensity, inner: ModelDensity, samples: FloatArra
     return density.vector({**inner.constrain(samples), **inner.deterministics(samples)})
 
 
-def _chain(
+def chain_of_draws(
     density: ModelDensity, samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any
 ) -> Chain:
+    """Returns the chain of a density's draws (n, d), with log prior and log likelihood (n,) and their sum."""
     return Chain(
         samples,
         density.space,

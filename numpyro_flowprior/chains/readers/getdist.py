@@ -76,15 +76,15 @@ def read_getdist(
     if left_out or read.cut:
         info["left_out"] = {**left_out, **read.left_out}
     rows = rows[start:]
-    fields, kind = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}, _kind(rows[:, 0])
-    doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
-    withheld = _withheld(doubt, log_posterior) if header is None else None
-    if withheld:
-        del fields["log_prob"]
-        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": withheld}}
     if header is not None:
         found = _cobaya(rows, header, info, _ranges(roots), sampled)
         return replace(found, complaints=(*read.complaints, *found.complaints))
+    fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
+    doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
+    withheld = _withheld(doubt, log_posterior)
+    if withheld:
+        del fields["log_prob"]
+        info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": withheld}}
     return Table(
         rows[:, 2:],
         tuple(names),
@@ -94,7 +94,7 @@ def read_getdist(
         derived=derived,
         info=info,
         complaints=read.complaints,
-        weights_kind=kind,
+        weights_kind=_kind(rows[:, 0]),
     )
 
 
