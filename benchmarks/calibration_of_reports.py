@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from kinds import Maker, correlated, counted, in_turn, independent, related, sorted_rows, weighted
+from kinds import USUAL, Maker, independent
 from scipy.stats import binomtest, norm
 from tables import origin, publish, table
 
@@ -34,19 +34,6 @@ from numpyro_flowprior.stages.guards import guard
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toys import make_prior, mixture_prior
 
-KINDS: dict[str, Maker] = {
-    "independent, 2,000 rows": independent(2000),
-    "AR(1), rho 0.9, 20,000 rows in 1": correlated(0.9, 1, 20_000),
-    "AR(1), rho 0.9, 20,000 rows in 2": correlated(0.9, 2, 20_000),
-    "AR(1), rho 0.9, 20,000 rows in 4": correlated(0.9, 4, 20_000),
-    "AR(1), rho 0.98, 20,000 rows in 1": correlated(0.98, 1, 20_000),
-    "multiplicities, 20,000 steps": counted(1.2, 20_000),
-    "multiplicities, short steps": counted(0.3, 20_000),
-    "importance weights, 5,000 rows": weighted(1.6, 5000),
-    "sorted by density, 2,000 rows": sorted_rows(2000),
-    "five walkers in turn, 20,000 rows": in_turn(0.9, 5, 20_000),
-    "particles of 1,000 families, 5,000 rows": related(0.9, 1000, 5000),
-}
 DIM = 3
 COARSE = "effective held-out rows"  # the reason that few rows give, which says nothing of the prior
 PRIOR = make_prior([(0.0, 1.0), (-np.inf, np.inf), (0.0, np.inf)], fp.FlowConfig(base="normal", layers=2, hidden=(8,)))
@@ -122,13 +109,13 @@ def main() -> None:
     parser.add_argument("--wrong", type=int, default=10, help="reports of each planted error, of each kind")
     parser.add_argument("--fits", type=int, default=10, help="flows trained, of each kind")
     parser.add_argument("--guards", type=int, default=20, help="stages, of each kind")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=list(USUAL), choices=list(USUAL))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, reasons = [], []
     for name in options.kinds:
-        maker = KINDS[name]
+        maker = USUAL[name]
         right = [alarmed(maker, seed) for seed in range(options.seeds)]
         wide = [alarmed(maker, seed, width=1.15) for seed in range(options.wrong)]
         far = [alarmed(maker, seed, shift=0.3) for seed in range(options.wrong)]

@@ -14,24 +14,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from kinds import Maker, correlated, counted, in_turn, independent, related, sorted_rows, weighted
+from kinds import USUAL, Maker
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.chains.inference_data import arviz_module
 
-KINDS: dict[str, Maker] = {
-    "independent, 2,000 rows": independent(2000),
-    "AR(1), rho 0.9, 20,000 rows in 1": correlated(0.9, 1, 20_000),
-    "AR(1), rho 0.98, 20,000 rows in 1": correlated(0.98, 1, 20_000),
-    "AR(1), rho 0.98, 20,000 rows in 4": correlated(0.98, 4, 20_000),
-    "multiplicities, 20,000 steps": counted(1.2, 20_000),
-    "multiplicities, short steps": counted(0.3, 20_000),
-    "importance weights, 5,000 rows": weighted(1.6, 5000),
-    "sorted by density, 2,000 rows": sorted_rows(2000),
-    "five walkers in turn, 20,000 rows": in_turn(0.9, 5, 20_000),
-    "particles of 1,000 families, 5,000 rows": related(0.9, 1000, 5000),
-}
 DIM = 2
 COMMAND = "python benchmarks/effective_sizes.py"
 
@@ -99,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []
-    for name, maker in KINDS.items():
+    for name, maker in USUAL.items():
         rows.append(of_kind(name, maker, options.seeds))
         print(*rows[-1], sep=" | ", flush=True)
     parts = [

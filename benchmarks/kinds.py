@@ -87,3 +87,18 @@ def sorted_rows(n: int) -> Maker:
         return z[np.argsort(-np.sum(z**2, axis=1))], {}
 
     return make
+
+
+USUAL: dict[str, Maker] = {
+    "independent, 2,000 rows": independent(2000),
+    "AR(1), rho 0.9, 20,000 rows in 1": correlated(0.9, 1, 20_000),
+    "AR(1), rho 0.9, 20,000 rows in 2": correlated(0.9, 2, 20_000),
+    "AR(1), rho 0.9, 20,000 rows in 4": correlated(0.9, 4, 20_000),
+    "AR(1), rho 0.98, 20,000 rows in 1": correlated(0.98, 1, 20_000),
+    "multiplicities, 20,000 steps": counted(1.2, 20_000),
+    "multiplicities, short steps": counted(0.3, 20_000),
+    "importance weights, 5,000 rows": weighted(1.6, 5000),
+    "sorted by density, 2,000 rows": sorted_rows(2000),
+    "five walkers in turn, 20,000 rows": in_turn(0.9, 5, 20_000),
+    "particles of 1,000 families, 5,000 rows": related(0.9, 1000, 5000),
+}
