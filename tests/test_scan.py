@@ -443,9 +443,15 @@ def test_what_cannot_be_scanned_is_refused(make, error, message, counted):
     assert not counted
 
 
-def test_progress_bar_shows_and_is_quiet_when_told(capsys):
+def test_progress_bar_shows_and_is_quiet_when_told(capsys, monkeypatch):
     run({"layers": [1]}, rows=(500,))
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr("numpyro_flowprior._progress.Lines._written", -np.inf)
+    run({"layers": [1]}, rows=(500,), progress=True)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "scan: 0 of 1 fits"
+    assert last.startswith("scan: 1 of 1 fits, ")
+    monkeypatch.setattr("numpyro_flowprior._progress.is_looked_at", lambda: True)
     run({"layers": [1]}, rows=(500,), progress=True)
     assert "scan: 100%" in capsys.readouterr().err
 
