@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; the table below says the same at run time, as a test makes sure
     from .box import BroadPrior, UniformPrior
     from .chains.chain import Chain
-    from .chains.inference_data import from_arviz, to_arviz
+    from .chains.from_inference_data import from_arviz
+    from .chains.inference_data import to_arviz
     from .chains.parameters import ParameterSpace
     from .chains.readers import read_chain, write_chain_npz
     from .compose import RobustPrior, TemperedPrior, robustify, temper
@@ -66,7 +67,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "box": ("BroadPrior", "UniformPrior"),
     "chains.chain": ("Chain",),
-    "chains.inference_data": ("from_arviz", "to_arviz"),
+    "chains.from_inference_data": ("from_arviz",),
+    "chains.inference_data": ("to_arviz",),
     "chains.parameters": ("ParameterSpace",),
     "chains.readers": ("read_chain", "write_chain_npz"),
     "compose": ("RobustPrior", "TemperedPrior", "robustify", "temper"),

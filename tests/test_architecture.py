@@ -59,7 +59,7 @@ BACKENDS = {
     "bilby": set(),
     "xarray": set(),
     "sklearn": set(),  # its kernels and models are known by their names
-    "arviz": {"chains/inference_data.py"},
+    "arviz": {"chains/from_inference_data.py"},
     "matplotlib": {"plots/canvas.py"},
     "safetensors": {"storage.py"},
     "optax": {"training/losses.py", "training/steps.py"},

@@ -505,7 +505,7 @@ def arviz_1(groups: dict):
 
 def test_arviz_1_round_trip(monkeypatch):
     module = types.SimpleNamespace(__version__="1.2.0", from_dict=arviz_1)
-    monkeypatch.setattr("numpyro_flowprior.chains.inference_data.arviz_module", lambda: module)
+    monkeypatch.setattr("numpyro_flowprior.chains.from_inference_data.arviz_module", lambda: module)
     test_arviz_round_trip_needs_no_space()
 
 

@@ -1,54 +1,59 @@
-"""Chains as ArviZ data: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x). ArviZ is imported here alone."""
+"""Chains as ArviZ data: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x)."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from .._checks import FloatArray, optional_import, shorten
+from .._checks import FloatArray, shorten
 from .autocorrelation import steps_of
 from .chain import Chain
-from .parameters import ParameterSpace
-from .table import KINDS, Table, columns_of, complaint_of_divergences, declared, to_chain
+from .from_inference_data import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module
+from .table import KINDS
+from .variables import Variable, labels_of, variables_of
 
-_PARTS = {"log_prob": "lp", "log_prior": "log_prior", "log_likelihood": "log_likelihood_total"}
-_PER_STEP = {**_PARTS, "family_id": "family_id"}  # in sample_stats, under these names
-_WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
-_ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its variables that are no parameters
-_PER_ROW = {field: f"row:{field}" for field in (*_PER_STEP, "weights", "chain_id")}
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
-_DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
+_MOST_VALUES = 2**28  # of pointwise log likelihoods: 2 GiB
 
 
 class HasLikelihood(Protocol):
     """What `to_arviz` needs of a ModelDensity."""
 
     observed: dict[str, np.ndarray]
+    arrays: dict[str, Variable]  # of all sites
+    variables: dict[str, Variable]  # of the parameters
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the vector."""
 
-    def log_likelihood_by_site(self, x: Any) -> dict[str, FloatArray]:
-        """Returns the log likelihood of each observed site, {site: (n,)}."""
+    def log_likelihood_by_site(self, x: Any, *, pointwise: bool = False) -> dict[str, FloatArray]:
+        """Returns the log likelihood of each observed site, {site: (n,)}, or of each of its observations."""
 
     def deterministics(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the deterministic sites, {site: (n, *shape)}."""
 
 
-def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array | None = None) -> Any:
-    """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x), one variable per parameter.
+def to_arviz(
+    chain: Any,
+    density: HasLikelihood | None = None,
+    *,
+    pointwise: bool = True,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    key: jax.Array | None = None,
+) -> Any:
+    """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x).
 
-    A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are, with the
-    names, units, labels and bounds of learned priors as coordinates of their sites (dimension "<site>_parameter").
+    Parameters are variables under their own names; columns `x[0]`, `x[1]`, ... that make up an array are one variable
+    x. With the model's density its sites' dimensions have the names of their plates, as `arviz.from_numpyro` has them,
+    and the copies of a learned prior in a plate are one variable with a dimension "<site>_parameter", whose coordinates
+    are the parameters' names. A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and
+    divergences as they are, with that dimension for all sites that draw from learned priors.
 
     ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
     importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become
@@ -60,13 +65,18 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     Args:
         chain: the Chain, or the MCMC.
         density: the ModelDensity that a Chain samples; adds the groups `log_likelihood` (one value per draw and
-            observed site) and `observed_data`, and to `posterior` the model's deterministic sites.
+            observation, which `arviz.loo` asks for) and `observed_data`, and to `posterior` the model's deterministic
+            sites. Observations that depend on each other, one draw of a multivariate normal, are a single one.
+        pointwise: False for one log likelihood per draw and observed *site*; for an MCMC, for none.
+        dims: {variable or site: names of its dimensions}, in place of those of the model.
+        coords: {dimension: values along it}.
         key: for the resampling of weighted chains; jax.random.key(0) if None.
 
     Raises:
         ImportError: ArviZ is not installed.
         TypeError: neither a Chain nor an MCMC.
-        ValueError: the density is of other parameters than the chain; or given with an MCMC; or that has not run.
+        ValueError: the density is of other parameters than the chain; or given with an MCMC; or that has not run; dims
+            or coords of something that is not there, or of another length; more than 2 GiB of log likelihoods.
     """
     arviz = arviz_module()
     if hasattr(chain, "get_samples"):
@@ -74,7 +84,7 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
 
         if density is not None:
             raise ValueError("to_arviz: density: expected none with an MCMC. Pass read_chain(mcmc) in its place.")
-        return named_draws(arviz, chain)
+        return named_draws(arviz, chain, log_likelihood=pointwise, dims=dims or {}, coords=coords or {})
     if not isinstance(chain, Chain):
         raise TypeError(f"to_arviz: expected a Chain or a numpyro.infer.MCMC; got {type(chain).__name__}.")
     if density is not None and set(density.names) != set(chain.names):
@@ -91,145 +101,65 @@ def to_arviz(chain: Any, density: HasLikelihood | None = None, *, key: jax.Array
     def arrange(values: FloatArray) -> FloatArray:
         return values[order].reshape(*shape, *values.shape[1:])
 
-    groups: dict[str, Any] = {"posterior": {name: arrange(chain.samples[:, j]) for j, name in enumerate(chain.names)}}
-    parts = {stat: getattr(chain, field) for field, stat in _PER_STEP.items()}
-    groups["sample_stats"] = {stat: arrange(values) for stat, values in parts.items() if values is not None}
+    variables = variables_of(chain.names) if density is None else density.variables
+    parts = {stat: getattr(chain, field) for field, stat in PER_STEP.items()}
+    groups = {
+        "posterior": {name: _values(chain, variable) for name, variable in variables.items()},
+        "sample_stats": {stat: values for stat, values in parts.items() if values is not None},
+    }
+    arrays = dict(variables)
     if density is not None:
-        by_site = density.log_likelihood_by_site(chain.select(density.names).samples)
-        groups["log_likelihood"] = {name: arrange(values) for name, values in by_site.items()}
-        groups["observed_data"] = dict(density.observed)
-        derived = density.deterministics(chain.select(density.names).samples)
-        groups["posterior"] |= {_free(name, chain.names): arrange(values) for name, values in derived.items()}
+        _add_sites(groups, arrays, density, chain, pointwise)
+    for name, group in groups.items():
+        groups[name] = group if name == "observed_data" else {each: arrange(values) for each, values in group.items()}
     groups = {name: group for name, group in groups.items() if group}
+    labels: dict[str, Any] = labels_of(arrays, dims or {}, coords or {})
     nested = int(arviz.__version__.split(".")[0]) >= 1  # ArviZ 1.0 takes one nested dictionary
-    data = arviz.from_dict(groups) if nested else arviz.from_dict(**groups)
-    _describe(data.posterior, source, resampled=weighted)
-    for name in set(groups["posterior"]) - set(chain.names):
-        data.posterior[name].attrs[_DERIVED] = 1
+    data = arviz.from_dict(groups, **labels) if nested else arviz.from_dict(**groups, **labels)
+    _describe(data.posterior, source, variables, resampled=weighted)
+    for name in set(groups["posterior"]) - set(variables):
+        data.posterior[name].attrs[DERIVED] = 1
     if weighted or _lost_chains(source):
         _add_all_rows(data, source)
     return data
 
 
-def from_arviz(data: Any, space: ParameterSpace | None = None) -> Chain:
-    """Returns the posterior of an InferenceData or DataTree as a Chain: the inverse of `to_arviz`.
-
-    Log densities, evidence and info are read only from what `to_arviz` wrote, and the densities only with all of its
-    parameters. Elsewhere `lp` may belong to other coordinates: NumPyro and PyMC store it in the unconstrained ones.
-
-    Args:
-        data: arviz.InferenceData or xarray.DataTree with a group `posterior`; variables with a shape are read as
-            `name[0]`, `name[1]`, ..., by position.
-        space: the parameters to read and their bounds; None for all, with the bounds that `to_arviz` wrote.
-
-    Raises:
-        ValueError: there is no posterior, or it lacks a parameter (named).
-    """
-    return to_chain(read_arviz(data), space)
+def _add_sites(groups: Any, arrays: dict[str, Variable], density: HasLikelihood, chain: Chain, pointwise: bool) -> None:
+    """Adds what the model makes of a chain's rows to the groups, {group: {name: values (n, ...)}}, and its arrays."""
+    x = chain.select(density.names).samples
+    if pointwise:
+        _require_room(density, x)
+    for name, values in density.deterministics(x).items():
+        free = _free(name, density.variables)
+        groups["posterior"][free], arrays[free] = values, density.arrays[name]
+    groups["log_likelihood"] = density.log_likelihood_by_site(x, pointwise=pointwise)
+    groups["observed_data"] = {}
+    for name, value in density.observed.items():
+        groups["observed_data"][name] = np.broadcast_to(value, density.arrays[name].shape)
+        arrays[name] = density.arrays[name]
 
 
-def read_arviz(data: Any) -> Table:
-    """Returns the table of an InferenceData's or DataTree's posterior (see `from_arviz`)."""
-    table = _read_posterior(data)
-    all_rows = getattr(data, _ALL_ROWS, None)
-    return table if all_rows is None else _with_all_rows(table, all_rows)
+def _values(chain: Chain, variable: Variable) -> FloatArray:
+    """Returns a variable's draws (n, *shape)."""
+    return chain.select(variable.names).samples.reshape(chain.n, *variable.shape)
 
 
-def _read_posterior(data: Any) -> Table:
-    posterior = getattr(data, "posterior", None)
-    if posterior is None:
-        groups = getattr(data, "groups", ())
-        groups = groups() if callable(groups) else groups
-        raise ValueError(f"expected a group 'posterior'; got {shorten(groups) or 'none'}.")
-    missing = [name for name in ("chain", "draw") if name not in posterior.sizes]
-    if missing:
-        raise ValueError(f"posterior: expected dimensions chain and draw; got {shorten(posterior.sizes)}.")
-    ours = posterior.attrs.get("written_by") == _WRITER
-    names = [name for name in posterior.data_vars if not (ours and _DERIVED in posterior[name].attrs)]
-    variables = {str(name): posterior[name].transpose("chain", "draw", ...).values for name in names}
-    words = [name for name, values in variables.items() if values.dtype.kind not in "fiu"]
-    numbers = {name: values for name, values in variables.items() if name not in words}
-    if not numbers:
-        raise ValueError(f"posterior: expected variables of numbers; got {shorten(variables) or 'none'}.")
-    chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
-    fields: dict[str, Any] = {"chain_id": np.repeat(np.arange(chains), draws) if chains > 1 else None}
-    stats = getattr(data, "sample_stats", {})
-    diverged = int(np.sum(stats["diverging"].values)) if "diverging" in stats else 0
-    if ours:
-        fields |= {field: stats[stat].values.ravel() for field, stat in _PER_STEP.items() if stat in stats}
-    spaces = {name: _space_of(posterior[name], ours) for name in numbers}
-    columns = [columns_of(name, values, spaces[name]) for name, values in numbers.items()]
-    return Table(
-        np.concatenate([draws for _, draws in columns], axis=1),
-        tuple(name for names, _ in columns for name in names),
-        fields,
-        **declared(space for space in spaces.values() if space is not None),
-        evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
-        rows=posterior.attrs.get("rows") if ours else None,
-        info=json.loads(posterior.attrs["info"]) if ours else _record(words, "lp" in stats, diverged),
-        complaints=complaint_of_divergences(diverged, chains * draws),
-    )
-
-
-def read_netcdf(path: Path) -> Table:
-    """Returns the table of a NetCDF file that ArviZ wrote (see `from_arviz`).
-
-    Raises:
-        ImportError: ArviZ is not installed.
-    """
-    try:
-        data = arviz_module().from_netcdf(str(path))
-    except (OSError, ValueError, TypeError) as error:
+def _require_room(density: HasLikelihood, x: FloatArray) -> None:
+    draws = len(x)
+    if draws * sum(np.prod(density.arrays[name].shape) for name in density.observed) <= _MOST_VALUES:
+        return  # an upper limit: of a multivariate distribution all numbers are one observation
+    one = density.log_likelihood_by_site(x[:1], pointwise=True)
+    observations = sum(values.size for values in one.values())
+    if draws * observations > _MOST_VALUES:
         raise ValueError(
-            f"not a readable NetCDF file of ArviZ ({error}). It may be truncated: copy it again."
-        ) from error
-    try:
-        return read_arviz(data)
-    finally:
-        if hasattr(data, "close"):
-            data.close()
+            f"to_arviz: expected at most {_MOST_VALUES:.3g} pointwise log likelihoods; got {draws} draws of "
+            f"{observations} observations. Keep fewer rows (chain.thin), or pass pointwise=False."
+        )
 
 
-def _free(name: str, taken: Sequence[str]) -> str:
+def _free(name: str, taken: Mapping[str, Variable]) -> str:
     """Returns a deterministic site's name, marked as such where a parameter has it."""
     return f"{name} (site)" if name in taken else name
-
-
-def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:
-    """Returns the parameters of a variable's columns, as `to_arviz` describes them; units and labels of anybody's."""
-    name = str(variable.name)
-    if f"{name}_parameter" in variable.dims and f"{name}_lower" in variable.coords and variable.ndim == 3:
-        names, lower, upper, units, labels = (
-            variable.coords[f"{name}_{what}"].values.tolist()
-            for what in ("parameter", "lower", "upper", "unit", "label")
-        )
-        return ParameterSpace(names, lower, upper, units=units, labels=labels)
-    if variable.ndim != 2:
-        return None
-    bounds = variable.attrs if ours else {}
-    unit, label = (variable.attrs.get(what) for what in ("units", "label"))
-    return ParameterSpace(
-        [name],
-        [bounds.get("lower", -np.inf)],
-        [bounds.get("upper", np.inf)],
-        units=[unit if isinstance(unit, str) else ""],
-        labels=[label if isinstance(label, str) else name],
-    )
-
-
-def _record(words: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
-    info: dict[str, Any] = {"source": "ArviZ", "log_prob": "none", "divergences": diverged}
-    left_out = {name: "not a variable of numbers" for name in words}
-    if has_lp:
-        left_out["lp"] = "often the density in unconstrained coordinates: not the posterior's"
-    return {**info, "left_out": left_out} if left_out else info
-
-
-def arviz_module() -> ModuleType:
-    """Returns ArviZ; ImportError if it is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces its own refactoring on import
-        return optional_import("arviz", "arviz", "to_arviz")
 
 
 def _equally_weighted(chain: Chain, key: jax.Array) -> Chain:
@@ -256,39 +186,29 @@ def _lost_chains(chain: Chain) -> bool:
 
 def _add_all_rows(data: Any, chain: Chain) -> None:
     """Adds the chain's rows as they are, so that nothing of them is lost in the file."""
-    per_row = {name: getattr(chain, field) for field, name in _PER_ROW.items()}
+    per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
     columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row", values) for name, values in columns.items()})
-    rows.attrs = {"written_by": _WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}
+    rows.attrs = {"written_by": WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}
     rows.attrs |= {name: getattr(chain, name) for name in KINDS if getattr(chain, name) is not None}
     if hasattr(data, "add_groups"):
-        data.add_groups({_ALL_ROWS: rows}, warn_on_custom_groups=False)
+        data.add_groups({ALL_ROWS: rows}, warn_on_custom_groups=False)
     else:
-        data[_ALL_ROWS] = type(data)(dataset=rows)
+        data[ALL_ROWS] = type(data)(dataset=rows)
 
 
-def _with_all_rows(table: Table, rows: Any) -> Table:
-    """Returns the table with the rows that its posterior was made of; as it is if somebody changed the posterior."""
-    names = tuple(str(name) for name in rows.data_vars if name not in _PER_ROW.values())
-    if rows.attrs.get("written_by") != _WRITER or table.names != names:
-        return table
-    if len(table.samples) != rows.attrs["resampled_to"]:
-        return table
-    fields = {field: rows[name].values for field, name in _PER_ROW.items() if name in rows}
-    samples = np.column_stack([rows[name].values for name in names])
-    kinds: dict[str, Any] = {name: rows.attrs.get(name) for name in KINDS}
-    return replace(table, samples=samples, fields=fields, **kinds)
-
-
-def _describe(posterior: Any, chain: Chain, *, resampled: bool) -> None:
+def _describe(posterior: Any, chain: Chain, variables: Mapping[str, Variable], *, resampled: bool) -> None:
     space = chain.space
     for name, unit, label, bounds in zip(chain.names, space.units, space.labels, space.bounds, strict=True):
-        posterior[name].attrs.update(units=unit, label=label, lower=bounds[0], upper=bounds[1])
+        if name in variables:
+            posterior[name].attrs.update(units=unit, label=label, lower=bounds[0], upper=bounds[1])
     attributes = {"log_evidence": chain.log_evidence, "log_evidence_error": chain.log_evidence_error}
     posterior.attrs.update({name: value for name, value in attributes.items() if value is not None})
-    posterior.attrs["written_by"] = _WRITER
+    posterior.attrs["written_by"] = WRITER
+    columns = {name: list(variable.names) for name, variable in variables.items()}
+    posterior.attrs[PARAMETERS] = json.dumps({"space": space.to_json(), "variables": columns})
     posterior.attrs["info"] = json.dumps(chain.info, default=str)
     posterior.attrs["resampled_from_weights"] = int(resampled)
     posterior.attrs["rows"] = chain.rows

@@ -109,6 +109,13 @@ class ParameterSpace:
             )
         return np.stack([np.asarray(values[name], dtype=np.float64) for name in self.names], axis=-1)
 
+    def repeated(self, site: str, copies: int) -> ParameterSpace:
+        """Returns the parameters of several copies, `site[0].name` and so on; the space itself of a single one."""
+        if copies == 1:
+            return self
+        names = [f"{site}[{copy}].{name}" for copy in range(copies) for name in self.names]
+        return ParameterSpace(names, self.lower * copies, self.upper * copies, units=self.units * copies)
+
     def unbounded(self) -> ParameterSpace:
         """Returns the same parameters without any bounds."""
         return ParameterSpace(self.names, units=self.units, labels=self.labels)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from .chain import Chain
-from .inference_data import arviz_module, to_arviz
+from .from_inference_data import arviz_module
+from .inference_data import to_arviz
+from .variables import variables_of
 
 
 def staged_arviz(chains: Mapping[str, Chain]) -> Any:
@@ -46,8 +48,12 @@ def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
     if find_spec("arviz") is None or chain.log_prior is None or chain.log_likelihood is None:
         return None
     arviz, data = arviz_module(), to_arviz(chain)
+    draws: dict[str, Any] = {}
+    for name, variable in variables_of(chain.names).items():
+        values = data.posterior[name].values
+        draws |= dict(zip(variable.names, np.moveaxis(values.reshape(*values.shape[:2], -1), 2, 0), strict=True))
     groups = {
-        "posterior": {name: data.posterior[name].values for name in chain.names},
+        "posterior": {name: draws[name] for name in chain.names},
         "log_prior": {"log_prior": data.sample_stats["log_prior"].values},
         "log_likelihood": {"log_likelihood": data.sample_stats["log_likelihood_total"].values},
     }

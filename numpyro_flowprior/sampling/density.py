@@ -25,6 +25,7 @@ from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from ..latent import LatentReparam
 from .coordinates import coordinates_of, values_of, vector_of
+from .dimensions import arrays_of_sites, variables_of_latents
 from .fitness import require_fixed_supports, require_numbers_observed
 from .sites import find_latents, merged_space, observed_sites, trace_model
 from .unusual import ConstantSites, ProperSites, is_constant
@@ -57,6 +58,8 @@ class ModelDensity:
     Attributes:
         space: names and bounds of all latent parameters, in the order of the vector.
         observed: {site: observed value}.
+        arrays: {site: shape and dimensions of its value}, of all sites.
+        variables: {variable: the parameters that it holds, shape, dimensions}, in the order of the vector.
         nan_count: how many log densities were NaN so far (each was returned as -inf).
 
     Raises:
@@ -77,6 +80,8 @@ class ModelDensity:
             require_fixed_supports(self._latents, again)
             require_numbers_observed(first, self.observed)
         self.space: ParameterSpace = merged_space(self._latents)
+        self.arrays = arrays_of_sites(first)
+        self.variables = variables_of_latents(self._latents, self.arrays)
         self._low, self._high = interior_bounds(self.space, np.dtype(np.float64))
         self._compiled: dict[str, Any] = {}
         self.nan_count = 0
@@ -152,10 +157,14 @@ class ModelDensity:
         both = self._evaluate("both", x)
         return both[:, 0], both[:, 1]
 
-    def log_likelihood_by_site(self, x: Any) -> dict[str, FloatArray]:
-        """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d)."""
-        by_site = self._evaluate("by_site", x)
-        return {name: by_site[:, j] for j, name in enumerate(self.observed)}
+    def log_likelihood_by_site(self, x: Any, *, pointwise: bool = False) -> dict[str, FloatArray]:
+        """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d).
+
+        With `pointwise` that of each of its observations, {site: (n, *batch_shape)}: independent ones, given the
+        parameters. One draw of a multivariate distribution is one observation. Their sum is the site's log likelihood,
+        `numpyro.handlers.scale` included.
+        """
+        return self._evaluate("pointwise" if pointwise else "by_site", x)
 
     def deterministics(self, x: Any) -> dict[str, FloatArray]:
         """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d).
@@ -230,14 +239,16 @@ class ModelDensity:
             )
         return array
 
-    def _evaluate(self, which: str, x: Any) -> FloatArray:
+    def _evaluate(self, which: str, x: Any) -> Any:
+        """Returns what `_log_probs` gives at points (n, d), an array or several; -inf outside the support."""
         x = self._points(x)
-        at_point = partial(self._log_probs, which)
-        if self._is_interior(x):
-            return self._without_nan(self._in_batches(which, at_point, x))
-        values = self._in_batches(which, at_point, self._moved_inside(x))
-        values[~self.space.contains(x)] = -np.inf
-        return self._without_nan(values)
+        interior = self._is_interior(x)
+        values = self._in_batches(which, partial(self._log_probs, which), x if interior else self._moved_inside(x))
+        parts = list(values.values()) if isinstance(values, dict) else [values]
+        for part in [] if interior else parts:
+            part[~self.space.contains(x)] = -np.inf
+        parts = [self._without_nan(part) for part in parts]
+        return dict(zip(values, parts, strict=True)) if isinstance(values, dict) else parts[0]
 
     def _is_interior(self, x: FloatArray) -> bool:
         """Returns whether all points (n, d) are strictly inside the support, as those of samplers mostly are."""
@@ -271,10 +282,14 @@ class ModelDensity:
             self._compiled[name] = jax.jit(jax.vmap(at_point))
         return self._compiled[name]
 
-    def _log_probs(self, which: str, x: jax.Array) -> jax.Array:
+    def _log_probs(self, which: str, x: jax.Array) -> Any:
         """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""
         values, log_det = values_of(self._latents, x)
-        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, values)
+        model = (seed(self._model, 0), self._args, self._kwargs, values)
+        if which == "pointwise":
+            terms, _ = compute_log_probs(*model, sum_log_prob=False)
+            return {name: jnp.asarray(terms[name]) for name in self.observed}
+        terms, _ = compute_log_probs(*model)
         zero = jnp.zeros((), x.dtype)
         log_prior = sum((terms[latent.site] for latent in self._latents), log_det)
         by_site = [terms[name] for name in self.observed]
@@ -284,7 +299,7 @@ class ModelDensity:
             "log_likelihood": lambda: log_likelihood,
             "log_posterior": lambda: log_prior + log_likelihood,
             "both": lambda: jnp.stack([log_prior, log_likelihood]),
-            "by_site": lambda: jnp.stack(by_site) if by_site else jnp.zeros(0, x.dtype),
+            "by_site": lambda: dict(zip(self.observed, by_site, strict=True)),
         }[which]()
 
     def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:

@@ -90,8 +90,15 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
     return latents
 
 
-def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Latent]:
-    """Returns {sampled site: what its draws hold} for the latent sites whose support is a box.
+def trace_of_run(mcmc: Any) -> dict[str, Any]:
+    """Returns the trace of a numpyro.infer.MCMC's model, its arguments those of the run."""
+    model, args, kwargs = FeasibleSites(mcmc.sampler.model), copied(mcmc._args), copied(mcmc._kwargs)
+    with jax.enable_x64(True):  # so that a bound of 0.1 is 0.1
+        return trace_model(model, args, kwargs, jax.random.key(0))
+
+
+def readable_sites(model_trace: dict[str, Any]) -> dict[str, Latent]:
+    """Returns {sampled site: what its draws hold} for the latent sites of a trace whose support is a box.
 
     What `LatentReparam` moved into latent space is there as what the model sees: theta for the site theta_latent.
 
@@ -99,15 +106,13 @@ def readable_sites(model: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str,
         ValueError: two sites with parameters of one name.
     """
     latents = {}
-    with jax.enable_x64(True):  # so that a bound of 0.1 is 0.1
-        sites = trace_model(FeasibleSites(model), copied(args), copied(kwargs), jax.random.key(0))
-    for name, site in sites.items():
+    for name, site in model_trace.items():
         if site["type"] != "sample" or site["is_observed"]:
             continue
         density, shape = unwrapped(site["fn"]), np.shape(site["value"])
         if isinstance(density, LatentDensity):
             seen, space = name.removesuffix(LATENT_SUFFIX), density.prior.space
-            latents[name] = Latent(seen, shape, _repeated(space, seen, int(np.prod(shape)) // space.dim), space)
+            latents[name] = Latent(seen, shape, space.repeated(seen, int(np.prod(shape)) // space.dim), space)
             continue
         with suppress(ValueError):
             latent = _latent(name, site)
@@ -133,10 +138,10 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     if getattr(support, "is_discrete", False):
         raise ValueError(f"model: latent site {name!r} is discrete; samplers of densities need it summed out or fixed.")
     size = int(np.prod(shape))
-    named = _named_space_of(function)
+    named = named_space_of(function)
     if named is not None:
         learned = isinstance(unwrapped(function), HasLatentSpace) and mask_of(function) is None
-        return Latent(name, shape, _repeated(named, name, size // named.dim), named, learned, support)
+        return Latent(name, shape, named.repeated(name, size // named.dim), named, learned, support)
     bounds = _box_of(support)
     if bounds is None or np.iscomplexobj(site["value"]):
         return _unconstrained(name, shape, support)
@@ -179,6 +184,12 @@ def _missing_part(latent: Latent, site: dict[str, Any]) -> list[Latent]:
     return [replace(latent, space=latent.space.select(names), imputed=missing, others=value.ravel()[~moved])]
 
 
+def named_space_of(function: Any) -> ParameterSpace | None:
+    """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
+    space = getattr(unwrapped(function), "space", None)
+    return space if isinstance(space, ParameterSpace) else None
+
+
 def mask_of(function: Any) -> np.ndarray | None:
     """Returns where in its batch a distribution counts, of bool; None if it has no mask."""
     masks, shape = [], function.batch_shape
@@ -201,22 +212,6 @@ def without_masks(function: Any) -> Any:
 def _over_events(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns a mask over a batch for each coordinate of its members."""
     return np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
-
-
-def _named_space_of(function: Any) -> ParameterSpace | None:
-    """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
-    space = getattr(unwrapped(function), "space", None)
-    return space if isinstance(space, ParameterSpace) else None
-
-
-def _repeated(space: ParameterSpace, site: str, copies: int) -> ParameterSpace:
-    if copies == 1:
-        return space
-    parts = []
-    for copy in range(copies):
-        names = [f"{site}[{copy}].{name}" for name in space.names]
-        parts.append(ParameterSpace(names, space.lower, space.upper, units=space.units))
-    return merge_spaces(parts)
 
 
 def _coordinate_names(site: str, shape: tuple[int, ...]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from ..._checks import shorten
 from ..chain import Chain
 from ..convergence import judge
-from ..inference_data import read_arviz, read_netcdf
+from ..from_inference_data import read_arviz, read_netcdf
 from ..parameters import ParameterSpace
 from ..table import Table, joined, to_chain
 from .arrays import read_array, read_dict

@@ -55,6 +55,6 @@ def _latents(mcmc: Any) -> Mapping[str, Any]:
     model = getattr(mcmc.sampler, "model", None)
     if model is None or not hasattr(mcmc, "_args"):
         return {}
-    from ...sampling.sites import readable_sites  # from a room below: what a model samples is known there
+    from ...sampling.sites import readable_sites, trace_of_run  # from a room below: what a model samples is known there
 
-    return readable_sites(model, mcmc._args, mcmc._kwargs)
+    return readable_sites(trace_of_run(mcmc))
