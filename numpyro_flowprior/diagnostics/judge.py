@@ -41,6 +41,8 @@ _TAIL = (2.0, 5.0)  # factor by which a tail holds too many rows (or too few, fo
 _MISPLACED = 0.02  # ... and the share of all rows that it holds too many, to fail
 _LOSS = 0.1  # nats between the log density that the chain has and the prior's
 _BEYOND = (0.02, 0.1)  # share of the prior's draws beyond the chain above the share expected
+_BOUND = "declare the bound"
+_LINE = "learn coordinates in which this edge is a bound (of x < y: x and y - x, or y and x / y), and declare it"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def judge(report: QualityReport) -> tuple[str, tuple[str, ...]]:
             f"its log density is {report.loss:.2f} +- {report.loss_error:.2f} nats (KL) off the chain's own, log_prob: "
             "that of the chain is of other parameters, or the prior misses it"
         )
+    if report.edges:
+        worst, others = report.edges[0], len(report.edges) - 1
+        more = f" (and {others} more)" if others else ""
+        advice = _BOUND if len(worst.names) == 1 else _LINE
+        warnings.append(f"{worst.beyond:.1%} of its draws have {worst}, where rows end as at a wall{more}: {advice}")
     if report.effective_size < _FEW:
         warnings.append(f"only {report.effective_size:.0f} effective held-out rows: a coarse check")
     few = report.independent_rows < _FEWEST_TO_FAIL

@@ -25,6 +25,7 @@ from .independent import independent_rows
 from .judge import judge
 from .posterior_divergence import posterior_divergence
 from .report import QualityReport
+from .straight_edges import straight_edges
 from .two_sample import classifier_test
 
 _BATCH = 4096  # rows in one compiled call: one shape for every chain, so that it is compiled once for a configuration
@@ -39,7 +40,7 @@ _BOX_POINTS = 2000
 _FEWEST_ROWS = 10  # independent ones; of fewer the tests look at dependent rows, by which no prior fails
 
 
-def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityReport:
+def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chain | None = None) -> QualityReport:
     """Returns how faithful the prior is to a chain that its training did not see.
 
     The tests take rows of the chain that are nearly independent and of equal weight, and assume no more. A right prior
@@ -50,6 +51,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
         key: JAX random key for the prior's draws.
         prior: the prior to judge.
         chain: held-out draws; its columns are found by name.
+        seen: the rows that training saw, which are more: straight edges are sought among them.
 
     Raises:
         ValueError: the chain lacks a parameter of the prior, or its bounds reach beyond the prior's support.
@@ -90,9 +92,17 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain) -> QualityRep
         loss=loss,
         loss_error=loss_error,
         repeated=repeated,
+        edges=straight_edges(prior.names, rows if seen is None else _even(key_rows, prior, seen), draws),
     )
     verdict, reasons = judge(report)
     return replace(report, verdict=verdict, reasons=reasons)
+
+
+def _even(key: jax.Array, prior: FlowPrior, chain: Chain) -> FloatArray:
+    """Returns independent rows of a chain, of equal weight and in random order."""
+    chain = chain.select(prior.names)
+    rows = independent_rows(key, chain, np.empty((chain.n, 0)), _MOST_ROWS)
+    return chain.samples[np.random.default_rng(seed_from_key(key)).permutation(rows)]
 
 
 def _repeated(names: Sequence[str], draws: FloatArray) -> dict[str, int]:

@@ -13,6 +13,7 @@ from .comparison import Comparison
 from .coverage import Extrapolation, Tail, Uniformity
 from .json_numbers import rounded
 from .judge import FALSE_ALARMS
+from .straight_edges import StraightEdge
 from .two_sample import ClassifierTest
 
 _LATER = ("loss", "loss_error")  # that records of earlier versions lack
@@ -49,6 +50,7 @@ class QualityReport:
         loss_error: its standard error.
         repeated: {name: distinct values} of parameters whose draws repeat far more than the numbers of float64 near
             them make them.
+        edges: straight edges of the rows, those that training saw, beyond which a part of the prior is.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
@@ -73,6 +75,7 @@ class QualityReport:
     loss: float = float("nan")
     loss_error: float = float("nan")
     repeated: Mapping[str, int] = field(default_factory=dict)
+    edges: tuple[StraightEdge, ...] = ()
 
     @property
     def tested_to(self) -> tuple[float, float]:
@@ -98,6 +101,7 @@ class QualityReport:
             "classifier": _record(self.classifier),
             "extrapolation": _record(self.extrapolation),
             "repeated": dict(self.repeated),
+            "edges": [asdict(edge) for edge in self.edges],
         }
 
     @classmethod
@@ -121,6 +125,7 @@ class QualityReport:
                 classifier=ClassifierTest(**_numbers(record["classifier"])),
                 extrapolation=Extrapolation(**_numbers(record["extrapolation"])),
                 repeated=dict(record.get("repeated", {})),
+                edges=tuple(_edge(part) for part in record.get("edges", [])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -162,6 +167,7 @@ class QualityReport:
             "density; farther out nothing is tested",
             **({} if np.isnan(self.loss) else {"taught density": self._of_loss}),
             "classifier": str(self.classifier),
+            **({"edges": "; ".join(map(str, self.edges))} if self.edges else {}),
             "extrapolation": f"{_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
             f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
         }
@@ -198,6 +204,11 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 def _record(part: Any) -> dict[str, Any]:
     fields = asdict(part)
     return {name: rounded(value) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def _edge(record: Mapping[str, Any]) -> StraightEdge:
+    lists = {name: tuple(record[name]) for name in ("names", "coefficients")}
+    return StraightEdge(**lists, bound=record["bound"], beyond=record["beyond"])
 
 
 def _ranks(record: Mapping[str, Any]) -> Uniformity:

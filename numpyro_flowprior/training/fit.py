@@ -147,7 +147,8 @@ def fit_flow(
     trained, histories = _train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
     prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config, train))
-    report = quality_report(key_report, prior, test if train.loss in _TAUGHT else test.replace(log_prob=None))
+    held_out = test if train.loss in _TAUGHT else test.replace(log_prob=None)
+    report = quality_report(key_report, prior, held_out, seen=seen)
     prior.info = {
         "chain": record,
         "training": {**train.to_json(), **_training_record(histories), "log_prob_scatter": chosen.unexplained},
