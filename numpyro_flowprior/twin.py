@@ -206,7 +206,7 @@ def log_likelihood(theta: ArrayLike, system: str) -> jax.Array:
     prediction = predict(theta, system)
     y, whitening, log_norm = _whitened(system)
     residual = prediction - jnp.asarray(y, prediction.dtype)
-    pulls = residual @ jnp.asarray(whitening.T, prediction.dtype)
+    pulls = jnp.matmul(residual, jnp.asarray(whitening.T, prediction.dtype), precision=jax.lax.Precision.HIGHEST)
     return log_norm - 0.5 * jnp.sum(pulls**2, axis=-1)
 
 

@@ -10,6 +10,7 @@ from numpyro.infer import MCMC, NUTS, Predictive
 from numpyro.infer.util import log_density
 from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
+from toys import coarse_products
 
 from numpyro_flowprior.chains.parameters import ParameterSpace
 from numpyro_flowprior.emulators.emulator import GPEmulator
@@ -553,3 +554,16 @@ def test_bad_covariances_are_refused_by_name(name):
     options, error, message = BAD_COVARIANCES[name]
     with pytest.raises(error, match=message):
         measurement_covariance(**options)
+
+
+def test_in_float32_products_are_taken_in_full_precision_on_every_device(emulators):
+    measured = measurement((first_model, [TRUTH["a"], TRUTH["b"]]))
+    rough = EmulatorLikelihood(emulators[0], *measured, allow_float32=True)
+
+    def log_prob(theta):
+        return rough(theta, discrepancy=theta[0]).log_prob(rough.observed) + rough(theta).log_prob(rough.observed)
+
+    for function in (log_prob, jax.grad(log_prob), jax.jit(jax.grad(jax.jit(log_prob)))):
+        count, coarse = coarse_products(function, jnp.array([TRUTH["a"], TRUTH["b"]], jnp.float32))
+        assert count > 0
+        assert not coarse

@@ -14,10 +14,12 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
 from scipy.stats import kstest, norm
+from toys import coarse_products, make_prior, operations
 
 import numpyro_flowprior as fp
 from numpyro_flowprior import resolution
 from numpyro_flowprior.diagnostics import quality
+from numpyro_flowprior.flows.build import in_two_parts
 
 INF = np.inf
 GAUSSIAN = fp.FlowConfig(layers=0, base="normal"), fp.TrainConfig(max_steps=1, eval_every=1)
@@ -236,3 +238,39 @@ def test_a_report_fails_a_prior_whose_draws_repeat(priors, monkeypatch):
 def in_float32(prior: fp.FlowPrior, key: jax.Array, n: int) -> np.ndarray:
     draws = prior.sample(key, (n,))
     return np.asarray(draws, np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("transformer", ["affine", "spline"])
+@pytest.mark.parametrize("members", [1, 2])
+def test_flows_multiply_in_full_precision_on_every_device(transformer, members):
+    """H100, as JAX multiplies float32 matrices there: log densities off by up to 0.018 nats, round trips by 0.4 %."""
+    config = fp.FlowConfig(layers=2, hidden=(4,), transformer=transformer, members=members)
+    prior = make_prior([(0.0, 1.0), (-np.inf, np.inf), (0.0, np.inf)], config)
+    points = prior.sample(jax.random.key(0), (4,))
+    functions = {
+        "log_prob": prior.log_prob,
+        "gradient": lambda x: jax.vmap(jax.grad(prior.log_prob))(x),
+        "to_latent": prior.to_latent,
+        "from_latent": prior.from_latent,
+        "latent_log_prob": prior.latent_log_prob,
+        "latent_log_det": prior.latent_log_det,
+        "sample": lambda x: prior.sample(jax.random.key(0), (4,)) + x,
+        "parameters": lambda x: jax.grad(lambda q: q.log_prob(x).sum())(prior).params,
+    }
+    for name, function in functions.items():
+        count, coarse = coarse_products(function, points)
+        assert count > 0 or name == "latent_log_prob", name  # of a single flow it is the base's
+        assert not coarse, name
+    count, coarse = coarse_products(lambda x: x @ x.T, points)  # what the test would find
+    assert (count, len(coarse)) == (1, 1)
+
+
+def test_the_parts_of_a_location_are_rounded_where_conversions_are_not():
+    """XLA takes a conversion to float32 and back for nothing, which made twice the location of 1e52 on a GPU."""
+    with jax.enable_x64(True):
+        names = [found.primitive.name for found in operations(in_two_parts, jnp.array([1.0, 1e52]))]
+        assert "reduce_precision" in names
+        for loc in ([1187008882.43, 1e52, -1e-40, 0.0, 3.5247485912345, -1e38],):
+            parts = jax.jit(in_two_parts)(jnp.array(loc))
+            for found, expected in zip(parts, in_two_parts(np.array(loc)), strict=True):
+                np.testing.assert_array_equal(found, expected)

@@ -106,3 +106,24 @@ def metropolis(n: int, step: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
         else:
             counts[-1] += 1
     return np.array(rows), np.array(counts)
+
+
+def operations(function, *arguments):
+    """Yields every operation (a JaxprEqn) of a traced function, those of functions that it calls too."""
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from walk(inner)
+
+    yield from walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def coarse_products(function, *arguments):
+    """Returns how many matrix products a traced function has, and those of them that a GPU may do in few digits."""
+    products = [found for found in operations(function, *arguments) if found.primitive.name == "dot_general"]
+    best = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    return len(products), [found for found in products if found.params["precision"] != best]

@@ -28,7 +28,7 @@ import numpy as np
 from .._batches import in_batches
 from .._checks import FloatArray, float_array, require_finite
 from .kernels import Kernel, gram
-from .precision import native, require_x64
+from .precision import native, precise, require_x64
 from .scaling import InputScaling, OutputBasis
 
 # Round-off in k(x, x) - |L^-1 k|^2 can leave a variance below zero; this fraction of k(x, x) is far below any
@@ -142,6 +142,7 @@ def _over_points(function: Callable[..., Any], state: EmulatorState, theta: jax.
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
 
 
+@precise
 def evaluate(
     function: Callable[[EmulatorState, Any], Any], state: EmulatorState, theta: Any, *, allow_float32: bool
 ) -> Any:

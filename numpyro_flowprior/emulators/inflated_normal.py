@@ -19,7 +19,7 @@ from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
 from .low_rank_normal import LOG_2PI, NormalAroundLoc
-from .precision import native
+from .precision import native, precise
 from .small_matrices import log_det_and_inverse
 
 
@@ -68,12 +68,14 @@ class InflatedNormal(NormalAroundLoc):
         self.loc, self.variances, self.scale, self.fixed = native((loc, variances, scale, fixed))
         super().__init__(batch_shape, jnp.shape(loc)[-1:], validate_args=validate_args)
 
+    @precise
     def _parts(self) -> tuple[jax.Array, jax.Array]:
         """Returns D (..., m) and W (..., m, p)."""
         diagonal = 1.0 + jnp.asarray(self.scale)[..., None] ** 2 * jnp.asarray(self.fixed.spread)
         root = jnp.sqrt(jnp.asarray(self.variances))
         return diagonal, jnp.asarray(self.fixed.factor) * root[..., None, :] / jnp.sqrt(diagonal)[..., :, None]
 
+    @precise
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
@@ -88,6 +90,7 @@ class InflatedNormal(NormalAroundLoc):
         log_det += jnp.sum(jnp.log(diagonal), axis=-1) + self.fixed.log_det
         return -0.5 * (self.event_shape[0] * LOG_2PI + log_det + squared)
 
+    @precise
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, ..., m)."""
         assert key is not None
@@ -100,6 +103,7 @@ class InflatedNormal(NormalAroundLoc):
         return self.loc + (white * jnp.sqrt(diagonal)) @ jnp.asarray(self.fixed.colour).T
 
     @property
+    @precise
     def covariance_matrix(self) -> jax.Array:
         """The covariance, (..., m, m)."""
         diagonal, factor = self._parts()

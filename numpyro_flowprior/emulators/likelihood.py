@@ -20,7 +20,7 @@ from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated
 from .lognormal import lognormal_moments
 from .low_rank_normal import LowRankNormal, factor_fixed
 from .measurement import checked_measurement
-from .precision import native, require_x64
+from .precision import native, precise, require_x64
 from .runs import checked_points, mask_of
 
 _FAR = 10.0  # standard deviations of design and measurement together, beyond which no parameters reach a measurement
@@ -107,6 +107,7 @@ class EmulatorLikelihood:
     def _inflated(self) -> InflatedFactors:
         return factor_inflated(self._experiment + self._truncation, self._inflation, self._loadings)
 
+    @precise
     def __call__(self, theta: Any, *, discrepancy: Any = None) -> Distribution:
         """Returns the distribution of the measurements, event shape (m,), batch shape that of the points.
 

@@ -19,7 +19,7 @@ from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
 from .._checks import FloatArray
-from .precision import native
+from .precision import native, precise
 from .small_matrices import log_det_and_squared
 
 LOG_2PI = float(np.log(2 * np.pi))
@@ -93,6 +93,7 @@ class LowRankNormal(NormalAroundLoc):
         scaled = factor * jnp.asarray(self.variances)[..., None, :]
         return jnp.eye(factor.shape[0], dtype=factor.dtype) + scaled @ factor.T
 
+    @precise
     @validate_sample
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
@@ -104,6 +105,7 @@ class LowRankNormal(NormalAroundLoc):
         squared += jnp.sum(rotated[..., p:] ** 2, axis=-1)
         return -0.5 * (self.event_shape[0] * LOG_2PI + log_det + squared)
 
+    @precise
     def sample(self, key: jax.Array | None, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Returns draws (*sample_shape, ..., m)."""
         assert key is not None
@@ -113,6 +115,7 @@ class LowRankNormal(NormalAroundLoc):
         return self.loc + jnp.concatenate([head, white[..., p:]], axis=-1) @ jnp.asarray(self.fixed.colour).T
 
     @property
+    @precise
     def covariance_matrix(self) -> jax.Array:
         """The covariance, (..., m, m)."""
         colour, factor = jnp.asarray(self.fixed.colour), jnp.asarray(self.fixed.factor)

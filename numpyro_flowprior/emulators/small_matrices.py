@@ -12,6 +12,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .precision import precise
+
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -30,6 +32,7 @@ def log_det_and_squared(covariance: jax.Array, residual: jax.Array) -> Pair:
 
 
 @log_det_and_squared.defjvp
+@precise
 def _log_det_and_squared_jvp(primals: Pair, tangents: Pair) -> tuple[Pair, Pair]:
     (covariance, residual), (change, shift) = primals, tangents
     _, inverse = log_det_and_inverse(covariance)
@@ -65,6 +68,7 @@ def log_det_and_inverse(covariance: jax.Array) -> Pair:
 
 
 @log_det_and_inverse.defjvp
+@precise
 def _log_det_and_inverse_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Pair, Pair]:
     (change,) = tangents
     log_det, inverse = log_det_and_inverse(*primals)

@@ -21,6 +21,7 @@ from .config import FlowConfig
 from .couplings import build_coupling, init_couplings
 from .ensemble import Ensemble
 from .layout import FIXED, Params, coupling_masks, is_ensemble
+from .network import matmul
 from .support import Support
 
 
@@ -37,13 +38,13 @@ class Whitening(distrax.Bijector):
 
     def forward_and_log_det(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns loc + rest + tril x (..., d) and its log determinant (...,)."""
-        return self._loc + (self._rest + x @ self._tril.T), jnp.broadcast_to(self._log_det, x.shape[:-1])
+        return self._loc + (self._rest + matmul(x, self._tril.T)), jnp.broadcast_to(self._log_det, x.shape[:-1])
 
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns tril^-1 (z - loc - rest) (..., d) and its log determinant (...,)."""
         inverse = solve_triangular(self._tril, jnp.eye(self._tril.shape[0], dtype=self._tril.dtype), lower=True)
         from_loc = jax.lax.optimization_barrier(z - self._loc) - self._rest  # else XLA adds up two constants
-        return from_loc @ inverse.T, jnp.broadcast_to(-self._log_det, z.shape[:-1])
+        return matmul(from_loc, inverse.T), jnp.broadcast_to(-self._log_det, z.shape[:-1])
 
 
 def in_two_parts(loc: Any) -> tuple[Any, Any]:
@@ -52,8 +53,11 @@ def in_two_parts(loc: Any) -> tuple[Any, Any]:
     Beyond float32's normal range the first part is zero.
     """
     arrays = jnp if isinstance(loc, jax.Array) else np
-    with np.errstate(over="ignore"):
-        single = loc.astype(np.float32).astype(loc.dtype)
+    if arrays is jnp:  # XLA takes a conversion and its inverse for the number that it was: on GPUs it does
+        single = jax.lax.reduce_precision(loc, exponent_bits=8, mantissa_bits=23)
+    else:
+        with np.errstate(over="ignore"):
+            single = loc.astype(np.float32).astype(loc.dtype)
     held = arrays.isfinite(single) & (arrays.abs(single) >= float(np.finfo(np.float32).smallest_normal))
     nearest = arrays.where(held, single, 0.0)
     return nearest, loc - nearest

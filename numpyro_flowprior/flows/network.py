@@ -32,5 +32,14 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
 def apply_mlp(layers: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jax.nn.silu) -> jax.Array:
     """Returns the perceptron's output (..., n_out) for inputs (..., n_in), with the activation between layers."""
     for layer in layers[:-1]:
-        x = activation(x @ layer["weight"] + layer["bias"])
-    return x @ layers[-1]["weight"] + layers[-1]["bias"]
+        x = activation(matmul(x, layer["weight"]) + layer["bias"])
+    return matmul(x, layers[-1]["weight"]) + layers[-1]["bias"]
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns x @ y to the last digit of its type on every device.
+
+    GPUs multiply float32 matrices in a format of ten binary digits unless they are told otherwise: log densities were
+    off by up to 0.02 nats there, and maps did not invert each other beyond three digits.
+    """
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
