@@ -48,6 +48,11 @@ def float_array(value: Any, subject: str, *, shape: tuple[int | None, ...] | Non
         array = np.asarray(value)
     except Exception as error:
         raise TypeError(f"{subject}: expected an array of real numbers; got {type(value).__name__}.") from error
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"{subject}: expected every value; got {np.ma.count_masked(value)} that are masked. "
+            "Take the rows that have none, or fill them."
+        )
     if array.dtype.kind not in "fiu":
         kind = "complex numbers" if array.dtype.kind == "c" else f"dtype {array.dtype}"
         raise TypeError(f"{subject}: expected an array of real numbers; got {kind}. Convert it to float64.")

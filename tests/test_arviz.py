@@ -200,7 +200,7 @@ def test_pointwise_values_add_up_and_names_do_not_collide(scale):
     pointwise, by_site = density.log_likelihood_by_site(x, pointwise=True), density.log_likelihood_by_site(x)
     assert {name: values.shape for name, values in pointwise.items()} == {"y": (2, 4), "masked": (2, 2)}
     for name, values in pointwise.items():
-        np.testing.assert_allclose(values.sum(axis=1), by_site[name])
+        np.testing.assert_allclose((scale if name == "y" else 1.0) * values.sum(axis=1), by_site[name])
     np.testing.assert_allclose(sum(by_site.values()), density.log_likelihood(x))
     np.testing.assert_array_equal(pointwise["masked"][:, 1], 0.0)
     data = to_arviz(Chain(x, density.space), density)
@@ -290,3 +290,63 @@ def test_a_run_without_draws_of_a_site_has_no_log_likelihood_and_says_so(nuts, m
     with jax.enable_x64(True), pytest.warns(UserWarning, match="no log likelihood: the run has no draws of 'slope'"):
         data = to_arviz(nuts)
     assert "log_likelihood" not in data
+
+
+def test_a_run_in_float64_is_converted_outside_of_its_context():
+    def model(y):
+        t = numpyro.sample("t", dist.Normal(1187008882.43, 0.01))
+        with numpyro.plate("n", 8):
+            numpyro.sample("y", dist.Normal(t, 1e-3), obs=y)
+
+    with jax.enable_x64(True):
+        mcmc = run(model, 1187008882.43 + np.zeros(8))
+    data = to_arviz(mcmc)
+    assert data.log_likelihood["y"].shape == (1, 40, 8)
+    assert data.posterior["t"].dtype == np.float64
+
+
+def test_psis_loo_of_a_scaled_site_is_that_of_arviz():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        with numpyro.plate("n", 5), numpyro.handlers.scale(scale=2.0):
+            numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    y = np.linspace(-1.0, 1.0, 5)
+    with jax.enable_x64(True):
+        mcmc = run(model, y, draws=200, warmup=100)
+        theirs = az.from_numpyro(mcmc, log_likelihood=True)
+    ours = to_arviz(read_chain(mcmc), ModelDensity(model, y))
+    assert numbers(az.loo(ours, reff=0.7)) == pytest.approx(numbers(az.loo(theirs, reff=0.7)), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["chain", "draw", "row", "draw[0]"])
+def test_names_that_arviz_needs_are_refused(name):
+    names = [name, "draw[1]"] if "[" in name else [name, "x"]
+    chain = Chain(np.random.default_rng(0).normal(size=(50, 2)), ParameterSpace(names), weights=np.ones(50))
+    with pytest.raises(ValueError, match="expected other names of variables than chain, draw, row|'chain', 'draw'"):
+        to_arviz(chain)
+
+
+def test_a_changed_posterior_is_what_is_read(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(200, 1))
+    chain = Chain(rows, ParameterSpace(["mu"]), weights=np.random.default_rng(1).uniform(size=200))
+    data = to_arviz(chain)
+    data.to_netcdf(str(tmp_path / "chain.nc"))
+    assert read_chain(tmp_path / "chain.nc").n == 200
+    data.posterior["mu"] = data.posterior["mu"] + 100.0
+    assert from_arviz(data).mean()[0] == pytest.approx(100.0, abs=0.5)
+
+
+def test_a_parameter_may_have_the_name_of_a_site():
+    prior = FlowPrior(PRIOR.config, ParameterSpace(["eta", "y"], PRIOR.space.lower, PRIOR.space.upper), PRIOR.params)
+
+    def model(y):
+        theta = numpyro.sample("theta", prior)
+        with numpyro.plate("n", 5):
+            numpyro.sample("y", dist.Normal(theta[1], 1.0), obs=y)
+
+    density = ModelDensity(model, np.zeros(5))
+    chain = Chain(density.sample_prior(KEY, 20), density.space)
+    data = to_arviz(chain, density)
+    assert data.log_likelihood["y (site)"].dims == ("chain", "draw", "n")
+    np.testing.assert_array_equal(from_arviz(data).samples, chain.samples)

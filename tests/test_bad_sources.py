@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,3 +256,59 @@ def test_spaces_that_do_not_fit_are_refused(tmp_path):
         read_chain(tmp_path / "c")
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_chain([tmp_path / "c.csv", tmp_path / "d.csv"])
+
+
+def slow_walkers(steps=400, walkers=8):
+    noise = np.random.default_rng(0).normal(size=(steps, walkers, 2))
+    for k in range(1, steps):
+        noise[k] = 0.95 * noise[k - 1] + 0.3 * noise[k]
+    return noise
+
+
+def test_steps_before_walkers_are_told():
+    walk = slow_walkers()
+    for source in (walk, {"samples": walk}, {"chain": walk}):
+        with pytest.raises(
+            ValueError, match=r"\(steps, walkers, parameters\). Pass the sampler itself, or samples.swap"
+        ):
+            read_chain(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = read_chain({"samples": walk.swapaxes(0, 1), "names": ["a", "b"]})
+        assert (chain.n, chain.names, len(np.unique(chain.chain_id))) == (3200, ("a", "b"), 8)
+        independent = np.random.default_rng(1).normal(size=(50, 8, 2))
+        assert read_chain(independent).n == 400
+
+
+def test_draws_grouped_by_chain_in_a_dictionary_are_no_parameters():
+    draws = np.random.default_rng(0).normal(size=(3, 100))
+    with pytest.raises(ValueError, match="expected more rows than parameters; got 3 of 200. .* flatten draws"):
+        read_chain({"a": draws, "b": draws + 1.0})
+
+
+@pytest.mark.parametrize("name", ["logwt", "logw"])
+def test_log_weights_of_nested_samplers_are_weights(name):
+    generator = np.random.default_rng(0)
+    points, log_weights = generator.normal(size=(2000, 2)), generator.normal(size=2000) - 800.0
+    record = {
+        "samples": points,
+        name: log_weights,
+        "logl": np.ones(2000),
+        "logz": np.array([-9.0, -3.0]),
+        "logzerr": 0.1,
+    }
+    chain = read_chain(record)
+    weights = np.exp(log_weights + 800.0)
+    np.testing.assert_allclose(chain.probabilities, weights / weights.sum())
+    assert (chain.weights_kind, chain.rows) == ("importance", "independent")
+    assert (chain.log_evidence, chain.log_evidence_error) == (-3.0, 0.1)
+    assert read_chain({"samples": points, "weight": weights}).weights is not None
+
+
+def test_masked_values_are_refused():
+    masked = np.ma.masked_where(
+        np.arange(600).reshape(300, 2) % 50 == 0, np.random.default_rng(0).normal(size=(300, 2))
+    )
+    with pytest.raises(ValueError, match="expected every value; got 12 that are masked"):
+        read_chain(masked)
+    assert read_chain(np.ma.array(np.random.default_rng(0).normal(size=(300, 2)))).n == 300

@@ -12,10 +12,11 @@ import numpy as np
 from .._checks import FloatArray, shorten
 from .autocorrelation import steps_of
 from .chain import Chain
-from .from_inference_data import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module
+from .from_inference_data import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module, digest_of
 from .table import KINDS
 from .variables import Variable, labels_of, variables_of
 
+_RESERVED = ("chain", "draw", "row")
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _MOST_VALUES = 2**28  # of pointwise log likelihoods: 2 GiB
 
@@ -110,6 +111,7 @@ def to_arviz(
     arrays = dict(variables)
     if density is not None:
         _add_sites(groups, arrays, density, chain, pointwise)
+    _require_free_names(arrays)
     for name, group in groups.items():
         groups[name] = group if name == "observed_data" else {each: arrange(values) for each, values in group.items()}
     groups = {name: group for name, group in groups.items() if group}
@@ -120,7 +122,7 @@ def to_arviz(
     for name in set(groups["posterior"]) - set(variables):
         data.posterior[name].attrs[DERIVED] = 1
     if weighted or _lost_chains(source):
-        _add_all_rows(data, source)
+        _add_all_rows(data, source, chain)
     return data
 
 
@@ -132,11 +134,13 @@ def _add_sites(groups: Any, arrays: dict[str, Variable], density: HasLikelihood,
     for name, values in density.deterministics(x).items():
         free = _free(name, density.variables)
         groups["posterior"][free], arrays[free] = values, density.arrays[name]
-    groups["log_likelihood"] = density.log_likelihood_by_site(x, pointwise=pointwise)
+    by_site = density.log_likelihood_by_site(x, pointwise=pointwise)
+    groups["log_likelihood"] = {_free(name, density.variables): values for name, values in by_site.items()}
     groups["observed_data"] = {}
     for name, value in density.observed.items():
-        groups["observed_data"][name] = np.broadcast_to(value, density.arrays[name].shape)
-        arrays[name] = density.arrays[name]
+        free = _free(name, density.variables)
+        groups["observed_data"][free] = np.broadcast_to(value, density.arrays[name].shape)
+        arrays[free] = density.arrays[name]
 
 
 def _values(chain: Chain, variable: Variable) -> FloatArray:
@@ -157,8 +161,17 @@ def _require_room(density: HasLikelihood, x: FloatArray) -> None:
         )
 
 
+def _require_free_names(arrays: Mapping[str, Variable]) -> None:
+    reserved = [name for name in arrays if name in _RESERVED]
+    if reserved:
+        raise ValueError(
+            f"to_arviz: expected other names of variables than {shorten(_RESERVED)}, which are ArviZ's dimensions and "
+            f"this package's; got {shorten(reserved)}. Rename them."
+        )
+
+
 def _free(name: str, taken: Mapping[str, Variable]) -> str:
-    """Returns a deterministic site's name, marked as such where a parameter has it."""
+    """Returns the name of a deterministic or observed site, marked as such where a parameter has it."""
     return f"{name} (site)" if name in taken else name
 
 
@@ -184,7 +197,7 @@ def _lost_chains(chain: Chain) -> bool:
     return chain.chain_id is not None and _chains_and_draws(chain) == (1, chain.n)
 
 
-def _add_all_rows(data: Any, chain: Chain) -> None:
+def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
     """Adds the chain's rows as they are, so that nothing of them is lost in the file."""
     per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
     columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
@@ -192,6 +205,7 @@ def _add_all_rows(data: Any, chain: Chain) -> None:
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row", values) for name, values in columns.items()})
     rows.attrs = {"written_by": WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}
+    rows.attrs["resampled_digest"] = digest_of(resampled.samples)
     rows.attrs |= {name: getattr(chain, name) for name in KINDS if getattr(chain, name) is not None}
     if hasattr(data, "add_groups"):
         data.add_groups({ALL_ROWS: rows}, warn_on_custom_groups=False)

@@ -162,7 +162,7 @@ class ModelDensity:
 
         With `pointwise` that of each of its observations, {site: (n, *batch_shape)}: independent ones, given the
         parameters. One draw of a multivariate distribution is one observation. Their sum is the site's log likelihood,
-        `numpyro.handlers.scale` included.
+        but for `numpyro.handlers.scale`, which weighs the site and not, as in NumPyro's `log_likelihood`, the parts.
         """
         return self._evaluate("pointwise" if pointwise else "by_site", x)
 
@@ -287,8 +287,8 @@ class ModelDensity:
         values, log_det = values_of(self._latents, x)
         model = (seed(self._model, 0), self._args, self._kwargs, values)
         if which == "pointwise":
-            terms, _ = compute_log_probs(*model, sum_log_prob=False)
-            return {name: jnp.asarray(terms[name]) for name in self.observed}
+            sites = trace(substitute(model[0], values)).get_trace(*self._args, **self._kwargs)
+            return {name: jnp.asarray(sites[name]["fn"].log_prob(sites[name]["value"])) for name in self.observed}
         terms, _ = compute_log_probs(*model)
         zero = jnp.zeros((), x.dtype)
         log_prior = sum((terms[latent.site] for latent in self._latents), log_det)

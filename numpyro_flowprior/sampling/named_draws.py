@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from .._checks import shorten
 from ..chains.parameters import ParameterSpace
 from ..chains.variables import labels_of, parameter_dim
@@ -44,7 +48,10 @@ def named_draws(
     kept = {name: arrays[name] for name in (*draws, *observed_sites(found)) if name in arrays}
     if log_likelihood and not _are_all_there(found, draws):
         log_likelihood = False
-    data = arviz.from_numpyro(mcmc, log_likelihood=log_likelihood, **labels_of(kept, dims, coords))
+    # JAX takes an array of data in one precision alone: that of the run
+    double = any(np.asarray(values).dtype == np.float64 for values in draws.values())
+    with jax.enable_x64(double or jnp.result_type(float) == jnp.float64):
+        data = arviz.from_numpyro(mcmc, log_likelihood=log_likelihood, **labels_of(kept, dims, coords))
     for latent in readable_sites(found).values():
         if latent.named is not None and latent.site in draws:
             data.posterior.coords.update(_along(latent.site, latent.named))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._checks import float_array, shorten
+from ..._checks import FloatArray, float_array, shorten
 from ..table import EVIDENCE, FIELDS, KINDS, Table, table_of_columns
 
 _NO_LOG_PROB = "none: not given"
@@ -19,6 +19,9 @@ _POCOMC = {
     "logz": "log_evidence",
     "logz_err": "log_evidence_error",
 }
+_OTHERS = {"weight": "weights", "paramnames": "names", "logzerr": "log_evidence_error"}  # dynesty's and UltraNest's
+_LOG_WEIGHTS = ("logwt", "logw")
+_TURNED = 0.2  # correlation of neighbours along an axis that makes it the steps of a sampler
 _SUM = "log_likelihood + log_prior: log posterior up to a constant, prior included"
 
 
@@ -46,10 +49,7 @@ def read_array(
         return table_of_columns(columns | fields, weights_kind=weights_kind, rows=rows)
     array = float_array(samples, "samples")
     if array.ndim == 3:
-        chains, draws, dim = array.shape
-        array = array.reshape(-1, dim)
-        fields = {name: values.reshape(-1) for name, values in fields.items()}
-        fields.setdefault("chain_id", np.repeat(np.arange(chains), draws))
+        array, fields = _flattened(array, fields)
     return Table(
         array,
         fields=fields,
@@ -63,16 +63,26 @@ def read_dict(record: Mapping[str, Any]) -> Table:
     """Returns the table of a dictionary.
 
     Either {name: values (n,) or (n, ...)} with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as
-    they say; or {samples: (n, d), names: (d,), ...} with the same beside; or what analyses with pocoMC publish:
-    {chain (n, d), weights, logl, logp, logz, logz_err}, with the log prior in logp.
+    they say; or {samples: (n, d) or (chains, draws, d), names: (d,), ...} with the same beside; or what analyses with
+    pocoMC publish: {chain (n, d), weights, logl, logp, logz, logz_err}, with the log prior in logp; or what nested
+    samplers do, with log weights in logwt (dynesty) or logw.
     """
     if not all(isinstance(name, str) for name in record):
         raise TypeError(f"expected names as keys; got {shorten(name for name in record if not isinstance(name, str))}.")
+    if np.ndim(record.get("chain", 0)) == 3:
+        record = {"samples" if key == "chain" else key: value for key, value in record.items()}
     published = np.ndim(record.get("chain", 0)) == 2
-    if not published and np.ndim(record.get("samples", 0)) != 2:
-        return table_of_columns(record, info={"source": "dictionary"})
-    if published:
+    if not published and np.ndim(record.get("samples", 0)) not in (2, 3):
+        return _require_rows(table_of_columns(record, info={"source": "dictionary"}))
+    nested = next((name for name in _LOG_WEIGHTS if record.get(name) is not None and "weights" not in record), None)
+    if published or nested:
         record = {_POCOMC.get(key, key): value for key, value in record.items()}
+    record = {_OTHERS.get(key, key): value for key, value in record.items()}
+    if nested:
+        logs = np.asarray(record.pop(nested), np.float64)
+        record["weights"] = np.exp(logs - logs.max())
+        for name in EVIDENCE:  # dynesty's are of every step: the last one is the run's
+            record[name] = np.ravel(record[name])[-1] if record.get(name) is not None else None
     known = ("samples", "names", *FIELDS, *EVIDENCE, *KINDS)
     fields = {name: np.asarray(record[name]) for name in FIELDS if record.get(name) is not None}
     info: dict[str, Any] = {
@@ -80,17 +90,55 @@ def read_dict(record: Mapping[str, Any]) -> Table:
         "log_prob": "as given" if "log_prob" in fields else _NO_LOG_PROB,
     }
     left_out = {name: "not an entry that a chain has" for name in record if name not in known}
+    samples = float_array(record["samples"], "samples")
+    if samples.ndim == 3:
+        samples, fields = _flattened(samples, fields)
+    weighted = (published or nested) and "weights" in fields
     return with_log_posterior(
         Table(
-            float_array(record["samples"], "samples"),
+            samples,
             tuple(record["names"]) if "names" in record else None,
             fields,
             evidence={name: record.get(name) for name in EVIDENCE},
             info={**info, "left_out": left_out} if left_out else info,
-            weights_kind="importance" if published and "weights" in fields else record.get("weights_kind"),
-            rows="independent" if published else record.get("rows"),
+            weights_kind="importance" if weighted else record.get("weights_kind"),
+            rows="independent" if published or nested else record.get("rows"),
         )
     )
+
+
+def _flattened(array: FloatArray, fields: dict[str, Any]) -> tuple[FloatArray, dict[str, Any]]:
+    """Returns samples (chains, draws, d) and what is beside them as rows, chain after chain."""
+    chains, draws, dim = array.shape
+    along = [_neighbours(array, axis) for axis in (0, 1)]
+    if chains > draws and along[0] > _TURNED and along[1] < along[0] / 2.0:
+        raise ValueError(
+            f"samples: expected (chains, draws, parameters); got {array.shape}, whose rows are correlated along the "
+            "first axis, not the second, as emcee's get_chain() gives (steps, walkers, parameters). Pass the sampler "
+            "itself, or samples.swapaxes(0, 1)."
+        )
+    flat = {name: values.reshape(-1) for name, values in fields.items()}
+    return array.reshape(-1, dim), {"chain_id": np.repeat(np.arange(chains), draws), **flat}
+
+
+def _neighbours(array: FloatArray, axis: int) -> float:
+    """Returns the largest correlation of a parameter (chains, draws, d) with its neighbour along an axis."""
+    centred = array - array.mean(axis=(0, 1))
+    if array.shape[axis] < 2:
+        return 0.0
+    first, second = (np.take(centred, np.arange(array.shape[axis] - 1) + k, axis=axis) for k in (0, 1))
+    scale = np.sqrt((first**2).sum(axis=(0, 1)) * (second**2).sum(axis=(0, 1)))
+    return float(np.max((first * second).sum(axis=(0, 1)) / np.where(scale > 0, scale, 1.0)))
+
+
+def _require_rows(table: Table) -> Table:
+    rows, columns = table.samples.shape
+    if 1 < rows < columns:
+        raise ValueError(
+            f"expected more rows than parameters; got {rows} of {columns}. Arrays begin with the rows: flatten draws "
+            "grouped by chain, (chains, draws, ...), to (chains * draws, ...), and say which is whose by chain_id."
+        )
+    return table
 
 
 def with_log_posterior(table: Table) -> Table:

@@ -13,7 +13,7 @@ import numpy as np
 from ..._checks import shorten
 from ..table import Table, table_of_columns
 from .arrays import with_log_posterior
-from .bilby_priors import bounds_of, is_conditional, keyword, notes_on
+from .bilby_priors import bounds_of, is_conditional, keyword, notes_on, number_of
 
 _DENSITIES = ("log_likelihood", "log_prior")
 _NONE = "none: the columns log_likelihood and log_prior are not both there"
@@ -98,7 +98,7 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
         {name: keyword(prior, "unit") or "" for name, prior in known.items()},
         {name: keyword(prior, "latex_label") or name for name, prior in known.items()},
         tuple(name for name in table.names or () if name not in searched),
-        {ours: record[theirs] for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
+        {ours: number_of(record[theirs]) for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
         summed.info,
         rows="independent" if str(record.get("sampler")).lower() in _NESTED else None,
     )
@@ -110,4 +110,5 @@ def _is_beyond(values: Any, bounds: tuple[float, float]) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    number = number_of(value)
+    return number is not None and bool(np.isfinite(number))

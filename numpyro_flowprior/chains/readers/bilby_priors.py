@@ -7,6 +7,7 @@ ends at zero is in the class.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ _DISCRETE = {"WeightedDiscreteValues", "DiscreteValues"}
 _COUNTED = {"WeightedCategorical", "Categorical"}
 _CONDITIONAL = "Conditional"
 
+_SAYS_TEXT = "written as text, of which no bounds are read: pass a ParameterSpace"
 _SAYS_PERIODIC = "periodic: its two edges are one place, which a flow does not know"
 _SAYS_DISCRETE = "takes discrete values, which have no density: leave it out"
 _SAYS_CONSTRAINED = "a constraint on the other parameters: their prior ends at it, which no bounds tell"
@@ -45,7 +47,7 @@ def bounds_of(prior: Mapping[str, Any]) -> tuple[float, float]:
     """
     name, arguments = kind_of(prior), _arguments(prior)
     low, high = _of_class(name, arguments)
-    ends = [_number(arguments.get(end)) for end in ("minimum", "maximum")]
+    ends = [number_of(arguments.get(end)) for end in ("minimum", "maximum")]
     if name == "SymmetricLogUniform" and ends[1] is not None:  # of either sign; the minimum is that of its size
         ends[0] = -ends[1]
     return (low if ends[0] is None else ends[0], high if ends[1] is None else ends[1])
@@ -61,7 +63,7 @@ def _of_class(name: str, arguments: Mapping[str, Any]) -> tuple[float, float]:
     if name in _DISCRETE:
         return _range(arguments.get("values"))
     if name in _COUNTED:
-        count = _number(arguments.get("n_categories", arguments.get("ncategories")))
+        count = number_of(arguments.get("n_categories", arguments.get("ncategories")))
         return (0.0, np.inf) if count is None else (0.0, count - 1.0)
     if name == "Interped":
         return _range(arguments.get("xx"))
@@ -80,7 +82,7 @@ def _of_class(name: str, arguments: Mapping[str, Any]) -> tuple[float, float]:
 def _of_joint(joint: Mapping[str, Any], name: str) -> tuple[float, float]:
     bounds = joint["bounds"]
     pair = bounds.get(name) if isinstance(bounds, Mapping) else bounds[list(joint["names"]).index(name)]
-    ends = [_number(end) for end in pair or (None, None)]
+    ends = [number_of(end) for end in pair or (None, None)]
     return (-np.inf if ends[0] is None else ends[0], np.inf if ends[1] is None else ends[1])
 
 
@@ -98,6 +100,8 @@ def notes_on(priors: Mapping[str, Any], beyond: Mapping[str, bool]) -> dict[str,
     """
     notes = {}
     for name, prior in priors.items():
+        if isinstance(prior, str) and "(" in prior:
+            notes[name] = _SAYS_TEXT
         if not isinstance(prior, Mapping):
             continue
         if kind_of(prior) in ("Constraint", "EOSCheck"):
@@ -135,9 +139,14 @@ def _prior(value: Any) -> Mapping[str, Any]:
 def _range(values: Any) -> tuple[float, float]:
     if isinstance(values, Mapping):  # as bilby writes arrays
         values = values.get("content")
-    found = [end for end in map(_number, values or ()) if end is not None]
+    found = [end for end in map(number_of, values or ()) if end is not None]
     return (min(found), max(found)) if found else (-np.inf, np.inf)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not np.isnan(value) else None
+def number_of(value: Any) -> float | None:
+    """Returns a number as bilby writes it; None if it is none."""
+    if isinstance(value, Mapping) and np.ndim(value.get("content", ())) == 0:  # as bilby writes NumPy's numbers
+        value = value.get("content")
+    with suppress(TypeError, ValueError):
+        return None if value is None or np.isnan(float(value)) else float(value)
+    return None
