@@ -35,6 +35,8 @@ class Box(constraints.Constraint):
 
     def __call__(self, x: Any) -> jax.Array:
         """Returns whether points (..., d) are in the closed support, (...,) of bool."""
+        if isinstance(x, np.ndarray) and x.dtype == np.float64:  # float32 would move them across bounds
+            return jnp.asarray(self.space.contains(x))
         return inside(jnp.asarray(x), self.space)
 
     def feasible_like(self, prototype: Any) -> jax.Array:

@@ -308,7 +308,7 @@ def broad_of(prior: Any) -> Distribution:
         return broad_of(prior.prior)
     whitening = prior.params["whitening"]
     width = 3.0 * np.sqrt(np.sum(np.asarray(whitening["tril"]) ** 2, axis=1))
-    return BroadPrior(prior.space, prior.params["support"]["scale"], prior.whitened_at, width)
+    return BroadPrior(prior.space, prior.support_scale, prior.whitened_at, width)
 
 
 def _require_inside(prior: FlowPrior, broad: Distribution) -> None:

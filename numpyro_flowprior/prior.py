@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions.util import validate_sample
 
-from ._checks import FloatArray, plain_json
+from ._checks import FloatArray, plain_json, shorten
 from ._leaves import as_jax
 from .box import OverParameters, keep_inside, points_of
 from .chains.parameters import ParameterSpace, require_space
@@ -52,10 +52,11 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     Source: Roch and Shen (2025), section II; Dinh, Sohl-Dickstein and Bengio (2017).
     """
 
-    pytree_data_fields = ("params", "_loc_rest")
+    pytree_data_fields = ("params", "_loc_rest", "_scale_rest")
     pytree_aux_fields = ("config", "space", "held")
     info: Mapping[str, Any] = {}
     _loc_rest: Any  # what float32 leaves of params["whitening"]["loc"]
+    _scale_rest: Any  # ... of params["support"]["scale"], where half lines have their location
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
 
     def _hold(self) -> None:
         _, self._loc_rest = in_two_parts(self.params["whitening"]["loc"])
+        _, self._scale_rest = in_two_parts(self.params["support"]["scale"])
         self.held = _held(self.space, self.params)
 
     @property
@@ -144,7 +146,7 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         """
         fixed = self.params["whitening"]
         width = np.sqrt(np.sum(np.asarray(fixed["tril"], float) ** 2, axis=1))
-        scale, loc = np.asarray(self.params["support"]["scale"], float), self.whitened_at
+        scale, loc = self.support_scale, self.whitened_at
         return condition_on(self, {**(values or {}), **named}, scale=scale, loc=loc, width=width)
 
     def marginal(
@@ -162,12 +164,31 @@ class FlowPrior(MonteCarloMoments, OverParameters):
     @property
     def whitened_at(self) -> FloatArray:
         """The location of the whitened points (d,), in float64 also where the arrays went through float32."""
-        nearest, _ = in_two_parts(np.asarray(self.params["whitening"]["loc"]))
-        return nearest.astype(np.float64) + np.asarray(self._loc_rest, np.float64)
+        return _joined(self.params["whitening"]["loc"], self._loc_rest)
+
+    @property
+    def support_scale(self) -> FloatArray:
+        """The scales (d,) of the map of half lines, in float64, also of a copy that went through float32."""
+        return _joined(self.params["support"]["scale"], self._scale_rest)
 
     def _arrays(self) -> Any:
         """Returns the parameters, the location of the whitened points in two parts."""
-        return as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": self._loc_rest}})
+        self._require_range()
+        arrays = as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": self._loc_rest}})
+        if self.held.coarse:
+            parts = in_two_parts(arrays["support"]["scale"])[0], as_jax(self._scale_rest)
+            scale = sum(part.astype(_working_dtype()) for part in parts)  # a copy's may be of float32
+            arrays = {**arrays, "support": {"scale": scale}}
+        return arrays
+
+    def _require_range(self) -> None:
+        """Raises ValueError if a copy in float32 lost parameters that are beyond its range."""
+        scales = (self.params["whitening"]["loc"], self.params["whitening"]["tril"], self.params["support"]["scale"])
+        if self.held.beyond and any(array.dtype == np.float32 for array in scales):
+            raise ValueError(
+                f"FlowPrior: this copy went through float32, which ends before {shorten(self.held.beyond)}: its "
+                "numbers are lost. Copy it where float64 is enabled (jax.enable_x64(True)), or take the original."
+            )
 
     def _points(self, value: Any, subject: str) -> jax.Array:
         return points_of(value, self.space, f"FlowPrior: {subject}")
@@ -187,7 +208,9 @@ class FlowPrior(MonteCarloMoments, OverParameters):
             raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
         added = {"metadata": plain_json(metadata, "metadata")} if metadata else {}
         params = jax.tree.map(np.asarray, self.params)
-        params = {**params, "whitening": {**params["whitening"], "loc": self.whitened_at}}
+        self._require_range()
+        whitening = {**params["whitening"], "loc": self.whitened_at}
+        params = {**params, "whitening": whitening, "support": {"scale": self.support_scale}}
         return write_prior(path, self.config, self.space, params, {**self.info, **added})
 
     @classmethod
@@ -204,6 +227,12 @@ class FlowPrior(MonteCarloMoments, OverParameters):
 
     def __repr__(self) -> str:
         return f"FlowPrior({self.space!r}, {self.config!r})"
+
+
+def _joined(array: Any, rest: Any) -> FloatArray:
+    """Returns numbers from their two parts, in float64; the first may have been rounded to float32, or not."""
+    nearest, _ = in_two_parts(np.asarray(array))
+    return nearest.astype(np.float64) + np.asarray(rest, np.float64)
 
 
 def _held(space: ParameterSpace, params: Any) -> Held:

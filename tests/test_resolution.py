@@ -274,3 +274,33 @@ def test_the_parts_of_a_location_are_rounded_where_conversions_are_not():
             parts = jax.jit(in_two_parts)(jnp.array(loc))
             for found, expected in zip(parts, in_two_parts(np.array(loc)), strict=True):
                 np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1187008882.43, 1e-3), (3.52474859, 3.8e-8)])
+def test_half_lines_keep_their_location_through_float32(mean, deviation, tmp_path):
+    chain = chain_of(mean, deviation, (0.0, np.inf))
+    prior = fp.fit_flow(jax.random.key(0), chain, *GAUSSIAN, progress=False).prior
+    rows = chain.samples
+    expected = prior.log_prob(rows)
+    rounded = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), prior)
+    for copy in (rounded, fp.FlowPrior.load(rounded.save(tmp_path / "p.safetensors"))):
+        np.testing.assert_allclose(copy.log_prob(rows), expected, atol=0.02)
+        draws = np.asarray(copy.sample(jax.random.key(0), (4000,)))
+        assert abs(draws.mean() - mean) < 0.1 * deviation
+        assert copy.support(draws).all()
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1e52, 1e51), (1e-40, 1e-41)])
+def test_copies_that_float32_cannot_hold_are_refused(mean, deviation, tmp_path):
+    chain = chain_of(mean, deviation, (-np.inf, np.inf))
+    prior = fp.fit_flow(jax.random.key(0), chain, *GAUSSIAN, progress=False).prior
+    with np.errstate(over="ignore"):
+        copy = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), prior)
+    for use in (
+        lambda: copy.log_prob(np.full(1, mean)),
+        lambda: copy.sample(jax.random.key(0)),
+        lambda: copy.save(tmp_path / "p.safetensors"),
+    ):
+        with pytest.raises(ValueError, match="this copy went through float32, which ends before 't'"):
+            use()
+    assert prior.support(prior.sample(jax.random.key(0), (100,))).all()
