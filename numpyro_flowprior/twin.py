@@ -46,6 +46,7 @@ from scipy.stats import qmc
 
 from ._checks import FloatArray
 from .chains.parameters import ParameterSpace
+from .flows.network import matmul
 
 NAMES = ("m", "B_G", "B_q", "sigma", "Qs_ratio", "m_JIMWLK", "Lambda_QCD")
 LOWER = (0.02, 1.0, 0.05, 0.0, 0.05, 0.02, 0.0001)
@@ -206,7 +207,7 @@ def log_likelihood(theta: ArrayLike, system: str) -> jax.Array:
     prediction = predict(theta, system)
     y, whitening, log_norm = _whitened(system)
     residual = prediction - jnp.asarray(y, prediction.dtype)
-    pulls = jnp.matmul(residual, jnp.asarray(whitening.T, prediction.dtype), precision=jax.lax.Precision.HIGHEST)
+    pulls = matmul(residual, jnp.asarray(whitening.T, prediction.dtype))
     return log_norm - 0.5 * jnp.sum(pulls**2, axis=-1)
 
 

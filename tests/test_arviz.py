@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +25,11 @@ from numpyro_flowprior import (
     read_chain,
     to_arviz,
 )
+from numpyro_flowprior.chains.staged_data import power_sensitivity
 from numpyro_flowprior.chains.variables import variables_of
 
 az = pytest.importorskip("arviz")
+NESTED = int(az.__version__.split(".")[0]) >= 1
 KEY = jax.random.key(0)
 SMALL = FlowConfig(layers=1, hidden=(4,), base="normal")
 LABS, ROWS = 3, 96
@@ -319,12 +323,49 @@ def test_psis_loo_of_a_scaled_site_is_that_of_arviz():
     assert numbers(az.loo(ours, reff=0.7)) == pytest.approx(numbers(az.loo(theirs, reff=0.7)), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["chain", "draw", "row", "draw[0]"])
+@pytest.mark.parametrize("name", ["chain", "draw", "draw[0]"])
 def test_names_that_arviz_needs_are_refused(name):
     names = [name, "draw[1]"] if "[" in name else [name, "x"]
     chain = Chain(np.random.default_rng(0).normal(size=(50, 2)), ParameterSpace(names), weights=np.ones(50))
-    with pytest.raises(ValueError, match="expected other names of variables than chain, draw, row|'chain', 'draw'"):
+    with pytest.raises(ValueError, match="expected no variables named 'chain', 'draw'"):
         to_arviz(chain)
+
+
+@pytest.mark.parametrize("suffix", ["nc", ""])
+def test_a_parameter_called_row_comes_back_with_its_weights(tmp_path, suffix):
+    generator = np.random.default_rng(0)
+    chain = Chain(generator.normal(size=(50, 2)), ParameterSpace(["row", "x"]), weights=generator.uniform(size=50))
+    data = to_arviz(chain)
+    if suffix:
+        data.to_netcdf(str(tmp_path / "chain.nc"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        back = read_chain(tmp_path / "chain.nc") if suffix else from_arviz(data)
+    np.testing.assert_array_equal(back.samples, chain.samples)
+    np.testing.assert_allclose(back.weights, chain.weights)
+
+
+def test_two_variables_that_make_one_name_are_refused():
+    data = to_arviz(Chain(np.random.default_rng(0).normal(size=(50, 2)), ParameterSpace(["x", "y"])))
+    again = (
+        az.from_dict({"posterior": {"x": np.ones((1, 5, 1)), "x[0]": np.ones((1, 5))}})
+        if NESTED
+        else az.from_dict(posterior={"x": np.ones((1, 5, 1)), "x[0]": np.ones((1, 5))})
+    )
+    assert from_arviz(data).names == ("x", "y")
+    with pytest.raises(ValueError, match="x\\[0\\]"):
+        from_arviz(again)
+
+
+def test_sensitivities_are_told_whatever_the_names_are():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(400, 2))
+    parts = {"log_prior": -0.5 * rows[:, 0] ** 2, "log_likelihood": -0.5 * rows[:, 1] ** 2}
+    expected = power_sensitivity(Chain(rows, ParameterSpace(["a", "b"]), **parts))
+    for names in (["draw", "chain"], ["v[0]", "v[1]"]):
+        found = power_sensitivity(Chain(rows, ParameterSpace(names), **parts))
+        assert [*found.values()] == [*expected.values()]
+        assert [*found] == names
 
 
 def test_a_changed_posterior_is_what_is_read(tmp_path):

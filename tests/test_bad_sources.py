@@ -312,3 +312,17 @@ def test_masked_values_are_refused():
     with pytest.raises(ValueError, match="expected every value; got 12 that are masked"):
         read_chain(masked)
     assert read_chain(np.ma.array(np.random.default_rng(0).normal(size=(300, 2)))).n == 300
+
+
+def test_other_names_of_entries_never_replace_what_is_there():
+    points = np.random.default_rng(0).normal(size=(500, 2))
+    record = {
+        "samples": points,
+        "weights": np.linspace(1.0, 2.0, 500),
+        "weight": np.arange(500.0),
+        "chain": np.arange(500),
+    }
+    chain = read_chain(record)
+    np.testing.assert_array_equal(chain.samples, points)
+    np.testing.assert_allclose(chain.probabilities, np.linspace(1.0, 2.0, 500) / 750.0)
+    assert {"weight", "chain"} <= {*chain.info["left_out"]}

@@ -92,6 +92,17 @@ def test_a_prior_that_crosses_is_told_where(maker):
         assert edge.beyond == pytest.approx(np.mean(draws @ [1.0, slope] > bound), rel=0.3)
 
 
+@pytest.mark.parametrize(("location", "width"), [(1187008882.43, 1e-3), (0.0, 1e52), (1e-6, 1e-9)])
+def test_the_edge_that_is_told_is_one_of_the_rows_whatever_their_units(location, width):
+    generator = np.random.default_rng(6)
+    rows, draws = (location + width * np.sort(generator.normal(size=(n, 2)), axis=1) for n in (MANY, WIDE))
+    draws += 0.05 * width * generator.normal(size=draws.shape)
+    (edge,) = (edge for edge in straight_edges(NAMES, rows, draws) if edge.names == NAMES)
+    excess = rows @ edge.coefficients - edge.bound
+    assert -0.05 * width < excess.max() < 0.005 * width
+    assert np.mean(draws @ edge.coefficients > edge.bound) == pytest.approx(edge.beyond, rel=0.1)
+
+
 def test_a_bound_of_one_parameter_that_nobody_declared():
     generator = np.random.default_rng(2)
     draws = generator.uniform(-0.03, 1.0, size=(WIDE, 2))

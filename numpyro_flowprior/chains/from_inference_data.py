@@ -107,12 +107,12 @@ def _read_posterior(data: Any) -> Table:
     written = json.loads(posterior.attrs[PARAMETERS]) if ours and PARAMETERS in posterior.attrs else None
     spaces = {name: _written_space(posterior[name], written) or _space_of(posterior[name], ours) for name in numbers}
     parts = [columns_of(name, values, spaces[name]) for name, values in numbers.items()]
-    columns = {name: draws[:, j] for names, draws in parts for j, name in enumerate(names)}
-    order = [name for name in written["space"]["names"] if name in columns] if written else []
-    ordered = tuple(dict.fromkeys([*order, *columns]))
+    columns = [name for names, _ in parts for name in names]
+    places = {name: place for place, name in enumerate(written["space"]["names"])} if written else {}
+    order = sorted(range(len(columns)), key=lambda j: places.get(columns[j], len(places)))
     return Table(
-        np.column_stack([columns[name] for name in ordered]),
-        ordered,
+        np.concatenate([draws for _, draws in parts], axis=1)[:, order],
+        tuple(columns[j] for j in order),
         fields,
         **declared(space for space in spaces.values() if space is not None),
         evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
@@ -129,7 +129,7 @@ def _with_all_rows(table: Table, rows: Any) -> Table:
         return table
     if len(table.samples) != rows.attrs["resampled_to"]:
         return table
-    if rows.attrs.get("resampled_digest", digest_of(table.samples)) != digest_of(table.samples):
+    if rows.attrs.get("resampled_digest") not in (None, digest_of(table.samples)):
         return table
     fields = {field: rows[name].values for field, name in PER_ROW.items() if name in rows}
     samples = np.column_stack([rows[name].values for name in names])

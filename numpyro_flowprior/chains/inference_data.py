@@ -16,7 +16,6 @@ from .from_inference_data import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STE
 from .table import KINDS
 from .variables import Variable, labels_of, variables_of
 
-_RESERVED = ("chain", "draw", "row")
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _MOST_VALUES = 2**28  # of pointwise log likelihoods: 2 GiB
 
@@ -111,7 +110,6 @@ def to_arviz(
     arrays = dict(variables)
     if density is not None:
         _add_sites(groups, arrays, density, chain, pointwise)
-    _require_free_names(arrays)
     for name, group in groups.items():
         groups[name] = group if name == "observed_data" else {each: arrange(values) for each, values in group.items()}
     groups = {name: group for name, group in groups.items() if group}
@@ -161,15 +159,6 @@ def _require_room(density: HasLikelihood, x: FloatArray) -> None:
         )
 
 
-def _require_free_names(arrays: Mapping[str, Variable]) -> None:
-    reserved = [name for name in arrays if name in _RESERVED]
-    if reserved:
-        raise ValueError(
-            f"to_arviz: expected other names of variables than {shorten(_RESERVED)}, which are ArviZ's dimensions and "
-            f"this package's; got {shorten(reserved)}. Rename them."
-        )
-
-
 def _free(name: str, taken: Mapping[str, Variable]) -> str:
     """Returns the name of a deterministic or observed site, marked as such where a parameter has it."""
     return f"{name} (site)" if name in taken else name
@@ -203,7 +192,7 @@ def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
     columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
-    rows = rows.drop_vars(list(rows.variables)).assign({name: ("row", values) for name, values in columns.items()})
+    rows = rows.drop_vars(list(rows.variables)).assign({name: ("row:", values) for name, values in columns.items()})
     rows.attrs = {"written_by": WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}
     rows.attrs["resampled_digest"] = digest_of(resampled.samples)
     rows.attrs |= {name: getattr(chain, name) for name in KINDS if getattr(chain, name) is not None}

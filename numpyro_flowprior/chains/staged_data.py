@@ -11,7 +11,7 @@ import numpy as np
 from .chain import Chain
 from .from_inference_data import arviz_module
 from .inference_data import to_arviz
-from .variables import variables_of
+from .parameters import ParameterSpace
 
 
 def staged_arviz(chains: Mapping[str, Chain]) -> Any:
@@ -47,13 +47,10 @@ def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
     """
     if find_spec("arviz") is None or chain.log_prior is None or chain.log_likelihood is None:
         return None
-    arviz, data = arviz_module(), to_arviz(chain)
-    draws: dict[str, Any] = {}
-    for name, variable in variables_of(chain.names).items():
-        values = data.posterior[name].values
-        draws |= dict(zip(variable.names, np.moveaxis(values.reshape(*values.shape[:2], -1), 2, 0), strict=True))
+    numbered = ParameterSpace([f"parameter {j}" for j in range(chain.dim)])  # whatever ArviZ needs names for
+    arviz, data = arviz_module(), to_arviz(chain.replace(space=numbered))
     groups = {
-        "posterior": {name: draws[name] for name in chain.names},
+        "posterior": {name: data.posterior[name].values for name in numbered.names},
         "log_prior": {"log_prior": data.sample_stats["log_prior"].values},
         "log_likelihood": {"log_likelihood": data.sample_stats["log_likelihood_total"].values},
     }
@@ -66,4 +63,7 @@ def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
             found = {part: arviz.psens(whole, component=part) for part in ("prior", "likelihood")}
         else:
             return None
-    return {name: {part: float(np.asarray(values[name])) for part, values in found.items()} for name in chain.names}
+    return {
+        name: {part: float(np.asarray(values[number])) for part, values in found.items()}
+        for name, number in zip(chain.names, numbered.names, strict=True)
+    }

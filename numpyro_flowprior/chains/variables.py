@@ -12,6 +12,7 @@ import numpy as np
 from .._checks import shorten
 
 _ELEMENT = re.compile(r"(.+?)\[(\d+(?:,\d+)*)\](?:\.(.+))?")  # x[1], x[1,2] and, of a repeated prior, theta[1].a
+_OF_ARVIZ = ("chain", "draw")
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,16 @@ def labels_of(
         coords: a user's values along dimensions.
 
     Raises:
-        ValueError: dims of no variable here, or not as many as it has; coords of no dimension here, or not as many as
-            its size; a dimension of two sizes.
+        ValueError: a variable named as a dimension of ArviZ's; dims of no variable here, or not as many as it has;
+            coords of no dimension here, or not as many as its size; a dimension of two sizes.
     """
-    taken = {*arrays, "chain", "draw"}
+    reserved = [name for name in _OF_ARVIZ if name in arrays]
+    if reserved:
+        raise ValueError(
+            f"to_arviz: expected no variables named {shorten(_OF_ARVIZ)}, which are ArviZ's dimensions; "
+            f"got {shorten(reserved)}. Rename them."
+        )
+    taken = {*arrays, *_OF_ARVIZ}
     for name, given in dims.items():
         if name not in arrays or len(given) != len(arrays[name].shape) or isinstance(given, str) or taken & {*given}:
             shapes = {known: array.shape for known, array in arrays.items()}

@@ -25,7 +25,7 @@ from .independent import independent_rows
 from .judge import judge
 from .posterior_divergence import posterior_divergence
 from .report import QualityReport
-from .straight_edges import straight_edges
+from .straight_edges import ENOUGH, straight_edges
 from .two_sample import classifier_test
 
 _BATCH = 4096  # rows in one compiled call: one shape for every chain, so that it is compiled once for a configuration
@@ -37,6 +37,7 @@ _PER_CELL = 10  # rows per cell of the two-dimensional histograms
 _BINS = (3, 75)  # fewest and most along each axis
 _REPEATS = (16, 64)  # partitions for the noise floors: fewer where there are many pairs to learn their scatter from
 _BOX_POINTS = 2000
+_MOST_SEEN = 200_000  # training rows of longer chains are not looked at: their held-out rows are many
 _FEWEST_ROWS = 10  # independent ones; of fewer the tests look at dependent rows, by which no prior fails
 
 
@@ -51,7 +52,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chai
         key: JAX random key for the prior's draws.
         prior: the prior to judge.
         chain: held-out draws; its columns are found by name.
-        seen: the rows that training saw, which are more: straight edges are sought among them.
+        seen: the rows that training saw. Where the held-out ones are few straight edges are sought among these.
 
     Raises:
         ValueError: the chain lacks a parameter of the prior, or its bounds reach beyond the prior's support.
@@ -92,17 +93,19 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chai
         loss=loss,
         loss_error=loss_error,
         repeated=repeated,
-        edges=straight_edges(prior.names, rows if seen is None else _even(key_rows, prior, seen), draws),
+        edges=straight_edges(prior.names, _more_rows(key_rows, prior, rows, seen), draws),
     )
     verdict, reasons = judge(report)
     return replace(report, verdict=verdict, reasons=reasons)
 
 
-def _even(key: jax.Array, prior: FlowPrior, chain: Chain) -> FloatArray:
-    """Returns independent rows of a chain, of equal weight and in random order."""
-    chain = chain.select(prior.names)
-    rows = independent_rows(key, chain, np.empty((chain.n, 0)), _MOST_ROWS)
-    return chain.samples[np.random.default_rng(seed_from_key(key)).permutation(rows)]
+def _more_rows(key: jax.Array, prior: FlowPrior, rows: FloatArray, seen: Chain | None) -> FloatArray:
+    """Returns independent rows of equal weight, in random order: those held out, or if they are few those seen."""
+    if seen is None or len(rows) >= ENOUGH or seen.n > _MOST_SEEN:
+        return rows
+    seen = seen.select(prior.names)
+    chosen = independent_rows(key, seen, np.empty((seen.n, 0)), ENOUGH)
+    return seen.samples[np.random.default_rng(seed_from_key(key)).permutation(chosen)]
 
 
 def _repeated(names: Sequence[str], draws: FloatArray) -> dict[str, int]:

@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from .._checks import FloatArray
 
-_FEWEST, _MOST = 2000, 10_000  # rows: of fewer too little is known of how they end, more are not needed
+_FEWEST, ENOUGH = 2000, 10_000  # rows: of fewer too little is known of how they end, more are not needed
 _NEAREST = (100, 0.01)  # rows next to an edge that are looked at: so many, and this share of all, at least
 _SHARP = 0.56  # their mean distance over the farthest one's: 1/2 of an even density, 2/3 of one that ends in a corner
 _LEAK = (0.003, 15.0)  # share of a prior beyond an edge that counts: this, and so many rows' share, at least
@@ -56,7 +56,7 @@ def straight_edges(names: Sequence[str], rows: FloatArray, draws: FloatArray) ->
         rows: (n, d) nearly independent rows of equal weight; of fewer than 2,000 nothing is said.
         draws: (m, d) of the prior; the first 20,000 are looked at.
     """
-    rows, draws = np.unique(rows[:_MOST], axis=0), draws[: 2 * _MOST]
+    rows, draws = np.unique(rows[:ENOUGH], axis=0), draws[: 2 * ENOUGH]
     scale = rows.std(axis=0)
     if len(rows) < _FEWEST or not (scale > 0).all():
         return ()
@@ -66,7 +66,8 @@ def straight_edges(names: Sequence[str], rows: FloatArray, draws: FloatArray) ->
     for columns, normal, bound in _candidates(x):
         beyond = float(np.mean(y[:, columns] @ normal > bound))
         if beyond > limit and _is_sharp(bound - x[:, columns] @ normal):
-            found.append(_edge([names[j] for j in columns], normal / scale[columns], bound, centre[columns], beyond))
+            point = centre[columns] + scale[columns] * normal * bound
+            found.append(_edge([names[j] for j in columns], normal / scale[columns], point, beyond))
     worst: dict[tuple[str, ...], StraightEdge] = {}
     for edge in sorted(found, key=lambda edge: -edge.beyond):
         worst.setdefault(edge.names, edge)
@@ -95,15 +96,13 @@ def _is_sharp(distances: FloatArray) -> bool:
     return bool(farthest > 0 and (nearest.sum() - farthest) / count < _SHARP * farthest)
 
 
-def _edge(names: list[str], slopes: FloatArray, bound: float, centre: FloatArray, beyond: float) -> StraightEdge:
-    """Returns an edge in the parameters' units, the first coefficient +1 or -1, rounded to what is known of it."""
+def _edge(names: list[str], slopes: FloatArray, point: FloatArray, beyond: float) -> StraightEdge:
+    """Returns the edge through a point in the parameters' units, the first coefficient +1 or -1, to a few digits."""
     size = abs(slopes[0])
-    scale = _DIGITS / size  # a thousandth of a standard deviation along the normal
-    coefficients = [float(f"{slope / size:.4g}") for slope in slopes]
-    digits = max(0, -int(np.floor(np.log10(scale))))
-    return StraightEdge(
-        tuple(names), tuple(coefficients), round(float((bound + slopes @ centre) / size), min(digits, 300)), beyond
-    )
+    coefficients = tuple(float(f"{slope / size:.4g}") for slope in slopes)
+    digits = int(-np.floor(np.log10(_DIGITS / size)))  # a thousandth of a standard deviation along the normal
+    bound = float(np.dot(coefficients, point))  # of these coefficients: those of epochs have no digit to lose
+    return StraightEdge(tuple(names), coefficients, round(bound, min(max(digits, 0), 300)), beyond)
 
 
 def _term(coefficient: float, name: str) -> str:

@@ -68,7 +68,6 @@ class InflatedNormal(NormalAroundLoc):
         self.loc, self.variances, self.scale, self.fixed = native((loc, variances, scale, fixed))
         super().__init__(batch_shape, jnp.shape(loc)[-1:], validate_args=validate_args)
 
-    @precise
     def _parts(self) -> tuple[jax.Array, jax.Array]:
         """Returns D (..., m) and W (..., m, p)."""
         diagonal = 1.0 + jnp.asarray(self.scale)[..., None] ** 2 * jnp.asarray(self.fixed.spread)

@@ -285,11 +285,10 @@ class ModelDensity:
     def _log_probs(self, which: str, x: jax.Array) -> Any:
         """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""
         values, log_det = values_of(self._latents, x)
-        model = (seed(self._model, 0), self._args, self._kwargs, values)
         if which == "pointwise":
-            sites = trace(substitute(model[0], values)).get_trace(*self._args, **self._kwargs)
+            sites = self._sites_at(values)
             return {name: jnp.asarray(sites[name]["fn"].log_prob(sites[name]["value"])) for name in self.observed}
-        terms, _ = compute_log_probs(*model)
+        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, values)
         zero = jnp.zeros((), x.dtype)
         log_prior = sum((terms[latent.site] for latent in self._latents), log_det)
         by_site = [terms[name] for name in self.observed]
@@ -302,10 +301,14 @@ class ModelDensity:
             "by_site": lambda: dict(zip(self.observed, by_site, strict=True)),
         }[which]()
 
+    def _sites_at(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model's trace at values of the latent sites."""
+        return trace(substitute(seed(self._model, 0), values)).get_trace(*self._args, **self._kwargs)
+
     def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns one point's deterministic sites and constrained values (traced)."""
         values, _ = values_of(self._latents, x)
-        sites = trace(substitute(seed(self._model, 0), values)).get_trace(*self._args, **self._kwargs)
+        sites = self._sites_at(values)
         found = {name: jnp.asarray(sites[name]["value"]) for name in self._deterministic}
         return {**found, **{site: values[site] for site in self.unconstrained_sites}}
 

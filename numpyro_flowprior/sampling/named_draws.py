@@ -46,8 +46,7 @@ def named_draws(
     found = trace_of_run(mcmc)
     arrays = arrays_of_sites(found)
     kept = {name: arrays[name] for name in (*draws, *observed_sites(found)) if name in arrays}
-    if log_likelihood and not _are_all_there(found, draws):
-        log_likelihood = False
+    log_likelihood = log_likelihood and _are_all_there(found, draws)
     # JAX takes an array of data in one precision alone: that of the run
     double = any(np.asarray(values).dtype == np.float64 for values in draws.values())
     with jax.enable_x64(double or jnp.result_type(float) == jnp.float64):

@@ -69,15 +69,15 @@ def read_dict(record: Mapping[str, Any]) -> Table:
     """
     if not all(isinstance(name, str) for name in record):
         raise TypeError(f"expected names as keys; got {shorten(name for name in record if not isinstance(name, str))}.")
+    record = _renamed(record, _OTHERS)
     if np.ndim(record.get("chain", 0)) == 3:
-        record = {"samples" if key == "chain" else key: value for key, value in record.items()}
+        record = _renamed(record, {"chain": "samples"})
     published = np.ndim(record.get("chain", 0)) == 2
     if not published and np.ndim(record.get("samples", 0)) not in (2, 3):
         return _require_rows(table_of_columns(record, info={"source": "dictionary"}))
     nested = next((name for name in _LOG_WEIGHTS if record.get(name) is not None and "weights" not in record), None)
     if published or nested:
-        record = {_POCOMC.get(key, key): value for key, value in record.items()}
-    record = {_OTHERS.get(key, key): value for key, value in record.items()}
+        record = _renamed(record, _POCOMC)
     if nested:
         logs = np.asarray(record.pop(nested), np.float64)
         record["weights"] = np.exp(logs - logs.max())
@@ -107,11 +107,15 @@ def read_dict(record: Mapping[str, Any]) -> Table:
     )
 
 
+def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a record under other names, but for those that it has already."""
+    return {names[key] if names.get(key, key) not in record else key: value for key, value in record.items()}
+
+
 def _flattened(array: FloatArray, fields: dict[str, Any]) -> tuple[FloatArray, dict[str, Any]]:
     """Returns samples (chains, draws, d) and what is beside them as rows, chain after chain."""
     chains, draws, dim = array.shape
-    along = [_neighbours(array, axis) for axis in (0, 1)]
-    if chains > draws and along[0] > _TURNED and along[1] < along[0] / 2.0:
+    if chains > draws and _neighbours(array, 0) > max(_TURNED, 2.0 * _neighbours(array, 1)):
         raise ValueError(
             f"samples: expected (chains, draws, parameters); got {array.shape}, whose rows are correlated along the "
             "first axis, not the second, as emcee's get_chain() gives (steps, walkers, parameters). Pass the sampler "

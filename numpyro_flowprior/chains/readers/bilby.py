@@ -73,7 +73,8 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
     if unread:
         raise ValueError(f"expected numbers for the search parameters; {shorten(unread)} hold something else.")
     numbers = {name: values for name, values in columns.items() if name not in texts}
-    evidence = {"log_evidence": "log_evidence", "log_evidence_error": "log_evidence_err"}
+    theirs = {"log_evidence": "log_evidence", "log_evidence_error": "log_evidence_err"}
+    evidence = {name: number_of(record.get(their_name)) for name, their_name in theirs.items()}
     table = table_of_columns(numbers)
     known = {name: prior for name, prior in priors.items() if isinstance(prior, Mapping) and name in searched}
     info: dict[str, Any] = {
@@ -98,7 +99,7 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
         {name: keyword(prior, "unit") or "" for name, prior in known.items()},
         {name: keyword(prior, "latex_label") or name for name, prior in known.items()},
         tuple(name for name in table.names or () if name not in searched),
-        {ours: number_of(record[theirs]) for ours, theirs in evidence.items() if _is_finite(record.get(theirs))},
+        {ours: number for ours, number in evidence.items() if number is not None and np.isfinite(number)},
         summed.info,
         rows="independent" if str(record.get("sampler")).lower() in _NESTED else None,
     )
@@ -107,8 +108,3 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
 def _is_beyond(values: Any, bounds: tuple[float, float]) -> bool:
     column = np.asarray(values)
     return bool(np.any((column < bounds[0]) | (column > bounds[1])))
-
-
-def _is_finite(value: Any) -> bool:
-    number = number_of(value)
-    return number is not None and bool(np.isfinite(number))
