@@ -50,10 +50,12 @@ def to_arviz(
     """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x).
 
     Parameters are variables under their own names; columns `x[0]`, `x[1]`, ... that make up an array are one variable
-    x. With the model's density its sites' dimensions have the names of their plates, as `arviz.from_numpyro` has them,
-    and the copies of a learned prior in a plate are one variable with a dimension "<site>_parameter", whose coordinates
-    are the parameters' names. A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and
-    divergences as they are, with that dimension for all sites that draw from learned priors.
+    x. With the model's density dimensions have the names of the plates, as `arviz.from_numpyro` has them. The copies of
+    a learned prior in a plate are then one variable. Its last dimension, "<site>_parameter", has the parameters' names
+    as coordinates.
+
+    A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are. Every
+    site that draws from a learned prior has that last dimension.
 
     ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
     importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become

@@ -161,8 +161,8 @@ class ModelDensity:
         """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d).
 
         With `pointwise` that of each of its observations, {site: (n, *batch_shape)}: independent ones, given the
-        parameters. One draw of a multivariate distribution is one observation. Their sum is the site's log likelihood,
-        but for `numpyro.handlers.scale`, which weighs the site and not, as in NumPyro's `log_likelihood`, the parts.
+        parameters. One draw of a multivariate distribution is one observation. Their sum is the site's log likelihood.
+        Only `numpyro.handlers.scale` is not in them; nor is it in NumPyro's own `log_likelihood`.
         """
         return self._evaluate("pointwise" if pointwise else "by_site", x)
 

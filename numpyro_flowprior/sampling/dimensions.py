@@ -19,9 +19,9 @@ _KINDS = ("sample", "deterministic")
 def arrays_of_sites(model_trace: dict[str, Any]) -> dict[str, Variable]:
     """Returns {site: its value's shape and dimensions} for the sample and deterministic sites of a trace.
 
-    A dimension in a plate has the plate's name, one of an event the name that `infer={"event_dims": [...]}` gives it,
-    the last one of a prior over named parameters `<site>_parameter`, and any other `<site>_dim_<j>`. The shape of an
-    observed value is that of what it is compared with: one number may be the observation of a whole plate.
+    A dimension in a plate has the plate's name, one of an event the name that `infer={"event_dims": [...]}` gives it.
+    The last one of a prior over named parameters is `<site>_parameter`, any other `<site>_dim_<j>`. An observed value
+    has the shape of what it is compared with: one number may be the observation of a whole plate.
     """
     arrays = {name: _array(name, site) for name, site in model_trace.items() if site["type"] in _KINDS}
     for name, site in model_trace.items():
@@ -36,8 +36,8 @@ def arrays_of_sites(model_trace: dict[str, Any]) -> dict[str, Variable]:
 def variables_of_latents(latents: Sequence[Latent], arrays: dict[str, Variable]) -> dict[str, Variable]:
     """Returns the arrays that the coordinates of latent sites are, {name: variable}.
 
-    A site's is the site, with its plates; of a prior over named parameters that is in no plate each parameter is a
-    variable of its own, and so is each missing entry of a half observed site.
+    A site is one variable, with its plates. A prior over named parameters that is in no plate is one for each of them,
+    under its name. The missing entries of a half observed site are one each.
     """
     variables: dict[str, Variable] = {}
     for latent in latents:

@@ -62,10 +62,12 @@ def read_array(
 def read_dict(record: Mapping[str, Any]) -> Table:
     """Returns the table of a dictionary.
 
-    Either {name: values (n,) or (n, ...)} with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as
-    they say; or {samples: (n, d) or (chains, draws, d), names: (d,), ...} with the same beside; or what analyses with
-    pocoMC publish: {chain (n, d), weights, logl, logp, logz, logz_err}, with the log prior in logp; or what nested
-    samplers do, with log weights in logwt (dynesty) or logw.
+    It is one of these:
+    - {name: values (n,) or (n, ...)}, with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as they
+      say;
+    - {samples: (n, d) or (chains, draws, d), names: (d,), ...}, with the same beside;
+    - what analyses with pocoMC publish, {chain (n, d), weights, logl, logp, logz, logz_err}, the log prior in logp;
+    - what nested samplers give, {samples, logl, logz, ...}, with log weights in logwt (dynesty) or logw.
     """
     if not all(isinstance(name, str) for name in record):
         raise TypeError(f"expected names as keys; got {shorten(name for name in record if not isinstance(name, str))}.")
