@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    peers = "margarine", "flowjax"
+    peers = [peer for peer in ("margarine", "flowjax") if any(name.startswith(peer) for name in options.priors)]
     parts = [
         "# A learned prior by this package and by others\n",
         origin("python benchmarks/alternatives.py", *peers),
