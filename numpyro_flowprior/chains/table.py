@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import float_array, require_unique, shorten
+from .._checks import require_unique, shorten
 from .chain import Chain
 from .parameters import ParameterSpace, require_space
 
@@ -20,7 +20,6 @@ LABELS = ("chain_id", "family_id")  # whole numbers
 FIELDS = (*DENSITIES, "weights", *LABELS)
 EVIDENCE = ("log_evidence", "log_evidence_error")
 KINDS = ("weights_kind", "rows")  # words, not numbers
-_RESERVED = (*FIELDS, "weight")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Table:
         units: {name: unit}.
         labels: {name: label}.
         derived: names of columns that are functions of the others; read only if a space asks for them.
+        doubtful: {name: why} of columns that look like no parameters; read only if they are asked for, as parameters.
         evidence: log_evidence and its error, where known.
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
         complaints: sentences about a run that its users should hear of.
@@ -51,6 +51,7 @@ class Table:
     units: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
+    doubtful: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
     complaints: tuple[str, ...] = ()
@@ -58,26 +59,6 @@ class Table:
     log_scale: float = 0.0
     weights_kind: str | None = None
     rows: str | None = None
-
-
-def table_of_columns(columns: Mapping[str, Any], **parts: Any) -> Table:
-    """Returns the table of named columns, (n,) or (n, ...) each: reserved names are fields, all others parameters.
-
-    A column of vectors becomes `name[0]`, `name[1]`, ...; reserved are log_prob, log_prior, log_likelihood,
-    weight or weights, chain_id and family_id.
-    """
-    fields = {name: _numbers(values, name) for name, values in columns.items() if name in _RESERVED}
-    if "weight" in fields and "weights" in fields:
-        raise ValueError("expected one column of weights; got both 'weight' and 'weights'. Remove or rename one.")
-    if "weight" in fields:
-        fields["weights"] = fields.pop("weight")
-    fields |= {name: whole_numbers(fields[name], name) for name in LABELS if name in fields}
-    parameters = {name: _numbers(values, name) for name, values in columns.items() if name not in _RESERVED}
-    if not parameters:
-        raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
-    names, samples = flattened(parameters)
-    info = {"log_prob": "column 'log_prob', taken at its name" if "log_prob" in fields else "none: no such column"}
-    return Table(samples, names, fields, **{**parts, "info": {**info, **parts.get("info", {})}})
 
 
 def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tuple[str, ...], np.ndarray]:
@@ -123,13 +104,6 @@ def declared(spaces: Iterable[ParameterSpace]) -> dict[str, Any]:
     return parts
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
-    array = float_array(values, f"column {name!r}")
-    if not array.ndim:
-        raise ValueError(f"column {name!r}: expected one value per draw; got a single number.")
-    return array
-
-
 def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
     """Returns the values as integers; ValueError if any has a fraction or is not finite."""
     bad = ~np.isfinite(values) | (np.round(values) != values)
@@ -157,7 +131,8 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
     if chosen is not None:
         require_unique(chosen, "names: expected each once")
     if space is None:
-        space = _space_of(table, [name for name in names if name not in table.derived] if chosen is None else [*chosen])
+        free = [name for name in names if name not in table.derived and name not in table.doubtful]
+        space = _space_of(table, free if chosen is None else [*chosen])
     missing = [name for name in space.names if name not in names]
     if missing:
         raise ValueError(
@@ -166,7 +141,7 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
     fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
     left_out = {name: _why(name, table) for name in names if name not in space.names}
     left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
-    if set(space.names) != set(names) - set(table.derived):
+    if set(space.names) != set(names) - set(table.derived) - (table.doubtful.keys() - set(space.names)):
         for name in DENSITIES:
             if fields.pop(name, None) is not None:
                 left_out[name] = "belongs to the sampled parameters, which are not those that were asked for"
@@ -224,10 +199,19 @@ def _space_of(table: Table, names: list[str]) -> ParameterSpace:
 
 
 def _why(name: str, table: Table) -> str:
-    return (
-        "not sampled: derived from the other parameters, or fixed"
-        if name in table.derived
-        else "not among the parameters asked for"
+    if name in table.derived:
+        return "not sampled: derived from the other parameters, or fixed"
+    return table.doubtful.get(name, "not among the parameters asked for")
+
+
+def complaints_of_doubt(table: Table) -> tuple[str, ...]:
+    """Returns what to tell of columns that are taken for no parameters."""
+    names: dict[str, list[str]] = {}
+    for name, why in table.doubtful.items():
+        names.setdefault(why, []).append(name)
+    return tuple(
+        f"{shorten(same, 40)}: left out, as {why}. Pass names=[...] with it if it is a parameter."
+        for why, same in names.items()
     )
 
 
@@ -287,6 +271,7 @@ def joined(tables: Sequence[Table]) -> Table:
         first.units,
         first.labels,
         first.derived,
+        first.doubtful,
         info={**info, "left_out": left_out} if left_out else info,
         complaints=tuple(dict.fromkeys(text for table in tables for text in table.complaints)),
         walkers=any(table.walkers for table in tables),

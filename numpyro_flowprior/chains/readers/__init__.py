@@ -18,7 +18,7 @@ from ..chain import Chain
 from ..convergence import judge
 from ..from_inference_data import read_arviz, read_netcdf
 from ..parameters import ParameterSpace
-from ..table import Table, joined, to_chain
+from ..table import Table, complaints_of_doubt, joined, to_chain
 from .arrays import read_array, read_dict
 from .bilby import read_bilby, read_bilby_result
 from .delimited import read_csv
@@ -71,8 +71,8 @@ def read_chain(
 ) -> Chain:
     """Returns the Chain held in a file, several files, or an object of another package.
 
-    Files: npz and npy; csv with a header (log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id are what
-    they say), Stan's csv; parquet; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's
+    Files: npz and npy; csv with a header and parquet (log_prob, log_prior, log_likelihood, weight(s), chain_id,
+    family_id are what they say, and other packages' numbers of chains and rows are no parameters); Stan's csv; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's
     HDF5; ArviZ's NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything.
     Several files of one kind are read as chains of one analysis.
 
@@ -128,8 +128,9 @@ def read_object(
     if chain.weights_kind is not None:
         chain.info["weights"] = chain.weights_kind
     chain.info["convergence"], unfit = judge(chain, walkers=table.walkers)
-    if table.complaints or unfit:
-        warnings.warn(f"{subject}: {' '.join([*table.complaints, *unfit])}", stacklevel=stacklevel)
+    doubts = complaints_of_doubt(table) if space is None and names is None else ()
+    if table.complaints or unfit or doubts:
+        warnings.warn(f"{subject}: {' '.join([*table.complaints, *doubts, *unfit])}", stacklevel=stacklevel)
     return chain
 
 

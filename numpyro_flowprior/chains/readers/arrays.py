@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..._checks import FloatArray, float_array, shorten
-from ..table import EVIDENCE, FIELDS, KINDS, Table, table_of_columns
+from ..columns import table_of_columns, with_log_posterior
+from ..table import EVIDENCE, FIELDS, KINDS, Table
 
 _NO_LOG_PROB = "none: not given"
 _POCOMC = {
@@ -22,7 +22,6 @@ _POCOMC = {
 _OTHERS = {"weight": "weights", "paramnames": "names", "logzerr": "log_evidence_error"}  # dynesty's and UltraNest's
 _LOG_WEIGHTS = ("logwt", "logw")
 _TURNED = 0.2  # correlation of neighbours along an axis that makes it the steps of a sampler
-_SUM = "log_likelihood + log_prior: log posterior up to a constant, prior included"
 
 
 def read_array(
@@ -145,16 +144,3 @@ def _require_rows(table: Table) -> Table:
             "grouped by chain, (chains, draws, ...), to (chains * draws, ...), and say which is whose by chain_id."
         )
     return table
-
-
-def with_log_posterior(table: Table) -> Table:
-    """Returns the table with log_prob = log_likelihood + log_prior, where it has both."""
-    fields, info = dict(table.fields), dict(table.info)
-    if "log_prob" not in fields and {"log_likelihood", "log_prior"} <= fields.keys():
-        likelihood, prior = fields["log_likelihood"], fields["log_prior"]
-        if likelihood.shape != prior.shape:
-            raise ValueError(
-                f"log_likelihood and log_prior: expected equal shapes; got {likelihood.shape} and {prior.shape}."
-            )
-        fields["log_prob"], info["log_prob"] = likelihood + prior, _SUM
-    return replace(table, fields=fields, info=info)

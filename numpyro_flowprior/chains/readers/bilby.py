@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..._checks import shorten
-from ..table import Table, table_of_columns
-from .arrays import with_log_posterior
+from ..columns import table_of_columns
+from ..table import Table
 from .bilby_priors import bounds_of, is_conditional, keyword, notes_on, number_of
 
 _DENSITIES = ("log_likelihood", "log_prior")
@@ -75,32 +75,30 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
     numbers = {name: values for name, values in columns.items() if name not in texts}
     theirs = {"log_evidence": "log_evidence", "log_evidence_error": "log_evidence_err"}
     evidence = {name: number_of(record.get(their_name)) for name, their_name in theirs.items()}
-    table = table_of_columns(numbers)
+    unusable = [name for name in _DENSITIES if name in numbers and np.isnan(np.asarray(numbers[name], float)).any()]
+    left_out = {name: "not a column of numbers" for name in sorted(texts)}
+    left_out |= {name: f"NaN in {int(np.isnan(numbers.pop(name)).sum())} rows" for name in unusable}
     known = {name: prior for name, prior in priors.items() if isinstance(prior, Mapping) and name in searched}
-    info: dict[str, Any] = {
-        "source": "bilby",
-        "sampler": record.get("sampler"),
-        "log_prob": _NONE,
-    }
-    if texts:
-        info["left_out"] = {name: "not a column of numbers" for name in sorted(texts)}
     bounds = {name: bounds_of(prior) for name, prior in known.items()}
     beyond = {name: _is_beyond(numbers[name], ends) for name, ends in bounds.items()}
     bounds |= {name: (-np.inf, np.inf) for name, far in beyond.items() if far and is_conditional(known[name])}
     notes = notes_on(priors, beyond)
-    if notes:
-        info["priors"] = notes
-    summed = with_log_posterior(Table(table.samples, table.names, table.fields, info=info))
-    return Table(
-        summed.samples,
-        table.names,
-        summed.fields,
-        bounds,
-        {name: keyword(prior, "unit") or "" for name, prior in known.items()},
-        {name: keyword(prior, "latex_label") or name for name, prior in known.items()},
-        tuple(name for name in table.names or () if name not in searched),
-        {ours: number for ours, number in evidence.items() if number is not None and np.isfinite(number)},
-        summed.info,
+    return table_of_columns(
+        numbers,
+        parameters=list(numbers),
+        bounds=bounds,
+        units={name: keyword(prior, "unit") or "" for name, prior in known.items()},
+        labels={name: keyword(prior, "latex_label") or name for name, prior in known.items()},
+        derived=tuple(name for name in numbers if name not in searched),
+        evidence={ours: number for ours, number in evidence.items() if number is not None and np.isfinite(number)},
+        info={
+            "source": "bilby",
+            "sampler": record.get("sampler"),
+            "log_prob": _NONE,
+            **({"left_out": left_out} if left_out else {}),
+            **({"priors": notes} if notes else {}),
+        },
+        complaints=tuple(f"{name}: left out, as it is {left_out[name]}." for name in unusable),
         rows="independent" if str(record.get("sampler")).lower() in _NESTED else None,
     )
 

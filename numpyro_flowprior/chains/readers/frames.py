@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ..._checks import optional_import, require_unique, shorten
+from ..columns import labels_of_rows, table_of_columns
 from ..convergence import are_counts
-from ..table import Table, table_of_columns
+from ..table import KINDS, Table
+
+_METADATA = b"numpyro_flowprior"  # key of what a chain says of its weights and rows
 
 
 def read_pandas(frame: Any) -> Table:
     """Returns the table of a pandas.DataFrame with a row per draw; reserved names as in csv.
 
-    An index level called `weights` (as anesthetic has it) gives the weights; any other index only numbers the rows.
+    Index levels called `weights` (as anesthetic has it) and `chain` are what they say; others only number the rows.
     """
     if not hasattr(frame, "columns"):
         raise TypeError(f"expected a pandas.DataFrame; got {type(frame).__name__}. Use its to_frame().")
@@ -28,18 +33,14 @@ def read_pandas(frame: Any) -> Table:
         )
     require_unique(names, "expected unique column names")
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
-    kinds: dict[str, Any] = {}
-    if "weights" in frame.index.names:
-        columns["weights"] = np.asarray(frame.index.get_level_values("weights"))
-        if not are_counts(columns["weights"]):  # a nested sampler's; MCMC has counts there
-            kinds = {"weights_kind": "importance"}
-    return table_of_columns(columns, info={"source": "pandas"}, **kinds)
+    levels = {str(name): frame.index.get_level_values(name) for name in frame.index.names if name is not None}
+    return _table(columns, labels_of_rows(levels, names), {"source": "pandas"})
 
 
 def read_parquet(path: Path) -> Table:
     """Returns the table of a parquet file with a row per draw; reserved names as in csv.
 
-    A column of row labels that pandas wrote is left out, and said to be.
+    An index that pandas wrote is taken as in a frame.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -49,23 +50,35 @@ def read_parquet(path: Path) -> Table:
         table = parquet.read_table(path)
     except OSError as error:  # pyarrow's ArrowInvalid is a ValueError, which needs no translation
         raise ValueError(f"not a readable parquet file ({error}). It may be truncated: copy it again.") from error
-    index = [name for name in table.column_names if name.startswith("__index_level_")]
     gaps = {name: table[name].null_count for name in table.column_names if table[name].null_count}
     if gaps:
         raise ValueError(f"expected a number in every row; missing values per column: {gaps}. Remove those rows.")
-    columns = {name: table[name].to_numpy() for name in table.column_names if name not in index}
-    info: dict[str, Any] = {"source": "parquet"}
-    if index:
-        info["left_out"] = {name: "row labels of pandas" for name in index}
-    return table_of_columns(columns, info=info)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    described = (table.schema.pandas_metadata or {}).get("index_columns", ())
+    levels = {name: columns.pop(name) for name in described if isinstance(name, str) and name in columns}
+    labels = labels_of_rows(levels, list(columns))
+    unused = {name: "row labels of pandas" for name in levels if name not in labels}
+    kinds = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
+    info = {"source": "parquet", **({"left_out": unused} if unused else {})}
+    return _table(columns, labels, info, **{name: kinds[name] for name in KINDS if name in kinds})
 
 
-def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray]) -> None:
-    """Writes columns of numbers into an open file.
+def _table(columns: Mapping[str, Any], labels: Mapping[str, Any], info: Mapping[str, Any], **kinds: Any) -> Table:
+    """Returns the table of columns and of what the index says of them."""
+    table = table_of_columns({**columns, **labels}, info=info, **kinds)
+    weights = table.fields.get("weights") if labels else None
+    if table.weights_kind is None and weights is not None and not are_counts(weights):
+        return replace(table, weights_kind="importance")  # a nested sampler's; MCMC has counts there
+    return table
+
+
+def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> None:
+    """Writes columns of numbers, and what a chain says of its weights and rows, into an open file.
 
     Raises:
         ImportError: pyarrow is not installed.
     """
     arrow = optional_import("pyarrow", "readers", "writing parquet")
     parquet = optional_import("pyarrow.parquet", "readers", "writing parquet")
-    parquet.write_table(arrow.table(dict(columns)), file)
+    table = arrow.table(dict(columns))
+    parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(dict(kinds))}), file)
