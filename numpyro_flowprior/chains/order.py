@@ -76,8 +76,8 @@ def recognised(
     - Copies of rows far from each other: shuffled, or resampled.
     - Neighbours nearer than rows thirty apart, in any parameter: a sequence, importance weights or not.
 
-    Otherwise rows with importance weights and without chain ids are independent, and all others a sequence (whose
-    autocorrelation time then is one, if they are shuffled or thinned).
+    Otherwise rows with importance weights are independent, and all others a sequence (whose autocorrelation time then
+    is one, if they are shuffled or thinned).
 
     Args:
         samples: (n, d) rows.
@@ -86,11 +86,11 @@ def recognised(
         density: (n,) log density, or log likelihood, of the rows; None if unknown.
     """
     default = RowOrder("sequence", "nothing else shows")
-    if importance and chain_id is None:
+    if importance:
         default = RowOrder("independent", IMPORTANCE)
     if len(samples) < _FEWEST:
         return default
-    if density is not None and _is_sorted(density, chain_id):
+    if density is not None and is_sorted(density, chain_id):
         return RowOrder("independent", "the rows are sorted by their log density")
     if chain_id is None:
         in_turn = walkers_in_turn(samples)
@@ -154,7 +154,8 @@ def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
     return RowOrder("sequence", why, period)
 
 
-def _is_sorted(density: FloatArray, chain_id: np.ndarray | None) -> bool:
+def is_sorted(density: FloatArray, chain_id: np.ndarray | None = None) -> bool:
+    """Returns whether densities (n,) rise, or fall, from row to row of each chain: then their order means nothing."""
     parts = [density[rows] for rows in sequences_of(len(density), chain_id)]
     steps = np.concatenate([np.diff(part) for part in parts])
     moved = steps[steps != 0.0]

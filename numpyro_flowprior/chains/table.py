@@ -20,6 +20,7 @@ LABELS = ("chain_id", "family_id")  # whole numbers
 FIELDS = (*DENSITIES, "weights", *LABELS)
 EVIDENCE = ("log_evidence", "log_evidence_error")
 KINDS = ("weights_kind", "rows")  # words, not numbers
+_SAME_TEMPERATURE = 0.01  # relative: temperatures of chains are read from their columns
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,14 @@ def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
     return names
 
 
+def _bounds_of(table: Table, name: str) -> tuple[float, float]:
+    """Returns the bounds of a parameter, infinite where the source has none."""
+    lower, upper = table.bounds.get(name, (-np.inf, np.inf))
+    return float(lower), float(upper)
+
+
 def _space_of(table: Table, names: list[str]) -> ParameterSpace:
-    bounds = np.array([table.bounds.get(name, (-np.inf, np.inf)) for name in names], dtype=np.float64).reshape(-1, 2)
+    bounds = np.array([_bounds_of(table, name) for name in names], dtype=np.float64).reshape(-1, 2)
     units = [table.units.get(name, "") for name in names]
     labels = [table.labels.get(name, name) for name in names]
     return ParameterSpace(names, bounds[:, 0], bounds[:, 1], units=units, labels=labels)
@@ -242,6 +249,7 @@ def joined(tables: Sequence[Table]) -> Table:
         unlike = (present[0] ^ present[1]) - set(LABELS)
         if unlike:
             raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
+        _require_one_analysis(first, table, j)
     related = [table.fields.get("family_id") is not None for table in tables]
     if any(related) and not all(has or table.rows == "independent" for has, table in zip(related, tables, strict=True)):
         raise ValueError(
@@ -278,6 +286,25 @@ def joined(tables: Sequence[Table]) -> Table:
         weights_kind=_common(tables, "weights_kind"),
         rows=_common(tables, "rows"),
     )
+
+
+def _require_one_analysis(first: Table, table: Table, part: int) -> None:
+    """Raises ValueError if a table has other bounds, other derived parameters or another temperature than the first."""
+    separately = "Chains of one analysis have the same; read others one by one."
+    for name in first.names or ():
+        one, other = ({"bounds": _bounds_of(t, name), "derived": name in t.derived} for t in (first, table))
+        unlike = [what for what in one if one[what] != other[what]]
+        if unlike:
+            what = unlike[0]
+            raise ValueError(
+                f"part {part}: {name!r}: expected {what} {one[what]} as in part 1; got {other[what]}. {separately}"
+            )
+    hot, cold = (float(t.info.get("temperature", 1.0)) for t in (first, table))
+    if abs(hot - cold) > _SAME_TEMPERATURE * hot:
+        raise ValueError(
+            f"part {part}: expected temperature {hot:.4g} as in part 1; got {cold:.4g}: weights of different "
+            f"temperatures cannot be compared. {separately}"
+        )
 
 
 def _common(tables: Sequence[Table], field: str) -> str | None:

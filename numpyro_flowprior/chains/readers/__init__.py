@@ -25,7 +25,7 @@ from .delimited import read_csv
 from .dynesty import read_dynesty
 from .emcee import read_emcee, read_emcee_hdf5
 from .frames import read_pandas, read_parquet
-from .getdist import files_of_root, read_getdist, read_mcsamples
+from .getdist import files_of_root, read_getdist, read_mcsamples, roots_in
 from .npz import read_npy, read_npz, write_chain_npz
 from .numpyro import read_numpyro
 from .pocomc import read_pickle, read_pocomc
@@ -72,9 +72,10 @@ def read_chain(
     """Returns the Chain held in a file, several files, or an object of another package.
 
     Files: npz and npy; csv with a header and parquet (log_prob, log_prior, log_likelihood, weight(s), chain_id,
-    family_id are what they say, and other packages' numbers of chains and rows are no parameters); Stan's csv; GetDist, CosmoMC and Cobaya text (a file, or the root of root_1.txt, ...); emcee's
-    HDF5; ArviZ's NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything.
-    Several files of one kind are read as chains of one analysis.
+    family_id are what they say, and other packages' numbers of chains and rows are no parameters); Stan's csv; GetDist,
+    CosmoMC and Cobaya text (a file, the root of root_1.txt, ..., or a folder with one root); emcee's HDF5; ArviZ's
+    NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything. Several files of one
+    kind are read as chains of one analysis.
 
     Objects: arrays (n, d) or (chains, draws, d), dictionaries, pandas frames, emcee samplers and backends, NumPyro's
     MCMC, pocoMC's Sampler, dynesty's results, bilby's Result, GetDist's MCSamples, ArviZ's InferenceData and DataTree.
@@ -167,10 +168,16 @@ def _reader_of_object(source: Any) -> Reader:
 
 
 def _files(path: Path) -> list[Path]:
-    """Returns the file of that path, or those of a GetDist root."""
+    """Returns the file of that path, or those of a GetDist root, or of the one root in a folder."""
     if path.is_file():
         return [path]
     found = files_of_root(path)
+    if path.is_dir() and not found:
+        roots = roots_in(path)
+        if len(roots) != 1:
+            got = f"the roots {shorten(roots, 40)}" if roots else "none"
+            raise ValueError(f"expected a folder with the text chains of one root; got {got}. Pass a file or a root.")
+        return files_of_root(path / roots[0])
     if not found:
         raise FileNotFoundError(f"{path}: no such file, nor {path.name}_1.txt, {path.name}.1.txt, ... beside it.")
     return found

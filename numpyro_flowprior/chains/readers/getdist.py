@@ -12,6 +12,7 @@ import numpy as np
 
 from ..._checks import shorten
 from ..convergence import are_counts
+from ..order import is_sorted
 from ..table import Table
 from .text import ENCODING, is_number, lines_of, number, read_rows
 
@@ -28,6 +29,10 @@ _NESTED = (
     "the samples are a nested sampler's, whose files have -2 log likelihood where CosmoMC's have -log posterior. Pass "
     "log_posterior=True if it is the latter"
 )
+_CONSTANT = (
+    "it is the same in every row, as getdist writes chains without one. Pass log_posterior=True if it is -log posterior"
+)
+_LOG_ZERO = 0.99e30  # CosmoMC's -log posterior of a point that it rejects
 _ROUNDED = 1e-3  # relative precision, and nats, of numbers as Cobaya writes them
 _NUMBERED = re.compile(r"(.+)[._](\d+)")
 _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogpost")
@@ -45,6 +50,13 @@ def files_of_root(root: Path) -> list[Path]:
                 raise ValueError(f"expected one file for each chain; got {names}. Pass a list of the files to read.")
     single = root.with_name(f"{root.name}.txt")
     return [numbered[j] for j in sorted(numbered)] or ([single] if single.is_file() else [])
+
+
+def roots_in(folder: Path) -> list[str]:
+    """Returns the names of the roots whose chains a folder holds: those with .paramnames, or numbered files."""
+    numbered = {match[1] for path in folder.glob("*.txt") if (match := _NUMBERED.fullmatch(path.stem))}
+    described = {path.stem for path in folder.glob("*.paramnames") if files_of_root(path.with_suffix(""))}
+    return sorted(described or numbered)
 
 
 def read_getdist(
@@ -77,24 +89,27 @@ def read_getdist(
         info["left_out"] = {**left_out, **read.left_out}
     rows = rows[start:]
     if header is not None:
-        found = _cobaya(rows, header, info, _ranges(roots), sampled)
+        bounds, notes = _ranges(roots)
+        found = _cobaya(rows, header, info | notes, bounds, sampled)
         return replace(found, complaints=(*read.complaints, *found.complaints))
-    fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
+    fields = {"weights": rows[:, 0], "log_prob": _log_prob(rows[:, 1])}
     doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
-    withheld = _withheld(doubt, log_posterior)
+    withheld = _withheld(rows[:, 1], doubt, log_posterior)
     if withheld:
         del fields["log_prob"]
         info |= {"log_prob": "none", "left_out": {**info.get("left_out", {}), "log_prob": withheld}}
+    bounds, notes = _ranges(roots)
     return Table(
         rows[:, 2:],
         tuple(names),
         fields,
-        _ranges(roots),
+        bounds,
         labels=labels,
         derived=derived,
-        info=info,
+        info=info | notes,
         complaints=read.complaints,
         weights_kind=_kind(rows[:, 0]),
+        rows="independent" if withheld and is_sorted(rows[:, 1]) else None,
     )
 
 
@@ -113,14 +128,18 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
     info: dict[str, Any] = {"source": "getdist.MCSamples", "log_prob": "none: no loglikes"}
     drawn = getattr(samples, "sampler", "mcmc") in ("nested", "uncorrelated")
     doubt = _NESTED if drawn else None if are_counts(fields["weights"]) else _AMBIGUOUS
-    withheld = _withheld(doubt, log_posterior)
-    if samples.loglikes is not None and withheld:
+    loglikes = None if samples.loglikes is None else np.asarray(samples.loglikes)
+    withheld = None if loglikes is None else _withheld(loglikes, doubt, log_posterior)
+    drawn = drawn or (loglikes is not None and withheld is not None and is_sorted(loglikes))
+    if withheld:
         info |= {"log_prob": "none", "left_out": {"log_prob": withheld}}
-    elif samples.loglikes is not None:
-        fields["log_prob"], info["log_prob"] = -np.asarray(samples.loglikes), _LOG_PROB
+    elif loglikes is not None:
+        fields["log_prob"], info["log_prob"] = _log_prob(loglikes), _LOG_PROB
     offsets = getattr(samples, "chain_offsets", None)
-    if offsets is not None and len(offsets) > 2:
+    if offsets is not None and len(offsets) > 2 and offsets[-1] == len(samples.samples):
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    elif offsets is not None and len(offsets) > 2:  # getdist's thin keeps those of the rows before it
+        info["left_out"] = {**info.get("left_out", {}), "chains": f"they end at row {offsets[-1]}, after the last"}
     limits = {p.name: (samples.ranges.getLower(p.name), samples.ranges.getUpper(p.name)) for p in parameters}
     return Table(
         np.asarray(samples.samples),
@@ -135,11 +154,16 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
     )
 
 
-def _withheld(doubt: str | None, log_posterior: bool | None) -> str | None:
-    """Returns why the second column is no log density, None if it is one: as the user says, or by a doubt."""
+def _withheld(column: np.ndarray, doubt: str | None, log_posterior: bool | None) -> str | None:
+    """Returns why the second column (n,) is no log density, None if it is one: as the user says, or by a doubt."""
     if log_posterior is None:
-        return doubt
+        return _CONSTANT if len(column) > 1 and np.ptp(column) == 0.0 else doubt
     return None if log_posterior else "log_posterior=False"
+
+
+def _log_prob(column: np.ndarray) -> np.ndarray:
+    """Returns the log density of a column of its negative, in which CosmoMC writes 1e30 for infinity."""
+    return np.where(column >= _LOG_ZERO, -np.inf, -column)
 
 
 def _kind(weights: np.ndarray) -> str:
@@ -167,9 +191,9 @@ def _columns(roots: list[Path], header: list[str] | None) -> tuple[list[str], di
     return names, labels, tuple(row[0].rstrip("*") for row in rows if row[0].endswith("*"))
 
 
-def _ranges(roots: list[Path]) -> dict[str, tuple[float, float]]:
-    """Returns {name: (lower, upper)} of root.ranges, where N means none."""
-    bounds = {}
+def _ranges(roots: list[Path]) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """Returns {name: (lower, upper)} of root.ranges, where N means none, and what bounds cannot hold, for info."""
+    bounds, notes = {}, {}
     file = next((f for f in (root.with_name(f"{root.name}.ranges") for root in roots) if f.is_file()), None)
     for place, line in enumerate(lines_of(file) if file else [], start=1):
         cells = line.split("#")[0].split()
@@ -183,7 +207,9 @@ def _ranges(roots: list[Path]) -> dict[str, tuple[float, float]]:
             )
         lower, upper = (None if cell == "N" else number(cell) for cell in cells[1:3])
         bounds[cells[0]] = (_or(lower, -np.inf), _or(upper, np.inf))
-    return bounds
+        if len(cells) > 3:
+            notes[cells[0]] = " ".join(cells[3:])
+    return bounds, {"priors": notes} if notes else {}
 
 
 def _cobaya_header(path: Path) -> list[str] | None:
@@ -225,6 +251,10 @@ def _cobaya(
         raise ValueError(f"sampled: expected some of the columns {names}; got {shorten(unknown)}.")
     left_out = {name: "not a parameter" for name in header[2:] if name not in names}
     if temperature is None:
+        complaints = (
+            "minuslogpost is not (minuslogprior + chi2 / 2) / temperature, for any temperature: the chain is taken for "
+            "draws of the posterior, its log prior and log likelihood are left out. Check what its columns are.",
+        )
         left_out["log_prior, log_likelihood"] = "minuslogpost is not (minuslogprior + chi2 / 2) / temperature"
     if sampled is None:
         fields = {"weights": fields["weights"]}

@@ -54,8 +54,11 @@ class Rows:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Returns the lines of a text file in UTF-8."""
-    return path.read_text(encoding=ENCODING).splitlines()
+    """Returns the lines of a text file in UTF-8; ValueError, naming it, if it holds other bytes."""
+    try:
+        return path.read_text(encoding=ENCODING).splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected text in UTF-8; got other bytes ({error.reason}).") from error
 
 
 def read_rows(
