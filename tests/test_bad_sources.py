@@ -322,7 +322,8 @@ def test_other_names_of_entries_never_replace_what_is_there():
         "weight": np.arange(500.0),
         "chain": np.arange(500),
     }
-    chain = read_chain(record)
+    with pytest.warns(UserWarning, match="Entries that were not used: 'weight', 'chain'"):
+        chain = read_chain(record)
     np.testing.assert_array_equal(chain.samples, points)
     np.testing.assert_allclose(chain.probabilities, np.linspace(1.0, 2.0, 500) / 750.0)
     assert {"weight", "chain"} <= {*chain.info["left_out"]}

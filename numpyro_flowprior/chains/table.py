@@ -20,6 +20,7 @@ LABELS = ("chain_id", "family_id")  # whole numbers
 FIELDS = (*DENSITIES, "weights", *LABELS)
 EVIDENCE = ("log_evidence", "log_evidence_error")
 KINDS = ("weights_kind", "rows")  # words, not numbers
+DEFAULT_NAME = "theta[{}]"  # of the columns of a source without names
 _SAME_TEMPERATURE = 0.01  # relative: temperatures of chains are read from their columns
 
 
@@ -181,7 +182,7 @@ def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
     elif space is not None:
         names = space.names
     else:
-        names = tuple(f"theta[{j}]" for j in range(shape[1] if len(shape) == 2 else 0))
+        names = tuple(DEFAULT_NAME.format(j) for j in range(shape[1] if len(shape) == 2 else 0))
     if len(shape) != 2 or shape[1] != len(names) or not names:
         advice = "For one parameter, pass samples[:, None]." if len(shape) == 1 else "Pass the matching ParameterSpace."
         raise ValueError(

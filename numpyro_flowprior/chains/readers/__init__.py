@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..._checks import shorten
 from ..chain import Chain
 from ..convergence import judge
@@ -26,7 +28,7 @@ from .dynesty import read_dynesty
 from .emcee import read_emcee, read_emcee_hdf5
 from .frames import read_pandas, read_parquet
 from .getdist import files_of_root, read_getdist, read_mcsamples, roots_in
-from .npz import read_npy, read_npz, write_chain_npz
+from .npz import read_archive, read_npy, read_npz, write_chain_npz
 from .numpyro import read_numpyro
 from .pocomc import read_pickle, read_pocomc
 from .stan import is_stan, read_stan
@@ -155,6 +157,8 @@ def _table(source: Any, options: Mapping[str, Any]) -> Table:
 
 
 def _reader_of_object(source: Any) -> Reader:
+    if isinstance(source, np.lib.npyio.NpzFile):
+        return read_archive
     for base in type(source).__mro__:
         reader = _PACKAGES.get(base.__module__.split(".")[0])
         if reader is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..._checks import FloatArray, float_array, shorten
 from ..columns import table_of_columns, with_log_posterior
 from ..table import EVIDENCE, FIELDS, KINDS, Table
+from .declared import ENTRIES, complaint_of_unused, declarations
 
 _NO_LOG_PROB = "none: not given"
 _POCOMC = {
@@ -63,8 +65,9 @@ def read_dict(record: Mapping[str, Any]) -> Table:
 
     It is one of these:
     - {name: values (n,) or (n, ...)}, with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as they
-      say;
-    - {samples: (n, d) or (chains, draws, d), names: (d,), ...}, with the same beside;
+      say, and bounds, units and labels as dictionaries by name;
+    - {samples: (n, d) or (chains, draws, d), names: (d,), ...}, with the same beside, and bounds, units and labels as
+      in npz files;
     - what analyses with pocoMC publish, {chain (n, d), weights, logl, logp, logz, logz_err}, the log prior in logp;
     - what nested samplers give, {samples, logl, logz, ...}, with log weights in logwt (dynesty) or logw.
     """
@@ -75,7 +78,9 @@ def read_dict(record: Mapping[str, Any]) -> Table:
         record = _renamed(record, {"chain": "samples"})
     published = np.ndim(record.get("chain", 0)) == 2
     if not published and np.ndim(record.get("samples", 0)) not in (2, 3):
-        return _require_rows(table_of_columns(record, info={"source": "dictionary"}))
+        declared = {name: record.pop(name) for name in ENTRIES if isinstance(record.get(name), Mapping)}
+        table = _require_rows(table_of_columns(record, info={"source": "dictionary"}))
+        return replace(table, **{**declarations(declared, table.names or ()), "names": table.names})
     nested = next((name for name in _LOG_WEIGHTS if record.get(name) is not None and "weights" not in record), None)
     if published or nested:
         record = _renamed(record, _POCOMC)
@@ -84,7 +89,7 @@ def read_dict(record: Mapping[str, Any]) -> Table:
         record["weights"] = np.exp(logs - logs.max())
         for name in EVIDENCE:  # dynesty's are of every step: the last one is the run's
             record[name] = np.ravel(record[name])[-1] if record.get(name) is not None else None
-    known = ("samples", "names", *FIELDS, *EVIDENCE, *KINDS)
+    known = ("samples", *ENTRIES, *FIELDS, *EVIDENCE, *KINDS)
     fields = {name: np.asarray(record[name]) for name in FIELDS if record.get(name) is not None}
     info: dict[str, Any] = {
         "source": "dictionary of pocoMC" if published else "dictionary",
@@ -95,13 +100,15 @@ def read_dict(record: Mapping[str, Any]) -> Table:
     if samples.ndim == 3:
         samples, fields = _flattened(samples, fields)
     weighted = (published or nested) and "weights" in fields
+    entries = () if published or nested else [name for name in left_out if np.size(record[name]) > 1]
     return with_log_posterior(
         Table(
             samples,
-            tuple(record["names"]) if "names" in record else None,
-            fields,
+            fields=fields,
+            **declarations(record, samples.shape[-1]),
             evidence={name: record.get(name) for name in EVIDENCE},
             info={**info, "left_out": left_out} if left_out else info,
+            complaints=complaint_of_unused(entries, "Entries"),
             weights_kind="importance" if weighted else record.get("weights_kind"),
             rows="independent" if published or nested else record.get("rows"),
         )

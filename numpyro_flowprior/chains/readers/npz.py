@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..._checks import shorten
 from ...storage import atomic_file
 from ..chain import Chain
 from ..table import EVIDENCE, FIELDS, KINDS, Table
+from .declared import ENTRIES, complaint_of_unused, declarations
 
 
 def write_chain_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
@@ -42,15 +44,19 @@ def read_npz(path: Path) -> Table:
     `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`,
     `units` and `labels` (d,), `weights_kind` and `rows` (words, see Chain), `info` (JSON).
     """
-    arrays = _arrays(path)
+    return read_archive(_arrays(path))
+
+
+def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
+    """Returns the table of the arrays of an npz file, as `numpy.load` gives them (see `read_npz`)."""
+    arrays = {name: archive[name] for name in archive}
     if "samples" not in arrays:
         raise ValueError(
             f"expected an array 'samples' of shape (n, d); the file has {shorten(arrays, 40) or 'nothing'}."
         )
-    names = tuple(_texts(arrays["names"])) if "names" in arrays else None
-    if "bounds" not in arrays and {"lower", "upper"} <= arrays.keys():
-        arrays["bounds"] = np.stack([np.atleast_1d(arrays.pop("lower")), np.atleast_1d(arrays.pop("upper"))], axis=-1)
-    known = {"samples", "names", "bounds", "units", "labels", "info", *FIELDS, *EVIDENCE, *KINDS}
+    shape = np.shape(arrays["samples"])
+    declared = declarations(arrays, shape[1]) if len(shape) == 2 else {}
+    known = {"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS}
     kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
     info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', taken at its name"}
     if "log_prob" not in arrays:
@@ -60,14 +66,11 @@ def read_npz(path: Path) -> Table:
     unknown = {name: "not an array that a chain has" for name in arrays if name not in known}
     return Table(
         arrays["samples"],
-        names,
-        {name: arrays.get(name) for name in FIELDS},
-        bounds=_bounds(arrays, names),
-        units=_by_name(arrays, "units", names),
-        labels=_by_name(arrays, "labels", names),
+        fields={name: arrays.get(name) for name in FIELDS},
+        **declared,
         evidence={name: arrays.get(name) for name in EVIDENCE},
         info={**info, "left_out": {**info.get("left_out", {}), **unknown}} if unknown else info,
-        complaints=_complaint_of_unused(list(unknown), list(known)),
+        complaints=complaint_of_unused(list(unknown), "Arrays"),
         **kinds,
     )
 
@@ -93,12 +96,6 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"holds Python objects, which are not read ({error}). Save plain arrays instead.") from error
 
 
-def _complaint_of_unused(unknown: list[str], known: list[str]) -> tuple[str, ...]:
-    if not unknown:
-        return ()
-    return (f"Arrays that were not used: {shorten(unknown, 40)}; a chain has {shorten(sorted(known), 40)}.",)
-
-
 def _record(text: np.ndarray) -> dict[str, Any]:
     try:
         record = json.loads(str(text))
@@ -107,24 +104,3 @@ def _record(text: np.ndarray) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"info: expected a JSON object; got {type(record).__name__}.")
     return record
-
-
-def _bounds(arrays: dict[str, np.ndarray], names: tuple[str, ...] | None) -> dict[str, Any]:
-    if names is None or "bounds" not in arrays:
-        return {}
-    if arrays["bounds"].shape != (len(names), 2):
-        raise ValueError(f"bounds: expected shape ({len(names)}, 2) for the names; got {arrays['bounds'].shape}.")
-    return dict(zip(names, arrays["bounds"].tolist(), strict=True))
-
-
-def _by_name(arrays: dict[str, np.ndarray], field: str, names: tuple[str, ...] | None) -> dict[str, str]:
-    if names is None or field not in arrays:
-        return {}
-    texts = _texts(arrays[field])
-    if len(texts) != len(names):
-        raise ValueError(f"{field}: expected {len(names)} strings, one for each parameter; got {texts!r}.")
-    return dict(zip(names, texts, strict=True))
-
-
-def _texts(array: np.ndarray) -> list[str]:
-    return [text.decode() if isinstance(text, bytes) else str(text) for text in np.atleast_1d(array).tolist()]
