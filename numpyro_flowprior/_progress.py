@@ -35,6 +35,7 @@ def progress_bar(
         initial: how many are done.
         disable: write nothing.
     """
+    disable = disable or sys.stderr is None  # under pythonw, and some services
     kind = tqdm if disable or is_looked_at() else Lines
     return kind(iterable, desc=desc, unit=unit, total=total, initial=initial, disable=disable)
 

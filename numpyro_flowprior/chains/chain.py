@@ -450,7 +450,11 @@ def _checked_weights(weights: Any, n: int) -> FloatArray | None:
 
 
 def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | None, WeightsKind | None]:
-    """Returns the weights and what they are; equal weights are none, and multiples of the smallest are counts."""
+    """Returns the weights and what they are; equal weights are none, and multiples of the smallest are counts.
+
+    Multiples of 0.1 or 0.01 are importance weights that were rounded; of 0.0001 they may be counts of 10,000 steps in
+    all, divided by their sum.
+    """
     if kind is not None:
         one_of(kind, "chain.weights_kind", get_args(WeightsKind))
     if weights is None or np.ptp(weights) == 0.0:
@@ -459,7 +463,8 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
         least = weights[weights > 0].min()
         if weights.max() <= _LONGEST_STAY * least:
             steps = weights / least
-            if np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE):
+            whole = np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE)
+            if whole and not (_is_decimal_place(least) and weights.sum() > 1.5):
                 return np.round(steps), "counts"
         return weights, "importance"
     if kind == "counts" and not are_counts(weights):
@@ -468,6 +473,12 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
             f"{shorten(weights[np.round(weights) != weights], 3)}. Pass weights_kind='importance'."
         )
     return weights, kind
+
+
+def _is_decimal_place(step: float) -> bool:
+    """Returns whether a step is 0.1, 0.01, ...: that of rounded numbers."""
+    places = -np.log10(step)
+    return bool(places > 0.5 and abs(places - np.round(places)) < _WHOLE)
 
 
 def _checked_labels(labels: Any, name: str, n: int) -> np.ndarray | None:

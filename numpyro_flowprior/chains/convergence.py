@@ -92,11 +92,11 @@ def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
     if ratios is None or not (ratios > _WORST_R_HAT).any():
         return []
     limits = np.maximum(_WORST_R_HAT, _r_hat_by_chance(chain))
-    high = [f"{ratios[j]:.3f} for {chain.names[j]}" for j in np.flatnonzero(ratios > limits)]
+    high = [f"{ratios[j]:.3f} for {chain.names[j]} (at most {limits[j]:.2f})" for j in np.flatnonzero(ratios > limits)]
     if not high:
         return []
     return [
-        f"R-hat: expected at most {limits.max():.2f} in converged chains of this length; got {'; '.join(high)}. "
+        f"R-hat: got {'; '.join(high)}, the limit being that of converged chains of this length. "
         "The chains disagree: leave out the burn-in, or run them longer."
     ]
 

@@ -16,7 +16,7 @@ from .._checks import FloatArray, optional_import, shorten
 from .chain import Chain
 from .parameters import ParameterSpace
 from .table import KINDS, Table, columns_of, complaint_of_divergences, declared, to_chain
-from .variables import parameter_dim
+from .variables import parameter_dim, storable
 
 # What `to_arviz` writes and nobody else does
 WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
@@ -92,7 +92,10 @@ def _read_posterior(data: Any) -> Table:
     if missing:
         raise ValueError(f"posterior: expected dimensions chain and draw; got {shorten(posterior.sizes)}.")
     ours = posterior.attrs.get("written_by") == WRITER
-    names = [name for name in posterior.data_vars if not (ours and DERIVED in posterior[name].attrs)]
+    without = [name for name in posterior.data_vars if not {"chain", "draw"} <= {*posterior[name].dims}]
+    names = [
+        name for name in posterior.data_vars if name not in without and not (ours and DERIVED in posterior[name].attrs)
+    ]
     variables = {str(name): posterior[name].transpose("chain", "draw", ...).values for name in names}
     words = [name for name, values in variables.items() if values.dtype.kind not in "fiu"]
     numbers = {name: values for name, values in variables.items() if name not in words}
@@ -117,7 +120,7 @@ def _read_posterior(data: Any) -> Table:
         **declared(space for space in spaces.values() if space is not None),
         evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
         rows=posterior.attrs.get("rows") if ours else None,
-        info=json.loads(posterior.attrs["info"]) if ours else _record(words, "lp" in stats, diverged),
+        info=json.loads(posterior.attrs["info"]) if ours else _record(words, without, "lp" in stats, diverged),
         complaints=complaint_of_divergences(diverged, chains * draws),
     )
 
@@ -125,7 +128,7 @@ def _read_posterior(data: Any) -> Table:
 def _with_all_rows(table: Table, rows: Any) -> Table:
     """Returns the table with the rows that its posterior was made of; as it is if somebody changed the posterior."""
     names = tuple(str(name) for name in rows.data_vars if name not in PER_ROW.values())
-    if rows.attrs.get("written_by") != WRITER or table.names != names:
+    if rows.attrs.get("written_by") != WRITER or tuple(map(storable, table.names or ())) != names:
         return table
     if len(table.samples) != rows.attrs["resampled_to"]:
         return table
@@ -174,9 +177,10 @@ def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:
     )
 
 
-def _record(words: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
+def _record(words: list[str], without: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
     info: dict[str, Any] = {"source": "ArviZ", "log_prob": "none", "divergences": diverged}
     left_out = {name: "not a variable of numbers" for name in words}
+    left_out |= {str(name): "has no dimensions chain and draw" for name in without}
     if has_lp:
         left_out["lp"] = "often the density in unconstrained coordinates: not the posterior's"
     return {**info, "left_out": left_out} if left_out else info

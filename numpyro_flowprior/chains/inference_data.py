@@ -14,7 +14,7 @@ from .autocorrelation import steps_of
 from .chain import Chain
 from .from_inference_data import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module, digest_of
 from .table import KINDS
-from .variables import Variable, labels_of, variables_of
+from .variables import Variable, all_storable, labels_of, storable, variables_of
 
 _MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
 _MOST_VALUES = 2**28  # of pointwise log likelihoods: 2 GiB
@@ -50,9 +50,9 @@ def to_arviz(
     """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x).
 
     Parameters are variables under their own names; columns `x[0]`, `x[1]`, ... that make up an array are one variable
-    x. With the model's density dimensions have the names of the plates, as `arviz.from_numpyro` has them. The copies of
-    a learned prior in a plate are then one variable. Its last dimension, "<site>_parameter", has the parameters' names
-    as coordinates.
+    x. A slash in a name becomes a dot, as NetCDF cannot hold it. With the model's density dimensions have the names of
+    the plates, as `arviz.from_numpyro` has them. The copies of a learned prior in a plate are then one variable. Its
+    last dimension, "<site>_parameter", has the parameters' names as coordinates.
 
     A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are. Every
     site that draws from a learned prior has that last dimension.
@@ -115,6 +115,8 @@ def to_arviz(
     for name, group in groups.items():
         groups[name] = group if name == "observed_data" else {each: arrange(values) for each, values in group.items()}
     groups = {name: group for name, group in groups.items() if group}
+    groups = {name: {storable(each): values for each, values in group.items()} for name, group in groups.items()}
+    variables, arrays = all_storable(variables), all_storable(arrays)
     labels: dict[str, Any] = labels_of(arrays, dims or {}, coords or {})
     nested = int(arviz.__version__.split(".")[0]) >= 1  # ArviZ 1.0 takes one nested dictionary
     data = arviz.from_dict(groups, **labels) if nested else arviz.from_dict(**groups, **labels)
@@ -191,7 +193,7 @@ def _lost_chains(chain: Chain) -> bool:
 def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
     """Adds the chain's rows as they are, so that nothing of them is lost in the file."""
     per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
-    columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
+    columns = {storable(name): chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row:", values) for name, values in columns.items()})
@@ -206,7 +208,9 @@ def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
 
 def _describe(posterior: Any, chain: Chain, variables: Mapping[str, Variable], *, resampled: bool) -> None:
     space = chain.space
-    for name, unit, label, bounds in zip(chain.names, space.units, space.labels, space.bounds, strict=True):
+    for name, unit, label, bounds in zip(
+        map(storable, chain.names), space.units, space.labels, space.bounds, strict=True
+    ):
         if name in variables:
             posterior[name].attrs.update(units=unit, label=label, lower=bounds[0], upper=bounds[1])
     attributes = {"log_evidence": chain.log_evidence, "log_evidence_error": chain.log_evidence_error}

@@ -129,9 +129,10 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
         if chosen is not None:
             raise ValueError("names: expected none beside a space, which has names. Leave one of them out.")
     table = _without_dead(table)
-    names = _names(table, space)
     if chosen is not None:
         require_unique(chosen, "names: expected each once")
+        table = _named(table, chosen)
+    names = _names(table, space)
     if space is None:
         free = [name for name in names if name not in table.derived and name not in table.doubtful]
         space = _space_of(table, free if chosen is None else [*chosen])
@@ -173,6 +174,23 @@ def _without_dead(table: Table) -> Table:
         fields={name: None if values is None else np.asarray(values)[~dead] for name, values in fields.items()},
         info={**table.info, "left_out": {**table.info.get("left_out", {}), "rows": reason}},
     )
+
+
+def _named(table: Table, names: Sequence[str]) -> Table:
+    """Returns a table without names under these, if they are new ones for all of its columns."""
+    shape = np.shape(table.samples)
+    if table.names is not None or len(shape) != 2:
+        return table
+    defaults = tuple(map(DEFAULT_NAME.format, range(shape[1])))
+    if set(names) <= set(defaults):
+        return table
+    if len(names) != shape[1]:
+        raise ValueError(
+            f"names: expected {shape[1]}, one for each column, as the source has no names; got {shorten(names, 40)}."
+        )
+    new = dict(zip(defaults, names, strict=True))
+    parts: dict[str, Any] = {what: {new[k]: v for k, v in getattr(table, what).items()} for what in ("bounds", "units", "labels")}
+    return replace(table, names=tuple(names), **parts)
 
 
 def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:

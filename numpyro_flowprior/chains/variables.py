@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,23 @@ class Variable:
 def parameter_dim(site: str) -> str:
     """Returns the name of the dimension along the parameters of a site whose prior has named ones."""
     return f"{site}_parameter"
+
+
+def storable(name: str) -> str:
+    """Returns a name that NetCDF and xarray's trees take: a slash, which is theirs, becomes a dot."""
+    return name.replace("/", ".")
+
+
+def all_storable(arrays: Mapping[str, Variable]) -> dict[str, Variable]:
+    """Returns variables, and their dimensions, under names that ArviZ can keep; ValueError if two become one."""
+    renamed = {}
+    for name, array in arrays.items():
+        known = storable(name)
+        if known in renamed:
+            raise ValueError(f"to_arviz: expected names that differ with dots for slashes; got {known!r} twice.")
+        coords = {storable(dim): values for dim, values in array.coords.items()}
+        renamed[known] = replace(array, dims=tuple(map(storable, array.dims)), coords=coords)
+    return renamed
 
 
 def default_dims(name: str, rank: int) -> tuple[str, ...]:

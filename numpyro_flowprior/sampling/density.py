@@ -86,6 +86,10 @@ class ModelDensity:
         self._compiled: dict[str, Any] = {}
         self.nan_count = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy in another process needs: all but the compiled functions."""
+        return {**self.__dict__, "_compiled": {}}
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the vector."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._checks import shorten
 from ..chains.parameters import ParameterSpace
+from ..chains.readers.numpyro import require_run
 from ..chains.variables import labels_of, parameter_dim
 from .dimensions import arrays_of_sites
 from .sites import observed_sites, readable_sites, trace_of_run
@@ -38,8 +39,7 @@ def named_draws(
         dims: as in `to_arviz`.
         coords: as in `to_arviz`.
     """
-    if getattr(mcmc, "last_state", None) is None:
-        raise ValueError("to_arviz: expected an MCMC that has run; got one without draws. Call run first.")
+    require_run(mcmc)
     draws = mcmc.get_samples()
     if getattr(mcmc.sampler, "model", None) is None:  # a potential alone
         return arviz.from_numpyro(mcmc, log_likelihood=False, dims=dims, coords=coords)

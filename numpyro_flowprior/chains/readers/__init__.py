@@ -91,7 +91,8 @@ def read_chain(
         space: which parameters to read, in which order, with their bounds. Takes precedence over what the source says;
             may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
-        names: which parameters to read, in which order, with the source's bounds: in place of a space.
+        names: which parameters to read, in which order, with the source's bounds: in place of a space. Of a source
+            without names, as an array, they are those of all columns.
         **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
             sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, family_id, weights_kind,
             rows. Where a source does not say what its rows and weights are,

@@ -46,12 +46,7 @@ def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None 
     h5py = optional_import("h5py", "readers", "read_chain of emcee's HDF5")
     try:
         with h5py.File(path, "r") as file:
-            if group not in file or "chain" not in file[group] or "log_prob" not in file[group]:
-                raise ValueError(
-                    f"expected emcee's group {group!r} with 'chain' and 'log_prob'; the file has "
-                    f"{shorten(file, 40) or 'nothing'}. Pass group=... if the backend has another name."
-                )
-            run = file[group]
+            run = _run_in(file, group, h5py)
             steps = int(run.attrs.get("iteration", len(run["chain"])))
             if not steps:
                 raise ValueError("expected a run; the file holds no steps.")
@@ -60,6 +55,53 @@ def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None 
     except OSError as error:
         raise ValueError(f"not a readable HDF5 file ({error}). It may be truncated: copy it again.") from error
     return _table(chain, log_prob, burn_in, thin, source=f"emcee HDF5, group {group!r}", blobs=blobs)
+
+
+def _run_in(file: Any, group: str, h5py: Any) -> Any:
+    """Returns the backend's group; ValueError, with what there is, if it is not an ensemble's run."""
+    run = file.get(group)
+    if not isinstance(run, h5py.Group) or "chain" not in run or "log_prob" not in run:
+        found = {name: shorten(part, 20) if isinstance(part, h5py.Group) else "" for name, part in file.items()}
+        got = ", ".join(f"{name!r}{f' with {parts}' if parts else ''}" for name, parts in found.items()) or "nothing"
+        raise ValueError(
+            f"expected emcee's group {group!r} with 'chain' and 'log_prob'; the file has {got}. {_advice(file, run)}"
+        )
+    shape = getattr(run["chain"], "shape", None)
+    if shape is None or len(shape) != 3:
+        got = "a group" if shape is None else f"shape {shape}"
+        raise ValueError(
+            f"{group}/chain: expected (steps, walkers, parameters), of one ensemble; got {got}. Of a run at several "
+            "temperatures pass the coldest as an array, (walkers, steps, parameters)."
+        )
+    return run
+
+
+def _advice(file: Any, run: Any) -> str:
+    if "posterior" in file and run is None:
+        return "If it is bilby's, read it with bilby.result.read_in_result and pass that, or save it as JSON."
+    if run is not None and "log_like" in run:
+        return "If it is Eryn's, pass the coldest chain as an array, (walkers, steps, parameters)."
+    return "Pass group=... if the backend has another name."
+
+
+def _stuck(chain: np.ndarray, log_prob: np.ndarray) -> tuple[np.ndarray, dict[str, str], tuple[str, ...]]:
+    """Returns which walkers (walkers,) have a density, and what to tell of those that never moved.
+
+    Args:
+        chain: (steps, walkers, d), after the burn-in.
+        log_prob: (steps, walkers).
+    """
+    dead = np.all(log_prob == -np.inf, axis=0)
+    still = ~dead & np.all(chain == chain[0], axis=(0, 2)) & (len(chain) > 1)
+    left_out = {"walkers": f"{dead.sum()} of {len(dead)}, at log density -infinity in all steps"} if dead.any() else {}
+    complaints = [f"{dead.sum()} of {len(dead)} walkers are left out: their log density is -infinity in all steps."]
+    told = complaints if dead.any() and not dead.all() else []
+    if still.any():
+        told.append(
+            f"{still.sum()} of {len(still)} walkers ({shorten(np.flatnonzero(still))}) did not move in {len(chain)} "
+            "steps: they are stuck, and no draws of the posterior. Leave them out, or run longer."
+        )
+    return ~dead if not dead.all() else np.ones(len(dead), bool), left_out, tuple(told)
 
 
 def _table(
@@ -71,9 +113,10 @@ def _table(
     step = thinning_of(tau, steps - start, walkers) if thin is None else positive_int(thin, "thin")
     if start >= steps:
         raise ValueError(f"burn_in: expected fewer than the {steps} steps of the run; got {start}.")
-    samples, density = (np.swapaxes(values[start::step], 0, 1) for values in (chain, log_prob))
+    alive, left_out, stuck = _stuck(chain[start:], log_prob[start:])
+    samples, density = (np.swapaxes(values[start::step, alive], 0, 1) for values in (chain, log_prob))
     kept = samples.shape[1]
-    left_out = {"burn-in": f"the first {start} of {steps} steps"}
+    left_out["burn-in"] = f"the first {start} of {steps} steps"
     if step > 1:
         left_out["thinning"] = f"all but every {step}. step"
     if blobs:
@@ -84,7 +127,7 @@ def _table(
     )
     return Table(
         samples.reshape(-1, dim),
-        fields={"log_prob": density.reshape(-1), "chain_id": np.repeat(np.arange(walkers), kept)},
+        fields={"log_prob": density.reshape(-1), "chain_id": np.repeat(np.flatnonzero(alive), kept)},
         info={
             "source": source,
             "log_prob": _LOG_PROB,
@@ -95,7 +138,7 @@ def _table(
             "thin": step,
             "left_out": left_out,
         },
-        complaints=() if steps > LONG_ENOUGH * tau else (too_short,),
+        complaints=(*stuck, *(() if steps > LONG_ENOUGH * tau else (too_short,))),
         walkers=True,
         rows="sequence",
     )

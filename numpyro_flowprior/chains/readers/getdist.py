@@ -40,6 +40,8 @@ _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogp
 
 def files_of_root(root: Path) -> list[Path]:
     """Returns root_1.txt, root_2.txt, ... (or root.1.txt, ...) in the order of their numbers, or root.txt."""
+    if not root.name:  # the folder "."
+        return []
     numbered: dict[int, Path] = {}
     for path in root.parent.glob("*.txt") if root.parent.is_dir() else ():
         match = _NUMBERED.fullmatch(path.stem)

@@ -21,8 +21,7 @@ def read_numpyro(mcmc: Any) -> Table:
     """
     if not hasattr(mcmc, "get_samples"):
         raise TypeError(f"expected a numpyro.infer.MCMC; got {type(mcmc).__name__}.")
-    if getattr(mcmc, "last_state", None) is None:
-        raise ValueError("expected an MCMC that has run; got one without draws. Call run first.")
+    require_run(mcmc)
     draws = mcmc.get_samples(group_by_chain=True)
     sites = draws if isinstance(draws, Mapping) else {"theta": draws}
     values = {name: np.asarray(site) for name, site in sites.items()}
@@ -48,6 +47,14 @@ def read_numpyro(mcmc: Any) -> Table:
         rows="sequence",
         complaints=complaint_of_divergences(info.get("divergences", 0), chains * length),
     )
+
+
+def require_run(mcmc: Any) -> None:
+    """Raises ValueError if an MCMC has no draws of the posterior: before a run, or after its warm-up alone."""
+    last = getattr(mcmc, "last_state", None)
+    if last is None or last is getattr(mcmc, "post_warmup_state", None):
+        got = "one without draws" if last is None else "one that was only warmed up"
+        raise ValueError(f"expected an MCMC that has run; got {got}. Call run first.")
 
 
 def _latents(mcmc: Any) -> Mapping[str, Any]:

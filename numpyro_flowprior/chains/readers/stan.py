@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._checks import shorten
 from ..table import Table, complaint_of_divergences
-from .text import ENCODING, read_rows
+from .text import ENCODING, is_number, number, read_rows
 
 _SETTING = re.compile(r"#\s*(\w+)\s*=\s*([^\s(]+)")
 _LP = (
@@ -95,11 +95,19 @@ def _warmup(layout: _Layout) -> int:
     saved = layout.settings.get("save_warmup", "0") in ("1", "true")
     if layout.rows_before_adaptation or not saved:
         return layout.rows_before_adaptation
-    return ceil(int(layout.settings.get("num_warmup", 0)) / int(layout.settings.get("thin", 1)))
+    return ceil(_count(layout, "num_warmup", 0) / _count(layout, "thin", 1))
+
+
+def _count(layout: _Layout, name: str, default: int) -> int:
+    """Returns a setting that counts: 1000, or 1e3 as some write it."""
+    text = layout.settings.get(name, str(default))
+    if not is_number(text):
+        raise ValueError(f"{name}: expected a number in the file's settings; got {text!r}.")
+    return int(number(text))
 
 
 def _complaint_of_length(layout: _Layout, rows: int) -> tuple[str, ...]:
-    expected = ceil(int(layout.settings.get("num_samples", 0)) / int(layout.settings.get("thin", 1)))
+    expected = ceil(_count(layout, "num_samples", 0) / _count(layout, "thin", 1))
     if rows >= expected:
         return ()
     return (
