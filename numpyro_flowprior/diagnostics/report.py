@@ -50,7 +50,8 @@ class QualityReport:
         loss_error: its standard error.
         repeated: {name: distinct values} of parameters whose draws repeat far more than the numbers of float64 near
             them make them.
-        edges: straight edges of the rows, those that training saw, beyond which a part of the prior is.
+        edges: straight edges of the rows, those that training saw, beyond which a part of the prior is. Of fewer than
+            2,000 rows too little is known to say.
         verdict: "pass", "warn" or "fail".
         reasons: what led to the verdict, in words.
     """
