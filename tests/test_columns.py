@@ -100,12 +100,82 @@ def test_a_parameter_may_be_called_so(source, name):
 
 def test_whole_numbers_may_be_a_parameter(source):
     counts = RNG.poisson(4.0, N).astype(float)
-    assert read_chain(source({**PARAMETERS, "planets": counts, "index": counts})).names == (
-        "a",
-        "b",
-        "planets",
-        "index",
-    )
+    assert read_chain(source({**PARAMETERS, "planets": counts})).names == ("a", "b", "planets")
+
+
+@pytest.mark.parametrize("name", ["index", "iteration", "step"])
+def test_row_numbers_that_repeat_are_told(source, name):
+    columns = {**PARAMETERS, name: INSIDE}  # of four chains, one after the other
+    with pytest.warns(UserWarning, match=f"'{name}': left out, as the name is that of a row number"):
+        assert read_chain(source(columns)).names == ("a", "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_chain(source(columns), names=["a", "b", name]).names == ("a", "b", name)
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", ".draw", "iter__"])
+def test_what_nobody_calls_a_parameter_numbers_rows_even_if_it_repeats(source, name):
+    assert read_chain(source({name: INSIDE, **PARAMETERS})).names == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["log_w", "Weight", "step", "chain", "logp"])
+def test_what_is_asked_for_by_name_is_a_parameter(source, name):
+    values = {"step": np.arange(N)[::-1] ** 2, "chain": CHAINS}.get(name, A * B)
+    columns = {**PARAMETERS, name: values}
+    space = ParameterSpace(["a", "b", name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a parameter that hardly moves
+        for chain in (read_chain(source(columns), names=["a", "b", name]), read_chain(source(columns), space)):
+            assert chain.names == ("a", "b", name)
+            assert chain.weights is None
+            assert chain.chain_id is None
+
+
+def test_two_labels_of_chains_make_chains_together(source):
+    walkers = np.tile(np.repeat([0, 1], N // 8), 4)
+    chain = read_chain(source({**PARAMETERS, "chain": CHAINS, "walker": walkers}))
+    assert chain.names == ("a", "b")
+    pairs = {(c, w): i for c, w, i in zip(CHAINS, walkers, chain.chain_id, strict=True)}
+    assert len(set(pairs.values())) == len(pairs) == 8
+    same = read_chain(source({**PARAMETERS, "Chain": CHAINS, "chain__": CHAINS}))
+    assert len(np.unique(same.chain_id)) == 4
+
+
+@pytest.mark.parametrize("form", ["frame", "csv"])
+@pytest.mark.parametrize("vector", ["theta_dim_0", "school"])
+def test_a_row_for_each_element_of_a_vector_is_refused(tmp_path, form, vector):
+    levels = [np.repeat(CHAINS, 3), np.repeat(INSIDE, 3), np.tile(np.arange(3), N)]
+    index = pandas.MultiIndex.from_arrays(levels, names=["chain", "draw", vector])
+    frame = pandas.DataFrame({"theta": RNG.normal(size=3 * N), "mu": np.repeat(A, 3)}, index=index)
+    if form == "csv":
+        frame.to_csv(tmp_path / "c.csv")
+    with pytest.raises(ValueError, match="got a row for each element of a vector"):
+        read_chain(frame if form == "frame" else tmp_path / "c.csv")
+
+
+def test_pointwise_log_likelihoods_are_told(source):
+    columns = {**PARAMETERS, "log_lik[1]": A, "log_lik[2]": B}
+    with pytest.warns(UserWarning, match=r"'log_lik\[1\]', 'log_lik\[2\]': left out, as the name is that of a log"):
+        assert read_chain(source(columns)).names == ("a", "b")
+
+
+def test_columns_of_cobaya_are_told(source):
+    columns = {**PARAMETERS, "minuslogpost": A, "minuslogprior__0": A, "chi2__planck": A}
+    with pytest.warns(UserWarning, match="minus a log density.* with the other sign"):
+        assert read_chain(source(columns)).names == ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["weights_of_components", "log_weights", "Weights"])
+def test_vectors_are_parameters_whatever_their_names(name):
+    chain = read_chain({"a": A, name: RNG.normal(size=(N, 3))})
+    assert chain.names == ("a", f"{name}[0]", f"{name}[1]", f"{name}[2]")
+    assert chain.weights is None
+
+
+def test_weights_in_a_column_are_what_they_are_whatever_the_index():
+    counts = RNG.geometric(0.4, N).astype(float)
+    frame = pandas.DataFrame({**PARAMETERS, "weights": counts / counts.sum()}, index=pandas.Index(CHAINS, name="chain"))
+    assert read_chain(frame).weights_kind == "counts"
 
 
 def test_a_column_that_counts_is_left_out_and_told(source):
@@ -117,9 +187,7 @@ def test_a_column_that_counts_is_left_out_and_told(source):
     assert asked.names == ("a", "b", "evaluation")
 
 
-@pytest.mark.parametrize(
-    "name", ["logp", "lnprob", "LogLikelihood", "log_like", "lnlike", "logL", "lp", "minuslogpost"]
-)
+@pytest.mark.parametrize("name", ["logp", "lnprob", "LogLikelihood", "log_like", "lnlike", "logL", "lp", "logpdf"])
 def test_a_log_density_of_unclear_kind_is_left_out_and_told(source, name):
     columns = {**PARAMETERS, name: -0.5 * (A**2 + B**2)}
     with pytest.warns(UserWarning, match=rf"'{name}': left out, as the name is that of a log density"):
@@ -177,6 +245,30 @@ def test_the_last_comment_is_the_header_where_numbers_follow(tmp_path, delimiter
     assert read_chain(tmp_path / "c.csv").names == ("a", "b")
 
 
+def test_a_missing_value_below_a_comment_is_no_header(tmp_path):
+    (tmp_path / "c.csv").write_text("# a,b\n1.0,NA\n" + "".join(f"{a},{b}\n" for a, b in zip(A, B, strict=True)))
+    with pytest.raises(ValueError, match="line 2: expected numbers; got 'NA'"):
+        read_chain(tmp_path / "c.csv")
+
+
+TEXTS = [
+    ("\ta\tb\n", "{j}\t{a}\t{b}\n", ("a", "b")),  # pandas, with its index
+    ('"a" "b"\n', "{a} {b}\n", ("a", "b")),  # R
+    ("x[0,0]\tx[0,1]\n", "{a}\t{b}\n", ("x[0,0]", "x[0,1]")),
+    ("log mass\n", "{a}\n", ("log mass",)),
+    ("log mass,b\n", "{a},{b}\n", ("log mass", "b")),
+]
+
+
+@pytest.mark.parametrize(("header", "row", "names"), TEXTS)
+def test_delimiters_are_told_by_the_row_below_the_header(tmp_path, header, row, names):
+    rows = "".join(row.format(j=j, a=a, b=b) for j, (a, b) in enumerate(zip(A, B, strict=True)))
+    (tmp_path / "c.csv").write_text(header + rows)
+    chain = read_chain(tmp_path / "c.csv")
+    assert chain.names == names
+    np.testing.assert_array_equal(chain.samples[:, 0], A)
+
+
 KINDS = [
     ({"weights": WEIGHTS, "rows": "sequence"}, "rows='sequence'"),
     ({"weights": np.round(3.0 * WEIGHTS) + 1.0, "weights_kind": "importance"}, "weights_kind='importance'"),
@@ -201,9 +293,11 @@ def test_a_csv_file_that_says_all_is_written_without_a_word(tmp_path):
     assert (again.rows, again.weights_kind) == (chain.rows, chain.weights_kind)
 
 
-@pytest.mark.parametrize("name", ["logp", "Weight", "log_prob", "lp__"])
+@pytest.mark.parametrize("name", ["logp", "Weight", "log_prob", "lp__", "log_w"])
 def test_a_parameter_that_would_not_be_read_back_is_not_written(tmp_path, name):
     chain = Chain(np.column_stack([A, B]), ParameterSpace(["a", name]))
     with pytest.raises(ValueError, match=rf"{name}.*is no parameter. Write an npz file"):
         write_chain(tmp_path / "c.csv", chain)
+    with pytest.raises(ValueError, match="Write an npz file"):
+        write_chain(tmp_path / "c.csv", chain.select([name]))
     assert read_chain(write_chain(tmp_path / "c.npz", chain)).names == ("a", name)

@@ -67,6 +67,24 @@ def test_what_does_not_fit_the_columns_is_refused(source, entry, message):
         read_chain(source({"samples": DRAWS, **entry}))
 
 
+def test_no_bound_may_be_none():
+    for ends in ({"bounds": [(0.0, None), (None, 2.0)]}, {"lower": [0.0, None], "upper": {"theta[1]": 2}}):
+        chain = read_chain({"samples": DRAWS, **ends})
+        np.testing.assert_array_equal(chain.space.bounds, [[0.0, np.inf], [-np.inf, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"bounds": {"a": 3}}, r"bounds: 'a': expected \(lower, upper\), with None for no bound; got 3"),
+        ({"bounds": BOUNDS, "lower": [0.0, 0.0]}, "bounds: expected them alone; got 'lower' beside"),
+    ],
+)
+def test_bounds_of_another_form_are_refused_in_words(entry, message):
+    with pytest.raises(ValueError, match=message):
+        read_chain({"samples": DRAWS, "names": dict.fromkeys("ab").keys(), **entry})
+
+
 @pytest.mark.parametrize("form", ["samples", "columns"])
 def test_dictionaries_declare_by_name(form):
     draws = {"a": DRAWS[:, 0], "b": DRAWS[:, 1]}

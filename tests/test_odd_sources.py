@@ -72,6 +72,15 @@ def test_walkers_without_a_density_are_left_out_and_told(tmp_path):
     assert set(read.chain_id) == {0, 1, 2, 4, 5, 6, 7}
     np.testing.assert_allclose(read.log_prob, -0.5 * (read.samples**2).sum(axis=1))
     assert "walkers" in read.info["left_out"]
+    assert read.info["autocorrelation_time"] < 3.0
+
+
+def test_walkers_without_a_density_do_not_make_the_burn_in(tmp_path):
+    chain, log_prob = ensemble()
+    chain[:, 3], log_prob[:, 3] = [500.0, -400.0], -np.inf
+    with pytest.warns(UserWarning, match="1 of 8 walkers are left out"):
+        read = read_chain(hdf5(tmp_path, mcmc__chain=chain, mcmc__log_prob=log_prob))
+    assert read.info["autocorrelation_time"] < 3.0
 
 
 def test_walkers_that_all_move_are_read_without_a_word(tmp_path):
@@ -163,6 +172,8 @@ def test_names_with_a_slash_survive_arviz_files(tmp_path):
     assert again.space == chain.space
     np.testing.assert_array_equal(again.samples, draws)
     np.testing.assert_array_equal(again.weights, weights)
+    planes = Chain(np.column_stack([draws, draws]), ParameterSpace([f"x/y[{j}]" for j in range(4)], -3.0, 3.0))
+    assert to_arviz(planes, dims={"x/y": ["band"]}).posterior["x.y"].dims == ("chain", "draw", "band")
     twice = Chain(draws, ParameterSpace(["b/a", "b.a"], -3.0, 3.0))
     with pytest.raises(ValueError, match=r"got 'b\.a' twice"):
         to_arviz(twice)

@@ -464,7 +464,7 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
         if weights.max() <= _LONGEST_STAY * least:
             steps = weights / least
             whole = np.allclose(steps, np.round(steps), rtol=0.0, atol=_WHOLE)
-            if whole and not (_is_decimal_place(least) and weights.sum() > 1.5):
+            if whole and not (_is_decimal_place(least) and weights.sum() > 1.0 + _WHOLE):
                 return np.round(steps), "counts"
         return weights, "importance"
     if kind == "counts" and not are_counts(weights):

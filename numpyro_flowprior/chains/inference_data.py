@@ -117,7 +117,9 @@ def to_arviz(
     groups = {name: group for name, group in groups.items() if group}
     groups = {name: {storable(each): values for each, values in group.items()} for name, group in groups.items()}
     variables, arrays = all_storable(variables), all_storable(arrays)
-    labels: dict[str, Any] = labels_of(arrays, dims or {}, coords or {})
+    labels: dict[str, Any] = labels_of(
+        arrays, {storable(name): given for name, given in (dims or {}).items()}, coords or {}
+    )
     nested = int(arviz.__version__.split(".")[0]) >= 1  # ArviZ 1.0 takes one nested dictionary
     data = arviz.from_dict(groups, **labels) if nested else arviz.from_dict(**groups, **labels)
     _describe(data.posterior, source, variables, resampled=weighted)

@@ -36,7 +36,7 @@ class Table:
         units: {name: unit}.
         labels: {name: label}.
         derived: names of columns that are functions of the others; read only if a space asks for them.
-        doubtful: {name: why} of columns that look like no parameters; read only if they are asked for, as parameters.
+        doubtful: {name: why} of columns that look like no parameters, and are not read.
         evidence: log_evidence and its error, where known.
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
         complaints: sentences about a run that its users should hear of.
@@ -144,7 +144,7 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
     fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
     left_out = {name: _why(name, table) for name in names if name not in space.names}
     left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
-    if set(space.names) != set(names) - set(table.derived) - (table.doubtful.keys() - set(space.names)):
+    if set(space.names) != set(names) - set(table.derived) - table.doubtful.keys():
         for name in DENSITIES:
             if fields.pop(name, None) is not None:
                 left_out[name] = "belongs to the sampled parameters, which are not those that were asked for"
@@ -189,7 +189,9 @@ def _named(table: Table, names: Sequence[str]) -> Table:
             f"names: expected {shape[1]}, one for each column, as the source has no names; got {shorten(names, 40)}."
         )
     new = dict(zip(defaults, names, strict=True))
-    parts: dict[str, Any] = {what: {new[k]: v for k, v in getattr(table, what).items()} for what in ("bounds", "units", "labels")}
+    parts: dict[str, Any] = {
+        what: {new[k]: v for k, v in getattr(table, what).items()} for what in ("bounds", "units", "labels")
+    }
     return replace(table, names=tuple(names), **parts)
 
 
@@ -298,7 +300,7 @@ def joined(tables: Sequence[Table]) -> Table:
         first.units,
         first.labels,
         first.derived,
-        first.doubtful,
+        {name: why for table in tables for name, why in table.doubtful.items()},
         info={**info, "left_out": left_out} if left_out else info,
         complaints=tuple(dict.fromkeys(text for table in tables for text in table.complaints)),
         walkers=any(table.walkers for table in tables),

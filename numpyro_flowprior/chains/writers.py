@@ -14,7 +14,7 @@ import numpy as np
 from .._checks import shorten
 from ..storage import atomic_file
 from .chain import Chain
-from .columns import table_of_columns
+from .columns import no_parameters
 from .readers.frames import write_parquet
 from .readers.npz import write_chain_npz
 from .table import FIELDS
@@ -51,10 +51,7 @@ def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
 
 def _require_parameters(path: Path, chain: Chain, columns: dict[str, np.ndarray]) -> None:
     """Raises ValueError if columns by these names would not be read back as parameters."""
-    taken = [name for name in columns if name in FIELDS]
-    if not taken:
-        table = table_of_columns(columns)
-        taken = [name for name in columns if name not in (table.names or ()) or name in table.doubtful]
+    taken = no_parameters(columns)
     if taken:
         raise ValueError(f"{path}: {shorten(taken)}: a column of this name is no parameter. Write an npz file.")
 

@@ -10,6 +10,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .stan import is_stan, read_stan
 __all__ = ["read_chain", "write_chain_npz"]
 
 Reader = Callable[..., Table]
+_PARAMETERS = "parameters"  # of readers of named columns: those that are parameters for certain
 
 _FILES: dict[str, Reader] = {
     ".npz": read_npz,
@@ -123,7 +125,8 @@ def read_object(
     """Returns the chain of any source but a Chain, judged; `stacklevel` is that of the warning."""
     subject = _subject(source)
     try:
-        table = _table(source, options)
+        asked = names if space is None else getattr(space, "names", None)  # a wrong space is refused below
+        table = _table(source, options, [name for name in asked or () if isinstance(name, str)])
         chain = to_chain(table, space, names)
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -144,16 +147,16 @@ def _subject(source: Any) -> str:
     return "read_chain" if isinstance(source, list | tuple) else type(source).__name__
 
 
-def _table(source: Any, options: Mapping[str, Any]) -> Table:
+def _table(source: Any, options: Mapping[str, Any], parameters: Sequence[str]) -> Table:
+    """Returns the table of a source, with the named columns as parameters, whatever their names look like."""
     if isinstance(source, str | os.PathLike):
         paths = _files(Path(source))
     elif isinstance(source, list | tuple) and source and all(isinstance(item, str | os.PathLike) for item in source):
         paths = [Path(item) for item in source]
     else:
         reader = _reader_of_object(source)
-        _require_options(reader, options)
-        return reader(source, **options)
-    tables = [_read_file(path, options, alone=len(paths) == 1) for path in paths]
+        return _called(reader, source, options, parameters)
+    tables = [_read_file(path, options, parameters, alone=len(paths) == 1) for path in paths]
     return tables[0] if len(tables) == 1 else joined(tables)
 
 
@@ -188,7 +191,7 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _read_file(path: Path, options: Mapping[str, Any], *, alone: bool) -> Table:
+def _read_file(path: Path, options: Mapping[str, Any], parameters: Sequence[str], *, alone: bool) -> Table:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     suffix = ".json.gz" if path.name.lower().endswith(".json.gz") else path.suffix.lower()
@@ -197,17 +200,21 @@ def _read_file(path: Path, options: Mapping[str, Any], *, alone: bool) -> Table:
         raise ValueError(f"expected a file ending in {shorten(_FILES, 40)}; got {path.suffix!r}.")
     if reader is read_csv and is_stan(path):
         reader = read_stan
-    _require_options(reader, options)
     try:
-        return reader(path, **options)
+        return _called(reader, path, options, parameters)
     except UnicodeDecodeError as error:
         raise ValueError(f"expected text in UTF-8; got other bytes ({error.reason}). Is it compressed?") from error
     except ValueError as error:
         raise error if alone else ValueError(f"{path.name}: {error}") from error
 
 
-def _require_options(reader: Reader, options: Mapping[str, Any]) -> None:
+def _called(reader: Reader, source: Any, options: Mapping[str, Any], parameters: Sequence[str]) -> Table:
+    """Returns what a reader makes of a source; TypeError for an option that it does not have."""
     known = list(inspect.signature(reader).parameters)[1:]
+    if _PARAMETERS in known:  # a reader of named columns
+        known.remove(_PARAMETERS)
+        reader = partial(reader, **{_PARAMETERS: parameters})
     unknown = [name for name in options if name not in known]
     if unknown:
         raise TypeError(f"{shorten(unknown)}: no such option for this source; it takes {shorten(known) or 'none'}.")
+    return reader(source, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ def read_array(
     family_id: Any = None,
     weights_kind: str | None = None,
     rows: str | None = None,
+    parameters: Sequence[str] = (),
 ) -> Table:
     """Returns the table of samples (n, d) or (chains, draws, d), or of a structured array with named fields.
 
@@ -47,7 +48,7 @@ def read_array(
     fields = {name: np.asarray(values) for name, values in zip(FIELDS, given, strict=True) if values is not None}
     if getattr(getattr(samples, "dtype", None), "names", None):
         columns = {name: samples[name] for name in samples.dtype.names}
-        return table_of_columns(columns | fields, weights_kind=weights_kind, rows=rows)
+        return table_of_columns(columns | fields, parameters=parameters, weights_kind=weights_kind, rows=rows)
     array = float_array(samples, "samples")
     if array.ndim == 3:
         array, fields = _flattened(array, fields)
@@ -60,7 +61,7 @@ def read_array(
     )
 
 
-def read_dict(record: Mapping[str, Any]) -> Table:
+def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a dictionary.
 
     It is one of these:
@@ -79,7 +80,7 @@ def read_dict(record: Mapping[str, Any]) -> Table:
     published = np.ndim(record.get("chain", 0)) == 2
     if not published and np.ndim(record.get("samples", 0)) not in (2, 3):
         declared = {name: record.pop(name) for name in ENTRIES if isinstance(record.get(name), Mapping)}
-        table = _require_rows(table_of_columns(record, info={"source": "dictionary"}))
+        table = _require_rows(table_of_columns(record, parameters=parameters, info={"source": "dictionary"}))
         return replace(table, **{**declarations(declared, table.names or ()), "names": table.names})
     nested = next((name for name in _LOG_WEIGHTS if record.get(name) is not None and "weights" not in record), None)
     if published or nested:

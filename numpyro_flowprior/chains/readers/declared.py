@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..._checks import float_array, shorten
+from ..._checks import shorten
 from ..table import DEFAULT_NAME, EVIDENCE, FIELDS, KINDS
 
 ENTRIES = ("names", "bounds", "lower", "upper", "units", "labels")
@@ -44,29 +44,32 @@ def complaint_of_unused(names: Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def texts(array: Any) -> list[str]:
-    """Returns the strings of an array or list, or of one string."""
+    """Returns the strings of an array or of anything to go through, or of one string."""
+    array = list(array) if isinstance(array, Iterable) and not isinstance(array, str | bytes | np.ndarray) else array
     return [text.decode() if isinstance(text, bytes) else str(text) for text in np.atleast_1d(array).tolist()]
 
 
-def _bounds(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _bounds(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[float, float]]:
     if "bounds" in record:
-        bounds = record["bounds"]
-        if not isinstance(bounds, Mapping) and np.shape(bounds) != (len(names), 2):
-            raise ValueError(f"bounds: expected shape ({len(names)}, 2) for the names; got {np.shape(bounds)}.")
-        return _named(bounds, "bounds", names, "pairs")
-    ends = {}
-    for end in ("lower", "upper"):
-        value = record.get(end, {})
-        ends[end] = _named(value if isinstance(value, Mapping) else _vector(value, end), end, names, "numbers")
-    return {
-        name: (ends["lower"].get(name, -np.inf), ends["upper"].get(name, np.inf))
-        for name in names
-        if any(name in values for values in ends.values())
-    }
+        both = [end for end in ("lower", "upper") if end in record]
+        if both:
+            raise ValueError(f"bounds: expected them alone; got {shorten(both)} beside. Leave one of them out.")
+        if not isinstance(record["bounds"], Mapping) and np.shape(record["bounds"]) != (len(names), 2):
+            got = np.shape(record["bounds"])
+            raise ValueError(f"bounds: expected shape ({len(names)}, 2) for the names; got {got}.")
+        pairs = _named(record["bounds"], "bounds", names, "pairs")
+        return {name: _pair(ends, name) for name, ends in pairs.items()}
+    lower, upper = (_named(record.get(end, {}), end, names, "numbers") for end in ("lower", "upper"))
+    return {name: _pair((lower.get(name), upper.get(name)), name) for name in names if name in {**lower, **upper}}
 
 
-def _vector(value: Any, name: str) -> list[float]:
-    return np.atleast_1d(float_array(value, name)).tolist()
+def _pair(ends: Any, name: str) -> tuple[float, float]:
+    """Returns a lower and an upper bound, infinite where there is none."""
+    try:
+        lower, upper = ends
+        return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds: {name!r}: expected (lower, upper), with None for no bound; got {ends!r}.") from None
 
 
 def _named(values: Any, field: str, names: Sequence[str], what: str) -> dict[str, Any]:
@@ -76,6 +79,8 @@ def _named(values: Any, field: str, names: Sequence[str], what: str) -> dict[str
         if unknown:
             raise ValueError(f"{field}: expected names among {shorten(names, 40)}; got {shorten(unknown)}.")
         return dict(values)
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    values = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
     if len(values) != len(names):
         raise ValueError(
             f"{field}: expected {len(names)} {what}, one for each parameter; got {len(values)}: {shorten(values)}."

@@ -84,37 +84,53 @@ def _advice(file: Any, run: Any) -> str:
     return "Pass group=... if the backend has another name."
 
 
-def _stuck(chain: np.ndarray, log_prob: np.ndarray) -> tuple[np.ndarray, dict[str, str], tuple[str, ...]]:
-    """Returns which walkers (walkers,) have a density, and what to tell of those that never moved.
+def _alive(log_prob: np.ndarray) -> tuple[np.ndarray, dict[str, str], tuple[str, ...]]:
+    """Returns which walkers (walkers,) ever have a density, and what to tell of the others.
 
     Args:
-        chain: (steps, walkers, d), after the burn-in.
         log_prob: (steps, walkers).
     """
     dead = np.all(log_prob == -np.inf, axis=0)
-    still = ~dead & np.all(chain == chain[0], axis=(0, 2)) & (len(chain) > 1)
-    left_out = {"walkers": f"{dead.sum()} of {len(dead)}, at log density -infinity in all steps"} if dead.any() else {}
-    complaints = [f"{dead.sum()} of {len(dead)} walkers are left out: their log density is -infinity in all steps."]
-    told = complaints if dead.any() and not dead.all() else []
-    if still.any():
-        told.append(
-            f"{still.sum()} of {len(still)} walkers ({shorten(np.flatnonzero(still))}) did not move in {len(chain)} "
-            "steps: they are stuck, and no draws of the posterior. Leave them out, or run longer."
-        )
-    return ~dead if not dead.all() else np.ones(len(dead), bool), left_out, tuple(told)
+    if not dead.any() or dead.all():  # of none with a density Chain says it
+        return np.ones(len(dead), bool), {}, ()
+    said = f"{dead.sum()} of {len(dead)} walkers"
+    return (
+        ~dead,
+        {"walkers": f"{said}, at log density -infinity in all steps"},
+        (f"{said} are left out: their log density is -infinity in all steps.",),
+    )
+
+
+def _complaint_of_stuck(chain: np.ndarray, walkers: np.ndarray) -> tuple[str, ...]:
+    """Returns what to tell of walkers that never moved in the steps that are read.
+
+    Args:
+        chain: (steps, walkers, d).
+        walkers: their numbers.
+    """
+    still = np.all(chain == chain[0], axis=(0, 2)) & (len(chain) > 1)
+    if not still.any():
+        return ()
+    return (
+        f"{still.sum()} of {len(still)} walkers ({shorten(walkers[still])}) did not move in {len(chain)} steps: "
+        "they are stuck, and no draws of the posterior. Leave them out, or run longer.",
+    )
 
 
 def _table(
     chain: np.ndarray, log_prob: np.ndarray, burn_in: int | None, thin: int | None, *, source: str, blobs: bool
 ) -> Table:
     steps, walkers, dim = chain.shape
+    alive, left_out, complaints = _alive(log_prob)
+    if not alive.all():
+        chain, log_prob = chain[:, alive], log_prob[:, alive]
     tau = ensemble_time(chain)
     start = burn_in_of(tau, steps) if burn_in is None else positive_int(burn_in, "burn_in", minimum=0)
-    step = thinning_of(tau, steps - start, walkers) if thin is None else positive_int(thin, "thin")
+    step = thinning_of(tau, steps - start, alive.sum()) if thin is None else positive_int(thin, "thin")
     if start >= steps:
         raise ValueError(f"burn_in: expected fewer than the {steps} steps of the run; got {start}.")
-    alive, left_out, stuck = _stuck(chain[start:], log_prob[start:])
-    samples, density = (np.swapaxes(values[start::step, alive], 0, 1) for values in (chain, log_prob))
+    complaints += _complaint_of_stuck(chain[start:], np.flatnonzero(alive))
+    samples, density = (np.swapaxes(values[start::step], 0, 1) for values in (chain, log_prob))
     kept = samples.shape[1]
     left_out["burn-in"] = f"the first {start} of {steps} steps"
     if step > 1:
@@ -138,7 +154,7 @@ def _table(
             "thin": step,
             "left_out": left_out,
         },
-        complaints=(*stuck, *(() if steps > LONG_ENOUGH * tau else (too_short,))),
+        complaints=(*complaints, *(() if steps > LONG_ENOUGH * tau else (too_short,))),
         walkers=True,
         rows="sequence",
     )

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ..._checks import optional_import, require_unique, shorten
-from ..columns import labels_of_rows, table_of_columns
-from ..convergence import are_counts
+from ..columns import table_of_columns
 from ..table import KINDS, Table
 
 _METADATA = b"numpyro_flowprior"  # key of what a chain says of its weights and rows
 
 
-def read_pandas(frame: Any) -> Table:
+def read_pandas(frame: Any, *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a pandas.DataFrame with a row per draw; reserved names as in csv.
 
     Index levels called `weights` (as anesthetic has it) and `chain` are what they say; others only number the rows.
@@ -34,10 +32,10 @@ def read_pandas(frame: Any) -> Table:
     require_unique(names, "expected unique column names")
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in names}
     levels = {str(name): frame.index.get_level_values(name) for name in frame.index.names if name is not None}
-    return _table(columns, labels_of_rows(levels, names), {"source": "pandas"})
+    return table_of_columns(columns, index=levels, parameters=parameters, info={"source": "pandas"})
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path, *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a parquet file with a row per draw; reserved names as in csv.
 
     An index that pandas wrote is taken as in a frame.
@@ -56,20 +54,10 @@ def read_parquet(path: Path) -> Table:
     columns = {name: table[name].to_numpy() for name in table.column_names}
     described = (table.schema.pandas_metadata or {}).get("index_columns", ())
     levels = {name: columns.pop(name) for name in described if isinstance(name, str) and name in columns}
-    labels = labels_of_rows(levels, list(columns))
-    unused = {name: "row labels of pandas" for name in levels if name not in labels}
     kinds = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-    info = {"source": "parquet", **({"left_out": unused} if unused else {})}
-    return _table(columns, labels, info, **{name: kinds[name] for name in KINDS if name in kinds})
-
-
-def _table(columns: Mapping[str, Any], labels: Mapping[str, Any], info: Mapping[str, Any], **kinds: Any) -> Table:
-    """Returns the table of columns and of what the index says of them."""
-    table = table_of_columns({**columns, **labels}, info=info, **kinds)
-    weights = table.fields.get("weights") if labels else None
-    if table.weights_kind is None and weights is not None and not are_counts(weights):
-        return replace(table, weights_kind="importance")  # a nested sampler's; MCMC has counts there
-    return table
+    info = {"source": "parquet", **({"left_out": dict.fromkeys(levels, "row labels of pandas")} if levels else {})}
+    kinds = {name: kinds[name] for name in KINDS if name in kinds}
+    return table_of_columns(columns, index=levels, parameters=parameters, info=info, **kinds)
 
 
 def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> None:

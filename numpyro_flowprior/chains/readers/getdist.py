@@ -56,9 +56,11 @@ def files_of_root(root: Path) -> list[Path]:
 
 def roots_in(folder: Path) -> list[str]:
     """Returns the names of the roots whose chains a folder holds: those with .paramnames, or numbered files."""
-    numbered = {match[1] for path in folder.glob("*.txt") if (match := _NUMBERED.fullmatch(path.stem))}
+    texts = sorted(folder.glob("*.txt"))
+    numbered = {match[1] for path in texts if (match := _NUMBERED.fullmatch(path.stem))}
     described = {path.stem for path in folder.glob("*.paramnames") if files_of_root(path.with_suffix(""))}
-    return sorted(described or numbered)
+    single = {path.stem for path in texts if not _NUMBERED.fullmatch(path.stem) and _cobaya_header(path)}
+    return sorted(numbered | described | single)
 
 
 def read_getdist(
@@ -89,12 +91,14 @@ def read_getdist(
     left_out = {"burn-in": f"the first {start} of {len(rows)} rows"} if start else {}
     if left_out or read.cut:
         info["left_out"] = {**left_out, **read.left_out}
-    rows = rows[start:]
+    rows, rejected = _without_rejected(rows[start:])
+    if rejected:
+        info["left_out"] = {**info.get("left_out", {}), "rejected points": rejected}
     if header is not None:
         bounds, notes = _ranges(roots)
         found = _cobaya(rows, header, info | notes, bounds, sampled)
         return replace(found, complaints=(*read.complaints, *found.complaints))
-    fields = {"weights": rows[:, 0], "log_prob": _log_prob(rows[:, 1])}
+    fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
     doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
     withheld = _withheld(rows[:, 1], doubt, log_posterior)
     if withheld:
@@ -109,7 +113,7 @@ def read_getdist(
         labels=labels,
         derived=derived,
         info=info | notes,
-        complaints=read.complaints,
+        complaints=(*read.complaints, *([f"Left out are {rejected}."] if rejected else [])),
         weights_kind=_kind(rows[:, 0]),
         rows="independent" if withheld and is_sorted(rows[:, 1]) else None,
     )
@@ -136,7 +140,7 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
     if withheld:
         info |= {"log_prob": "none", "left_out": {"log_prob": withheld}}
     elif loglikes is not None:
-        fields["log_prob"], info["log_prob"] = _log_prob(loglikes), _LOG_PROB
+        fields["log_prob"], info["log_prob"] = -loglikes, _LOG_PROB
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2 and offsets[-1] == len(samples.samples):
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -163,9 +167,12 @@ def _withheld(column: np.ndarray, doubt: str | None, log_posterior: bool | None)
     return None if log_posterior else "log_posterior=False"
 
 
-def _log_prob(column: np.ndarray) -> np.ndarray:
-    """Returns the log density of a column of its negative, in which CosmoMC writes 1e30 for infinity."""
-    return np.where(column >= _LOG_ZERO, -np.inf, -column)
+def _without_rejected(rows: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Returns the rows without those that CosmoMC marks as rejected, which no chain stays at, and what to tell."""
+    rejected = (rows[:, 1] >= _LOG_ZERO) & np.isfinite(rows[:, 1])
+    if not rejected.any() or rejected.all():
+        return rows, None
+    return rows[~rejected], f"{rejected.sum()} of {len(rows)} rows, at a -log posterior of 1e30: points of no density"
 
 
 def _kind(weights: np.ndarray) -> str:

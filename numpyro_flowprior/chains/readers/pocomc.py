@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ def read_pocomc(sampler: Any) -> Table:
     return read_dict({**record, "logz": log_evidence, "logz_err": error})
 
 
-def read_pickle(path: Path) -> Table:
+def read_pickle(path: Path, *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a pickled dictionary or array, read without running anything (see `pickles`)."""
     with path.open("rb") as file:
         content = load_plain(file)
     if isinstance(content, Mapping):
-        return read_dict(content)
+        return read_dict(content, parameters=parameters)
     if isinstance(content, np.ndarray):
-        return read_array(content)
+        return read_array(content, parameters=parameters)
     raise ValueError(f"expected a pickled dictionary or array; got {type(content).__name__}.")
