@@ -31,8 +31,8 @@ from paper import MODES, PAPER_TRAIN, equally_weighted, first_fit, joint_fit, mo
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import twin
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
+from numpyro_flowprior.examples import twin
 from numpyro_flowprior.stages.exact import log_prob_of
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
 

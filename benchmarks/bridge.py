@@ -20,7 +20,7 @@ import numpyro.distributions as dist
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import twin
+from numpyro_flowprior.examples import twin
 
 BATCH, CALLS = 256, 400
 HEAD = "likelihood|direct, microseconds a batch|through the bridge|ratio|largest difference"

@@ -18,7 +18,7 @@ from kinds import USUAL, Maker
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior.chains.inference_data import arviz_module
+from numpyro_flowprior.formats.to_arviz import arviz_module
 
 DIM = 2
 COMMAND = "python benchmarks/effective_sizes.py"

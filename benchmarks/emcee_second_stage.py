@@ -26,8 +26,8 @@ from scipy.optimize import brentq
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import twin
 from numpyro_flowprior.chains.autocorrelation import LONG_ENOUGH, ensemble_time
+from numpyro_flowprior.examples import twin
 
 WALKERS = 64
 FEWEST = 500  # draws, weighted, that a flow of proposals learns from

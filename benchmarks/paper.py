@@ -32,8 +32,8 @@ from emcee_second_stage import WALKERS, proposal_of, usual
 from tables import kept, origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import twin
-from numpyro_flowprior.moments import draws_of
+from numpyro_flowprior.examples import twin
+from numpyro_flowprior.priors.moments import draws_of
 from numpyro_flowprior.stages.exact import joint_loss, log_prob_of
 
 INTEGRATED, DIFFERENTIAL = "gamma_Pb_integrated", "gamma_Pb_tdiff"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from numpyro_flowprior import Chain, read_chain, write_chain_npz
+from numpyro_flowprior import Chain, read_chain, write_chain
 
 
 def table(head: str, rows: Any) -> str:
@@ -44,7 +44,7 @@ def seconds(call: Callable[[], Any], *, calls: int = 20) -> float:
 def kept(path: Path, make: Callable[[], Chain]) -> Chain:
     """Returns a chain from its file, made if it is not there."""
     if not path.exists():
-        write_chain_npz(path, make())
+        write_chain(path, make())
     return read_chain(path)
 
 

@@ -14,15 +14,12 @@ they are first needed.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._util.version import __version__ as __version__
+
 if TYPE_CHECKING:  # for type checkers and editors; the table below says the same at run time, as a test makes sure
-    from .box import BroadPrior, UniformPrior
+    from ._util.storage import FileFormatError
     from .chains.chain import Chain
-    from .chains.from_inference_data import from_arviz
-    from .chains.inference_data import to_arviz
     from .chains.parameters import ParameterSpace
-    from .chains.readers import read_chain, write_chain_npz
-    from .compose import RobustPrior, TemperedPrior, robustify, temper
-    from .conditional import ConditionalPrior
     from .diagnostics.comparison import Comparison, compare
     from .diagnostics.divergences import MarginalKL, marginal_kl
     from .diagnostics.quality import quality_report
@@ -34,14 +31,21 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .emulators.measurement import measurement_covariance
     from .emulators.validation import EmulatorValidation
     from .flows.config import FlowConfig
-    from .latent import LatentReparam
-    from .moments import MonteCarloSummary
-    from .numpy_prior import NumpyPrior, load_numpy
+    from .formats.from_arviz import from_arviz
+    from .formats.read import read_chain
+    from .formats.to_arviz import to_arviz
+    from .formats.write import write_chain
+    from .models.latent import LatentReparam
     from .plots.comparison import plot_comparison
     from .plots.corner import plot_corner
     from .plots.emulator import plot_emulator
     from .plots.quality import plot_quality
-    from .prior import FlowPrior
+    from .priors.box import BroadPrior, UniformPrior
+    from .priors.composed import RobustPrior, TemperedPrior, robustify, temper
+    from .priors.conditional import ConditionalPrior
+    from .priors.flow_prior import FlowPrior
+    from .priors.moments import MonteCarloSummary
+    from .priors.numpy_prior import NumpyPrior, load_numpy
     from .sampling.blackjax import sample_blackjax
     from .sampling.density import ModelDensity
     from .sampling.emcee import sample_emcee
@@ -55,24 +59,16 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .stages.run import StageStopped, run_stages
     from .stages.stage import Stage
     from .stages.tension import Tension, tension
-    from .storage import FileFormatError
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
     from .training.grid import PAPER_GRID
     from .training.marginal import fit_marginal
     from .training.scan import ScanResult, scan_flows
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "box": ("BroadPrior", "UniformPrior"),
+    "_util.storage": ("FileFormatError",),
     "chains.chain": ("Chain",),
-    "chains.from_inference_data": ("from_arviz",),
-    "chains.inference_data": ("to_arviz",),
     "chains.parameters": ("ParameterSpace",),
-    "chains.readers": ("read_chain", "write_chain_npz"),
-    "compose": ("RobustPrior", "TemperedPrior", "robustify", "temper"),
-    "conditional": ("ConditionalPrior",),
     "diagnostics.comparison": ("Comparison", "compare"),
     "diagnostics.divergences": ("MarginalKL", "marginal_kl"),
     "diagnostics.quality": ("quality_report",),
@@ -84,14 +80,21 @@ _HOMES = {
     "emulators.measurement": ("measurement_covariance",),
     "emulators.validation": ("EmulatorValidation",),
     "flows.config": ("FlowConfig",),
-    "latent": ("LatentReparam",),
-    "moments": ("MonteCarloSummary",),
-    "numpy_prior": ("NumpyPrior", "load_numpy"),
+    "formats.from_arviz": ("from_arviz",),
+    "formats.read": ("read_chain",),
+    "formats.to_arviz": ("to_arviz",),
+    "formats.write": ("write_chain",),
+    "models.latent": ("LatentReparam",),
     "plots.comparison": ("plot_comparison",),
     "plots.corner": ("plot_corner",),
     "plots.emulator": ("plot_emulator",),
     "plots.quality": ("plot_quality",),
-    "prior": ("FlowPrior",),
+    "priors.box": ("BroadPrior", "UniformPrior"),
+    "priors.composed": ("RobustPrior", "TemperedPrior", "robustify", "temper"),
+    "priors.conditional": ("ConditionalPrior",),
+    "priors.flow_prior": ("FlowPrior",),
+    "priors.moments": ("MonteCarloSummary",),
+    "priors.numpy_prior": ("NumpyPrior", "load_numpy"),
     "sampling.blackjax": ("sample_blackjax",),
     "sampling.density": ("ModelDensity",),
     "sampling.emcee": ("sample_emcee",),
@@ -105,7 +108,6 @@ _HOMES = {
     "stages.run": ("StageStopped", "run_stages"),
     "stages.stage": ("Stage",),
     "stages.tension": ("Tension", "tension"),
-    "storage": ("FileFormatError",),
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
     "training.grid": ("PAPER_GRID",),
@@ -172,7 +174,7 @@ __all__ = [
     "temper",
     "tension",
     "to_arviz",
-    "write_chain_npz",
+    "write_chain",
     "write_report",
 ]
 

@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .model_card import HEADLINE, card_json, card_text
-from .prior_file import read_prior
+from ._util.version import __version__
+from .priors.model_card import HEADLINE, card_json, card_text
+from .priors.prior_file import read_prior
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

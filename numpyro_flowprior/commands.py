@@ -13,16 +13,16 @@ import numpy as np
 
 from .chains.chain import Chain
 from .chains.parameters import ParameterSpace
-from .chains.readers import read_chain
-from .chains.writers import require_writable, write_chain
-from .demo import FULL, QUICK, run_demo
 from .diagnostics.quality import quality_report
 from .diagnostics.report import QualityReport
+from .examples.demo import FULL, QUICK, run_demo
 from .flows.config import FlowConfig
-from .model_card import HEADLINE
+from .formats.read import read_chain
+from .formats.write import require_writable, write_chain
 from .plots.corner import plot_corner
 from .plots.quality import plot_quality
-from .prior import FlowPrior
+from .priors.flow_prior import FlowPrior
+from .priors.model_card import HEADLINE
 from .stages.folder import last_written, load_stages
 from .stages.html import write_report
 from .training.config import TrainConfig

@@ -12,56 +12,39 @@ import pytest
 import numpyro_flowprior
 
 PACKAGE = Path(__file__).parent.parent / "numpyro_flowprior"
-ORDER = [
-    "_checks",
-    "_progress",
-    "_batches",
-    "_leaves",
-    "storage",
+ROOMS = [
+    "_util",
     "chains",
     "flows",
-    "prior_file",
-    "numpy_prior",
-    "model_card",
-    "resolution",
-    "box",
-    "moments",
-    "conditional",
-    "prior",
-    "latent",
-    "compose",
+    "priors",
+    "models",
+    "formats",
     "diagnostics",
     "training",
     "emulators",
     "sampling",
     "plots",
     "stages",
-    "twin",
-    "demo",
+    "examples",
     "commands",
     "cli",
 ]
-BELOW = {  # they import when called
-    "prior.py": {"training"},  # FlowPrior.marginal refits
-    "numpyro.py": {"sampling"},  # this reader and to_arviz ask the model of an MCMC for names and bounds
-    "inference_data.py": {"sampling"},
-}
 BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
     "torch": {"sampling/pocomc.py"},
     "emcee": {"sampling/emcee.py"},
     "blackjax": {"sampling/blackjax.py"},
-    "h5py": {"chains/readers/emcee.py"},
-    "pyarrow": {"chains/readers/frames.py"},
+    "h5py": {"formats/emcee.py"},
+    "pyarrow": {"formats/frames.py"},
     "pandas": set(),
     "dynesty": set(),
     "getdist": set(),
     "bilby": set(),
     "xarray": set(),
     "sklearn": set(),  # its kernels and models are known by their names
-    "arviz": {"chains/from_inference_data.py"},
+    "arviz": {"formats/from_arviz.py"},
     "matplotlib": {"plots/canvas.py"},
-    "safetensors": {"storage.py"},
+    "safetensors": {"_util/storage.py"},
     "optax": {"training/losses.py", "training/steps.py"},
 }
 
@@ -70,32 +53,59 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+def modules() -> dict[str, Path]:
+    """Returns {dotted name within the package: file}, but for the package's own face."""
+    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
-def imported_rooms(path: Path) -> set[str]:
-    depth = len(path.relative_to(PACKAGE).parts) - 1
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(node, ast.ImportFrom) or node.level != depth + 1:
+def imports_of(name: str, files: dict[str, Path]) -> set[str]:
+    """Returns the modules that a module imports: at its top, within functions, and for types alone."""
+    package = name.split(".")[:-1] if files[name].name != "__init__.py" else name.split(".")
+    found = set()
+    for node in ast.walk(ast.parse(files[name].read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
-        names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-        rooms.update(name for name in names if name != "__version__")
-    return rooms
+        base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+        for alias in node.names:
+            full, whole = ".".join([*base, alias.name]), ".".join(base)
+            found.add(full if full in files else whole)
+    return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_come_from_rooms_above(path):
-    room = room_of(path)
-    assert room in ORDER, f"{room} has no place in the order of rooms"
-    late = {other for other in imported_rooms(path) if ORDER.index(other) >= ORDER.index(room)}
-    assert late == BELOW.get(path.name, set()), f"{path.name} imports from {late}"
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Returns the groups of modules that import each other, directly or not."""
+    reach = {name: set(others) for name, others in graph.items()}
+    for middle in graph:  # Warshall
+        for others in reach.values():
+            if middle in others:
+                others |= reach.get(middle, set())
+    groups = {frozenset(b for b in graph if b in reach[a] and a in reach[b]) for a in graph}
+    return [sorted(group) for group in groups if group]
+
+
+def test_no_module_imports_itself_and_none_from_a_room_below():
+    files = modules()
+    graph = {name: imports_of(name, files) for name in files}
+    strays = [name for name in graph if room_of(files[name]) not in ROOMS]
+    faces = [name for name, others in graph.items() if "" in others]  # of the package's own face, which imports all
+    upwards = [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others & files.keys()
+        if ROOMS.index(room_of(files[other])) > ROOMS.index(room_of(files[name]))
+    ]
+    assert (strays, faces, upwards, circles(graph)) == ([], [], [], [])
+
+
+def test_circles_are_found():
+    planted = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a"}}
+    assert circles(planted) == [["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_each_backend_is_imported_in_one_place(backend):
-    users = {str(p.relative_to(PACKAGE)) for p in modules() if _uses(p, backend)}
+    users = {str(p.relative_to(PACKAGE)) for p in modules().values() if _uses(p, backend)}
     assert users == BACKENDS[backend]
 
 
@@ -113,8 +123,8 @@ def _uses(path: Path, backend: str) -> bool:
 
 
 def test_distrax_lives_in_flows_and_its_wrapper():
-    users = {room_of(path) for path in modules() if _uses(path, "distrax")}
-    assert users == {"flows", "box"}  # the latter only names its types
+    users = {room_of(path) for path in modules().values() if _uses(path, "distrax")}
+    assert users == {"flows", "priors"}  # the latter only names its types
 
 
 def test_import_changes_nothing_global():

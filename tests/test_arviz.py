@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 import pytest
 from toys import make_prior
 
-import numpyro_flowprior.chains.inference_data as inference_data
+import numpyro_flowprior.formats.to_arviz as inference_data
 from numpyro_flowprior import (
     Chain,
     FlowConfig,
@@ -25,8 +25,8 @@ from numpyro_flowprior import (
     read_chain,
     to_arviz,
 )
-from numpyro_flowprior.chains.staged_data import power_sensitivity
 from numpyro_flowprior.chains.variables import variables_of
+from numpyro_flowprior.stages.staged_arviz import power_sensitivity
 
 az = pytest.importorskip("arviz")
 NESTED = int(az.__version__.split(".")[0]) >= 1

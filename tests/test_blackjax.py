@@ -65,7 +65,7 @@ def test_the_exact_posterior_and_evidence(density, chain):
 
 
 def test_the_key_decides_and_the_callers_precision_stays(density, chain, capsys, monkeypatch):
-    monkeypatch.setattr("numpyro_flowprior._progress.Lines._written", -np.inf)
+    monkeypatch.setattr("numpyro_flowprior._util.progress.Lines._written", -np.inf)
     np.testing.assert_array_equal(sample_blackjax(KEY, density, progress=True).samples, chain.samples)
     assert "power=1," in capsys.readouterr().err
     other = sample_blackjax(jax.random.key(2), density, n_particles=2000, progress=False)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, to_arviz, write_chain_npz
+from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, to_arviz, write_chain
 from numpyro_flowprior.chains.autocorrelation import autocorrelation_time
 
 SPACE = ParameterSpace(["a", "b"], [0.0, -np.inf], [1.0, np.inf], units=["GeV", ""], labels=["$a$", "$b$"])
@@ -168,7 +168,7 @@ def test_npz_round_trip(tmp_path):
         log_evidence=-3.5,
         log_evidence_error=0.1,
     )
-    back = read_chain(write_chain_npz(tmp_path / "c.npz", held))
+    back = read_chain(write_chain(tmp_path / "c.npz", held))
     assert back.space == held.space
     assert (back.log_evidence, back.log_evidence_error) == (-3.5, 0.1)
     for name in ("samples", "log_prob", "log_prior", "log_likelihood", "weights", "chain_id"):

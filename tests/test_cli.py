@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from toys import correlated_chain
 
-from numpyro_flowprior import FlowPrior, read_chain, write_chain_npz
+from numpyro_flowprior import FlowPrior, read_chain, write_chain
 from numpyro_flowprior.cli import main
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    write_chain_npz(folder / "chain.npz", correlated_chain(4000))
-    write_chain_npz(folder / "other.npz", correlated_chain(2000, seed=1))
+    write_chain(folder / "chain.npz", correlated_chain(4000))
+    write_chain(folder / "other.npz", correlated_chain(2000, seed=1))
     arguments = ["fit", str(folder / "chain.npz"), "-o", str(folder / "prior.safetensors"), "-q"]
     assert main([*arguments, "--max-steps", "300", "--layers", "2", "--title", "A toy", "--licence", "CC0-1.0"]) == 0
     return folder
@@ -85,7 +85,7 @@ def test_check_passes_on_the_same_density_and_fails_on_another(folder, capsys):
     assert "verdict: PASS" in capsys.readouterr().out
     assert picture.stat().st_size > 5000
     other = read_chain(folder / "other.npz")
-    write_chain_npz(folder / "wrong.npz", other.replace(samples=1.0 - other.samples))
+    write_chain(folder / "wrong.npz", other.replace(samples=1.0 - other.samples))
     assert main(["check", prior, str(folder / "wrong.npz"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["verdict"] == "fail"
 
@@ -146,7 +146,7 @@ def test_files_of_one_name_are_all_drawn(folder, monkeypatch):
     drawn = {}
     monkeypatch.setattr("numpyro_flowprior.commands._save_corner", lambda path, chains: drawn.update(chains))
     (folder / "more").mkdir(exist_ok=True)
-    write_chain_npz(folder / "more" / "chain.npz", correlated_chain(100))
+    write_chain(folder / "more" / "chain.npz", correlated_chain(100))
     assert main(["plot", str(folder / "chain.npz"), str(folder / "more" / "chain.npz")]) == 0
     assert [chain.n for chain in drawn.values()] == [4000, 100]
 

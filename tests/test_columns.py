@@ -9,8 +9,7 @@ import numpy as np
 import pandas
 import pytest
 
-from numpyro_flowprior import Chain, ParameterSpace, read_chain
-from numpyro_flowprior.chains.writers import write_chain
+from numpyro_flowprior import Chain, ParameterSpace, read_chain, write_chain
 
 N = 400
 RNG = np.random.default_rng(3)

@@ -315,8 +315,8 @@ COMPOSE_ERRORS = [
     (lambda p: BroadPrior(p.space, *np.ones((3, 2))).log_prob(np.ones(1)), ValueError, "expected a last axis of 2"),
     (lambda p: BroadPrior(p.space, *np.zeros((3, 2))), ValueError, "BroadPrior: scale: expected positive numbers"),
     (lambda p: BroadPrior(p.space, *np.ones((3, 1))), ValueError, r"BroadPrior: loc: expected shape \(2\)"),
-    (lambda p: p.marginal(["nobody"]), ValueError, "no parameter named 'nobody'"),
-    (lambda p: p.marginal(["p0"], draws=10), ValueError, "fit_marginal: draws"),
+    (lambda p: fit_marginal(KEY, p, ["nobody"]), ValueError, "no parameter named 'nobody'"),
+    (lambda p: fit_marginal(KEY, p, ["p0"], draws=10), ValueError, "fit_marginal: draws"),
 ]
 
 

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from numpyro_flowprior import Chain, ParameterSpace, read_chain, write_chain_npz
-from numpyro_flowprior.chains.convergence import judge
+from numpyro_flowprior import Chain, ParameterSpace, read_chain, write_chain
+from numpyro_flowprior.chains.checks import check_convergence
 
 SPACE = ParameterSpace(["a", "b"])
 
@@ -83,7 +83,7 @@ BAD_CHAINS = [
 
 @pytest.mark.parametrize(("held", "message"), BAD_CHAINS)
 def test_users_are_told_once_of_chains_that_are_not_fit(tmp_path, held, message):
-    path = write_chain_npz(tmp_path / "c.npz", held)
+    path = write_chain(tmp_path / "c.npz", held)
     with pytest.warns(UserWarning, match=message) as caught:
         read_chain(path)
     assert len(caught) == 1
@@ -94,7 +94,7 @@ def test_users_are_told_once_of_chains_that_are_not_fit(tmp_path, held, message)
 def test_no_advice_is_given_to_thin_long_chains(tmp_path, weights):
     """Tails need every row: a chain of 20,000 correlated rows is fit for use as it is."""
     held = Chain(slow(20_000, 0.9), SPACE, weights=weights)
-    report, unfit = judge(read_chain(write_chain_npz(tmp_path / "c.npz", held)))
+    report, unfit = check_convergence(read_chain(write_chain(tmp_path / "c.npz", held)))
     assert unfit == []
     assert report["autocorrelation_time"] > 10
 
@@ -104,12 +104,12 @@ def test_converged_chains_raise_no_alarm_however_short():
     alarms = 0
     for seed in range(300):
         held = chains(n=40 + seed % 200, n_chains=2 + seed % 9, seed=seed)
-        alarms += any("R-hat" in sentence for sentence in judge(held)[1])
+        alarms += any("R-hat" in sentence for sentence in check_convergence(held)[1])
     assert alarms <= 1
 
 
 def test_a_good_chain_is_read_in_silence_and_reported(tmp_path):
-    read = read_chain(write_chain_npz(tmp_path / "c.npz", chains().replace(info={"sampler": "x"})))
+    read = read_chain(write_chain(tmp_path / "c.npz", chains().replace(info={"sampler": "x"})))
     report = read.info["convergence"]
     assert read.info["sampler"] == "x"
     assert report["effective_size"] == read.effective_size > 1500

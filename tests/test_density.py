@@ -23,7 +23,7 @@ from numpyro_flowprior import (
     read_chain,
     to_arviz,
 )
-from numpyro_flowprior._leaves import forgetting
+from numpyro_flowprior._util.leaves import forgetting
 
 KEY = jax.random.key(0)
 Y = np.random.default_rng(0).normal(1.0, 2.0, 30)

@@ -20,8 +20,8 @@ import pytest
 from toys import make_prior, mixture_prior
 
 from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, sample_emcee, temper
+from numpyro_flowprior._util.storage import load_file
 from numpyro_flowprior.sampling import emcee as module
-from numpyro_flowprior.storage import load_file
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(2)

@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.preprocessing import StandardScaler
 
+from numpyro_flowprior._util.storage import FileFormatError, load_file, save_file
 from numpyro_flowprior.chains.parameters import ParameterSpace
 from numpyro_flowprior.emulators import gaussian_process, marginal_likelihood
 from numpyro_flowprior.emulators.emulator import GPEmulator
@@ -24,7 +25,6 @@ from numpyro_flowprior.emulators.kernel_trees import from_sklearn_kernel, kernel
 from numpyro_flowprior.emulators.kernels import KINDS, RBF, Matern12, Matern32, Matern52
 from numpyro_flowprior.emulators.low_rank_normal import LowRankNormal, factor_fixed
 from numpyro_flowprior.emulators.validation import EmulatorValidation
-from numpyro_flowprior.storage import FileFormatError, load_file, save_file
 
 SPACE = ParameterSpace(["a", "b", "c"], [-1.0, 0.0, 10.0], [1.0, 2.0, 40.0])
 LOWER, UPPER = SPACE.bounds.T

@@ -14,8 +14,8 @@ import pytest
 from toys import make_prior
 
 from numpyro_flowprior import FileFormatError, FlowConfig, FlowPrior, GPEmulator, load_numpy
-from numpyro_flowprior.prior_file import read_prior
-from numpyro_flowprior.storage import CHECKSUM, FORMAT, checksum
+from numpyro_flowprior._util.storage import CHECKSUM, FORMAT, checksum
+from numpyro_flowprior.priors.prior_file import read_prior
 
 DATA = Path(__file__).parent / "data"
 LOADERS = {"FlowPrior.load": FlowPrior.load, "load_numpy": load_numpy}
@@ -61,7 +61,7 @@ def test_masks_are_read_from_the_file_not_drawn(tmp_path, monkeypatch):
     def mirrored(config, dim):
         return [mask[::-1] for mask in own_masks(config, dim)]
 
-    from numpyro_flowprior import prior_file
+    from numpyro_flowprior.priors import prior_file
 
     own_masks = prior_file.coupling_masks
     monkeypatch.setattr(prior_file, "coupling_masks", mirrored)
@@ -474,7 +474,7 @@ def test_the_same_prior_is_the_same_bytes(tmp_path):
 
 
 def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
-    from numpyro_flowprior.storage import remove_leftovers, write_atomically
+    from numpyro_flowprior._util.storage import remove_leftovers, write_atomically
 
     path = tmp_path / "run.safetensors"
     write_atomically(path, b"whole")

@@ -18,7 +18,7 @@ from numpyro_flowprior import (
     StagedAnalysis,
     TrainConfig,
     fit_flow,
-    write_chain_npz,
+    write_chain,
     write_report,
 )
 from numpyro_flowprior.cli import main
@@ -208,7 +208,7 @@ def test_without_matplotlib_there_are_no_pictures(analysis, monkeypatch, tmp_pat
 def folder_of(analysis, root):
     for stage, files in zip(analysis.stages, begin_folder(root, list(analysis.chains)), strict=True):
         files.begin({"name": stage.name, **SETTINGS})
-        write_chain_npz(files.chain, stage.chain)
+        write_chain(files.chain, stage.chain)
         if stage.learned:
             stage.learned.save(files.prior(reweighted=False))
         if stage.guards:

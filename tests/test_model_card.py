@@ -11,8 +11,8 @@ from toys import PRIOR_IDS, PRIOR_TABLE, make_prior
 
 from numpyro_flowprior import FlowConfig, FlowPrior
 from numpyro_flowprior.cli import main
-from numpyro_flowprior.model_card import card_json, card_text
-from numpyro_flowprior.prior_file import read_prior
+from numpyro_flowprior.priors.model_card import card_json, card_text
+from numpyro_flowprior.priors.prior_file import read_prior
 
 DATA = Path(__file__).parent / "data"
 

@@ -150,7 +150,7 @@ def test_more_points_than_one_chunk(monkeypatch, tmp_path):
     plain = load_numpy(make_prior(BOX, FlowConfig(layers=1, hidden=(8,))).save(tmp_path / "p.safetensors"))
     theta = plain.sample(0, 50)
     whole = plain.log_prob(theta)
-    monkeypatch.setattr("numpyro_flowprior.numpy_prior._CHUNK", 7)
+    monkeypatch.setattr("numpyro_flowprior.priors.numpy_prior._CHUNK", 7)
     np.testing.assert_allclose(plain.log_prob(theta), whole, atol=1e-12)
     assert plain.sample(0, 50).shape == (50, 3)
 

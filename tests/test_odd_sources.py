@@ -180,7 +180,7 @@ def test_names_with_a_slash_survive_arviz_files(tmp_path):
 
 
 def test_progress_without_a_standard_error_is_quiet(monkeypatch, capsys):
-    from numpyro_flowprior._progress import progress_bar
+    from numpyro_flowprior._util.progress import progress_bar
 
     monkeypatch.setattr(sys, "stderr", None)
     assert list(progress_bar(range(3), desc="x", unit="row")) == [0, 1, 2]

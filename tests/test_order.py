@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toys import autoregression, metropolis
 
-from numpyro_flowprior import Chain, ParameterSpace, read_chain, to_arviz, write_chain_npz
+from numpyro_flowprior import Chain, ParameterSpace, read_chain, to_arviz, write_chain
 from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.independent import independent_rows
 
@@ -175,7 +175,7 @@ def test_what_weights_and_rows_are_is_kept_in_files(tmp_path):
         Chain(rows, PLANE, rows="independent"),
     ]
     for j, chain in enumerate(chains):
-        path = write_chain_npz(tmp_path / f"{j}.npz", chain)
+        path = write_chain(tmp_path / f"{j}.npz", chain)
         for back in (read_chain(path), read_chain(to_arviz(chain))):
             assert (back.weights_kind, back.rows) == (chain.weights_kind, chain.rows)
             assert back.fingerprint() == chain.fingerprint()

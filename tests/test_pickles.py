@@ -13,7 +13,7 @@ import random
 import numpy as np
 import pytest
 
-from numpyro_flowprior.chains.pickles import load_plain
+from numpyro_flowprior.formats.pickles import load_plain
 
 ARRAY = np.arange(12.0).reshape(3, 4)
 PLAIN = [

@@ -20,10 +20,10 @@ from scipy.special import i0, ndtr
 from toys import make_prior
 
 from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
+from numpyro_flowprior._util.storage import load_file
 from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling import preconditioner
 from numpyro_flowprior.sampling.particle_report import _reasons
-from numpyro_flowprior.storage import load_file
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import _progress
-from numpyro_flowprior._progress import Lines, progress_bar
+from numpyro_flowprior._util import progress as _progress
+from numpyro_flowprior._util.progress import Lines, progress_bar
 
 
 @pytest.fixture

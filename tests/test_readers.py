@@ -1,4 +1,4 @@
-"""read_chain and Chain.from_*: every format, written by its own library or byte for byte as it writes."""
+"""read_chain: every format, written by its own library or byte for byte as it writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from numpyro_flowprior import (
     read_chain,
     to_arviz,
 )
-from numpyro_flowprior.chains.table import columns_of
+from numpyro_flowprior.formats.table import columns_of
 
 N = 600
 RNG = np.random.default_rng(0)
@@ -232,17 +232,10 @@ def test_what_a_source_holds_is_what_the_chain_holds(tmp_path, make, space, expe
     assert words is None or words in chain.info["log_prob"]
 
 
-def test_constructors_are_read_chain_by_name(tmp_path):
-    held = Chain.from_arrays(DRAWS, SPACE, log_prob=LOG_PROB, chain_id=CHAINS)
-    np.testing.assert_array_equal(held.log_prob, LOG_PROB)
-    assert Chain.from_arrays(DRAWS.tolist()).names == ("theta[0]", "theta[1]")
-    assert Chain.from_dict(columns()).names == Chain.from_pandas(pandas.DataFrame(columns())).names == ("a", "b")
-    assert Chain.from_arviz(inference_data(tmp_path)).space == SPACE
-    for make in (Chain.from_pandas, Chain.from_emcee, Chain.from_numpyro, Chain.from_pocomc, Chain.from_dynesty):
-        with pytest.raises(TypeError, match=r"expected .*; got int. See read_chain"):
-            make(3)
-    with pytest.raises(TypeError, match="expected a dictionary"):
-        Chain.from_dict(DRAWS)
+def test_lists_of_numbers_are_arrays():
+    held = read_chain(DRAWS.tolist(), SPACE, log_prob=LOG_PROB, chain_id=CHAINS)
+    np.testing.assert_array_equal(held.samples, DRAWS)
+    np.testing.assert_array_equal(held.chain_id, CHAINS)
 
 
 def test_derived_columns_are_read_only_if_asked_for(tmp_path):
@@ -329,7 +322,7 @@ def emcee_sampler(backend=None, steps: int = 3000):
 
 def test_emcee_burn_in_follows_its_autocorrelation_time_and_all_later_steps_are_kept():
     sampler = emcee_sampler()
-    chain = Chain.from_emcee(sampler, ParameterSpace(["a", "b"]))
+    chain = read_chain(sampler, ParameterSpace(["a", "b"]))
     burn_in, thin, tau = (chain.info[name] for name in ("burn_in", "thin", "autocorrelation_time"))
     assert tau == pytest.approx(sampler.get_autocorr_time(discard=300).max(), rel=0.3)  # each walker about its own mean
     assert (burn_in, thin) == (int(np.ceil(5 * tau)), 1)
@@ -390,7 +383,7 @@ def mcmc():
 
 
 def test_numpyro_gives_its_sample_sites(mcmc):
-    chain = Chain.from_numpyro(mcmc)
+    chain = read_chain(mcmc)
     draws = mcmc.get_samples()
     assert (chain.names, chain.log_prob) == (("a", "v[0]", "v[1]"), None)
     assert chain.space.bounds.tolist() == [[0.0, 0.1], [-np.inf, np.inf], [-np.inf, np.inf]]
@@ -505,7 +498,7 @@ def arviz_1(groups: dict):
 
 def test_arviz_1_round_trip(monkeypatch):
     module = types.SimpleNamespace(__version__="1.2.0", from_dict=arviz_1)
-    monkeypatch.setattr("numpyro_flowprior.chains.from_inference_data.arviz_module", lambda: module)
+    monkeypatch.setattr("numpyro_flowprior.formats.from_arviz.arviz_module", lambda: module)
     test_arviz_round_trip_needs_no_space()
 
 
@@ -534,7 +527,7 @@ def pocomc_sampler():
 
 
 def test_pocomc_keeps_weights_parts_and_evidence(pocomc_sampler):
-    chain = Chain.from_pocomc(pocomc_sampler, ParameterSpace(["a", "b"], -5.0, 5.0))
+    chain = read_chain(pocomc_sampler, ParameterSpace(["a", "b"], -5.0, 5.0))
     samples, weights, log_likelihood, log_prior = pocomc_sampler.posterior(trim_importance_weights=False)
     np.testing.assert_array_equal(chain.samples, samples)
     np.testing.assert_array_equal(chain.weights, weights)
@@ -551,7 +544,7 @@ def test_dynesty_keeps_weights_and_evidence():
     )
     sampler.run_nested(print_progress=False, dlogz=0.1)
     for source in (sampler, sampler.results):
-        chain = Chain.from_dynesty(source, ParameterSpace(["a", "b"], -5.0, 5.0))
+        chain = read_chain(source, ParameterSpace(["a", "b"], -5.0, 5.0))
         np.testing.assert_allclose(chain.weights, sampler.results.importance_weights())
         assert abs(chain.mean()).max() < 0.3  # 100 live points: one deviation is 0.1
         assert (chain.log_prob, chain.log_evidence) == (None, sampler.results.logz[-1])

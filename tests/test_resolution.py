@@ -17,9 +17,9 @@ from scipy.stats import kstest, norm
 from toys import coarse_products, make_prior, operations
 
 import numpyro_flowprior as fp
-from numpyro_flowprior import resolution
 from numpyro_flowprior.diagnostics import quality
 from numpyro_flowprior.flows.build import in_two_parts
+from numpyro_flowprior.priors import resolution
 
 INF = np.inf
 GAUSSIAN = fp.FlowConfig(layers=0, base="normal"), fp.TrainConfig(max_steps=1, eval_every=1)

@@ -30,7 +30,7 @@ from numpyro_flowprior import (
     TrainConfig,
     fit_flow,
     scan_flows,
-    write_chain_npz,
+    write_chain,
 )
 from numpyro_flowprior.cli import main
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
@@ -446,19 +446,19 @@ def test_what_cannot_be_scanned_is_refused(make, error, message, counted):
 def test_progress_bar_shows_and_is_quiet_when_told(capsys, monkeypatch):
     run({"layers": [1]}, rows=(500,))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("numpyro_flowprior._progress.Lines._written", -np.inf)
+    monkeypatch.setattr("numpyro_flowprior._util.progress.Lines._written", -np.inf)
     run({"layers": [1]}, rows=(500,), progress=True)
     first, last = capsys.readouterr().err.splitlines()
     assert first == "scan: 0 of 1 fits"
     assert last.startswith("scan: 1 of 1 fits, ")
-    monkeypatch.setattr("numpyro_flowprior._progress.is_looked_at", lambda: True)
+    monkeypatch.setattr("numpyro_flowprior._util.progress.is_looked_at", lambda: True)
     run({"layers": [1]}, rows=(500,), progress=True)
     assert "scan: 100%" in capsys.readouterr().err
 
 
 @pytest.fixture
 def on_disk(tmp_path):
-    write_chain_npz(tmp_path / "chain.npz", banana(1000))
+    write_chain(tmp_path / "chain.npz", banana(1000))
     grid = {"layers": [1], "hidden": [[8], [16]], "learning_rate": [1e-2], "batch_size": [100], "base": ["normal"]}
     (tmp_path / "grid.json").write_text(json.dumps(grid))
     return tmp_path

@@ -27,9 +27,8 @@ from numpyro_flowprior import (
     load_stages,
     read_chain,
     run_stages,
-    write_chain_npz,
+    write_chain,
 )
-from numpyro_flowprior.chains.staged_data import power_sensitivity
 from numpyro_flowprior.sampling.record import INTERRUPTION
 from numpyro_flowprior.stages import run as module
 from numpyro_flowprior.stages import steps
@@ -37,6 +36,7 @@ from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
 from numpyro_flowprior.stages.folder import StageFolder, write_json
 from numpyro_flowprior.stages.guards import Finding
 from numpyro_flowprior.stages.origin import chain_fingerprint, prior_fingerprint
+from numpyro_flowprior.stages.staged_arviz import power_sensitivity
 
 KEY = jax.random.key(3)
 SPACE = ParameterSpace(["a", "b"])
@@ -288,7 +288,7 @@ def test_all_that_follows_a_chain_that_is_sampled_again_is_made_again(overridden
 def test_what_belongs_to_another_chain_is_not_shown(overridden, tmp_path):
     folder = shutil.copytree(overridden, tmp_path / "run")
     chain = read_chain(folder / "02_y" / "chain.npz")
-    write_chain_npz(folder / "02_y" / "chain.npz", chain.take(np.arange(3000)))
+    write_chain(folder / "02_y" / "chain.npz", chain.take(np.arange(3000)))
     with pytest.warns(UserWarning, match=r"02_y: prior\.safetensors, guards\.json: made from another chain"):
         found = load_stages(folder)["y"]
     assert (found.chain.n, found.learned, found.report, found.guards) == (3000, None, None, None)

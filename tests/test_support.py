@@ -9,10 +9,10 @@ import pytest
 from numpyro.distributions import biject_to
 from scipy import stats
 
-from numpyro_flowprior.box import Box
 from numpyro_flowprior.chains.parameters import ParameterSpace
 from numpyro_flowprior.flows.bounds import interior_bounds, representable_bounds
 from numpyro_flowprior.flows.support import Support, inside
+from numpyro_flowprior.priors.box import Box
 
 MIXED = ParameterSpace(list("abcd"), [0.1, 2.0, -np.inf, -np.inf], [0.28, np.inf, 1.0, np.inf])
 SCALE = np.array([1.0, 3.0, 0.5, 1.0])

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import chi2, multivariate_normal, qmc
 
-from numpyro_flowprior import twin
+from numpyro_flowprior.examples import twin
 
 SIZES = {"gamma_Pb_integrated": 13, "gamma_Pb_tdiff": 11, "gamma_p_integrated": 45, "gamma_p_tdiff": 17}
 SYSTEM_SIZES = {"gamma_p": 62, "gamma_Pb": 24}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
 LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a run

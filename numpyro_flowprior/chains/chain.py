@@ -12,14 +12,13 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from .._checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
+from .._util.checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
 from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
 from .effective import Dependence, copies_of, effective_size, mean_and_error
 from .order import IMPORTANCE, RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
 from .parameters import ParameterSpace, require_space
-from .sources import ChainSources
 
 WeightsKind = Literal["importance", "counts"]
 
@@ -30,7 +29,7 @@ _WHOLE = 1e-6  # how far counts may be from whole numbers
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
-class Chain(ChainSources):
+class Chain:
     """Weighted draws of named parameters, checked and immutable.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 
 HARDLY = 1.5  # autocorrelation time, in rows, below which neighbours are as good as independent
 LONG = 10.0  # autocorrelation times that a block has, if there are so many rows

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from .autocorrelation import integrated_time
 
 _FEWEST = 10  # rows of a sequence whose autocorrelation is looked at

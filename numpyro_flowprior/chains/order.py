@@ -15,7 +15,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.special import ndtri
 from scipy.stats import kendalltau, rankdata
 
-from .._checks import FloatArray, one_of
+from .._util.checks import FloatArray, one_of
 from .autocorrelation import sequences_of
 from .effective import copies_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, require_unique, shorten
+from .._util.checks import FloatArray, float_array, require_unique, shorten
 
 _LONGEST_NAME = 200  # characters
 

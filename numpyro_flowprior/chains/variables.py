@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import shorten
+from .._util.checks import shorten
 
 _ELEMENT = re.compile(r"(.+?)\[(\d+(?:,\d+)*)\](?:\.(.+))?")  # x[1], x[1,2] and, of a repeated prior, theta[1].a
 _OF_ARVIZ = ("chain", "draw")

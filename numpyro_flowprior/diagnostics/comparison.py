@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from scipy.stats import f as f_ratio
 
-from .._checks import FloatArray, positive_int
+from .._util.checks import FloatArray, positive_int
+from .._util.json_numbers import numbers, rounded
 from ..chains.chain import Chain
 from .divergences import Grid, MarginalKL
 from .independent import independent_rows
-from .json_numbers import numbers, rounded
 from .modes import ModeWeights, mode_weights
 from .noise_floor import noise_floors, spread
 from .two_sample import ClassifierTest, classifier_test

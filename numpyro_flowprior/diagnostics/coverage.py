@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import betaln, gammaln
 from scipy.stats import ks_2samp
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 BINS = 20  # of the histograms of ranks
 DENSITY_TAILS = (0.05, 0.01, 0.001)  # shares of the prior's mass outside of its highest-density regions

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, positive_int, require_finite, shorten
+from .._util.checks import FloatArray, float_array, positive_int, require_finite, shorten
 from ..chains.chain import Chain
 from .units import histogram_size, units_of
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.autocorrelation import integrated_time, steps_of
 from ..chains.chain import Chain, seed_from_key, systematic_rows
 from ..chains.effective import effective_sizes, kish

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from .._checks import FloatArray, float_array, require_finite
+from .._util.checks import FloatArray, float_array, require_finite
+from .._util.json_numbers import rounded
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
 from ..flows.numpy_support import from_line, to_line
-from .json_numbers import rounded
 
 _DEPTH = 0.95  # of the lower of its two peaks: the density of a valley is below
 _SIGNIFICANCE = 4.0  # standard errors by which that peak is above the valley

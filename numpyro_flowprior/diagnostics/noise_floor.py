@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..chains.effective import kish
 from .divergences import Grid, MarginalKL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.effective import INDEPENDENT, Dependence, error_of_sum
 
 

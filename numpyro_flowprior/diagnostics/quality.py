@@ -11,22 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain, seed_from_key
 from ..chains.edges import off_the_edges
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_outer
 from ..flows.config import FlowConfig
-from ..moments import draws_of
-from ..prior import FlowPrior
+from ..priors.flow_prior import FlowPrior
+from ..priors.moments import draws_of
 from .comparison import Comparison, compare
 from .coverage import density_tails, extrapolation, marginal_tails, uniformity
 from .independent import independent_rows
-from .judge import judge
 from .posterior_divergence import posterior_divergence
 from .report import QualityReport
 from .straight_edges import ENOUGH, straight_edges
 from .two_sample import classifier_test
+from .verdict import verdict_of
 
 _BATCH = 4096  # rows in one compiled call: one shape for every chain, so that it is compiled once for a configuration
 _COUNTS = 1e-3  # share of the mean weight below which a row does not count among the worst
@@ -95,7 +95,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chai
         repeated=repeated,
         edges=straight_edges(prior.names, _more_rows(key_rows, prior, rows, seen), draws),
     )
-    verdict, reasons = judge(report)
+    verdict, reasons = verdict_of(report)
     return replace(report, verdict=verdict, reasons=reasons)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
+from .._util.json_numbers import rounded
 from .comparison import Comparison
 from .coverage import Extrapolation, Tail, Uniformity
-from .json_numbers import rounded
-from .judge import FALSE_ALARMS
 from .straight_edges import StraightEdge
 from .two_sample import ClassifierTest
 
+FALSE_ALARMS = 1e-3  # reports with a warning among those of right priors, at most, when rows are not few
 _LATER = ("loss", "loss_error")  # that records of earlier versions lack
 _ENOUGH_BEYOND = 10  # independent held-out rows, without which a tail is not tested
 _EXACT = ("effective_size", "log_density", "log_density_error", "gain", "gain_error", "worst")

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 _FEWEST, ENOUGH = 2000, 10_000  # rows: of fewer too little is known of how they end, more are not needed
 _NEAREST = (100, 0.01)  # rows next to an edge that are looked at: so many, and this share of all, at least

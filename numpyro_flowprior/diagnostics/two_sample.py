@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 _FOLDS = 5
 _REPEATS = 50  # permutations of the labels for the null

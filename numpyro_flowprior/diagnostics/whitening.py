@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 _FLATTEST = 1e-12  # variance along an axis, of columns of unit variance, that is not divided by: rounding
 

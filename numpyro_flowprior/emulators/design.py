@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
-from .._checks import FloatArray, one_of, positive_int, shorten
+from .._util.checks import FloatArray, one_of, positive_int, shorten
 from ..chains.chain import Chain, seed_from_key
 from ..chains.parameters import ParameterSpace, require_space
 from .runs import checked_inputs

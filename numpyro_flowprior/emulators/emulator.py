@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import positive_int
+from .._util.checks import positive_int
 from ..chains.parameters import ParameterSpace, require_space
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator

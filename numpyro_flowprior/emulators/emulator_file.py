@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .._util.storage import FileFormatError, StoredFile, load_file, require_arrays, save_file
 from ..chains.parameters import ParameterSpace
-from ..storage import FileFormatError, StoredFile, load_file, require_arrays, save_file
 from .fit import ComponentReport
 from .gaussian_process import Components, EmulatorState
 from .kernel_trees import kernel_from_json, kernel_to_json, require_fitting, stack_kernels, unstack_kernels

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
-from .._progress import progress_bar
+from .._util.checks import FloatArray
+from .._util.progress import progress_bar
 from .gaussian_process import Components
 from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, require_finite, shorten
+from .._util.checks import FloatArray, float_array, require_finite, shorten
 from .fit import ComponentReport
 from .gaussian_process import Components, EmulatorState, evaluate, moments
 from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels

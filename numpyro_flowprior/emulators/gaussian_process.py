@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._batches import in_batches
-from .._checks import FloatArray, float_array, require_finite
+from .._util.batches import in_batches
+from .._util.checks import FloatArray, float_array, require_finite
 from .kernels import Kernel, gram
 from .precision import native, precise, require_x64
 from .scaling import InputScaling, OutputBasis

@@ -17,7 +17,7 @@ import numpy as np
 from numpyro.distributions import constraints
 from numpyro.distributions.util import validate_sample
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from .low_rank_normal import LOG_2PI, NormalAroundLoc
 from .precision import native, precise
 from .small_matrices import log_det_and_inverse

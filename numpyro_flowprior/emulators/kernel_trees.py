@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._checks import one_of
+from .._util.checks import one_of
 from .kernels import (
     KINDS,
     RBF,

@@ -13,7 +13,7 @@ import numpy as np
 from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
-from .._checks import FloatArray, float_array, require_finite, require_nonnegative, require_unique, shorten
+from .._util.checks import FloatArray, float_array, require_finite, require_nonnegative, require_unique, shorten
 from .emulator import GPEmulator
 from .gaussian_process import Prediction
 from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated

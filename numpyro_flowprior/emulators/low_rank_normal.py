@@ -18,7 +18,7 @@ import numpy as np
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from .precision import native, precise
 from .small_matrices import log_det_and_squared
 

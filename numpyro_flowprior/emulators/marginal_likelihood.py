@@ -18,7 +18,7 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs, dtrtri
 from scipy.optimize import minimize
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from .kernel_trees import KernelRange
 from .kernels import Kernel, gram
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
+from .._util.checks import FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
 
 _SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
 

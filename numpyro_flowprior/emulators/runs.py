@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import FloatArray, float_array, require_finite, require_unique, shorten
+from .._util.checks import FloatArray, float_array, require_finite, require_unique, shorten
 from ..chains.parameters import ParameterSpace, require_space
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._checks import FloatArray, positive_int, real_in, shorten
+from .._util.checks import FloatArray, positive_int, real_in, shorten
 from ..chains.parameters import ParameterSpace
 
 _CONSTANT = 1e-12  # an output that varies by less than this fraction of its size is round-off, not a signal

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from .gaussian_process import EmulatorState, Moments
 from .scaling import OutputBasis
 

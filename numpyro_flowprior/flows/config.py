@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .._checks import one_of, plain_numbers, positive_int, real_in, shorten
+from .._util.checks import one_of, plain_numbers, positive_int, real_in, shorten
 
 MIN_BIN = 1e-4  # narrowest bin of a spline, Distrax's
 

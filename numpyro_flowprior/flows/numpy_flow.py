@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_softmax, logsumexp, softmax
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from .bounds import LOG_ROOT_TWO_PI
 from .config import MIN_BIN, FlowConfig
 from .layout import MAX_BASE_LOG_SCALE, SPLINE_REACH, Params

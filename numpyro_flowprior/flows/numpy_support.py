@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.parameters import ParameterSpace
 from .bounds import EDGE, LARGEST_LOG, LOG_ROOT_TWO_PI, columns_by_kind
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from ..diagnostics.comparison import Comparison
 from .canvas import COLOURS, few_ticks, line_sample, new_figure, readable
 

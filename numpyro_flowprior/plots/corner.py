@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
 from .canvas import COLOURS, few_ticks, line_sample, new_figure, readable

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import kstwobign, norm
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..diagnostics.coverage import DENSITY_TAILS
-from ..diagnostics.judge import FALSE_ALARMS
-from ..diagnostics.report import QualityReport
-from ..prior import FlowPrior
+from ..diagnostics.report import FALSE_ALARMS, QualityReport
+from ..priors.flow_prior import FlowPrior
 from .canvas import COLOURS, VERDICTS, few_ticks, new_figure, readable
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"

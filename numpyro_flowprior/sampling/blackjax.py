@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, optional_import, positive_int, real_in
-from .._leaves import forgetting
-from .._progress import progress_bar
+from .._util.checks import FloatArray, optional_import, positive_int, real_in
+from .._util.leaves import forgetting
+from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from .density import ModelDensity
 from .genealogy import evidence_error

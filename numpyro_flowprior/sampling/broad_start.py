@@ -20,7 +20,7 @@ from numpyro.infer.reparam import Reparam
 from scipy.special import logsumexp
 
 from ..chains.chain import Chain
-from ..compose import broad_of
+from ..priors.composed import broad_of
 from .density import ModelDensity
 
 Start = Literal["auto", "prior", "broad"]

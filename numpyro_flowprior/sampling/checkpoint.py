@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from .density import ModelDensity
 
 _ROUNDING = 1e-6  # relative, of log densities on another machine

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .sites import Latent
+from ..models.sites import Latent
 
 _FARTHEST = 700.0  # of an unconstrained coordinate: exp of it is finite. A Dirichlet draw with a zero is at infinity
 

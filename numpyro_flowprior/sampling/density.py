@@ -18,17 +18,17 @@ import numpy as np
 from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
-from .._batches import in_batches, padded_batches
-from .._checks import FloatArray, float_array, positive_int
-from .._leaves import copied, forgetting
+from .._util.batches import in_batches, padded_batches
+from .._util.checks import FloatArray, float_array, positive_int
+from .._util.leaves import copied, forgetting
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
-from ..latent import LatentReparam
+from ..models.dimensions import arrays_of_sites, variables_of_latents
+from ..models.latent import LatentReparam
+from ..models.sites import find_latents, merged_space, observed_sites, trace_model
+from ..models.unusual import ConstantSites, ProperSites, is_constant
 from .coordinates import coordinates_of, values_of, vector_of
-from .dimensions import arrays_of_sites, variables_of_latents
 from .fitness import require_fixed_supports, require_numbers_observed
-from .sites import find_latents, merged_space, observed_sites, trace_model
-from .unusual import ConstantSites, ProperSites, is_constant
 
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
 # probit, and NaN from there on. Prior draws keep this fraction of the range away.

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, optional_import, positive_int, real_in
-from .._progress import progress_bar
+from .._util.checks import FloatArray, optional_import, positive_int, real_in
+from .._util.progress import progress_bar
+from .._util.storage import remove_leftovers
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
-from ..storage import remove_leftovers
 from .checkpoint import require_folder, require_same_density
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run

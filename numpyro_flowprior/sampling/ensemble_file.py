@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..storage import load_file, require_arrays, save_file
+from .._util.storage import load_file, require_arrays, save_file
 from .checkpoint import require_same_run
 
 KIND, SCHEMA = "emcee_run", 3  # files have checksums from schema 2 on, and how walkers move from schema 3 on

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, real_in, shorten
+from .._util.checks import FloatArray, real_in, shorten
 from .checkpoint import described
 from .density import ModelDensity
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .sites import Latent
+from ..models.sites import Latent
 
 
 def _is_undefined(function: Any, value: np.ndarray) -> bool:

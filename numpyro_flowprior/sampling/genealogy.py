@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 
 
 def evidence_error(weights: FloatArray, ancestor: np.ndarray) -> float:

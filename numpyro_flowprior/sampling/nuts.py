@@ -12,13 +12,13 @@ import numpy as np
 from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
 
-from .._checks import FloatArray, positive_int, real_in
-from .._progress import progress_bar
+from .._util.checks import FloatArray, positive_int, real_in
+from .._util.progress import progress_bar
 from ..chains.chain import Chain
-from ..chains.convergence import judge
+from ..chains.checks import check_convergence
+from ..models.sites import without_masks
 from .density import ModelDensity
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .sites import without_masks
 from .space import Coordinates, chain_of_draws, require_coordinates, sampled_in
 
 _BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
@@ -189,7 +189,7 @@ def _chain(
         chain_id=np.repeat(np.arange(chains), kept),
         rows="sequence",
     )
-    report, reasons = judge(chain)
+    report, reasons = check_convergence(chain)
     divergences = int(fields["diverging"].sum())
     if divergences > _DIVERGENT * len(samples):
         reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..storage import FileFormatError, load_file, save_file
+from .._util.storage import FileFormatError, load_file, save_file
 from .checkpoint import require_same_run
 
 KIND, SCHEMA = "particle_run", 3  # checksums from schema 2 on; what a flow given as an object is from schema 3 on

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..storage import remove_leftovers
+from .._util.storage import remove_leftovers
 from .checkpoint import require_same_density
 from .density import ModelDensity
 from .particle_file import ParticleRun, read_particles, write_particles

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from .._checks import FloatArray
-from .._progress import progress_bar
+from .._util.checks import FloatArray
+from .._util.progress import progress_bar
 from .particle_file import PER_ITERATION, PER_PARTICLE
 from .reweight import pareto_smoothed
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, optional_import, positive_int, real_in, shorten
+from .._util.checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.chain import Chain
 from .checkpoint import described, require_folder
 from .density import ModelDensity

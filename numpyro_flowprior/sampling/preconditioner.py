@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal, multivariate_t
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.chain import systematic_rows
 from ..flows.build import Whitening, build_whitened_flow, init_trained
 from ..flows.config import FlowConfig

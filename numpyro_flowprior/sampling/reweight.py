@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from scipy.special import logsumexp
 
-from .._checks import FloatArray, float_array
+from .._util.checks import FloatArray, float_array
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 

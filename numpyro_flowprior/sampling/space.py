@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from .density import ModelDensity
 

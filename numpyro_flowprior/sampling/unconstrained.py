@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..flows.bounds import interior_bounds
 from ..flows.support import Support
 from .density import ModelDensity

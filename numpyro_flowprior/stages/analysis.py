@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import shorten
+from .._util.checks import shorten
 from ..chains.chain import Chain
-from ..chains.staged_data import staged_arviz
 from ..diagnostics.report import QualityReport
-from ..prior import FlowPrior
+from ..priors.flow_prior import FlowPrior
 from .guards import Guards
+from .staged_arviz import staged_arviz
 
 _VERDICTS = ("pass", "warn", "fail")
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._batches import in_batches
-from .._checks import FloatArray
+from .._util.batches import in_batches
+from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 from ..diagnostics.posterior_divergence import posterior_divergence

@@ -24,13 +24,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .._checks import plain_json, shorten
+from .._util.checks import plain_json, shorten
+from .._util.storage import FileFormatError, remove_leftovers, write_atomically
 from ..chains.chain import Chain
-from ..chains.readers import read_chain, write_chain_npz
 from ..diagnostics.report import QualityReport
-from ..prior import FlowPrior
+from ..formats.read import read_chain
+from ..formats.write import write_chain
+from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import differing
-from ..storage import FileFormatError, remove_leftovers, write_atomically
 from .analysis import StagedAnalysis, StageResult
 from .guards import Guards
 from .origin import chain_fingerprint, learnt_from, prior_fingerprint
@@ -110,7 +111,7 @@ class StageFolder:
         self.posterior.unlink(missing_ok=True)
         if chain is not None:
             self.record(self.posterior, origin)
-            write_chain_npz(self.posterior, chain)
+            write_chain(self.posterior, chain)
 
     def read(self, name: str, before: Mapping[str, str]) -> tuple[StageResult, dict[str, str]]:
         """Returns what there is of the stage, and the fingerprints of what the next one is made from.

@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._util.json_numbers import rounded
 from ..chains.chain import Chain
-from ..chains.staged_data import power_sensitivity
-from ..compose import RobustPrior
-from ..diagnostics.json_numbers import rounded
+from ..priors.composed import RobustPrior
 from ..sampling.broad_start import weighted_prior
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity, compiled, prior_error
@@ -37,6 +36,7 @@ from .findings import (
 from .overlooked import overlooked
 from .predictive import predictive_check
 from .resting import beyond_rows, rows_rested_on
+from .staged_arviz import power_sensitivity
 from .tension import Tension, tension
 
 _VERDICTS = ("pass", "warn", "fail")

@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import __version__
+from .._util.storage import write_atomically
+from .._util.version import __version__
 from ..chains.chain import Chain, seed_from_key
 from ..diagnostics.report import QualityReport
 from ..flows.layout import coupling_masks
-from ..numpy_prior import NumpyPrior
 from ..plots.corner import plot_corner
 from ..plots.quality import plot_quality
-from ..prior import FlowPrior
-from ..storage import write_atomically
+from ..priors.flow_prior import FlowPrior
+from ..priors.numpy_prior import NumpyPrior
 from .analysis import StagedAnalysis, StageResult, means_in_words, standard_deviations, with_error
 from .guards import Guards
 from .markup import Markup, badge, element, page, pairs, picture, side_by_side, table

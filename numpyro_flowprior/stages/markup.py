@@ -8,7 +8,7 @@ from html import escape
 from io import BytesIO
 from typing import Any
 
-from .._checks import printable
+from .._util.checks import printable
 from ..plots.canvas import VERDICTS
 
 _EMPTY = ("img", "meta")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..chains.chain import Chain
 from ..flows.layout import flatten_params
-from ..prior import FlowPrior
+from ..priors.flow_prior import FlowPrior
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "chain_id")  # besides what `Chain.fingerprint` is of
 

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, logsumexp
 from scipy.stats import chi2, multivariate_normal, multivariate_t
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.chain import Chain, seed_from_key
 from ..diagnostics.independent import independent_rows
 from ..diagnostics.whitening import whitening

@@ -18,9 +18,9 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions import Unit
 from numpyro.handlers import seed, substitute, trace
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
+from ..models.sites import observed_sites
 from ..sampling.density import ModelDensity
-from ..sampling.sites import observed_sites
 
 REPLICAS = 999  # predicted data sets
 DRAWS = 4096  # from the prior, that each data set's evidence is the mean over

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from .._checks import real_in, shorten
+from .._util.checks import real_in, shorten
 from ..chains.chain import Chain, seed_from_key
-from ..compose import robustify
 from ..flows.config import FlowConfig
+from ..priors.composed import robustify
 from ..sampling.broad_start import Start, begin_at
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity

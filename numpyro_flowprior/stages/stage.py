@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._checks import require_unique, shorten
+from .._util.checks import require_unique, shorten
 
 _NAME = re.compile(r"[\w+\-. ()]{1,80}")  # what a folder may be called anywhere
 

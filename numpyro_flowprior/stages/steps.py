@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from ..chains.chain import Chain
-from ..chains.readers import read_chain, write_chain_npz
-from ..prior import FlowPrior
+from ..formats.read import read_chain
+from ..formats.write import write_chain
+from ..priors.flow_prior import FlowPrior
 from ..sampling.broad_start import Start, starts_broad, through_broad
 from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
@@ -55,7 +56,7 @@ def sampled(
         return chain
     chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
     if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
-        write_chain_npz(files.chain, chain)
+        write_chain(files.chain, chain)
     return chain
 
 

@@ -16,7 +16,7 @@ from scipy.linalg import eigh
 from scipy.special import ndtri
 from scipy.stats import chi2, norm
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 
 _TELLS = 0.2  # lambda - 1 from which on the new data tell something of a direction: below, both sides are noise

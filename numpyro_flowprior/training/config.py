@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .._checks import one_of, plain_numbers, positive_int, real_in
+from .._util.checks import one_of, plain_numbers, positive_int, real_in
 
 LOSSES = ("nll", "kl", "jeffreys", "log_variance")
 

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from .config import TrainConfig

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import FloatArray, shorten
-from .._progress import progress_bar
+from .._util.checks import FloatArray, shorten
+from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import quality_report
@@ -25,7 +25,7 @@ from ..diagnostics.report import QualityReport
 from ..flows.build import init_trained, stack_members
 from ..flows.config import FlowConfig
 from ..flows.layout import Params, is_ensemble
-from ..prior import FlowPrior
+from ..priors.flow_prior import FlowPrior
 from .config import TrainConfig
 from .defaults import Piloted, default_configs
 from .mixture import mixture_weights

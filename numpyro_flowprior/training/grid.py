@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._checks import shorten
+from .._util.checks import shorten
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from .._checks import positive_int
+from .._util.checks import positive_int
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
-from ..moments import draws_of
+from ..priors.moments import draws_of
 from .config import TrainConfig
 from .fit import FlowFit, fit_flow
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..flows.config import FlowConfig
 from ..flows.layout import Params
 from .config import TrainConfig

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-from .._checks import positive_int
+from .._util.checks import positive_int
 
 
 @contextmanager

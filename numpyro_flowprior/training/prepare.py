@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from .._checks import FloatArray, shorten
+from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace

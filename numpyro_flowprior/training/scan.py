@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._checks import positive_int, real_in, shorten
-from .._progress import progress_bar
+from .._util.checks import positive_int, real_in, shorten
+from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..flows.config import FlowConfig

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..storage import FileFormatError
+from .._util.storage import FileFormatError
 from .rungs import Outcome
 
 NAME = "scan.jsonl"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._checks import FloatArray
+from .._util.checks import FloatArray
 from ..flows.build import build_whitened_flow
 from ..flows.config import FlowConfig
 from ..flows.layout import Params

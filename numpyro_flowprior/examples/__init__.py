@@ -1,0 +1,1 @@
+"""The closed-form twin of the paper's study, and the demo."""

@@ -1,0 +1,238 @@
+"""The paper's two-stage analysis on the closed-form stand-in: gamma+p first, its posterior as the prior of gamma+Pb.
+
+Beside it the one-shot joint fit, which the two stages should reproduce. Writes every result into one folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpyro
+
+from .._util.storage import write_atomically
+from ..chains.chain import Chain
+from ..diagnostics.comparison import Comparison, compare
+from ..emulators.emulator import GPEmulator
+from ..emulators.likelihood import EmulatorLikelihood
+from ..flows.config import FlowConfig
+from ..formats.to_arviz import to_arviz
+from ..plots.corner import plot_corner
+from ..priors.box import UniformPrior
+from ..priors.flow_prior import FlowPrior
+from ..sampling.density import ModelDensity
+from ..sampling.emcee import sample_emcee
+from ..sampling.pocomc import sample_pocomc
+from ..stages.exact import joint_loss
+from ..training.config import TrainConfig
+from ..training.fit import FlowFit, fit_flow
+from . import twin
+
+FIRST, SECOND = "gamma_p", "gamma_Pb"
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much work the demo does.
+
+    Attributes:
+        pocomc: arguments of `sample_pocomc`.
+        flow, train: the prior and how it is trained; None for the defaults.
+        emcee_steps: moves of each walker at most.
+        design: training points of each emulator.
+    """
+
+    pocomc: dict[str, Any]
+    flow: FlowConfig | None
+    train: TrainConfig | None
+    emcee_steps: int
+    design: int
+
+
+_SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
+FULL = DemoSize(
+    pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024},
+    flow=None,
+    train=None,
+    emcee_steps=2000,
+    design=500,
+)
+QUICK = DemoSize(
+    pocomc={"n_total": 600, "n_effective": 300, "n_active": 150},
+    flow=FlowConfig(layers=3),
+    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=400),
+    emcee_steps=200,
+    design=200,
+)
+COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found: chains by name, how each second stage compares with the joint fit, timings, files.
+
+    `lost` is what the joint posterior loses to the flow alone, (nats, standard error): no sampler's noise is in it.
+    """
+
+    chains: dict[str, Chain]
+    fit: FlowFit
+    comparisons: dict[str, Comparison]
+    lost: tuple[float, float]
+    seconds: dict[str, float]
+    files: list[Path] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON-ready record that goes to comparison.json."""
+        evidence = {
+            name: {"log_evidence": chain.log_evidence, "error": chain.log_evidence_error}
+            for name, chain in self.chains.items()
+            if chain.log_evidence is not None
+        }
+        return {
+            "reference": "joint",
+            "divergence_with_the_flow": {"nats": self.lost[0], "error": self.lost[1]},
+            "comparisons": {name: comparison.to_json() for name, comparison in self.comparisons.items()},
+            "evidence": evidence,
+            "sum_of_stage_log_evidences": _evidence(self.chains, "stage1") + _evidence(self.chains, "stage2_pocomc"),
+            "joint_log_evidence": _evidence(self.chains, "joint"),
+            "prior_report": self.fit.report.to_json(),
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        head = f"{'second stage':16s} {'average KL':>10s} {'noise floor':>12s} {'excess [nats]':>18s}"
+        lines = [head]
+        for name, found in self.comparisons.items():
+            lines.append(
+                f"{name:16s} {found.kl.average:10.3f} {found.floor.mean():12.3f} "
+                f"{found.excess:9.3f} +- {found.excess_error:.3f}"
+            )
+        total = _evidence(self.chains, "stage1") + _evidence(self.chains, "stage2_pocomc")
+        joint = self.chains["joint"]
+        lines += [
+            "",
+            f"the joint posterior with the flow in place of stage 1: KL {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
+            f"log evidence, stage 1 + stage 2: {total:.2f}; joint: {joint.log_evidence:.2f}",
+            f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
+            "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in self.seconds.items()),
+            "",
+            "files:",
+            *(f"  {path}" for path in self.files),
+        ]
+        return "\n".join(lines)
+
+
+def _evidence(chains: dict[str, Chain], name: str) -> float:
+    value = chains[name].log_evidence
+    return float("nan") if value is None else value
+
+
+def stage_model(prior: Any, likelihoods: dict[str, EmulatorLikelihood]) -> None:
+    """The NumPyro model of a stage: named parameters from a prior, one multivariate normal per system."""
+    theta = prior.space.as_dict(numpyro.sample("theta", prior))
+    for system, likelihood in likelihoods.items():
+        numpyro.sample(system, likelihood(theta), obs=likelihood.observed)
+
+
+def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool = True) -> DemoResult:
+    """Returns the two-stage analysis and the joint fit on the stand-in, with every file written into a folder.
+
+    Args:
+        out: folder for the results, made if missing; files of an earlier run are replaced.
+        size: how much work: FULL (at most 8 minutes on two cores) or QUICK (under 2).
+        seed: of every random key.
+        progress: show progress bars and what is being done.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    keys = dict(
+        zip(
+            ("stage1", "fit", "stage2", "emcee", "joint", "draws"),
+            jax.random.split(jax.random.key(seed), 6),
+            strict=True,
+        )
+    )
+    seconds: dict[str, float] = {}
+    files: list[Path] = []
+    settings: dict[str, Any] = {**size.pocomc, "progress": progress}
+
+    with _timed("emulators", seconds, progress=progress):
+        likelihoods = {system: _likelihood(system, size, out, files, progress=progress) for system in (FIRST, SECOND)}
+    uniform = UniformPrior(twin.SPACE)
+    chains: dict[str, Chain] = {}
+    with _timed("stage 1: gamma+p with pocoMC", seconds, "stage1", progress=progress):
+        first = ModelDensity(stage_model, uniform, {FIRST: likelihoods[FIRST]})
+        chains["stage1"] = sample_pocomc(keys["stage1"], first, **settings)
+        files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], first))
+    with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
+        fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, trust_log_prob=True, progress=progress)
+        files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
+    second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
+    with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):
+        chains["stage2_pocomc"] = sample_pocomc(keys["stage2"], second, n_steps=_SECOND_STEPS, **settings)
+        files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
+    with _timed("stage 2: gamma+Pb with emcee", seconds, "stage2_emcee", progress=progress):
+        chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=size.emcee_steps, progress=progress)
+        files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
+    with _timed("joint fit with pocoMC", seconds, "joint", progress=progress):
+        density = ModelDensity(stage_model, uniform, likelihoods)
+        chains["joint"] = sample_pocomc(keys["joint"], density, **settings)
+        files.append(_write_netcdf(out / "joint.nc", chains["joint"], density))
+
+    with _timed("comparison and pictures", seconds, "comparison", progress=progress):
+        comparisons = {name: compare(chains["joint"], chains[name]) for name in ("stage2_pocomc", "stage2_emcee")}
+        lost = joint_loss(fit.prior, first, chains["joint"])
+        result = DemoResult(chains, fit, comparisons, lost, seconds, files)
+        files += _draw(out, chains, fit.prior, keys["draws"])
+    text = json.dumps(result.to_json(), indent=2)
+    write_atomically(out / "comparison.json", text.encode())
+    files.append(out / "comparison.json")
+    return result
+
+
+@contextmanager
+def _timed(what: str, seconds: dict[str, float], name: str | None = None, *, progress: bool) -> Iterator[None]:
+    if progress:
+        print(f"-- {what}", flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[name or what] = round(time.perf_counter() - start, 2)
+
+
+def _likelihood(system: str, size: DemoSize, out: Path, files: list[Path], *, progress: bool) -> EmulatorLikelihood:
+    training, data = twin.training_set(system, size.design), twin.pseudo_data(system)
+    emulator = GPEmulator.fit(
+        training.X, training.Y, twin.SPACE, n_components=COMPONENTS, Y_error=training.Y_error, progress=progress
+    )
+    files.append(emulator.save(out / f"emulator_{system}.safetensors"))
+    return EmulatorLikelihood(emulator, data.y, data.covariance)
+
+
+def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:
+    to_arviz(chain, density).to_netcdf(path)
+    return path
+
+
+def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array) -> list[Path]:
+    stage1 = chains["stage1"]
+    draws = Chain(jax.jit(lambda k: prior.sample(k, (100_000,)))(key), prior.space)
+    figures = {
+        "corner_prior.png": plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p", full_range=True),
+        "corner_stages.png": plot_corner(
+            {
+                "joint fit": chains["joint"],
+                "first stage: gamma+p": stage1,
+                "second stage: gamma+Pb, prior from the first": chains["stage2_pocomc"],
+            },
+            truth=dict(twin.TRUTH),
+            full_range=True,
+        ),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=110)
+    return [out / name for name in figures]

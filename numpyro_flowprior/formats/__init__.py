@@ -1,0 +1,1 @@
+"""Chains in the formats of files and of other packages: readers and writers."""

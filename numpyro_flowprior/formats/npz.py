@@ -1,0 +1,106 @@
+"""NumPy's files: npz with named arrays (our own exchange format), npy with the samples alone. No pickle in either."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._util.checks import shorten
+from .._util.storage import atomic_file
+from ..chains.chain import Chain
+from .declared import ENTRIES, complaint_of_unused, declarations
+from .table import EVIDENCE, FIELDS, KINDS, Table
+
+
+def write_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
+    """Writes a chain, whole or not at all, as an npz file that `read_chain` reads back, and returns its path."""
+    fields: dict[str, Any] = {
+        "samples": chain.samples,
+        "names": np.array(chain.names),
+        "bounds": chain.space.bounds,
+        "units": np.array(chain.space.units),
+        "labels": np.array(chain.space.labels),
+        "info": np.array(json.dumps(chain.info, default=str)),
+    }
+    for name in (*FIELDS, *EVIDENCE, *KINDS):
+        if getattr(chain, name) is not None:
+            fields[name] = np.asarray(getattr(chain, name))
+    path = Path(path)
+    with atomic_file(path) as file:
+        np.savez(file, **fields)
+    return path
+
+
+def read_npz(path: Path) -> Table:
+    """Returns the table of an npz file.
+
+    It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2) or `lower` and `upper` (d,), `log_prob`,
+    `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`,
+    `units` and `labels` (d,), `weights_kind` and `rows` (words, see Chain), `info` (JSON).
+    """
+    return read_archive(_arrays(path))
+
+
+def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
+    """Returns the table of the arrays of an npz file, as `numpy.load` gives them (see `read_npz`)."""
+    arrays = {name: archive[name] for name in archive}
+    if "samples" not in arrays:
+        raise ValueError(
+            f"expected an array 'samples' of shape (n, d); the file has {shorten(arrays, 40) or 'nothing'}."
+        )
+    shape = np.shape(arrays["samples"])
+    declared = declarations(arrays, shape[1]) if len(shape) == 2 else {}
+    known = {"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS}
+    kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
+    info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', taken at its name"}
+    if "log_prob" not in arrays:
+        info["log_prob"] = "none: no such array"
+    if "info" in arrays:
+        info = _record(arrays["info"])
+    unknown = {name: "not an array that a chain has" for name in arrays if name not in known}
+    return Table(
+        arrays["samples"],
+        fields={name: arrays.get(name) for name in FIELDS},
+        **declared,
+        evidence={name: arrays.get(name) for name in EVIDENCE},
+        info={**info, "left_out": {**info.get("left_out", {}), **unknown}} if unknown else info,
+        complaints=complaint_of_unused(list(unknown), "Arrays"),
+        **kinds,
+    )
+
+
+def read_npy(path: Path) -> Table:
+    """Returns the table of an npy file of samples (n, d), mapped and not loaded."""
+    try:
+        samples = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise ValueError(f"not a readable npy file of numbers ({error}). Write it with numpy.save.") from error
+    return Table(samples, info={"source": "npy", "log_prob": "none: the file has samples alone"})
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("no zip archive")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"not a readable npz file ({error}). It may be truncated: copy it again.") from error
+    except ValueError as error:
+        raise ValueError(f"holds Python objects, which are not read ({error}). Save plain arrays instead.") from error
+
+
+def _record(text: np.ndarray) -> dict[str, Any]:
+    try:
+        record = json.loads(str(text))
+    except ValueError as error:
+        raise ValueError(f"info: expected a JSON object; got {shorten([str(text)[:40]])}.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"info: expected a JSON object; got {type(record).__name__}.")
+    return record

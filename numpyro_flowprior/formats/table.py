@@ -1,0 +1,347 @@
+"""Table: all that a source holds, before anybody chose among its columns; and how it becomes a Chain.
+
+Readers make tables. What is left out of the chain, and why, is written down here in `info["left_out"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .._util.checks import require_unique, shorten
+from ..chains.chain import Chain
+from ..chains.parameters import ParameterSpace, require_space
+
+DENSITIES = ("log_prob", "log_prior", "log_likelihood")
+LABELS = ("chain_id", "family_id")  # whole numbers
+FIELDS = (*DENSITIES, "weights", *LABELS)
+EVIDENCE = ("log_evidence", "log_evidence_error")
+KINDS = ("weights_kind", "rows")  # words, not numbers
+DEFAULT_NAME = "theta[{}]"  # of the columns of a source without names
+_SAME_TEMPERATURE = 0.01  # relative: temperatures of chains are read from their columns
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of draws with everything that their source says about them.
+
+    Args:
+        samples: (n, d) draws.
+        names: (d,) names of the columns; None where the source has none: the space's order is taken, or theta[j].
+        fields: per draw: log_prob, log_prior, log_likelihood, weights, chain_id, family_id; None where there is none.
+        bounds: {name: (lower, upper)} of the parameters that the source bounds.
+        units: {name: unit}.
+        labels: {name: label}.
+        derived: names of columns that are functions of the others; read only if a space asks for them.
+        doubtful: {name: why} of columns that look like no parameters, and are not read.
+        evidence: log_evidence and its error, where known.
+        info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
+        complaints: sentences about a run that its users should hear of.
+        walkers: whether the chain ids are an ensemble's walkers, which depend on each other.
+        log_scale: logarithm of what the weights are to be multiplied by before they are compared with another table's.
+        weights_kind: "counts" or "importance", where the source says it (see Chain).
+        rows: "sequence" or "independent", where the source says it (see Chain).
+    """
+
+    samples: Any
+    names: tuple[str, ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
+    doubtful: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    complaints: tuple[str, ...] = ()
+    walkers: bool = False
+    log_scale: float = 0.0
+    weights_kind: str | None = None
+    rows: str | None = None
+
+
+def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the names (d,) and values (n, d) of variables with `leading` axes of draws; `v[i,j]` for tensors."""
+    names, columns = [], []
+    lengths = {name: values.shape[:leading] for name, values in variables.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"expected columns of equal length; got {shorten(f'{k}: {v}' for k, v in lengths.items())}.")
+    for name, values in variables.items():
+        shape = values.shape[leading:]
+        names += [name + (f"[{','.join(map(str, index))}]" if shape else "") for index in np.ndindex(shape)]
+        columns.append(values.reshape(-1, int(np.prod(shape))))
+    samples = np.concatenate(columns, axis=1)
+    samples.setflags(write=False)  # ours alone: a Chain need not copy it
+    return tuple(names), samples
+
+
+def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the names of a variable's columns and its draws (chains, draws, *shape) as (chains * draws, columns).
+
+    Args:
+        name: of the variable, which names the columns if no space does.
+        site: its draws.
+        space: the parameters of its columns.
+    """
+    names, values = flattened({name: site.astype(np.float64)}, leading=2)
+    if space is None:
+        return names, values
+    if site.dtype.kind != "f":
+        return space.names, values
+    rounded = site.reshape(values.shape)
+    for bound in space.bounds.T:  # in float32 a draw next to a bound of 0.1 is 0.10000000149
+        values = np.where(rounded == bound.astype(rounded.dtype), bound, values)
+    return space.names, values
+
+
+def declared(spaces: Iterable[ParameterSpace]) -> dict[str, Any]:
+    """Returns the bounds, units and labels of a table whose source declares these parameters."""
+    parts: dict[str, Any] = {"bounds": {}, "units": {}, "labels": {}}
+    for space in spaces:
+        for what, values in (("bounds", space.bounds.tolist()), ("units", space.units), ("labels", space.labels)):
+            parts[what] |= dict(zip(space.names, values, strict=True))
+    return parts
+
+
+def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Returns the values as integers; ValueError if any has a fraction or is not finite."""
+    bad = ~np.isfinite(values) | (np.round(values) != values)
+    if bad.any():
+        raise ValueError(f"{name}: expected whole numbers; got {shorten(values[bad])}.")
+    return np.asarray(values).astype(np.int64)
+
+
+def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] | None = None) -> Chain:
+    """Returns the chain of the space's parameters, or of those chosen by name, in that order.
+
+    Without either it has all that are not derived. Log densities are kept only with exactly the sampled parameters:
+    they are not those of a marginal. Dead rows, of weight zero whose log density is -infinity, are left out: samplers
+    keep them, no average counts them.
+
+    Raises:
+        ValueError: a parameter is missing (named), names repeat, or values that no Chain may hold.
+    """
+    if space is not None:
+        require_space(space)
+        if chosen is not None:
+            raise ValueError("names: expected none beside a space, which has names. Leave one of them out.")
+    table = _without_dead(table)
+    if chosen is not None:
+        require_unique(chosen, "names: expected each once")
+        table = _named(table, chosen)
+    names = _names(table, space)
+    if space is None:
+        free = [name for name in names if name not in table.derived and name not in table.doubtful]
+        space = _space_of(table, free if chosen is None else [*chosen])
+    missing = [name for name in space.names if name not in names]
+    if missing:
+        raise ValueError(
+            f"expected columns for {shorten(space.names, 40)}; {shorten(missing, 40)} missing from {list(names)}."
+        )
+    fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
+    left_out = {name: _why(name, table) for name in names if name not in space.names}
+    left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
+    if set(space.names) != set(names) - set(table.derived) - table.doubtful.keys():
+        for name in DENSITIES:
+            if fields.pop(name, None) is not None:
+                left_out[name] = "belongs to the sampled parameters, which are not those that were asked for"
+    info = {**table.info, "left_out": left_out} if left_out else dict(table.info)
+    columns = [names.index(name) for name in space.names]
+    samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
+    parts: dict[str, Any] = {**fields, **evidence, "weights_kind": table.weights_kind, "rows": table.rows}
+    return Chain(samples, space, **parts, info=info)
+
+
+def _without_dead(table: Table) -> Table:
+    weights, fields = table.fields.get("weights"), table.fields
+    if weights is None or np.shape(weights) != np.shape(table.samples)[:1]:
+        return table
+    dead = np.zeros(len(weights), bool)
+    for name in DENSITIES:
+        if fields.get(name) is not None and np.shape(fields[name]) == dead.shape:
+            dead |= np.asarray(fields[name]) == -np.inf
+    dead &= np.asarray(weights) == 0.0
+    unlike = [name for name, values in fields.items() if values is not None and np.shape(values) != dead.shape]
+    if not dead.any() or unlike:  # which Chain refuses
+        return table
+    reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
+    return replace(
+        table,
+        samples=np.asarray(table.samples)[~dead],
+        fields={name: None if values is None else np.asarray(values)[~dead] for name, values in fields.items()},
+        info={**table.info, "left_out": {**table.info.get("left_out", {}), "rows": reason}},
+    )
+
+
+def _named(table: Table, names: Sequence[str]) -> Table:
+    """Returns a table without names under these, if they are new ones for all of its columns."""
+    shape = np.shape(table.samples)
+    if table.names is not None or len(shape) != 2:
+        return table
+    defaults = tuple(map(DEFAULT_NAME.format, range(shape[1])))
+    if set(names) <= set(defaults):
+        return table
+    if len(names) != shape[1]:
+        raise ValueError(
+            f"names: expected {shape[1]}, one for each column, as the source has no names; got {shorten(names, 40)}."
+        )
+    new = dict(zip(defaults, names, strict=True))
+    parts: dict[str, Any] = {
+        what: {new[k]: v for k, v in getattr(table, what).items()} for what in ("bounds", "units", "labels")
+    }
+    return replace(table, names=tuple(names), **parts)
+
+
+def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
+    shape = np.shape(table.samples)
+    if table.names is not None:
+        names = table.names
+    elif space is not None:
+        names = space.names
+    else:
+        names = tuple(DEFAULT_NAME.format(j) for j in range(shape[1] if len(shape) == 2 else 0))
+    if len(shape) != 2 or shape[1] != len(names) or not names:
+        advice = "For one parameter, pass samples[:, None]." if len(shape) == 1 else "Pass the matching ParameterSpace."
+        raise ValueError(
+            f"samples: expected shape (n, {len(names) or 'd'}){f' for names [{shorten(names, 40)}]' if names else ''}; "
+            f"got {shape}. {advice}"
+        )
+    require_unique(names, "expected unique column names")
+    return names
+
+
+def _bounds_of(table: Table, name: str) -> tuple[float, float]:
+    """Returns the bounds of a parameter, infinite where the source has none."""
+    lower, upper = table.bounds.get(name, (-np.inf, np.inf))
+    return float(lower), float(upper)
+
+
+def _space_of(table: Table, names: list[str]) -> ParameterSpace:
+    bounds = np.array([_bounds_of(table, name) for name in names], dtype=np.float64).reshape(-1, 2)
+    units = [table.units.get(name, "") for name in names]
+    labels = [table.labels.get(name, name) for name in names]
+    return ParameterSpace(names, bounds[:, 0], bounds[:, 1], units=units, labels=labels)
+
+
+def _why(name: str, table: Table) -> str:
+    if name in table.derived:
+        return "not sampled: derived from the other parameters, or fixed"
+    return table.doubtful.get(name, "not among the parameters asked for")
+
+
+def complaints_of_doubt(table: Table) -> tuple[str, ...]:
+    """Returns what to tell of columns that are taken for no parameters."""
+    names: dict[str, list[str]] = {}
+    for name, why in table.doubtful.items():
+        names.setdefault(why, []).append(name)
+    return tuple(
+        f"{shorten(same, 40)}: left out, as {why}. Pass names=[...] with it if it is a parameter."
+        for why, same in names.items()
+    )
+
+
+def complaint_of_divergences(count: int, transitions: int) -> tuple[str, ...]:
+    """Returns what to tell of diverging transitions of Hamiltonian Monte Carlo, if there are any."""
+    if not count:
+        return ()
+    return (
+        f"{count} of {transitions} transitions diverged: the sampler may have missed a part of the posterior. "
+        "Run it with smaller steps (a higher acceptance target), or reparametrise the model.",
+    )
+
+
+def _scalar(value: Any, name: str) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: expected one number; got dtype {array.dtype}, shape {array.shape}.")
+    return float(array.item())
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Returns the rows of several tables of the same columns, each with chain ids of its own."""
+    first = tables[0]
+    for j, table in enumerate(tables[1:], start=2):
+        if table.names != first.names or np.shape(table.samples)[1:] != np.shape(first.samples)[1:]:
+            raise ValueError(f"part {j}: expected the columns of part 1, {first.names}; got {table.names}.")
+        present = [{name for name in FIELDS if t.fields.get(name) is not None} for t in (first, table)]
+        unlike = (present[0] ^ present[1]) - set(LABELS)
+        if unlike:
+            raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
+        _require_one_analysis(first, table, j)
+    related = [table.fields.get("family_id") is not None for table in tables]
+    if any(related) and not all(has or table.rows == "independent" for has, table in zip(related, tables, strict=True)):
+        raise ValueError(
+            "expected parts that all have family_id, or say rows='independent' in its place: a chain depends through "
+            "families or in time, not both. Read the parts one by one."
+        )
+    fields: dict[str, Any] = {
+        name: np.concatenate([table.fields[name] for table in tables])
+        for name in FIELDS
+        if name not in LABELS and first.fields.get(name) is not None
+    }
+    if "weights" in fields:
+        scales, lengths = [table.log_scale for table in tables], [len(table.samples) for table in tables]
+        fields["weights"] = fields["weights"] * np.repeat(np.exp(np.subtract(scales, max(scales))), lengths)
+    fields["chain_id"] = _renumbered(tables, "chain_id")
+    if any(related):
+        fields["family_id"] = _renumbered(tables, "family_id")
+    info = {**first.info, "parts": [dict(table.info) for table in tables]}
+    left_out = dict(info.get("left_out", {}))
+    if any(table.evidence for table in tables):
+        left_out["log_evidence"] = "the parts have one each"
+    return Table(
+        np.concatenate([table.samples for table in tables]),
+        first.names,
+        fields,
+        first.bounds,
+        first.units,
+        first.labels,
+        first.derived,
+        {name: why for table in tables for name, why in table.doubtful.items()},
+        info={**info, "left_out": left_out} if left_out else info,
+        complaints=tuple(dict.fromkeys(text for table in tables for text in table.complaints)),
+        walkers=any(table.walkers for table in tables),
+        weights_kind=_common(tables, "weights_kind"),
+        rows=_common(tables, "rows"),
+    )
+
+
+def _require_one_analysis(first: Table, table: Table, part: int) -> None:
+    """Raises ValueError if a table has other bounds, other derived parameters or another temperature than the first."""
+    separately = "Chains of one analysis have the same; read others one by one."
+    for name in first.names or ():
+        one, other = ({"bounds": _bounds_of(t, name), "derived": name in t.derived} for t in (first, table))
+        unlike = [what for what in one if one[what] != other[what]]
+        if unlike:
+            what = unlike[0]
+            raise ValueError(
+                f"part {part}: {name!r}: expected {what} {one[what]} as in part 1; got {other[what]}. {separately}"
+            )
+    hot, cold = (float(t.info.get("temperature", 1.0)) for t in (first, table))
+    if abs(hot - cold) > _SAME_TEMPERATURE * hot:
+        raise ValueError(
+            f"part {part}: expected temperature {hot:.4g} as in part 1; got {cold:.4g}: weights of different "
+            f"temperatures cannot be compared. {separately}"
+        )
+
+
+def _common(tables: Sequence[Table], field: str) -> str | None:
+    """Returns what all tables say of a field, None if they do not say the same."""
+    said = {getattr(table, field) for table in tables}
+    return said.pop() if len(said) == 1 else None
+
+
+def _renumbered(tables: Sequence[Table], name: str) -> np.ndarray:
+    """Returns labels that no two tables share; without any, a table is one chain, and its rows are a family each."""
+    ids, start = [], 0
+    for table in tables:
+        given, n = table.fields.get(name), len(table.samples)
+        if given is None:
+            given = np.zeros(n, dtype=np.int64) if name == "chain_id" else np.arange(n)
+        labels, codes = np.unique(given, return_inverse=True)
+        ids.append(codes + start)
+        start += len(labels)
+    return np.concatenate(ids)

@@ -1,0 +1,87 @@
+"""Chains to files that `read_chain` reads back: npz with everything, csv and parquet with the columns alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .._util.checks import shorten
+from .._util.storage import atomic_file
+from ..chains.chain import Chain
+from .columns import no_parameters
+from .frames import write_parquet
+from .npz import write_npz
+from .table import FIELDS
+
+
+def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
+    """Writes a chain, whole or not at all, in the format that the name's ending asks for, and returns its path.
+
+    npz keeps everything. csv and parquet have a column for each parameter and for what belongs to each draw (log
+    densities, weights, labels), to the last bit; bounds, units, evidence and info are not in them. Parquet keeps what
+    the weights and the order of rows are. csv cannot; a warning says so where the columns do not show it.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ImportError: pyarrow, for parquet, is not installed.
+        ValueError: another ending, or a parameter that is called as a column of another kind is.
+    """
+    path = require_writable(path)
+    if path.suffix == ".npz":
+        return write_npz(path, chain)
+    columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
+    fields = {name: values for name in FIELDS if (values := getattr(chain, name)) is not None}
+    _require_parameters(path, chain, columns)
+    kinds: dict[str, str] = {"rows": chain.rows, **({"weights_kind": chain.weights_kind} if chain.weights_kind else {})}
+    with atomic_file(path) as file:
+        if path.suffix == ".parquet":
+            write_parquet(file, columns | fields, kinds)
+        else:
+            _write_csv(file, columns | fields)
+    if path.suffix == ".csv":
+        _warn_of_kinds(path, chain, fields, kinds)
+    return path
+
+
+def _require_parameters(path: Path, chain: Chain, columns: dict[str, np.ndarray]) -> None:
+    """Raises ValueError if columns by these names would not be read back as parameters."""
+    taken = no_parameters(columns)
+    if taken:
+        raise ValueError(f"{path}: {shorten(taken)}: a column of this name is no parameter. Write an npz file.")
+
+
+def _warn_of_kinds(path: Path, chain: Chain, fields: dict[str, Any], kinds: dict[str, str]) -> None:
+    """Warns of what a chain says of its weights and rows, if its columns alone will not be taken for that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the chain itself its user has heard
+        again = Chain(chain.samples, chain.space, **fields)
+    lost = {name: said for name, said in kinds.items() if getattr(again, name) != said}
+    if lost:
+        said = ", ".join(f"{name}={value!r}" for name, value in lost.items())
+        warnings.warn(
+            f"{path}: csv cannot say {said}, and the rows do not show it. After reading, say so by "
+            f"chain.replace({said}), or write npz or parquet.",
+            stacklevel=3,
+        )
+
+
+def require_writable(path: str | os.PathLike[str]) -> Path:
+    """Returns a path that `write_chain` knows how to write to; raises ValueError, naming the endings, for others."""
+    path = Path(path)
+    if path.suffix not in (".npz", ".csv", ".parquet"):
+        raise ValueError(f"{path}: expected a name ending in .npz, .csv or .parquet; got {path.suffix or 'none'!r}.")
+    return path
+
+
+def _write_csv(file: IO[bytes], columns: dict[str, np.ndarray]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    text.detach()

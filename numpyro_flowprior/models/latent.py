@@ -1,0 +1,94 @@
+"""LatentReparam: samplers walk in the flow's latent space, where its density is close to a standard normal."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import validate_sample
+from numpyro.infer.reparam import Reparam
+
+from ..chains.parameters import ParameterSpace
+
+LATENT_SUFFIX = "_latent"  # of the site that is sampled in place of a prior's
+
+
+@runtime_checkable
+class HasLatentSpace(Protocol):
+    """A learned prior with a map to coordinates in which it is close to a standard normal."""
+
+    space: ParameterSpace
+    event_shape: tuple[int, ...]
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Returns draws (*sample_shape, d)."""
+
+    def to_latent(self, theta: Any) -> jax.Array:
+        """Returns latent coordinates (..., d) of points (..., d)."""
+
+    def from_latent(self, omega: Any) -> jax.Array:
+        """Returns points (..., d) of latent coordinates (..., d)."""
+
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+
+
+class LatentDensity(Distribution):
+    """Density of omega = T^-1(theta), for theta drawn from a learned prior p and T its `from_latent`.
+
+    Normalised on R^d, and exact for a mixture of flows too, whose T is the first member's, and for tempered and robust
+    priors, whose T is that of the prior they are made of: log p(omega) = log p(T(omega)) + log |det dT / domega|. One
+    flow alone has its base density there.
+
+    Args:
+        prior: a FlowPrior, or what `temper` or `robustify` made of one.
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
+    pytree_data_fields = ("prior",)
+    support = constraints.real_vector
+
+    def __init__(self, prior: HasLatentSpace, *, validate_args: bool | None = None):
+        self.prior = prior
+        super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
+
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns the normalised log density (...,) at latent points (..., d)."""
+        return self.prior.latent_log_prob(value)
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        """Returns latent coordinates (*sample_shape, d) of draws from the prior."""
+        return self.prior.to_latent(self.prior.sample(key, sample_shape))
+
+
+class LatentReparam(Reparam):
+    """Samples the site of a learned prior in its latent space, and hands the model theta as before.
+
+        model = numpyro.handlers.reparam(model, config={"theta": LatentReparam()})
+
+    The posterior of theta is the same; curved, bounded and strongly correlated priors become nearly a standard normal,
+    which is what NUTS moves in best. Separate modes come together only in the latent space of one flow with
+    `FlowConfig(base="normal")`: a mixture base, the default, keeps them apart. The sampled site is "<name>_latent";
+    "<name>" becomes a deterministic one.
+
+    Raises:
+        TypeError: the site's distribution is no FlowPrior, tempered or robust prior (expanded or not).
+        ValueError: the site is observed.
+    """
+
+    def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, jax.Array]:
+        """Returns (None, theta), having sampled the latent site."""
+        if obs is not None:
+            raise ValueError(f"LatentReparam: expected a latent site; {name!r} is observed. Leave it out of `config`.")
+        prior, expand_shape, event_dim = self._unwrap(fn)
+        if not isinstance(prior, HasLatentSpace):
+            raise TypeError(
+                f"LatentReparam: expected a FlowPrior at site {name!r}, tempered and robust ones included; got "
+                f"{type(prior).__name__}, which has no latent space. Leave it out of `config`."
+            )
+        omega = numpyro.sample(f"{name}{LATENT_SUFFIX}", self._wrap(LatentDensity(prior), expand_shape, event_dim))
+        return None, prior.from_latent(jnp.asarray(omega))

@@ -1,0 +1,1 @@
+"""Learned densities as NumPyro priors, their files, and all that is made of them."""

@@ -1,0 +1,328 @@
+"""A learned prior made weaker: tempered (raised to a power), or mixed with a broad one.
+
+Both are NumPyro distributions over the same named parameters, so that the bridge, the samplers and `LatentReparam` take
+them wherever a FlowPrior goes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from numpyro.distributions import Distribution
+from numpyro.distributions.util import validate_sample
+from numpyro.util import not_jax_tracer
+from scipy.stats import genpareto
+
+from .._util.checks import positive_int, real_in
+from .._util.leaves import as_jax
+from ..chains.parameters import ParameterSpace
+from ..flows.build import build_inner, build_outer
+from .box import BroadPrior, OverParameters, keep_inside, points_of
+from .flow_prior import FlowPrior
+from .moments import MonteCarloMoments
+from .resolution import Held, in_full_resolution
+
+_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # of independence Metropolis per draw of a tempered prior
+_BIAS = 2e-3  # in total variation, that their number leaves at most
+_BATCH = 8192  # importance draws at a time
+_HEAVIEST = 0.7  # Pareto shape of the importance weights above which their mean says nothing (Vehtari et al. 2024)
+
+
+class _Weakened(MonteCarloMoments, OverParameters):
+    """A density over the parameters of a FlowPrior, on its support."""
+
+    prior: FlowPrior
+
+    @property
+    def space(self) -> ParameterSpace:  # type: ignore[override]
+        """The parameters, those of the prior."""
+        return self.prior.space
+
+    @property
+    def held(self) -> Held:  # type: ignore[override]
+        """How float32 holds the parameters, as of the prior."""
+        return self.prior.held
+
+    def to_latent(self, theta: Any) -> jax.Array:
+        """Returns the points' coordinates (..., d) in the latent space of the prior."""
+        return self.prior.to_latent(theta)
+
+    def from_latent(self, omega: Any) -> jax.Array:
+        """Returns the points (..., d), strictly inside the support, of those coordinates."""
+        return self.prior.from_latent(omega)
+
+
+class TemperedPrior(_Weakened):
+    """p(theta)^power / Z, the power prior of a FlowPrior p (Ibrahim and Chen 2000); made by `temper`.
+
+    Args:
+        prior: p.
+        power: in (0, 1] to weaken the first analysis, above 1 to strengthen it.
+        log_normalizer: log Z = log integral of p^power.
+        log_normalizer_error: its standard error.
+        steps: of Metropolis, for each draw.
+    """
+
+    pytree_data_fields = ("log_normalizer", "log_normalizer_error", "power", "prior")
+    pytree_aux_fields = ("steps",)
+
+    def __init__(
+        self,
+        prior: FlowPrior,
+        power: float,
+        log_normalizer: Any,
+        log_normalizer_error: Any,
+        *,
+        steps: int,
+        validate_args: bool | None = None,
+    ):
+        self.prior, self.power, self.steps = prior, power, steps
+        self.log_normalizer, self.log_normalizer_error = log_normalizer, log_normalizer_error
+        super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
+
+    @in_full_resolution(points=False)
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns power log p(theta) - log Z (...,) at points (..., d); -inf outside the support."""
+        return self.power * self.prior.log_prob(value) - self.log_normalizer
+
+    @in_full_resolution(points=False)
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        log_det = self.prior.latent_log_det(omega)
+        return self.power * (self.prior.latent_log_prob(omega) - log_det) - self.log_normalizer + log_det
+
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Returns draws (*sample_shape, d), independent of each other, strictly inside the support.
+
+        Each is the end of `steps` steps of independence Metropolis, whose proposals are the prior and the prior with
+        its base widened to the power: as many as leave a difference of about 0.002 in total variation.
+        """
+        dtype, shape = jnp.result_type(float), tuple(sample_shape)
+        return _tempered_draws(as_jax(self.prior), self.power, key, shape=shape, steps=self.steps, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"TemperedPrior({self.space!r}, power={self.power})"
+
+
+def temper(prior: FlowPrior, power: float, *, key: jax.Array | None = None, draws: int = 65_536) -> TemperedPrior:
+    """Returns the power prior p^power / Z, so that the first analysis counts `power` times.
+
+    Z is found by importance sampling from the prior and a widened copy of it, in float64; its error is in
+    `log_normalizer_error`. It shifts log evidences, not posteriors.
+
+    Args:
+        prior: p, a FlowPrior.
+        power: > 0.
+        key: seeds the importance sampling; None for a fixed one.
+        draws: how many importance draws.
+
+    Raises:
+        TypeError: not a FlowPrior, or a power that is no plain number.
+        ValueError: power <= 0; or p^power has no normaliser that could be found: on a half line or line a small power
+            may not be integrable (the flow's tail towards infinity on a half line is about 1 / x^2), at the edge of an
+            interval, where the density may grow without bound, a large one.
+    """
+    _require_prior(prior, "temper")
+    power = real_in(power, "temper: power", 0.0, np.inf, open_low=True, open_high=True)
+    draws = positive_int(draws, "temper: draws", minimum=1000)
+    if power == 1.0:
+        return TemperedPrior(prior, 1.0, 0.0, 0.0, steps=0)
+    with jax.enable_x64(True):
+        log_weights = np.asarray(_log_weights(prior, power, jax.random.key(0) if key is None else key, draws))
+    weights = np.exp(log_weights - log_weights.max())
+    steps = _enough_steps(weights / weights.mean(), power)
+    error = weights.std() / np.sqrt(draws) / weights.mean()
+    return TemperedPrior(prior, power, float(np.log(weights.mean()) + log_weights.max()), float(error), steps=steps)
+
+
+def _enough_steps(ratios: np.ndarray, power: float) -> int:
+    """Returns how many Metropolis steps a draw needs, from the ratios of target to proposal at proposed points.
+
+    After n steps a point of ratio w > 1 has been missed with probability (1 - 1/w)^n at most (Mengersen and Tweedie
+    1996); the mean of that over the target is the bias.
+    """
+    largest = np.sort(ratios)[-int(3 * np.sqrt(len(ratios))) :]
+    shape = genpareto.fit(largest[1:] - largest[0], floc=0.0)[0]
+    missed = 1.0 - 1.0 / np.maximum(ratios, 1.0)
+    enough = [steps for steps in _STEPS if np.mean(ratios * missed**steps) < _BIAS]
+    if not enough or shape > _HEAVIEST:
+        effective = len(ratios) / np.mean(ratios**2)
+        raise ValueError(
+            f"temper: expected a power that can be normalised; {power:g} gives {effective:.0f} effective draws of "
+            f"{len(ratios)}, with a tail of Pareto shape {shape:.2f}: p^{power:g} is not integrable, or too far from "
+            "what the flow can propose. Use a power closer to one, or robustify."
+        )
+    return enough[0]
+
+
+def _propose(prior: FlowPrior, power: Any, key: jax.Array, n: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns n proposals theta (n, d) and the logs (n,) of p^power over the proposals' density.
+
+    Half come from the flow, half from the flow with its base widened to the power; both are drawn, and their densities
+    compared, in whitened coordinates, where nothing is lost at the edges of the support.
+    """
+    config, space, params = prior.config, prior.space, prior._arrays()
+    spreads = jnp.stack([jnp.ones((), dtype), jnp.asarray(power, dtype) ** -0.5])
+
+    def spread_flow(spread: jax.Array) -> Any:
+        return build_inner(config, space.dim, params, dtype, spread)
+
+    key_draws, key_choice = jax.random.split(key)
+    drawn = jax.vmap(lambda spread, k: spread_flow(spread).sample(seed=k, sample_shape=(n,)))(
+        spreads, jax.random.split(key_draws)
+    )
+    x = jnp.where(jax.random.bernoulli(key_choice, 0.5, (n, 1)), *drawn)
+    log_densities = jax.vmap(lambda spread: spread_flow(spread).log_prob(x))(spreads)
+    theta, log_det = build_outer(space, params, dtype).forward_and_log_det(x)
+    log_proposal = logsumexp(log_densities, axis=0) - jnp.log(2.0) - log_det
+    return keep_inside(theta, space), power * (log_densities[0] - log_det) - log_proposal
+
+
+@jax.jit
+def _propose_in_double(prior: FlowPrior, power: Any, key: jax.Array) -> jax.Array:
+    return _propose(prior, power, key, _BATCH, jnp.float64)[1]
+
+
+def _log_weights(prior: FlowPrior, power: float, key: jax.Array, draws: int) -> np.ndarray:
+    keys = jax.random.split(key, -(-draws // _BATCH))
+    return np.concatenate([np.asarray(_propose_in_double(prior, power, each)) for each in keys])[:draws]
+
+
+@partial(jax.jit, static_argnames=("shape", "steps", "dtype"))
+def _tempered_draws(
+    prior: FlowPrior, power: Any, key: jax.Array, *, shape: tuple[int, ...], steps: int, dtype: Any
+) -> jax.Array:
+    n = int(np.prod(shape))
+
+    def step(state: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        theta, log_weight = state
+        key_propose, key_accept = jax.random.split(key)
+        proposed, proposed_weight = _propose(prior, power, key_propose, n, dtype)
+        accepted = jnp.log(jax.random.uniform(key_accept, (n,), dtype)) < proposed_weight - log_weight
+        theta = jnp.where(accepted[:, None], proposed, theta)
+        return (theta, jnp.where(accepted, proposed_weight, log_weight)), None
+
+    nowhere = jnp.zeros((n, prior.space.dim), dtype), jnp.full(n, -jnp.inf, dtype)  # left at the first step
+    (theta, _), _ = jax.lax.scan(step, nowhere, jax.random.split(key, 1 + steps))
+    return theta.reshape(*shape, prior.space.dim)
+
+
+class RobustPrior(_Weakened):
+    """(1 - weight) p(theta) + weight b(theta), with b broad; made by `robustify`.
+
+    Args:
+        prior: p.
+        broad: b, over the same parameters.
+        weight: in (0, 1).
+    """
+
+    pytree_data_fields = ("broad", "prior", "weight")
+
+    def __init__(self, prior: FlowPrior, broad: Distribution, weight: Any, *, validate_args: bool | None = None):
+        self.prior, self.broad, self.weight = prior, broad, weight
+        super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
+
+    @in_full_resolution(points=False)
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
+        learned, broad = self._parts(value)
+        return jnp.logaddexp(learned, broad)
+
+    def _parts(self, value: Any) -> tuple[jax.Array, jax.Array]:
+        theta = points_of(value, self.space, "RobustPrior: value")
+        broad = jnp.where(self.support(theta), self.broad.log_prob(theta), -jnp.inf)
+        return jnp.log1p(-self.weight) + self.prior.log_prob(theta), jnp.log(self.weight) + broad
+
+    @in_full_resolution(points=False)
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        broad = self.broad.log_prob(self.from_latent(omega)) + self.prior.latent_log_det(omega)
+        return jnp.logaddexp(jnp.log1p(-self.weight) + self.prior.latent_log_prob(omega), jnp.log(self.weight) + broad)
+
+    @in_full_resolution(points=False)
+    def probability_broad(self, value: Any) -> jax.Array:
+        """Returns the probability (...,) that points (..., d) came from the broad part.
+
+        Averaged over a posterior's draws it is the posterior probability that the learned prior does not hold.
+        """
+        learned, broad = self._parts(value)
+        return jax.nn.sigmoid(broad - learned)
+
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Returns draws (*sample_shape, d), strictly inside the support."""
+        key_choice, key_prior, key_broad = jax.random.split(key, 3)
+        broad = jax.random.bernoulli(key_choice, self.weight, (*sample_shape, 1))
+        return jnp.where(broad, self.broad.sample(key_broad, sample_shape), self.prior.sample(key_prior, sample_shape))
+
+    def __repr__(self) -> str:
+        return f"RobustPrior({self.space!r}, {self.broad!r}, weight={self.weight})"
+
+
+def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None) -> RobustPrior:
+    """Returns the prior mixed with a broad one, so that what the first analysis missed can still be found.
+
+    The posterior can leave the learned prior wherever the new data outweigh it by weight / (1 - weight) and the ratio
+    of densities (Schmidli et al. 2014, "robust meta-analytic-predictive priors").
+
+    Args:
+        prior: the learned prior.
+        weight: of the broad one, in (0, 1); 0.05 to 0.2 is usual.
+        broad: a distribution over the same vector of parameters, on the same support; None for `broad_of(prior)`.
+
+    Raises:
+        TypeError: not a FlowPrior, or `broad` is not a NumPyro distribution.
+        ValueError: the weight is not in (0, 1); `broad` has another shape, or draws outside the prior's support.
+    """
+    _require_prior(prior, "robustify")
+    weight = real_in(weight, "robustify: weight", 0.0, 1.0, open_low=True, open_high=True)
+    broad = broad_of(prior) if broad is None else broad
+    if not isinstance(broad, Distribution):
+        raise TypeError(f"robustify: broad: expected a NumPyro distribution; got {type(broad).__name__}.")
+    if broad.batch_shape != () or broad.event_shape != prior.event_shape:
+        raise ValueError(
+            f"robustify: broad: expected event shape {prior.event_shape} and no batch shape; got {broad.event_shape} "
+            f"and {broad.batch_shape}. Use .to_event(1)."
+        )
+    _require_inside(prior, broad)
+    return RobustPrior(prior, broad, weight)
+
+
+def broad_of(prior: Any) -> Distribution:
+    """Returns a broad density on the support of a learned prior; of a robust one, its own broad part.
+
+    A `BroadPrior`: flat on intervals, log-logistic on half lines with the chain's scale, and on lines a Student t of
+    three degrees of freedom, three times as wide as the chain.
+    """
+    if isinstance(prior, RobustPrior):
+        return prior.broad
+    if isinstance(prior, TemperedPrior):
+        return broad_of(prior.prior)
+    whitening = prior.params["whitening"]
+    width = 3.0 * np.sqrt(np.sum(np.asarray(whitening["tril"]) ** 2, axis=1))
+    return BroadPrior(prior.space, prior.support_scale, prior.whitened_at, width)
+
+
+def _require_inside(prior: FlowPrior, broad: Distribution) -> None:
+    draws = broad.sample(jax.random.key(0), (1000,))
+    if not not_jax_tracer(draws):
+        return
+    outside = float(1.0 - np.mean(prior.space.contains(draws)))
+    if outside > 0:
+        raise ValueError(
+            f"robustify: broad: expected a distribution on the prior's support; {100 * outside:.1f} % of its draws are "
+            f"outside {prior.space}. Truncate it, or leave `broad` out."
+        )
+
+
+def _require_prior(prior: Any, subject: str) -> None:
+    if not isinstance(prior, FlowPrior):
+        raise TypeError(f"{subject}: expected a FlowPrior; got {type(prior).__name__}.")

@@ -1,0 +1,283 @@
+"""FlowPrior: a trained flow as a NumPyro distribution. Its file's layout is in prior_file.py.
+
+A plain pytree: parameter arrays are data, configuration and space are static; Distrax objects are built inside
+traced code and never stored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions.util import validate_sample
+
+from .._util.checks import FloatArray, plain_json, shorten
+from .._util.leaves import as_jax
+from ..chains.parameters import ParameterSpace, require_space
+from ..flows.build import build_flow, build_latent_map, in_two_parts, latent_log_prob
+from ..flows.config import FlowConfig
+from ..flows.layout import flatten_params, param_shapes
+from ..flows.numpy_support import from_line
+from ..flows.support import inside
+from .box import OverParameters, keep_inside, points_of
+from .conditional import ConditionalPrior, condition_on
+from .moments import MonteCarloMoments
+from .prior_file import read_prior, require_same_masks, write_prior
+from .resolution import Held, held_by_float32, in_full_resolution
+
+
+class FlowPrior(MonteCarloMoments, OverParameters):
+    """Density learned from a chain, as a NumPyro distribution over a vector of named parameters.
+
+    The density integrates to one on the declared support of `space`, exactly: it is a bijection of a normalised
+    base density. Made by `fit_flow` or `FlowPrior.load`.
+
+    Args:
+        config: architecture.
+        space: names and bounds of the parameters, in the order of the event's columns.
+        params: nested arrays as laid out in `flows.build`.
+        info: free-form record of where it comes from (training, report, metadata); kept in the file, not in the
+            pytree: a copy that went through `jit` has none.
+
+    Raises:
+        TypeError: `config` or `space` is of another type.
+        ValueError: an array of `params` is missing or has the wrong shape (named).
+
+    Source: Roch and Shen (2025), section II; Dinh, Sohl-Dickstein and Bengio (2017).
+    """
+
+    pytree_data_fields = ("params", "_loc_rest", "_scale_rest")
+    pytree_aux_fields = ("config", "space", "held")
+    info: Mapping[str, Any] = {}
+    _loc_rest: Any  # what float32 leaves of params["whitening"]["loc"]
+    _scale_rest: Any  # ... of params["support"]["scale"], where half lines have their location
+
+    def __init__(
+        self,
+        config: FlowConfig,
+        space: ParameterSpace,
+        params: Any,
+        *,
+        info: Mapping[str, Any] | None = None,
+        validate_args: bool | None = None,
+    ):
+        if not isinstance(config, FlowConfig):
+            raise TypeError(f"FlowPrior.config: expected a FlowConfig; got {type(config).__name__}.")
+        require_space(space, "FlowPrior.space")
+        if not config.support and space != space.unbounded():
+            raise ValueError(
+                "FlowPrior.space: FlowConfig(support=False) makes a density without bounds; got bounds. "
+                "Pass space.unbounded()."
+            )
+        _require_shapes(params, param_shapes(config, space.dim))
+        self.config, self.space, self.params = config, space, params
+        self._hold()
+        self.info = dict(info or {})
+        super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
+
+    def _hold(self) -> None:
+        _, self._loc_rest = in_two_parts(self.params["whitening"]["loc"])
+        _, self._scale_rest = in_two_parts(self.params["support"]["scale"])
+        self.held = _held(self.space, self.params)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the event's columns."""
+        return self.space.names
+
+    @in_full_resolution(points=False)
+    @validate_sample
+    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+        """Returns the normalised log density (...,) at points (..., d); -inf outside the support.
+
+        Computed in the precision of `value` (float64 where JAX has it enabled, and outside of traces where float32
+        cannot hold a parameter, see `held`). One pass through the flow.
+        """
+        theta = self._points(value, "value")
+        return _log_prob(self._arrays(), theta, config=self.config, space=self.space)
+
+    @in_full_resolution(points=True)
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Returns draws (*sample_shape, d), strictly inside the support.
+
+        NumPy's float64 where float32 cannot hold a parameter (see `held`) and nothing is traced.
+        """
+        shape = tuple(sample_shape)
+        return _sample(self._arrays(), key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
+
+    @in_full_resolution(points=True)
+    def to_latent(self, theta: Any) -> Any:
+        """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base.
+
+        With several members the map is the first one's; the density there is close to its base, but not equal.
+        """
+        return _to_latent(self._arrays(), self._points(theta, "theta"), config=self.config, space=self.space)
+
+    @in_full_resolution(points=True)
+    def from_latent(self, omega: Any) -> Any:
+        """Returns the points (..., d), strictly inside the support, of latent coordinates."""
+        return _from_latent(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
+    @in_full_resolution(points=False)
+    def latent_log_prob(self, omega: Any) -> jax.Array:
+        """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
+        return _latent_log_prob(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
+    @in_full_resolution(points=False)
+    def latent_log_det(self, omega: Any) -> jax.Array:
+        """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
+        return _latent_log_det(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+
+    def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
+        """Returns the distribution of one or two parameters, given values of all the others.
+
+        Normalised numerically, in float64: see `ConditionalPrior`, which has the error.
+
+            prior.condition(a=0.3, b=1.2)      prior.condition({"theta[0]": 0.3})
+
+        Raises:
+            ValueError: an unknown name, a value outside the support, or more than two parameters left free.
+        """
+        fixed = self.params["whitening"]
+        width = np.sqrt(np.sum(np.asarray(fixed["tril"], float) ** 2, axis=1))
+        scale, loc = self.support_scale, self.whitened_at
+        return condition_on(self, {**(values or {}), **named}, scale=scale, loc=loc, width=width)
+
+    @property
+    def whitened_at(self) -> FloatArray:
+        """The location of the whitened points (d,), in float64 also where the arrays went through float32."""
+        return _joined(self.params["whitening"]["loc"], self._loc_rest)
+
+    @property
+    def support_scale(self) -> FloatArray:
+        """The scales (d,) of the map of half lines, in float64, also of a copy that went through float32."""
+        return _joined(self.params["support"]["scale"], self._scale_rest)
+
+    def _arrays(self) -> Any:
+        """Returns the parameters, the location of the whitened points in two parts."""
+        self._require_range()
+        arrays = as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": self._loc_rest}})
+        if self.held.coarse:
+            parts = in_two_parts(arrays["support"]["scale"])[0], as_jax(self._scale_rest)
+            scale = sum(part.astype(_working_dtype()) for part in parts)  # a copy's may be of float32
+            arrays = {**arrays, "support": {"scale": scale}}
+        return arrays
+
+    def _require_range(self) -> None:
+        """Raises ValueError if a copy in float32 lost parameters that are beyond its range."""
+        scales = (self.params["whitening"]["loc"], self.params["whitening"]["tril"], self.params["support"]["scale"])
+        if self.held.beyond and any(array.dtype == np.float32 for array in scales):
+            raise ValueError(
+                f"FlowPrior: this copy went through float32, which ends before {shorten(self.held.beyond)}: its "
+                "numbers are lost. Copy it where float64 is enabled (jax.enable_x64(True)), or take the original."
+            )
+
+    def _points(self, value: Any, subject: str) -> jax.Array:
+        return points_of(value, self.space, f"FlowPrior: {subject}")
+
+    def save(self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None) -> Path:
+        """Writes the prior to a safetensors file and returns its path.
+
+        Args:
+            path: where to write, usually `*.safetensors`; an existing file is replaced atomically.
+            metadata: JSON-ready remarks (title, citation, licence) that travel in the file.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+            TypeError, ValueError: `metadata` is not JSON-ready (the key is named).
+        """
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
+        added = {"metadata": plain_json(metadata, "metadata")} if metadata else {}
+        params = jax.tree.map(np.asarray, self.params)
+        self._require_range()
+        whitening = {**params["whitening"], "loc": self.whitened_at}
+        params = {**params, "whitening": whitening, "support": {"scale": self.support_scale}}
+        return write_prior(path, self.config, self.space, params, {**self.info, **added})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FlowPrior:
+        """Returns the prior stored in a file of this or an older version; it is checked, and nothing is executed.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FileFormatError: the file is damaged, of another kind, or newer than this package.
+        """
+        stored = read_prior(path)
+        require_same_masks(path, stored.masks, stored.config, stored.space.dim)
+        return cls(stored.config, stored.space, stored.params, info=stored.info)
+
+    def __repr__(self) -> str:
+        return f"FlowPrior({self.space!r}, {self.config!r})"
+
+
+def _joined(array: Any, rest: Any) -> FloatArray:
+    """Returns numbers from their two parts, in float64; the first may have been rounded to float32, or not."""
+    nearest, _ = in_two_parts(np.asarray(array))
+    return nearest.astype(np.float64) + np.asarray(rest, np.float64)
+
+
+def _held(space: ParameterSpace, params: Any) -> Held:
+    """Returns how float32 holds the parameters; as if it did where arrays are traced, or of several priors at once."""
+    fixed = [params["whitening"]["loc"], params["whitening"]["tril"], params["support"]["scale"]]
+    if any(isinstance(array, jax.core.Tracer) for array in fixed):
+        return Held()
+    loc, tril, scale = (np.asarray(array, np.float64) for array in fixed)
+    width = np.sqrt(np.sum(tril**2, axis=1))
+    low, middle, high = (from_line((loc + step * width)[None], space, scale)[0] for step in (-1.0, 0.0, 1.0))
+    return held_by_float32(space, middle, 0.5 * (high - low))
+
+
+def _working_dtype() -> np.dtype:
+    return jnp.result_type(float)
+
+
+# Compiled once for a configuration and shape, so that calls outside of any jit are not run operation by operation.
+_compiled = partial(jax.jit, static_argnames=("config", "space"))
+
+
+@_compiled
+def _log_prob(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    log_prob = build_flow(config, space, params, theta.dtype).log_prob(theta)
+    return jnp.where(inside(theta, space), log_prob, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("config", "space", "shape", "dtype"))
+def _sample(params: Any, key: jax.Array, *, config: FlowConfig, space: ParameterSpace, shape: Any, dtype: Any) -> Any:
+    return keep_inside(build_flow(config, space, params, dtype).sample(seed=key, sample_shape=shape), space)
+
+
+@_compiled
+def _to_latent(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return build_latent_map(config, space, params, theta.dtype).inverse(theta)
+
+
+@_compiled
+def _from_latent(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return keep_inside(build_latent_map(config, space, params, omega.dtype).forward(omega), space)
+
+
+@_compiled
+def _latent_log_prob(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return latent_log_prob(config, space.dim, params, omega)
+
+
+@_compiled
+def _latent_log_det(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return build_latent_map(config, space, params, omega.dtype).forward_log_det_jacobian(omega)
+
+
+def _require_shapes(params: Any, shapes: Any) -> None:
+    expected, actual = flatten_params(shapes), flatten_params(params)
+    wrong = sorted(expected.keys() ^ actual.keys())
+    if wrong:
+        raise ValueError(f"FlowPrior.params: expected exactly the arrays of the configuration; {wrong[:5]} differ.")
+    for name, shape in expected.items():
+        if jnp.shape(actual[name]) != tuple(shape):
+            raise ValueError(f"FlowPrior.params[{name!r}]: expected shape {shape}; got {jnp.shape(actual[name])}.")

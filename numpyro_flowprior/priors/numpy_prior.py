@@ -1,0 +1,157 @@
+"""NumpyPrior: a stored prior's density and draws with NumPy and SciPy alone, in float64.
+
+For readers of a file without JAX or Distrax, and for forked workers. Nothing is trained or written here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
+
+from .._util.checks import FloatArray, float_array, positive_int
+from ..chains.parameters import ParameterSpace
+from ..flows.bounds import interior_bounds
+from ..flows.config import FlowConfig
+from ..flows.layout import FIXED, Params, is_ensemble, map_params
+from ..flows.numpy_flow import NumpyFlow, standard_log_prob
+from ..flows.numpy_support import from_line, to_line
+from .prior_file import read_prior
+
+_CHUNK = 10_000  # points evaluated at a time: the networks' hidden layers stay in the cache
+
+
+def load_numpy(path: str | os.PathLike[str]) -> NumpyPrior:
+    """Returns the prior stored in a file for use without JAX; the file is checked as by `FlowPrior.load`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is damaged, of another kind, or newer than this package.
+    """
+    stored = read_prior(path)
+    return NumpyPrior(stored.config, stored.space, stored.masks, stored.params, stored.info)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NumpyPrior:
+    """A density learned from a chain, evaluated with NumPy in float64. Made by `load_numpy`.
+
+    The density is that of the `FlowPrior` of the same file, normalised on the declared support.
+
+    Attributes:
+        config: architecture.
+        space: names and bounds of the parameters, in the order of the columns.
+        masks: (d,) of bool for each coupling, as stored.
+        params: nested arrays as laid out in `flows.layout`.
+        info: where the prior comes from (metadata, chain, training, report, versions).
+    """
+
+    config: FlowConfig
+    space: ParameterSpace
+    masks: Sequence[np.ndarray]
+    params: Params
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the columns."""
+        return self.space.names
+
+    def log_prob(self, theta: Any) -> Any:
+        """Returns the normalised log density (...,) in float64 at points (..., d); -inf outside the support.
+
+        Raises:
+            TypeError: `theta` does not hold real numbers.
+            ValueError: its last axis is not of d values.
+        """
+        theta = float_array(theta, "NumpyPrior.log_prob: theta")
+        if theta.shape[-1:] != (self.space.dim,):
+            raise ValueError(
+                f"NumpyPrior.log_prob: theta: expected a last axis of {self.space.dim} values for "
+                f"{', '.join(self.names)}; got shape {theta.shape}."
+            )
+        points = theta.reshape(-1, self.space.dim)
+        log_prob = np.full(len(points), -np.inf)
+        inside = np.flatnonzero(self.space.contains(points) & np.isfinite(points).all(axis=1))
+        for start in range(0, len(inside), _CHUNK):
+            rows = inside[start : start + _CHUNK]
+            log_prob[rows] = self._log_prob(points[rows])
+        return log_prob.reshape(theta.shape[:-1])[()]
+
+    def sample(self, seed: int | np.random.Generator, n: int) -> FloatArray:
+        """Returns draws (n, d), strictly inside the support.
+
+        Args:
+            seed: an integer, or a generator, which is advanced.
+            n: number of draws, >= 1.
+        """
+        generator, n = np.random.default_rng(seed), positive_int(n, "NumpyPrior.sample: n")
+        sizes = [min(_CHUNK, n - start) for start in range(0, n, _CHUNK)]
+        x = np.concatenate([self._whitened(generator, size) for size in sizes])
+        theta = from_line(self._loc + x @ self._tril.T, self.space, self._scale)
+        return np.clip(theta, *interior_bounds(self.space, theta.dtype))
+
+    def _log_prob(self, theta: FloatArray) -> FloatArray:
+        z, log_det = to_line(theta, self.space, self._scale)
+        x = (z - self._loc) @ self._inverse_tril.T
+        log_det -= np.log(np.diagonal(self._tril)).sum()
+        if not is_ensemble(self.config):
+            return self._members[0].log_prob(x) + log_det
+        parts = np.stack([*(member.log_prob(x) for member in self._members), standard_log_prob(x)], axis=1)
+        return logsumexp(parts + self._log_weights, axis=1) + log_det
+
+    def _whitened(self, generator: np.random.Generator, n: int) -> FloatArray:
+        if not is_ensemble(self.config):
+            return self._members[0].sample(generator, n)
+        x = generator.standard_normal((n, self.space.dim))  # the background; members' draws replace most
+        chosen = generator.choice(len(self._weights), n, p=self._weights / self._weights.sum())
+        for k, member in enumerate(self._members):
+            x[chosen == k] = member.sample(generator, int(np.sum(chosen == k)))
+        return x
+
+    @cached_property
+    def _members(self) -> tuple[NumpyFlow, ...]:
+        trained = map_params(_double, {name: part for name, part in self.params.items() if name not in FIXED})
+        if not is_ensemble(self.config):
+            return (NumpyFlow(self.config, self.masks, trained),)
+        each = (map_params(itemgetter(k), trained) for k in range(self.config.members))
+        return tuple(NumpyFlow(self.config, self.masks, member) for member in each)
+
+    @cached_property
+    def _weights(self) -> FloatArray:
+        return _double(self.params["mixture"]["weights"])
+
+    @cached_property
+    def _log_weights(self) -> FloatArray:
+        with np.errstate(divide="ignore"):  # a member may have no weight
+            return np.log(self._weights)
+
+    @cached_property
+    def _scale(self) -> FloatArray:
+        return _double(self.params["support"]["scale"])
+
+    @cached_property
+    def _loc(self) -> FloatArray:
+        return _double(self.params["whitening"]["loc"])
+
+    @cached_property
+    def _tril(self) -> FloatArray:
+        return _double(self.params["whitening"]["tril"])
+
+    @cached_property
+    def _inverse_tril(self) -> FloatArray:
+        return solve_triangular(self._tril, np.eye(self.space.dim), lower=True)
+
+    def __repr__(self) -> str:
+        return f"NumpyPrior({self.space!r}, {self.config!r})"
+
+
+def _double(array: Any) -> FloatArray:
+    return np.asarray(array, dtype=np.float64)
