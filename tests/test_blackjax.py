@@ -105,15 +105,15 @@ def test_mass_at_the_bounds_stays_there():
     assert abs(found.log_evidence) < 4 * found.log_evidence_error
 
 
-@pytest.mark.parametrize(("space", "base"), [("latent", "mixture"), ("parameters", "normal")])
-def test_the_posterior_of_a_learned_prior_is_that_of_importance_weights(space, base):
+@pytest.mark.parametrize(("coordinates", "base"), [("latent", "mixture"), ("parameters", "normal")])
+def test_the_posterior_of_a_learned_prior_is_that_of_importance_weights(coordinates, base):
     prior = make_prior([(0.0, 1.0), (0.0, np.inf)], FlowConfig(layers=2, hidden=(8,), base=base))
 
     def model(y):
         theta = numpyro.sample("theta", prior)
         numpyro.sample("y", dist.Normal(theta[0] + theta[1], 0.3), obs=y)
 
-    found = sample_blackjax(KEY, ModelDensity(model, 0.9), space=space, progress=False)
+    found = sample_blackjax(KEY, ModelDensity(model, 0.9), coordinates=coordinates, progress=False)
     assert found.names == prior.names
     assert prior.space.contains(found.samples).all()
     draws = np.asarray(prior.sample(jax.random.key(5), (200_000,)), float)
@@ -240,7 +240,7 @@ def test_an_interruption_returns_what_there_is(density, monkeypatch):
         ({"n_particles": 10}, ValueError),
         ({"target_ess": 1.0}, ValueError),
         ({"n_steps": 0.5}, TypeError),
-        ({"space": "box"}, ValueError),
+        ({"coordinates": "box"}, ValueError),
         ({"max_seconds": -1}, ValueError),
     ],
 )

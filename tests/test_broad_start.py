@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import partial
-
 import jax
 import numpy as np
 import numpyro
@@ -28,7 +25,7 @@ from numpyro_flowprior import (
     sample_pocomc,
     temper,
 )
-from numpyro_flowprior.sampling.broad_start import BroadStart, begin_at, starts_broad, through_broad, weighted_prior
+from numpyro_flowprior.sampling.broad_start import BroadStart, starts_broad, through_broad, weighted_prior
 
 KEY = jax.random.key(0)
 
@@ -136,20 +133,12 @@ def staged(sampler, **options):
 
 @pytest.mark.filterwarnings("ignore:sample_")
 @pytest.mark.parametrize("sampler", TINY)
-def test_writing_the_default_space_out_changes_nothing(sampler):
-    default = inspect.signature(sampler).parameters["space"].default
-    left_out, written = staged(sampler), staged(sampler, space=default)
+def test_no_coordinates_keep_a_stage_from_beginning_broad(sampler):
+    """A density through broad priors has no learned prior: there the latent coordinates are the parameters."""
+    left_out = staged(sampler)
     assert left_out.info["start"] == "broad"
-    assert written.info.get("start") == "broad"
-    np.testing.assert_array_equal(written.samples, left_out.samples)
-
-
-@pytest.mark.filterwarnings("ignore:sample_")
-def test_latent_space_that_a_sampler_insists_on_begins_at_the_prior():
-    """A density through broad priors has no latent space, which emcee refuses; "auto" must not run into that."""
-    assert "start" not in staged(sample_emcee, space="latent").info
-    options = {"space": "latent"}
-    assert begin_at("auto", partial(sample_emcee, **options), {}) == "prior"
-    assert begin_at("auto", partial(sample_nuts, **options), {}) == "auto"
-    assert begin_at("broad", sample_emcee, options) == "broad"
-    assert begin_at("auto", weighted, options) == "prior"  # it does not say what it does without one
+    for coordinates in ("auto", "latent"):
+        written = staged(sampler, coordinates=coordinates)
+        assert written.info["start"] == "broad"
+        assert written.info["coordinates"] == "parameters"
+        np.testing.assert_array_equal(written.samples, left_out.samples)

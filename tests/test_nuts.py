@@ -51,7 +51,7 @@ def test_draws_are_the_exact_posteriors(density, chain):
     for column, cdf in zip(chain.samples[::10].T, exact, strict=True):
         assert kstest(column, cdf).pvalue > 1e-4  # six tests: a false alarm in 1700 seeds
     assert chain.info["converged"]
-    assert chain.info["space"] == "parameters"  # there is no learned prior
+    assert chain.info["coordinates"] == "parameters"  # there is no learned prior
     assert chain.info["divergences"] <= 4
     assert 0.6 < chain.info["acceptance"] < 1.0
     assert chain.samples.dtype == np.float64
@@ -70,7 +70,7 @@ def test_a_learned_prior_comes_back_where_nothing_is_observed_of_it():
     density = ModelDensity(model, 0.3)
     assert density.learned_sites == ("theta",)
     found = sample_nuts(KEY, density, **FEW)
-    assert found.info["space"] == "latent"
+    assert found.info["coordinates"] == "latent"
     drawn = np.asarray(prior.sample(jax.random.key(5), (20_000,)))
     for j in range(2):
         # thinned to independence; a false alarm in 5000 seeds
@@ -86,7 +86,7 @@ def test_a_posterior_of_a_learned_prior_is_that_of_importance_weights():
         theta = numpyro.sample("theta", prior)
         numpyro.sample("y", dist.Normal(theta[0] + theta[1], 0.3), obs=y)
 
-    found = sample_nuts(KEY, ModelDensity(model, 0.9), space="parameters", **{**FEW, "n_samples": 1000})
+    found = sample_nuts(KEY, ModelDensity(model, 0.9), coordinates="parameters", **{**FEW, "n_samples": 1000})
     draws = np.asarray(prior.sample(jax.random.key(5), (200_000,)), float)
     weights = norm(draws.sum(axis=1), 0.3).pdf(0.9)
     mean = weights @ draws / weights.sum()
@@ -180,7 +180,7 @@ def test_time_that_ends_in_the_warm_up_is_an_error(density, monkeypatch, n_sampl
         ({"n_samples": 0}, ValueError),
         ({"n_chains": 1.5}, TypeError),
         ({"max_seconds": -1}, ValueError),
-        ({"space": "white"}, ValueError),
+        ({"coordinates": "white"}, ValueError),
     ],
 )
 def test_bad_settings_are_refused(density, options, error):

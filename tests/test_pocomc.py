@@ -341,15 +341,13 @@ def test_particles_may_move_in_latent_space():
     draws = density.sample_prior(jax.random.key(3), 100_000)
     likelihood = np.exp(density.log_likelihood(draws))
     mean = likelihood @ draws / likelihood.sum()
-    for space in ("parameters", "latent"):
-        chain = sample_pocomc(KEY, density, space=space, **FAST)
+    for coordinates in ("parameters", "latent"):
+        chain = sample_pocomc(KEY, density, coordinates=coordinates, **FAST)
         assert chain.names == density.names
         np.testing.assert_allclose(chain.log_prior, density.log_prior(chain.samples), atol=1e-6)
         error = np.sqrt(np.diag(chain.covariance()) / chain.effective_size)
         assert (np.abs(chain.mean() - mean) < 5 * error).all()
         assert chain.log_evidence == pytest.approx(np.log(likelihood.mean()), abs=5 * chain.log_evidence_error + 0.01)
-    with pytest.raises(ValueError, match="space='latent': expected a model with a learned prior"):
-        sample_pocomc(KEY, ModelDensity(sharp, Y), space="latent", **FAST)
 
 
 @pytest.mark.parametrize(

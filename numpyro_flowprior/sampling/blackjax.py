@@ -14,10 +14,10 @@ from .._util.checks import FloatArray, optional_import, positive_int, real_in
 from .._util.leaves import forgetting
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
+from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
 from .density import ModelDensity
 from .genealogy import evidence_error
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .space import Coordinates, chain_of_draws, parameters_of, require_coordinates, sampled_in
 from .tempering import Programs
 from .unconstrained import NOTHING, Unconstrained
 
@@ -39,7 +39,7 @@ def sample_blackjax(
     n_particles: int = 2000,
     target_ess: float = 0.5,
     n_steps: int | None = None,
-    space: Coordinates = "latent",
+    coordinates: Coordinates = "auto",
     max_seconds: float | None = None,
     progress: bool = True,
 ) -> Chain:
@@ -57,8 +57,9 @@ def sample_blackjax(
         target_ess: effective fraction of the particles that each step of the power leaves, in (0, 1).
         n_steps: moves of each particle at each power; None for as many as it takes to forget where it was resampled, by
             fives, at most 100.
-        space: "latent" to sample learned priors in their latent space (`LatentReparam`), where they are close to a
-            standard normal; "parameters" to sample their parameters, through a probit between bounds.
+        coordinates: what the particles move in; the chain is in the model's parameters whatever it is. "parameters" for
+            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
+            same if it has none; "auto" for "latent".
         max_seconds: return what there is after this time, looked at between sweeps of moves, five or `n_steps`; None
             for no limit. Before the power reaches 1 that is NOT the posterior, and a warning says so.
         progress: show a progress bar.
@@ -80,20 +81,19 @@ def sample_blackjax(
     n_particles = positive_int(n_particles, "sample_blackjax: n_particles", minimum=100)
     target = real_in(target_ess, "sample_blackjax: target_ess", 0.0, 1.0, open_low=True, open_high=True)
     n_steps = None if n_steps is None else positive_int(n_steps, "sample_blackjax: n_steps")
-    require_coordinates(space, "sample_blackjax")
+    moved_in = resolved(coordinates, density, "sample_blackjax", auto="latent")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_blackjax: max_seconds", 0.0, np.inf)
     start = begin(key, density)
-    space = space if density.learned_sites else "parameters"
-    inner, _ = sampled_in(density, space)
+    inner, _ = sampled_in(density, moved_in)
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
-        coordinates = Unconstrained(keys[0], inner)
-        programs = Programs(blackjax, coordinates, target, n_steps or _SWEEP)
+        unconstrained = Unconstrained(keys[0], inner)
+        programs = Programs(blackjax, unconstrained, target, n_steps or _SWEEP)
         run = _Run(n_particles)
         cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)
-        points = coordinates.points(run.state.particles["z"])
+        points = unconstrained.points(run.state.particles["z"])
     samples = points if inner is density else parameters_of(density, inner, points)
-    return _chain(density, samples, run, space, seed=seed_of(key), start=start, cause=cause)
+    return _chain(density, samples, run, moved_in, seed=seed_of(key), start=start, cause=cause)
 
 
 @dataclass
@@ -189,7 +189,7 @@ def _chain(
     density: ModelDensity,
     samples: FloatArray,
     run: _Run,
-    space: Coordinates,
+    moved_in: str,
     *,
     seed: int,
     start: float,
@@ -209,7 +209,7 @@ def _chain(
     )
     settings: dict[str, Any] = {
         "n_particles": run.n,
-        "space": space,
+        "coordinates": moved_in,
         "temperatures": run.powers,
         "acceptance": run.acceptance,
         "moves": run.moves,

@@ -7,10 +7,8 @@ begins everywhere: b L q / b is q L, evidence included.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -77,19 +75,6 @@ def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
     if start != "auto" or not density.learned_sites:
         return start == "broad" and bool(density.learned_sites)
     return weighted_prior(key, density).effective_size < _ENOUGH
-
-
-def begin_at(start: Start, sampler: Callable[..., Chain], options: Mapping[str, Any]) -> Start:
-    """Returns `start`, but "prior" for "auto" where a sampler is told to move in the latent space of learned priors.
-
-    Through broad priors a density has no such space. A sampler whose default that is moves in the parameters then,
-    whether or not the default is written out; any other one would refuse.
-    """
-    if isinstance(sampler, partial):
-        return begin_at(start, sampler.func, {**sampler.keywords, **options})
-    default = inspect.signature(sampler).parameters.get("space")
-    refuses = options.get("space") == "latent" and (default is None or default.default != "latent")
-    return "prior" if start == "auto" and refuses else start
 
 
 def through_broad(density: ModelDensity, sample: Callable[[ModelDensity], Chain]) -> Chain:

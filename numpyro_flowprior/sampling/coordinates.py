@@ -1,67 +1,80 @@
-"""Between the vector that a sampler moves and the values of a model's latent sites.
-
-The coordinates of a site whose support is a box are its value. Any other continuous support (a simplex, a Cholesky
-factor, an ordered vector) enters through the unconstrained coordinates of NumPyro's bijection, and its density there
-has the Jacobian. Functions of NumPy arrays or traced ones, of vectors (..., d), all in the precision that holds.
-"""
+"""The coordinates that a sampler moves in: the model's parameters, or the latent coordinates of its learned priors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from .._util.checks import FloatArray
+from ..chains.chain import Chain
+from .density import ModelDensity
 
-from ..models.sites import Latent
-
-_FARTHEST = 700.0  # of an unconstrained coordinate: exp of it is finite. A Dirichlet draw with a zero is at infinity
-
-
-def coordinates_of(latents: Sequence[Latent], x: Any) -> dict[str, Any]:
-    """Returns each site's coordinates, {site: (..., *inner_shape)}, from vectors (..., d)."""
-    parts, start = {}, 0
-    for latent in latents:
-        stop = start + latent.space.dim
-        parts[latent.site] = _filled(latent, x[..., start:stop]).reshape(*x.shape[:-1], *latent.inner_shape)
-        start = stop
-    return parts
+Coordinates = Literal["auto", "parameters", "latent"]
 
 
-def values_of(latents: Sequence[Latent], x: Any) -> tuple[dict[str, Any], Any]:
-    """Returns the latent sites' values, {site: (..., *shape)}, and the log Jacobian of the map (...,), at (..., d)."""
-    values, log_det = coordinates_of(latents, x), jnp.zeros(x.shape[:-1], x.dtype)
-    for latent in latents:
-        if latent.transform is not None:
-            inner = values[latent.site]
-            values[latent.site] = latent.transform(inner)
-            change = latent.transform.log_abs_det_jacobian(inner, values[latent.site])
-            if latent.imputed is not None:
-                change = jnp.where(latent.imputed, change, 0.0)
-            log_det = log_det + change.sum(axis=tuple(range(x.ndim - 1, change.ndim)))
-    return values, log_det
+def resolved(coordinates: Coordinates, density: ModelDensity, subject: str, *, auto: str) -> str:
+    """Returns the coordinates that a sampler moves in, "parameters" or "latent".
+
+    A model without learned priors has no latent space other than its parameters: there all three are one.
+
+    Args:
+        coordinates: what the user asks for; "auto" leaves it to the sampler.
+        density: the posterior.
+        subject: of error messages.
+        auto: the sampler's choice where there are learned priors.
+
+    Raises:
+        ValueError: another word.
+    """
+    if coordinates not in get_args(Coordinates):
+        expected = ", ".join(map(repr, get_args(Coordinates)))
+        raise ValueError(f"{subject}: coordinates: expected one of {expected}; got {coordinates!r}.")
+    chosen = auto if coordinates == "auto" else coordinates
+    return chosen if density.learned_sites else "parameters"
 
 
-def vector_of(latents: Sequence[Latent], values: Mapping[str, Any]) -> Any:
-    """Returns vectors (..., d) of the latent sites' values, {site: (..., *shape)}: the inverse of `values_of`."""
-    parts = []
-    for latent in latents:
-        value = values[latent.site]
-        batch = value.shape[: value.ndim - len(latent.shape)]
-        if latent.transform is not None:
-            value = jnp.clip(latent.transform.inv(value), -_FARTHEST, _FARTHEST)
-        value = value.reshape(*batch, -1)
-        parts.append(value if latent.imputed is None else value[..., latent.moved])
-    xp = jnp if any(isinstance(part, jax.Array) for part in parts) else np
-    return xp.concatenate(parts, axis=-1)
+def sampled_in(density: ModelDensity, coordinates: str) -> tuple[ModelDensity, Callable[..., Chain]]:
+    """Returns the density that a sampler is to sample, and what makes a chain in the model's parameters of its draws.
+
+        inner, to_chain = sampled_in(density, coordinates)
+        ...  # samples, log_prior, log_likelihood of inner
+        return to_chain(samples, log_prior=log_prior, log_likelihood=log_likelihood, chain_id=..., info=...)
+
+    Evidence, importance weights and log likelihood are those of the model in either coordinates. The log prior is not:
+    the chain's is taken anew in the model's own, so that `log_prob` means the same for every sampler.
+
+    Args:
+        density: the posterior.
+        coordinates: "parameters" for the density as it is; "latent" for `density.in_latent_space()`.
+    """
+    if coordinates == "parameters":
+        return density, partial(chain_of_draws, density)
+    inner = density.in_latent_space()
+
+    def to_chain(samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any) -> Chain:
+        del log_prior  # of the latent coordinates
+        theta = parameters_of(density, inner, samples)
+        own = density.log_prior(theta)
+        return chain_of_draws(density, theta, log_prior=own, log_likelihood=log_likelihood, **fields)
+
+    return inner, to_chain
 
 
-def _filled(latent: Latent, part: Any) -> Any:
-    """Returns the raveled coordinates of a site, with those that the vector lacks."""
-    if latent.others is None:
-        return part
-    order = np.argsort(np.concatenate([np.flatnonzero(latent.moved), np.flatnonzero(~latent.moved)]))
-    xp = np if isinstance(part, np.ndarray) else jnp
-    others = np.broadcast_to(latent.others, (*part.shape[:-1], len(latent.others)))
-    return xp.concatenate([part, others], axis=-1)[..., order]
+def parameters_of(density: ModelDensity, inner: ModelDensity, samples: FloatArray) -> FloatArray:
+    """Returns the vectors (n, d) of a density at points (n, d) of `density.in_latent_space()`."""
+    return density.vector({**inner.constrain(samples), **inner.deterministics(samples)})
+
+
+def chain_of_draws(
+    density: ModelDensity, samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any
+) -> Chain:
+    """Returns the chain of a density's draws (n, d), with log prior and log likelihood (n,) and their sum."""
+    return Chain(
+        samples,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        **fields,
+    )

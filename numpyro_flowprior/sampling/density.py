@@ -27,7 +27,7 @@ from ..models.dimensions import arrays_of_sites, variables_of_latents
 from ..models.latent import LatentReparam
 from ..models.sites import find_latents, merged_space, observed_sites, trace_model
 from ..models.unusual import ConstantSites, ProperSites, is_constant
-from .coordinates import coordinates_of, values_of, vector_of
+from ..models.vector import coordinates_of, values_of, vector_of
 from .fitness import require_fixed_supports, require_numbers_observed
 
 # Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's

@@ -17,11 +17,11 @@ from .._util.storage import remove_leftovers
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from ..chains.chain import Chain
 from .checkpoint import require_folder, require_same_density
+from .coordinates import Coordinates, resolved, sampled_in
 from .density import ModelDensity
 from .ensemble_file import read_run, write_run
 from .ensemble_moves import mixed, moves_of, recorded
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .space import Coordinates, sampled_in
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _CHANGE = 0.05  # of it, from one look to the next, at which it is known well enough
@@ -36,7 +36,7 @@ def sample_emcee(
     n_walkers: int | None = None,
     max_steps: int = 10_000,
     max_seconds: float | None = None,
-    space: Coordinates = "parameters",
+    coordinates: Coordinates = "auto",
     proposal: Any = None,
     proposal_share: float = 0.2,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -57,12 +57,13 @@ def sample_emcee(
         max_steps: most steps taken.
         max_seconds: return what there is after this time, looked at after every step; None for no limit. It is an error
             if it ends before the walkers have found where to start.
-        space: the coordinates that the walkers move in, whatever the chain is in: "parameters" for the model's own;
-            "latent" for those of its learned priors, in which the first analysis is white.
+        coordinates: what the walkers move in; the chain is in the model's parameters whatever it is. "parameters" for
+            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
+            same if it has none; "auto" for "parameters".
         proposal: a density from which to propose independently of where a walker is, so that walkers cross between
             modes that stretch moves can't bridge: "prior" for the model's own prior, or a FlowPrior (trained on a first
-            short chain, say) over the same parameters, not with space="latent". The Metropolis-Hastings ratio is exact.
-            None for none.
+            short chain, say) over the same parameters, not with coordinates="latent". The Metropolis-Hastings ratio is
+            exact. None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
             on from there, also after a kill, to the same end (bit for bit, but for a move that counts its turns, such
@@ -79,8 +80,8 @@ def sample_emcee(
 
     Raises:
         ImportError: emcee is not installed.
-        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, latent
-            coordinates of a model that has none, or a checkpoint of another run.
+        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
+            checkpoint of another run.
         TimeoutError: time was up before the first step.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
@@ -92,11 +93,12 @@ def sample_emcee(
     max_steps = positive_int(max_steps, "sample_emcee: max_steps")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_emcee: max_seconds", 0.0, np.inf)
     require_folder(checkpoint)
-    inner, to_chain = sampled_in(density, space, "sample_emcee")
-    if space == "latent" and not (proposal is None or isinstance(proposal, str)):
+    moved_in = resolved(coordinates, density, "sample_emcee", auto="parameters")
+    inner, to_chain = sampled_in(density, moved_in)
+    if moved_in == "latent" and not (proposal is None or isinstance(proposal, str)):
         raise ValueError(
-            "sample_emcee: proposal: expected 'prior' with space='latent'; got a density over parameters. Leave "
-            "out `space`, in which such proposals need no help."
+            "sample_emcee: proposal: expected 'prior' with coordinates='latent'; got a density over parameters. "
+            "Leave out `coordinates`, in which such proposals need no help."
         )
     if options.get("pool") is not None:
         raise TypeError(
@@ -116,7 +118,7 @@ def sample_emcee(
     if backend is not None and checkpoint is not None:
         raise ValueError("sample_emcee: expected a checkpoint or a backend, which both keep the run; got both.")
     backend = emcee.backends.Backend() if backend is None else backend
-    about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": space}
+    about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": moved_in}
     about |= recorded(moves, proposal, proposal_share)
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():
@@ -138,7 +140,7 @@ def sample_emcee(
     keeper = _Keeper(checkpoint, backend, about, start_time + limit)
     tau, cause = _run(sampler, starts, max_steps, keeper, finished=finished, progress=progress)
     samples, fields, statistics = _kept(sampler, tau, cause)
-    info = run_record("emcee", seed, start_time, inner, {"space": space, **statistics})
+    info = run_record("emcee", seed, start_time, inner, {"coordinates": moved_in, **statistics})
     return to_chain(samples, **fields, rows="sequence", info=info)
 
 

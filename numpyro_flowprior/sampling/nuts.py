@@ -17,9 +17,9 @@ from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.checks import check_convergence
 from ..models.sites import without_masks
+from .coordinates import Coordinates, chain_of_draws, resolved, sampled_in
 from .density import ModelDensity
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .space import Coordinates, chain_of_draws, require_coordinates, sampled_in
 
 _BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
@@ -33,7 +33,7 @@ def sample_nuts(
     n_samples: int = 1000,
     n_warmup: int = 1000,
     n_chains: int = 4,
-    space: Coordinates = "latent",
+    coordinates: Coordinates = "auto",
     max_seconds: float | None = None,
     progress: bool = True,
     **options: Any,
@@ -46,9 +46,10 @@ def sample_nuts(
         n_samples: draws that each chain keeps.
         n_warmup: steps that adapt step size and mass matrix, and are dropped.
         n_chains: chains, run side by side in one compiled program.
-        space: "latent" to sample learned priors, where there are any, in their latent space (`LatentReparam`), where
-            NUTS moves best; modes that a prior keeps apart there are better left to `sample_pocomc`. "parameters" to
-            sample the model as it is.
+        coordinates: what the chains move in; the chain is in the model's parameters whatever it is. "parameters" for
+            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
+            same if it has none; "auto" for "latent". NUTS moves best there; modes that a prior keeps apart are better
+            left to `sample_pocomc`.
         max_seconds: return what there is after this time, looked at ten times after the warm-up (a tenth of the draws
             is made in any case) and ten times in it, where it is an error: there is nothing to return. None for no
             limit.
@@ -60,7 +61,7 @@ def sample_nuts(
         acceptance, gradient evaluations, and whether it converged. If it did not, one warning says why.
 
     Raises:
-        TypeError, ValueError: numbers of the wrong kind, or another space.
+        TypeError, ValueError: numbers of the wrong kind, or other coordinates.
         TimeoutError: time was up before the warm-up was over; the message says how far it came.
 
     Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.
@@ -69,15 +70,14 @@ def sample_nuts(
     n_warmup = positive_int(n_warmup, "sample_nuts: n_warmup")
     n_chains = positive_int(n_chains, "sample_nuts: n_chains")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
-    require_coordinates(space, "sample_nuts")
+    moved_in = resolved(coordinates, density, "sample_nuts", auto="latent")
     start = begin(key, density)
-    space = space if density.learned_sites else "parameters"
-    model = _Whole(sampled_in(density, space)[0].model, density.imputed_sites)
+    model = _Whole(sampled_in(density, moved_in)[0].model, density.imputed_sites)
     kernel = NUTS(model, **{"init_strategy": init_to_sample, **options})
     with jax.enable_x64(True):
         keys = jax.random.split(key, n_chains)
         draws, fields, cause = _run(kernel, keys, density, n_warmup, n_samples, start + limit, progress=progress)
-    settings = {"space": space, "n_warmup": n_warmup}
+    settings = {"coordinates": moved_in, "n_warmup": n_warmup}
     return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
 
 

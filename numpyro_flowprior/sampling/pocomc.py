@@ -18,13 +18,13 @@ import numpy as np
 from .._util.checks import FloatArray, optional_import, positive_int, real_in, shorten
 from ..chains.chain import Chain
 from .checkpoint import described, require_folder
+from .coordinates import Coordinates, resolved, sampled_in
 from .density import ModelDensity
 from .particle_keeper import Keeper
 from .particle_report import results_of
 from .particle_run import watched
 from .preconditioner import Preconditioner
 from .record import INTERRUPTION, begin, run_record, seed_of
-from .space import Coordinates, sampled_in
 
 OURS = "realnvp"
 _THEIRS = ("nsf3", "nsf6", "nsf12", "maf3", "maf6", "maf12")
@@ -100,7 +100,7 @@ def sample_pocomc(
     n_steps: int | None = None,
     flow: Any = OURS,
     precondition: bool = True,
-    space: Coordinates = "parameters",
+    coordinates: Coordinates = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     max_seconds: float | None = None,
@@ -126,8 +126,9 @@ def sample_pocomc(
             from the particles' log densities (see Preconditioner; benchmarks/preconditioner.py); or pocoMC's own in
             torch, "nsf3", "nsf6" (its default), "nsf12", "maf3", "maf6", "maf12", or a `zuko.flows.Flow`.
         precondition: False for moves without a flow; the evidence then comes from the particles, without an error.
-        space: the coordinates that the particles move in, whatever the chain is in: "parameters" for the model's own;
-            "latent" for those in which its learned priors are close to a standard normal (LatentReparam).
+        coordinates: what the particles move in; the chain is in the model's parameters whatever it is. "parameters" for
+            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
+            same if it has none; "auto" for "parameters".
         checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
             after a kill; the same call that is done already returns the same chain.
         checkpoint_every: iterations from one writing to the next.
@@ -165,7 +166,8 @@ def sample_pocomc(
     if options.get("sample") == "rwm" and density.dim == 1:
         raise ValueError("sample_pocomc: sample: 'rwm' of pocoMC 1.2.6 fails with one parameter. Leave it at 'tpcn'.")
     options = {"n_max_steps": 20 * sizes["n_steps"], **_checked_options(pocomc, options)}
-    inner, to_chain = sampled_in(density, space, "sample_pocomc")
+    moved_in = resolved(coordinates, density, "sample_pocomc", auto="parameters")
+    inner, to_chain = sampled_in(density, moved_in)
     key_prior, key_seed = jax.random.split(key)
     seed, start = seed_of(key_seed), begin(key, inner)
     about = {
@@ -175,7 +177,7 @@ def sample_pocomc(
         "options": described(options),
         "flow": flow if isinstance(flow, str) else [type(flow).__name__, re.sub(_LOADED, "", repr(flow))],
         "precondition": precondition,
-        "space": space,
+        "space": moved_in,
     }
     require_folder(checkpoint)
     torch = optional_import("torch", "samplers", "sample_pocomc")
@@ -202,7 +204,7 @@ def sample_pocomc(
         run.watch = keeper.between
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
     name = flow if isinstance(flow, str) else type(flow).__name__
-    settings = {**sizes, "flow": name if precondition else None, "space": space}
+    settings = {**sizes, "flow": name if precondition else None, "coordinates": moved_in}
     fields, report = results_of(run, settings, cause)
     return to_chain(**fields, **_KINDS, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 

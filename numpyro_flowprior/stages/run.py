@@ -14,7 +14,7 @@ from .._util.checks import real_in, shorten
 from ..chains.chain import Chain, seed_from_key
 from ..flows.config import FlowConfig
 from ..priors.composed import robustify
-from ..sampling.broad_start import Start, begin_at
+from ..sampling.broad_start import Start
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
@@ -114,9 +114,8 @@ def run_stages(
             files.begin(settings)
         _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
-        begins = begin_at(start, sampler, options)
         try:
-            chain = sampled(key_look, density, sample, files, origin, start=begins, override=override)
+            chain = sampled(key_look, density, sample, files, origin, start=start, override=override)
         except TimeoutError as error:  # before there was any draw
             analysis = StagedAnalysis(tuple(done)) if done else None
             raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
