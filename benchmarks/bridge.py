@@ -49,7 +49,7 @@ def emulated() -> fp.EmulatorLikelihood:
     """Returns the likelihood of a made-up system of 24 outputs in 7 parameters."""
     rng = np.random.default_rng(0)
     space = twin.SPACE
-    X = fp.design(space, 300, key=jax.random.key(0))
+    X = fp.design_points(jax.random.key(0), space, 300)
     unit = (X - np.array(space.lower)) / np.diff(space.bounds, axis=1)[:, 0]
     Y = np.sin(unit @ rng.normal(size=(7, 24))) + unit**2 @ rng.normal(size=(7, 24))
     emulator = fp.GPEmulator.fit(X, Y, space, n_components=8, progress=False)

@@ -85,7 +85,9 @@ def row(name: str, seeds: int, reference: list[float]) -> list[str]:
     for seed in range(seeds):
         rng = np.random.default_rng([seed, 17])
         try:
-            found = fp.compare(made(first, rng, False), made(second, rng, False), modes={}, classify=False, seed=seed)
+            found = fp.compare(
+                made(first, rng, False), made(second, rng, False), modes={}, classify=False, key=jax.random.key(seed)
+            )
         except ValueError:
             refused += 1
             continue
@@ -93,7 +95,9 @@ def row(name: str, seeds: int, reference: list[float]) -> list[str]:
     for seed in range(max(seeds // 8, 2)):
         rng = np.random.default_rng([seed, 18])
         try:
-            found = fp.compare(made(first, rng, False), made(second, rng, True), modes={}, classify=False, seed=seed)
+            found = fp.compare(
+                made(first, rng, False), made(second, rng, True), modes={}, classify=False, key=jax.random.key(seed)
+            )
         except ValueError:
             continue
         different.append((found.excess, found.excess_error))

@@ -29,7 +29,7 @@ from tables import origin, publish, table
 import numpyro_flowprior as fp
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.stages.exact import ExactDensity
-from numpyro_flowprior.stages.guards import guard
+from numpyro_flowprior.stages.guards import check_stage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from toys import make_prior, mixture_prior
@@ -98,7 +98,7 @@ def guards_of(maker: Maker, seed: int) -> fp.Guards:
     )
     exact = ExactDensity(prior.space.names, lambda x: norm.logpdf(x).sum(axis=1), True)
     density = fp.ModelDensity(model, prior, y)
-    return guard(
+    return check_stage(
         jax.random.key(seed), density, prior, chain, fp.Chain(before, prior.space, **fields_before), exact=exact
     )
 

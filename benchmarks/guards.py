@@ -91,7 +91,7 @@ def guarded(seed: int, shift: float, learning: dict[str, Any]) -> fp.Guards:
         prior = fp.fit_flow(keys[1], before, progress=False, **learning).prior
     second = fp.ModelDensity(model, prior, 1, data[1])
     exact = exact_prior(second, prior, exact_posterior(first, before, None))
-    return fp.guard(keys[3], second, prior, weighted(keys[2], second), before, exact=exact)
+    return fp.check_stage(keys[3], second, prior, weighted(keys[2], second), before, exact=exact)
 
 
 def said(case: str, seed: int) -> tuple[str, dict[str, str], float]:

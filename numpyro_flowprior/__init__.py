@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .diagnostics.divergences import MarginalKL, marginal_kl
     from .diagnostics.quality import quality_report
     from .diagnostics.report import QualityReport
-    from .emulators.design import design
+    from .emulators.design import design_points
     from .emulators.emulator import GPEmulator
     from .emulators.gaussian_process import Prediction
     from .emulators.likelihood import EmulatorLikelihood
@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .sampling.reweight import psis_reweight
     from .stages.analysis import StagedAnalysis
     from .stages.folder import load_stages
-    from .stages.guards import Guards, guard
+    from .stages.guards import Guards, check_stage
     from .stages.html import write_report
     from .stages.run import StageStopped, run_stages
     from .stages.stage import Stage
@@ -73,7 +73,7 @@ _HOMES = {
     "diagnostics.divergences": ("MarginalKL", "marginal_kl"),
     "diagnostics.quality": ("quality_report",),
     "diagnostics.report": ("QualityReport",),
-    "emulators.design": ("design",),
+    "emulators.design": ("design_points",),
     "emulators.emulator": ("GPEmulator",),
     "emulators.gaussian_process": ("Prediction",),
     "emulators.likelihood": ("EmulatorLikelihood",),
@@ -103,7 +103,7 @@ _HOMES = {
     "sampling.reweight": ("psis_reweight",),
     "stages.analysis": ("StagedAnalysis",),
     "stages.folder": ("load_stages",),
-    "stages.guards": ("Guards", "guard"),
+    "stages.guards": ("Guards", "check_stage"),
     "stages.html": ("write_report",),
     "stages.run": ("StageStopped", "run_stages"),
     "stages.stage": ("Stage",),
@@ -147,12 +147,12 @@ __all__ = [
     "Tension",
     "TrainConfig",
     "UniformPrior",
+    "check_stage",
     "compare",
-    "design",
+    "design_points",
     "fit_flow",
     "fit_marginal",
     "from_arviz",
-    "guard",
     "load_numpy",
     "load_stages",
     "marginal_kl",

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist, pdist
 from scipy.stats import kstest, qmc
 
-from numpyro_flowprior import Chain, ParameterSpace, design
+from numpyro_flowprior import Chain, ParameterSpace, design_points
 
 SPACE = ParameterSpace(["a", "b", "c"], [-1.0, 0.0, 10.0], [1.0, 2.0, 40.0])
 LOWER, UPPER = SPACE.bounds.T
@@ -18,7 +18,7 @@ def in_unit_box(points):
 
 
 def test_a_latin_hypercube_whose_points_are_apart():
-    points = in_unit_box(design(SPACE, 60, KEY))
+    points = in_unit_box(design_points(KEY, SPACE, 60))
     cells = np.sort(np.floor(60 * points).astype(int), axis=0)
     np.testing.assert_array_equal(cells, np.repeat(np.arange(60)[:, None], 3, axis=1))
     plain = [pdist(qmc.LatinHypercube(3, rng=seed).random(60)).min() for seed in range(200)]
@@ -26,7 +26,7 @@ def test_a_latin_hypercube_whose_points_are_apart():
 
 
 def test_sobol_is_scipys_and_balanced():
-    points = in_unit_box(design(SPACE, 64, KEY, method="sobol"))
+    points = in_unit_box(design_points(KEY, SPACE, 64, method="sobol"))
     for column in points.T:
         np.testing.assert_array_equal(np.bincount(np.floor(64 * column).astype(int)), np.ones(64))
     assert qmc.discrepancy(points) < 0.3 * qmc.discrepancy(np.random.default_rng(0).random((64, 3)))
@@ -34,9 +34,9 @@ def test_sobol_is_scipys_and_balanced():
 
 @pytest.mark.parametrize("method", ["maximin", "sobol"])
 def test_the_key_decides(method):
-    first, again = (design(SPACE, 20, KEY, method=method) for _ in range(2))
+    first, again = (design_points(KEY, SPACE, 20, method=method) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, design(SPACE, 20, jax.random.key(1), method=method))
+    assert not np.array_equal(first, design_points(jax.random.key(1), SPACE, 20, method=method))
     assert SPACE.contains(first).all()
 
 
@@ -51,7 +51,7 @@ def posterior(n=2000):
 
 def test_points_around_a_posterior_follow_it_and_keep_off_each_other():
     chain = posterior()
-    points = design(SPACE, 40, KEY, chain=chain)
+    points = design_points(KEY, SPACE, 40, chain=chain)
     assert points.shape == (40, 3)
     assert SPACE.contains(points).all()
     inside = cdist(points / chain.samples.std(0), chain.samples / chain.samples.std(0)).min(axis=1)
@@ -64,9 +64,9 @@ def test_points_around_a_posterior_follow_it_and_keep_off_each_other():
 
 def test_points_where_the_model_has_been_run_are_avoided():
     chain = posterior()
-    first = design(SPACE, 30, KEY, chain=chain)
+    first = design_points(KEY, SPACE, 30, chain=chain)
     scale = chain.samples.std(0)
-    alone, knowing = (design(SPACE, 30, jax.random.key(1), chain=chain, existing=e) for e in (None, first))
+    alone, knowing = (design_points(jax.random.key(1), SPACE, 30, chain=chain, existing=e) for e in (None, first))
     apart = [cdist(points / scale, first / scale).min() for points in (alone, knowing)]
     assert apart[1] > apart[0]
 
@@ -75,26 +75,26 @@ def test_weights_and_the_order_of_columns_count():
     chain = posterior()
     weights = np.where(chain.samples[:, 2] < 20, 1.0, 0.0)
     chain = Chain(chain.samples, SPACE, weights=weights).select(["c", "a", "b"])
-    points = design(SPACE, 30, KEY, chain=chain)
+    points = design_points(KEY, SPACE, 30, chain=chain)
     assert (points[:, 2] < 20).all()
 
 
 def test_a_short_chain_gives_new_points():
     chain = posterior(40)
-    points = design(SPACE, 100, KEY, chain=chain)
+    points = design_points(KEY, SPACE, 100, chain=chain)
     assert len(np.unique(points, axis=0)) == 100
 
 
 def test_draws_outside_of_the_space_are_left_out():
     wide = ParameterSpace(["a", "b", "c"], -100.0, 100.0)
     chain = Chain(np.random.default_rng(0).normal([0, 1, 20], 10.0, (2000, 3)), wide)
-    assert SPACE.contains(design(SPACE, 50, KEY, chain=chain)).all()
+    assert SPACE.contains(design_points(KEY, SPACE, 50, chain=chain)).all()
     with pytest.raises(ValueError, match="chain: expected draws inside the space's bounds; 0 of 9 are"):
-        design(SPACE, 5, KEY, chain=Chain(np.full((9, 3), -50.0) - np.arange(9)[:, None], wide))
+        design_points(KEY, SPACE, 5, chain=Chain(np.full((9, 3), -50.0) - np.arange(9)[:, None], wide))
 
 
 def test_flat_marginals_of_the_whole_design():
-    points = in_unit_box(design(SPACE, 300, KEY))
+    points = in_unit_box(design_points(KEY, SPACE, 300))
     assert all(kstest(column, "uniform").statistic < 1 / 300 + 1e-9 for column in points.T)
 
 
@@ -117,4 +117,4 @@ def test_bad_requests_are_refused_by_name(name):
     options, error, message = BAD[name]
     options = {"space": SPACE, "n": 10, **options}
     with pytest.raises(error, match=message):
-        design(options.pop("space"), options.pop("n"), KEY, **options)
+        design_points(KEY, options.pop("space"), options.pop("n"), **options)

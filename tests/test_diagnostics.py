@@ -220,7 +220,7 @@ def test_the_excess_is_calibrated_for_rows_of_every_kind(kind):
     The benchmark calibration_of_compare has 200, and more kinds. And a real difference is seen as it is.
     """
     found = [
-        compare(kinds(2 * seed)[kind], kinds(2 * seed + 1)[kind], modes={}, classify=False, seed=seed)
+        compare(kinds(2 * seed)[kind], kinds(2 * seed + 1)[kind], modes={}, classify=False, key=jax.random.key(seed))
         for seed in range(40)
     ]
     assert sum(abs(each.excess) < 2 * each.excess_error for each in found) > 32
@@ -240,7 +240,7 @@ def test_the_excess_is_calibrated_for_chains_of_other_sizes_and_kinds(sizes):
         slow = Chain(autoregression(10 * min(sizes), 0.9, seed=seed), ParameterSpace(["x", "y"]))
         many = normal_chain(max(sizes), seed=1000 + seed).replace(space=slow.space)
         pair = (slow, many) if sizes[0] < sizes[1] else (many, slow)
-        found = compare(*pair, modes={}, classify=False, seed=seed)
+        found = compare(*pair, modes={}, classify=False, key=jax.random.key(seed))
         within += abs(found.excess) < 2 * found.excess_error
     assert within > 32
 

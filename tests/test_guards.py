@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import kstest, multivariate_normal, norm
 from toys import correlated_chain
 
-from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, guard, psis_reweight, tension
+from numpyro_flowprior import Chain, Guards, ModelDensity, ParameterSpace, check_stage, psis_reweight, tension
 from numpyro_flowprior.diagnostics.coverage import Extrapolation
 from numpyro_flowprior.diagnostics.posterior_divergence import posterior_divergence
 from numpyro_flowprior.sampling.broad_start import WeightedPrior
@@ -393,7 +393,7 @@ def test_the_evidence_is_told_once(monkeypatch):
     )
     monkeypatch.setattr(guards_module, "power_sensitivity", lambda chain: None)
     prior = SimpleNamespace(space=density.space)
-    found = guard(jax.random.key(2), density, prior, chain, before)
+    found = check_stage(jax.random.key(2), density, prior, chain, before)
     lines = [each for each in found.findings if f"{chain.log_evidence:.2f}" in each.text]
     assert [each.subject for each in lines] == ["sampler against weighted prior draws"], found
     assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()

@@ -161,7 +161,7 @@ def test_the_classifier_sees_what_marginals_do_not_and_nothing_where_nothing_is(
 
     generators = [np.random.default_rng(seed) for seed in range(40)]
     chances = [
-        compare(chain_of(pair(rng)), chain_of(pair(rng)), repeats=2, modes={}, seed=j).classifier.p_value
+        compare(chain_of(pair(rng)), chain_of(pair(rng)), repeats=2, modes={}, key=jax.random.key(j)).classifier.p_value
         for j, rng in enumerate(generators)
     ]
     assert np.sum(np.array(chances) < 0.1) <= 13

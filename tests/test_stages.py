@@ -131,7 +131,7 @@ def test_three_stages_give_the_joint_posterior_and_evidence(whole):
 
 def test_a_finished_run_is_read_back_and_nothing_is_run_again(whole, folder, monkeypatch):
     monkeypatch.setattr(steps, "fit_flow", _never)
-    monkeypatch.setattr(module, "guard", _never)
+    monkeypatch.setattr(module, "check_stage", _never)
     again = run_stages(KEY, STAGES, Flat(), sampler=_never, folder=folder, **QUICK)
     for one in (again, load_stages(folder)):
         for name, chain in whole.chains.items():
@@ -423,7 +423,7 @@ def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_
     assert "psis" not in plain.info
     np.testing.assert_array_equal(load_stages(tmp_path).posterior.weights, plain.weights)
     monkeypatch.setattr(steps, "fit_flow", _never)
-    monkeypatch.setattr(module, "guard", _never)
+    monkeypatch.setattr(module, "check_stage", _never)
     again = run_stages(KEY, STAGES[:2], Flat(), psis=True, **run)  # the flows and guards of either call are kept
     np.testing.assert_array_equal(again.posterior.weights, corrected.weights)
     read = load_stages(tmp_path)["y"].guards

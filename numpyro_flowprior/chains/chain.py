@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
+from .._util.keys import seed_from_key
 from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
@@ -378,12 +379,6 @@ def systematic_rows(key: jax.Array, probabilities: FloatArray, n: int) -> np.nda
 
 def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(seed_from_key(key))
-
-
-def seed_from_key(key: jax.Array) -> list[int]:
-    """Returns integers that seed NumPy-style generators, from a JAX key of the old or the typed kind."""
-    data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return np.asarray(data, dtype=np.uint32).ravel().tolist()
 
 
 def _checked_samples(samples: Any, space: ParameterSpace) -> FloatArray:

@@ -12,6 +12,7 @@ from scipy.stats import f as f_ratio
 
 from .._util.checks import FloatArray, positive_int
 from .._util.json_numbers import numbers, rounded
+from .._util.keys import seed_or_zero
 from ..chains.chain import Chain
 from .divergences import Grid, MarginalKL
 from .independent import independent_rows
@@ -202,7 +203,7 @@ def compare(
     repeats: int = 32,
     modes: Mapping[str, Any] | None = None,
     classify: bool = True,
-    seed: int = 0,
+    key: jax.Array | None = None,
 ) -> Comparison:
     """Returns how far b is from the reference a.
 
@@ -219,7 +220,7 @@ def compare(
         modes: {parameter: value or values between its modes}, whose shares are compared; None to look for valleys of
             the marginals (`diagnostics.modes`), {} for no modes.
         classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
-        seed: of the dealing, and of the classifier's rows and folds.
+        key: of the dealing, and of the classifier's rows and folds; None for jax.random.key(0).
 
     Of chains longer than 200,000 rows the divergences take as many.
 
@@ -227,7 +228,7 @@ def compare(
         ValueError: b lacks a parameter of a, a parameter's draws are all in one bin, a chain is shorter than eight
             autocorrelation times, or of fewer than four families, or modes are of an unknown parameter.
     """
-    repeats = positive_int(repeats, "compare: repeats")
+    repeats, seed = positive_int(repeats, "compare: repeats"), seed_or_zero(key)
     b = b if b.names == a.names else b.select(a.names)
     chains = [_shortened(chain, seed + j) for j, chain in enumerate((a, b))]
     grid = Grid.of(chains[0], chains[1], bounds, bins, "compare")

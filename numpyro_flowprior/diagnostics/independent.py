@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray
+from .._util.keys import seed_from_key
 from ..chains.autocorrelation import integrated_time, steps_of
-from ..chains.chain import Chain, seed_from_key, systematic_rows
+from ..chains.chain import Chain, systematic_rows
 from ..chains.effective import effective_sizes, kish
 
 _CORRELATION = 0.05  # what may remain between neighbouring rows: it inflates a standard deviation by 5 %

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util.checks import FloatArray, shorten
-from ..chains.chain import Chain, seed_from_key
+from .._util.keys import seed_from_key
+from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_outer

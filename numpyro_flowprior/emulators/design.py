@@ -16,7 +16,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
 from .._util.checks import FloatArray, one_of, positive_int, shorten
-from ..chains.chain import Chain, seed_from_key
+from .._util.keys import seed_from_key
+from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace, require_space
 from .runs import checked_inputs
 
@@ -25,10 +26,10 @@ _BEYOND = 0.5  # of the way to a neighbour
 _CANDIDATES = 20  # draws from a posterior per point to choose
 
 
-def design(
+def design_points(
+    key: jax.Array,
     space: ParameterSpace,
     n: int,
-    key: jax.Array,
     *,
     method: str = "maximin",
     chain: Chain | None = None,
@@ -37,9 +38,9 @@ def design(
     """Returns n points (n, d) at which to run the model.
 
     Args:
+        key: JAX random key.
         space: the parameters; finite bounds, all of them, unless a chain says where to go.
         n: number of points, >= 2. About ten per parameter is a common first choice.
-        key: JAX random key.
         method: "maximin", a Latin hypercube whose closest points were moved apart by exchanges: every parameter's
             values are spread evenly; or "sobol", a scrambled Sobol sequence, best for n a power of two.
         chain: a posterior of these parameters, for the next round of training: points are chosen among its draws, as

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from .._util.checks import positive_int
+from .._util.keys import seed_or_zero
 from ..chains.parameters import ParameterSpace, require_space
 from . import gaussian_process
 from .emulator_file import read_emulator, write_emulator
@@ -83,7 +84,7 @@ class GPEmulator:
         Y_error: Any = None,
         log_outputs: bool | Sequence[str] = False,
         restarts: int = 0,
-        seed: int = 0,
+        key: jax.Array | None = None,
         output_names: Sequence[str] | None = None,
         progress: bool = True,
     ) -> GPEmulator:
@@ -107,7 +108,7 @@ class GPEmulator:
             log_outputs: names of positive outputs to emulate by their logarithm, or True for all: for outputs that
                 vary by factors. `predict` gives the moments of the outputs themselves.
             restarts: further starting points of the optimiser, >= 0; all starts of all components run in parallel.
-            seed: seeds them, >= 0.
+            key: seeds them; None for jax.random.key(0).
             output_names: (m,) unique names, or None for those of a DataFrame's columns, or "y0", "y1", ...
             progress: whether to show a progress bar.
 
@@ -132,7 +133,7 @@ class GPEmulator:
             kernel_range(kernel, space.dim),
             space.names,
             restarts=positive_int(restarts, "restarts", minimum=0),
-            seed=positive_int(seed, "seed", minimum=0),
+            seed=seed_or_zero(key),
             progress=progress,
         )
         warn_if_unfinished(report)

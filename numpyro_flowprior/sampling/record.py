@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..chains.chain import seed_from_key
+from .._util.keys import seed_from_key
 from .density import ModelDensity
 
 INTERRUPTION = "an interruption"  # by the keyboard: what `stopped_by` of a run's record says then

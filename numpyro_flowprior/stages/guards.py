@@ -94,7 +94,7 @@ class Guards:
         return "\n".join(lines)
 
 
-def guard(
+def check_stage(
     key: jax.Array,
     density: ModelDensity,
     prior: Any,

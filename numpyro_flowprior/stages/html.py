@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._util.keys import seed_from_key
 from .._util.storage import write_atomically
 from .._util.version import __version__
-from ..chains.chain import Chain, seed_from_key
+from ..chains.chain import Chain
 from ..diagnostics.report import QualityReport
 from ..flows.layout import coupling_masks
 from ..plots.corner import plot_corner

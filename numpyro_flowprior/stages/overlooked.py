@@ -18,7 +18,8 @@ from scipy.special import expit, logsumexp
 from scipy.stats import chi2, multivariate_normal, multivariate_t
 
 from .._util.checks import FloatArray
-from ..chains.chain import Chain, seed_from_key
+from .._util.keys import seed_from_key
+from ..chains.chain import Chain
 from ..diagnostics.independent import independent_rows
 from ..diagnostics.whitening import whitening
 from ..sampling.density import ModelDensity

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from ..chains.chain import Chain, seed_from_key
+from .._util.keys import seed_from_key
+from ..chains.chain import Chain
 from ..diagnostics.coverage import Extrapolation, extrapolation
 from ..diagnostics.independent import independent_rows
 from .tension import normal_scores

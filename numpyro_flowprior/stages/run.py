@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from .._util.checks import real_in, shorten
-from ..chains.chain import Chain, seed_from_key
+from .._util.keys import seed_from_key
+from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from ..priors.composed import robustify
 from ..sampling.broad_start import Start
@@ -24,7 +25,7 @@ from ..training.config import TrainConfig
 from .analysis import StagedAnalysis, StageResult
 from .exact import ExactDensity, exact_posterior, exact_prior
 from .folder import StageFolder, begin_folder, handed_on, report_of
-from .guards import guard
+from .guards import check_stage
 from .origin import chain_fingerprint
 from .stage import Stage, checked_stages, kept_names
 from .steps import guarded, learnt, sampled
@@ -129,7 +130,7 @@ def run_stages(
         guards = None
         if earlier is not None:
             _say(f"stage {stage.name!r}: its guards", progress=progress)
-            make = partial(guard, key_guard, density, prior, chain, earlier[0], exact=exact, corrected=reweighted)
+            make = partial(check_stage, key_guard, density, prior, chain, earlier[0], exact=exact, corrected=reweighted)
             guards = guarded(make, files, {**origin, **made_from}, reweighted=reweighted)
         _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
         kept = chain if names == chain.names else chain.select(names)

@@ -1,0 +1,17 @@
+"""JAX keys for generators that are not JAX's."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+
+def seed_from_key(key: jax.Array) -> list[int]:
+    """Returns integers that seed NumPy-style generators, from a JAX key of the old or the typed kind."""
+    data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return np.asarray(data, dtype=np.uint32).ravel().tolist()
+
+
+def seed_or_zero(key: jax.Array | None) -> int:
+    """Returns the integer that an optional key stands for: j for jax.random.key(j), 0 for None."""
+    return 0 if key is None else seed_from_key(key)[-1]
