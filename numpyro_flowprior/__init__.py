@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ._util.version import __version__ as __version__
 
 if TYPE_CHECKING:  # for type checkers and editors; the table below says the same at run time, as a test makes sure
+    from ._util.messages import ConvergenceWarning, FlowPriorError, FlowPriorWarning
     from ._util.storage import FileFormatError
     from .chains.chain import Chain
     from .chains.parameters import ParameterSpace
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .training.scan import ScanResult, scan_flows
 
 _HOMES = {
+    "_util.messages": ("ConvergenceWarning", "FlowPriorError", "FlowPriorWarning"),
     "_util.storage": ("FileFormatError",),
     "chains.chain": ("Chain",),
     "chains.parameters": ("ParameterSpace",),
@@ -122,12 +124,15 @@ __all__ = [
     "Chain",
     "Comparison",
     "ConditionalPrior",
+    "ConvergenceWarning",
     "EmulatorLikelihood",
     "EmulatorValidation",
     "FileFormatError",
     "FlowConfig",
     "FlowFit",
     "FlowPrior",
+    "FlowPriorError",
+    "FlowPriorWarning",
     "GPEmulator",
     "Guards",
     "LatentReparam",

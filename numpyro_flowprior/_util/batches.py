@@ -13,28 +13,37 @@ from .checks import FloatArray
 _SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
 
 
-def padded_batches(n: int) -> list[tuple[int, int, int]]:
-    """Returns (start, rows, padded rows) of the batches that n points are cut into."""
+def padded_batches(n: int, size: int | None = None) -> list[tuple[int, int, int]]:
+    """Returns (start, rows, padded rows) of the batches that n points are cut into, all of one size if it is given."""
     batches = []
-    for start in range(0, n, _LARGEST):
-        rows = min(_LARGEST, n - start)
-        batches.append((start, rows, max(_SMALLEST, 1 << (rows - 1).bit_length())))
+    longest = size or _LARGEST
+    for start in range(0, n, longest):
+        rows = min(longest, n - start)
+        batches.append((start, rows, size or max(_SMALLEST, 1 << (rows - 1).bit_length())))
     return batches
 
 
-def in_batches(function: Callable[[FloatArray], Any], points: FloatArray, filler: Any) -> Any:
+def in_batches(
+    function: Callable[[FloatArray], Any], points: FloatArray, filler: Any = None, *, size: int | None = None
+) -> Any:
     """Returns what a function of many points (n, d) gives, a pytree with leaves (n, ...), as NumPy arrays of our own.
 
-    It is called with batches of a few sizes, filled up with copies of their last point; with `filler` (d,) alone, for
-    the leaves' shapes, if there are no points.
+    It is called with batches of a few sizes, or of one, filled up with copies of their last point; with `filler` (d,)
+    alone, for the leaves' shapes, if there are no points.
+
+    Args:
+        function: of points (m, d).
+        points: (n, d).
+        filler: a point; None where there are points for certain.
+        size: of all batches; None for powers of two up to 2048.
     """
-    if _SMALLEST <= len(points) <= _LARGEST and len(points) & (len(points) - 1) == 0:  # the way of most samplers
+    if size is None and _SMALLEST <= len(points) <= _LARGEST and len(points) & (len(points) - 1) == 0:  # most samplers
         return jax.tree.map(np.array, function(points))
     parts = []
-    for start, rows, size in padded_batches(len(points)) or [(0, 0, 1)]:
+    for start, rows, padded in padded_batches(len(points), size) or [(0, 0, 1)]:
         batch = points[start : start + rows]
-        if rows < size:
-            padding = np.broadcast_to(batch[-1] if rows else filler, (size - rows, points.shape[1]))
+        if rows < padded:
+            padding = np.broadcast_to(batch[-1] if rows else filler, (padded - rows, points.shape[1]))
             batch = np.concatenate([batch, padding])
         parts.append(jax.tree.map(lambda leaf, rows=rows: np.array(leaf)[:rows], function(batch)))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

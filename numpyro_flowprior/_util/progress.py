@@ -6,6 +6,7 @@ kilobytes.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+_LOG = logging.getLogger("numpyro_flowprior")
 _BETWEEN = 10.0  # seconds between two lines of one process, at least
 
 
@@ -38,6 +40,13 @@ def progress_bar(
     disable = disable or sys.stderr is None  # under pythonw, and some services
     kind = tqdm if disable or is_looked_at() else Lines
     return kind(iterable, desc=desc, unit=unit, total=total, initial=initial, disable=disable)
+
+
+def say(text: str, *, progress: bool) -> None:
+    """Writes a line on what begins, where progress is shown, and logs it in any case."""
+    _LOG.info(text)
+    if progress and sys.stderr is not None:
+        print(f"-- {text}", file=sys.stderr, flush=True)
 
 
 def is_looked_at() -> bool:

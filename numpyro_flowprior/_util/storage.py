@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .checks import plain_json, shorten
+from .messages import FlowPriorError
 
 FORMAT = "numpyro_flowprior"
 CHECKSUM = "sha256"  # the checksum's name in the header
@@ -40,7 +41,7 @@ class StoredFile:
     checksum: str | None
 
 
-class FileFormatError(ValueError):
+class FileFormatError(FlowPriorError, ValueError):
     """A file is not what it should be; the message says which file, what is wrong and what to do."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._util.checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
 from .._util.keys import seed_from_key
+from .._util.messages import FlowPriorWarning
 from .autocorrelation import integrated_time, sequences_of
 from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
@@ -494,5 +495,6 @@ def _warn_if_constant(chain: Chain) -> None:
         warnings.warn(
             f"chain: {shorten(constant, 40)} takes a single value in every row. No density can be learnt from a "
             f"constant column. {advice}",
+            FlowPriorWarning,
             stacklevel=3,
         )

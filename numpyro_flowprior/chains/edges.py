@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from .._util.messages import FlowPriorWarning
 from .chain import Chain
 
 _PILED = 0.01  # share of the draws exactly on a bound above which the user is told
@@ -33,6 +34,7 @@ def off_the_edges(chain: Chain) -> Chain:
                     f"chain: {count} of {chain.n} draws of {name!r} sit exactly on the bound {bound:g}; they are "
                     "taken for rounded values and spread just inside. If the parameter was clipped there, use the "
                     "unclipped draws.",
+                    FlowPriorWarning,
                     stacklevel=3,
                 )
     if samples is chain.samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._util.batches import in_batches
 from .._util.checks import FloatArray, shorten
 from .._util.keys import seed_from_key
 from ..chains.chain import Chain
@@ -177,7 +178,7 @@ def held_out_log_densities(prior: FlowPrior, chain: Chain) -> tuple[FloatArray, 
 
 def _at(prior: FlowPrior, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Returns whitened coordinates (n, d), log q (n,) and the Gaussian baseline's log density (n,) at points (n, d)."""
-    (log_q,) = _in_batches(lambda points: (prior.log_prob(points),), theta)
+    log_q = _in_batches(prior.log_prob, theta)
     x, log_det = _outer_coordinates(prior, theta)
     return x, log_q, log_det - 0.5 * np.sum(x * x + np.log(2.0 * np.pi), axis=1)
 
@@ -194,14 +195,9 @@ def _inverse(
     return build_outer(space, params, theta.dtype).inverse_and_log_det(theta)
 
 
-def _in_batches(function: Any, rows: FloatArray) -> tuple[FloatArray, ...]:
-    parts = []
+def _in_batches(function: Callable[[jax.Array], Any], rows: FloatArray) -> Any:
     with jax.enable_x64(True):
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
-            padded = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), axis=0)])
-            parts.append([np.asarray(values)[: len(part)] for values in function(jnp.asarray(padded))])
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+        return in_batches(lambda points: function(jnp.asarray(points)), rows, size=_BATCH)
 
 
 def _mean_and_error(values: FloatArray, chain: Chain) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import FloatArray
+from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
 from .gaussian_process import Components
 from .kernel_trees import KernelRange, nodes_of, stack_kernels
@@ -146,5 +147,6 @@ def warn_if_unfinished(reports: tuple[ComponentReport, ...]) -> None:
         warnings.warn(
             f"GPEmulator.fit: the optimiser did not converge for component {', '.join(map(str, unfinished))}; see "
             "emulator.report[k].notes. Try more restarts, a larger design or another kernel.",
+            FlowPriorWarning,
             stacklevel=3,
         )

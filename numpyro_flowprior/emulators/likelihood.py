@@ -14,6 +14,7 @@ from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
 from .._util.checks import FloatArray, float_array, require_finite, require_nonnegative, require_unique, shorten
+from .._util.messages import FlowPriorWarning
 from .emulator import GPEmulator
 from .gaussian_process import Prediction
 from .inflated_normal import InflatedFactors, InflatedNormal, factor_inflated
@@ -195,6 +196,7 @@ class EmulatorLikelihood:
             warnings.warn(
                 f"EmulatorLikelihood: y_obs of {names} lies more than {_FAR:g} standard deviations from all that the "
                 "runs gave. Check its units and order, and log_scale.",
+                FlowPriorWarning,
                 stacklevel=3,
             )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._util.checks import FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
+from .._util.messages import FlowPriorWarning
 
 _SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
 
@@ -120,6 +121,7 @@ def checked_measurement(y_obs: Any, cov_obs: Any, blocks: Sequence[tuple[str, Se
         warnings.warn(
             f"EmulatorLikelihood: {len(missing)} of {m} observables are NaN in y_obs and are left out: "
             f"{shorten(missing, 20)}.",
+            FlowPriorWarning,
             stacklevel=3,
         )
     return Measurement(values[kept], (covariance + covariance.T) / 2, kept)

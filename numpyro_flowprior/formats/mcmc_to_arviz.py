@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util.checks import shorten
+from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 from ..chains.variables import labels_of, parameter_dim
 from ..models.dimensions import arrays_of_sites
@@ -63,7 +64,9 @@ def _are_all_there(model_trace: dict[str, Any], draws: Mapping[str, Any]) -> boo
     missing = [name for name in latent if name not in draws]
     if missing:
         warnings.warn(
-            f"to_arviz: no log likelihood: the run has no draws of {shorten(missing)} (summed out?).", stacklevel=5
+            f"to_arviz: no log likelihood: the run has no draws of {shorten(missing)} (summed out?).",
+            FlowPriorWarning,
+            stacklevel=5,
         )
     return not missing
 

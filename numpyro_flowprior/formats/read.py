@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import shorten
+from .._util.messages import ConvergenceWarning, FlowPriorWarning
 from ..chains.chain import Chain
 from ..chains.checks import check_convergence
 from ..chains.parameters import ParameterSpace
@@ -135,7 +136,8 @@ def read_object(
     chain.info["convergence"], unfit = check_convergence(chain, walkers=table.walkers)
     doubts = complaints_of_doubt(table) if space is None and names is None else ()
     if table.complaints or unfit or doubts:
-        warnings.warn(f"{subject}: {' '.join([*table.complaints, *doubts, *unfit])}", stacklevel=stacklevel)
+        category = ConvergenceWarning if unfit else FlowPriorWarning
+        warnings.warn(f"{subject}: {' '.join([*table.complaints, *doubts, *unfit])}", category, stacklevel=stacklevel)
     return chain
 
 

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from .._util.checks import shorten
+from .._util.messages import FlowPriorWarning
 from .._util.storage import atomic_file
 from ..chains.chain import Chain
 from .columns import no_parameters
@@ -67,6 +68,7 @@ def _warn_of_kinds(path: Path, chain: Chain, fields: dict[str, Any], kinds: dict
         warnings.warn(
             f"{path}: csv cannot say {said}, and the rows do not show it. After reading, say so by "
             f"chain.replace({said}), or write npz or parquet.",
+            FlowPriorWarning,
             stacklevel=3,
         )
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._util.checks import FloatArray
+from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 
 _FINEST = 2.0**-8  # of a standard deviation: numbers farther apart than that show in densities and draws
@@ -98,6 +99,7 @@ def _tell(kind: str, held: Held) -> None:
     warnings.warn(
         f"{kind}: float32 cannot hold {_listed(held.coarse)} to a fraction of a standard deviation: in this trace "
         f"values are rounded to what it can. {_CURE}",
+        FlowPriorWarning,
         stacklevel=4,
     )
 

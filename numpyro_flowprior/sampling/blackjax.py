@@ -12,6 +12,7 @@ import numpy as np
 
 from .._util.checks import FloatArray, optional_import, positive_int, real_in
 from .._util.leaves import forgetting
+from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
@@ -220,15 +221,20 @@ def _chain(
     }
     reasons = _reasons(settings) if done else []
     if cause and done:
-        warnings.warn(f"sample_blackjax: stopped by {cause} while moving at the full likelihood.", stacklevel=3)
+        warnings.warn(
+            f"sample_blackjax: stopped by {cause} while moving at the full likelihood.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
     elif cause:
         warnings.warn(
             f"sample_blackjax: not converged. Stopped by {cause} at likelihood^{power:.3g}: these draws are "
             "NOT from the posterior, but far wider. Allow more time, or fewer particles.",
+            ConvergenceWarning,
             stacklevel=3,
         )
     if reasons:
-        warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), stacklevel=3)
+        warnings.warn("sample_blackjax: not converged. " + " ".join(reasons), ConvergenceWarning, stacklevel=3)
     settings |= {"stopped_by": cause, "converged": not reasons and cause is None}
     chain.info.update(run_record("blackjax", seed, start, density, settings))
     return chain

@@ -21,6 +21,7 @@ from numpyro.infer.util import compute_log_probs
 from .._util.batches import in_batches, padded_batches
 from .._util.checks import FloatArray, float_array, positive_int
 from .._util.leaves import copied, forgetting
+from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from ..models.dimensions import arrays_of_sites, variables_of_latents
@@ -275,6 +276,7 @@ class ModelDensity:
             warnings.warn(
                 "ModelDensity: the model's log density is NaN at some points; they count as -inf. "
                 "See ModelDensity.nan_count for how many.",
+                FlowPriorWarning,
                 stacklevel=4,
             )
         self.nan_count += int(bad.sum())

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, optional_import, positive_int, real_in
+from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from .._util.storage import remove_leftovers
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
@@ -232,11 +233,14 @@ def _run(
             tau, cause = ensemble_time(sampler.get_chain()), INTERRUPTION
     keeper.close(finished=cause is None and settled)
     if cause:
-        warnings.warn(f"sample_emcee: stopped by {cause} after {sampler.iteration} steps.", stacklevel=3)
+        warnings.warn(
+            f"sample_emcee: stopped by {cause} after {sampler.iteration} steps.", ConvergenceWarning, stacklevel=3
+        )
     elif sampler.iteration <= LONG_ENOUGH * tau:
         warnings.warn(
             f"sample_emcee: stopped at max_steps={max_steps}, only {sampler.iteration / tau:.1f} autocorrelation times "
             f"of {tau:.0f} steps (50 are needed). The draws are not converged: raise max_steps, or use sample_pocomc.",
+            ConvergenceWarning,
             stacklevel=3,
         )
     return tau, cause

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._util.messages import FlowPriorWarning
 from ..models.sites import Latent
 
 
@@ -21,7 +22,9 @@ def _is_undefined(function: Any, value: np.ndarray) -> bool:
 def require_numbers_observed(model_trace: dict[str, Any], observed: dict[str, np.ndarray]) -> None:
     """Raises ValueError for NaN among observed values that no mask hides; warns if there are no such values at all."""
     if not observed:
-        warnings.warn("ModelDensity: the model observes nothing: its posterior is its prior.", stacklevel=3)
+        warnings.warn(
+            "ModelDensity: the model observes nothing: its posterior is its prior.", FlowPriorWarning, stacklevel=3
+        )
     for name, value in observed.items():
         if np.isnan(value).any() and _is_undefined(model_trace[name]["fn"], value):
             raise ValueError(

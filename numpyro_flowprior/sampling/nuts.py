@@ -13,6 +13,7 @@ from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
 
 from .._util.checks import FloatArray, positive_int, real_in
+from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.checks import check_convergence
@@ -194,9 +195,11 @@ def _chain(
     if divergences > _DIVERGENT * len(samples):
         reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")
     if cause:
-        warnings.warn(f"sample_nuts: stopped by {cause} after {kept} draws of each chain.", stacklevel=3)
+        warnings.warn(
+            f"sample_nuts: stopped by {cause} after {kept} draws of each chain.", ConvergenceWarning, stacklevel=3
+        )
     if reasons:
-        warnings.warn("sample_nuts: not converged. " + " ".join(reasons), stacklevel=3)
+        warnings.warn("sample_nuts: not converged. " + " ".join(reasons), ConvergenceWarning, stacklevel=3)
     statistics = {
         **settings,
         "n_chains": chains,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._util.messages import ConvergenceWarning
 from ..chains.effective import copies_of, kish
 from .particle_run import COLD
 
@@ -47,10 +48,11 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         warnings.warn(
             f"sample_pocomc: stopped by {cause} after {report['iterations']} iterations, at the inverse temperature "
             f"{past['beta'][-1]:.3g}.",
+            ConvergenceWarning,
             stacklevel=3,
         )
     if reasons:
-        warnings.warn("sample_pocomc: not converged. " + " ".join(reasons), stacklevel=3)
+        warnings.warn("sample_pocomc: not converged. " + " ".join(reasons), ConvergenceWarning, stacklevel=3)
     return fields, {**report, "stopped_by": cause, "converged": not reasons and cause is None}
 
 

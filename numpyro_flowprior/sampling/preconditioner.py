@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal, multivariate_t
 
+from .._util.batches import in_batches
 from .._util.checks import FloatArray
 from ..chains.chain import systematic_rows
 from ..flows.build import Whitening, build_whitened_flow, init_trained
@@ -109,14 +110,9 @@ class Preconditioner:
         self._fits = int(arrays["fits"])
 
     def _mapped(self, function: Any, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        parts = []
         with jax.enable_x64(True):
-            for start in range(0, len(points), self._rows):
-                batch = np.asarray(points[start : start + self._rows], np.float64)
-                padded = np.concatenate([batch, np.zeros((self._rows - len(batch), self._dim))])
-                parts.append([np.array(part)[: len(batch)] for part in function(self._params, self._frame, padded)])
-        values, log_det = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return values, log_det
+            mapped = partial(function, self._params, self._frame)
+            return in_batches(mapped, np.asarray(points, np.float64), size=self._rows)
 
 
 def _moments(u: FloatArray, weights: FloatArray) -> _Frame:

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .._util.checks import FloatArray, float_array
+from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 
@@ -67,6 +68,7 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
         warnings.warn(
             f"psis_reweight: Pareto k is {k:.2f}, above {_RELIABLE}: the learned prior is too far from the exact one "
             "for these draws to be reweighted. Sample under the exact prior, or train the learned one further.",
+            FlowPriorWarning,
             stacklevel=2,
         )
     evidence, spread = chain.log_evidence, chain.log_evidence_error

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .._util.checks import plain_json, shorten
+from .._util.messages import FlowPriorWarning
 from .._util.storage import FileFormatError, remove_leftovers, write_atomically
 from ..chains.chain import Chain
 from ..diagnostics.report import QualityReport
@@ -159,7 +160,7 @@ def _unused(file: Path) -> Path:
 
 
 def _warn_of_old(what: str, level: int) -> None:
-    warnings.warn(f"load_stages: {what}. Left out; run_stages makes them again.", stacklevel=level)
+    warnings.warn(f"load_stages: {what}. Left out; run_stages makes them again.", FlowPriorWarning, stacklevel=level)
 
 
 def report_of(prior: FlowPrior) -> QualityReport | None:

@@ -12,6 +12,8 @@ import jax
 
 from .._util.checks import real_in, shorten
 from .._util.keys import seed_from_key
+from .._util.messages import FlowPriorError
+from .._util.progress import say
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from ..priors.composed import robustify
@@ -31,7 +33,7 @@ from .stage import Stage, checked_stages, kept_names
 from .steps import guarded, learnt, sampled
 
 
-class StageStopped(RuntimeError):
+class StageStopped(FlowPriorError, RuntimeError):
     """A staged analysis stopped before its end; `analysis` holds the stages that are done (None if there are none)."""
 
     def __init__(self, message: str, analysis: StagedAnalysis | None):
@@ -113,7 +115,7 @@ def run_stages(
         )
         if files is not None:
             files.begin(settings)
-        _say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
+        say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
         sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
         try:
             chain = sampled(key_look, density, sample, files, origin, start=start, override=override)
@@ -129,10 +131,10 @@ def run_stages(
         made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
         guards = None
         if earlier is not None:
-            _say(f"stage {stage.name!r}: its guards", progress=progress)
+            say(f"stage {stage.name!r}: its guards", progress=progress)
             make = partial(check_stage, key_guard, density, prior, chain, earlier[0], exact=exact, corrected=reweighted)
             guards = guarded(make, files, {**origin, **made_from}, reweighted=reweighted)
-        _say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
+        say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
         kept = chain if names == chain.names else chain.select(names)
         learned = learnt(key_fit, kept, learning, files, made_from, reweighted=reweighted, progress=progress)
         result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
@@ -257,8 +259,3 @@ def _stopped(done: list[StageResult], result: StageResult, files: StageFolder | 
 
 def _where(files: StageFolder | None) -> str:
     return "" if files is None else f" What is done is in {files.path.parent}; the same call goes on from there."
-
-
-def _say(text: str, *, progress: bool) -> None:
-    if progress:
-        print(f"-- {text}", flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..formats.read import read_chain
 from ..formats.write import write_chain
@@ -92,6 +93,7 @@ def _warn_of(renamed: list[str], files: StageFolder) -> None:
         warnings.warn(
             f"run_stages: {files.path}: sampled under a prior that has been learnt again since. The stage is sampled "
             f"again; what was there is kept as {' and '.join(renamed)}.",
+            FlowPriorWarning,
             stacklevel=5,
         )
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, shorten
+from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
@@ -163,6 +164,7 @@ def _warn_of_few_in_reach(share: float) -> None:
             f"fit_flow: the log density of {100 * (1 - share):.0f} % of the draws is more than {DEPTH:.0f} nats below "
             "the highest: they teach by where they are, not by their log density. Is chain.log_prob that of these "
             "draws, with no single value far too high?",
+            FlowPriorWarning,
             stacklevel=3,
         )
 
@@ -173,6 +175,7 @@ def _warn_of_other_parameters(scatter: float) -> None:
         "much if it is taught as if it is not, and is left out. Did the run have parameters that are not in the chain "
         "(nuisance parameters, marginalised or left out)? If not, the density is too hard for a short trial, and "
         "trust_log_prob=True teaches it.",
+        FlowPriorWarning,
         stacklevel=3,
     )
 
@@ -284,7 +287,7 @@ def _train_members(
         if results[-1][1].interrupted:
             break
     if len(results) < len(problems) or results[-1][1].interrupted:
-        warnings.warn("fit_flow: interrupted; keeping the best weights so far.", stacklevel=3)
+        warnings.warn("fit_flow: interrupted; keeping the best weights so far.", FlowPriorWarning, stacklevel=3)
     trained, histories = zip(*results, strict=True)
     return list(trained), histories
 
@@ -317,6 +320,7 @@ def _train(
                     warnings.warn(
                         f"fit_flow: the validation loss is {best.rows[-1][2]} after {done + steps} steps: training "
                         f"diverged. The weights of step {best.step} are kept; try a lower learning rate.",
+                        FlowPriorWarning,
                         stacklevel=4,
                     )
                     break

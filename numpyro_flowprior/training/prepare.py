@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from .._util.batches import in_batches
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.effective import kish
@@ -101,11 +102,8 @@ def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatAr
     for start in range(0, chain.n, size):
         part = slice(start, min(start + size, chain.n))
         rows = chain.samples[part]
-        padded = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])  # one shape: compiled once
         with jax.enable_x64(True):
-            z, log_det = (
-                np.asarray(values)[: len(rows)] for values in _unconstrained(padded, scale, space=chain.space)
-            )
+            z, log_det = in_batches(lambda theta: _unconstrained(theta, scale, space=chain.space), rows, size=size)
         yield part, z, log_det
 
 

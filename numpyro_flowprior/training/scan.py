@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .._util.checks import positive_int, real_in, shorten
+from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
@@ -111,6 +112,7 @@ def scan_flows(
             interrupted = True
             warnings.warn(
                 "scan_flows: interrupted; the table is of what was done. With folder=..., the same call goes on.",
+                FlowPriorWarning,
                 stacklevel=2,
             )
         finally:
