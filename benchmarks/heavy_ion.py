@@ -112,8 +112,7 @@ def run(
                 stages,
                 fp.UniformPrior(order[0].emulator.space),
                 sampler_options=sizes,
-                psis=psis,
-                override=True,
+                options=fp.StageOptions(psis=psis, override=True),
                 folder=folder / label,
                 progress=False,
             )

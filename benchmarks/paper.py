@@ -136,10 +136,9 @@ def staged(folder: Path, figure: str, way: str, *, progress: bool, more: int = 1
             fp.UniformPrior(twin.SPACE),
             sampler=sampler(folder, equal=way.startswith("theirs")),
             sampler_options={name: more * size for name, size in SIZES.items()},
-            override=True,
+            options=fp.StageOptions(override=True, **WAYS[way]),
             folder=place,
             progress=progress,
-            **WAYS[way],
         )
 
 

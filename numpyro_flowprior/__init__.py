@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .stages.guards import Guards, check_stage
     from .stages.html import write_report
     from .stages.run import StageStopped, run_stages
-    from .stages.stage import Stage
+    from .stages.stage import Stage, StageOptions
     from .stages.tension import Tension, tension
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
@@ -108,7 +108,7 @@ _HOMES = {
     "stages.guards": ("Guards", "check_stage"),
     "stages.html": ("write_report",),
     "stages.run": ("StageStopped", "run_stages"),
-    "stages.stage": ("Stage",),
+    "stages.stage": ("Stage", "StageOptions"),
     "stages.tension": ("Tension", "tension"),
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
@@ -146,6 +146,7 @@ __all__ = [
     "RobustPrior",
     "ScanResult",
     "Stage",
+    "StageOptions",
     "StageStopped",
     "StagedAnalysis",
     "TemperedPrior",

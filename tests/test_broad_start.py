@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.stats import norm
-from toys import PRIOR_ROWS, make_prior, mixture_prior
+from toys import PRIOR_ROWS, make_prior, mixture_prior, run_stages
 
 from numpyro_flowprior import (
     Chain,
@@ -18,7 +18,6 @@ from numpyro_flowprior import (
     TrainConfig,
     UniformPrior,
     robustify,
-    run_stages,
     sample_blackjax,
     sample_emcee,
     sample_nuts,

@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.stats import multivariate_normal
+from toys import run_stages
 
 from numpyro_flowprior import (
     Chain,
@@ -22,11 +23,11 @@ from numpyro_flowprior import (
     ParameterSpace,
     Stage,
     StagedAnalysis,
+    StageOptions,
     StageStopped,
     TrainConfig,
     load_stages,
     read_chain,
-    run_stages,
     write_chain,
 )
 from numpyro_flowprior.sampling.record import INTERRUPTION
@@ -335,12 +336,11 @@ def test_a_folder_of_an_earlier_version_is_read_and_its_guards_are_made_again(ov
 def test_a_flow_of_the_same_draws_with_other_log_densities_is_trained_again(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "fit_flow", lambda *args, **kwargs: SimpleNamespace(prior=whole.priors["y"]))
     files = StageFolder(tmp_path)
-    learning = {"config": None, "train": None, "tail_aware": True}
     chain = whole.chains["x"]
     whole.priors["x"].save(files.prior(reweighted=False))
     for part, expected in ((chain, "x"), (chain.replace(log_prob=2.0 * chain.log_prob), "y")):
         origin = {"chain": chain_fingerprint(part)}
-        found = steps.learnt(KEY, part, learning, files, origin, reweighted=False, progress=False)
+        found = steps.learnt(KEY, part, StageOptions(), files, origin, reweighted=False, progress=False)
         assert prior_fingerprint(found) == prior_fingerprint(whole.priors[expected])
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import jax
 import numpy as np
 from scipy.signal import lfilter
 
-from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace
+import numpyro_flowprior as fp
+from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, StageOptions
 from numpyro_flowprior.flows.build import init_trained, stack_members
 from numpyro_flowprior.flows.layout import is_ensemble
 
@@ -127,3 +130,9 @@ def coarse_products(function, *arguments):
     products = [found for found in operations(function, *arguments) if found.primitive.name == "dot_general"]
     best = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     return len(products), [found for found in products if found.params["precision"] != best]
+
+
+def run_stages(key, stages, first_prior, **given):
+    """run_stages, with the options of the stages beside the others."""
+    options = {field.name: given.pop(field.name) for field in fields(StageOptions) if field.name in given}
+    return fp.run_stages(key, stages, first_prior, options=StageOptions(**options), **given)

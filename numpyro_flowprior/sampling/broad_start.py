@@ -64,14 +64,19 @@ def weighted_prior(key: jax.Array, density: ModelDensity, draws: int = _LOOKED_A
     return WeightedPrior(size, float(logsumexp(log_likelihood) - np.log(draws)), error)
 
 
+def require_start(start: Any) -> None:
+    """Raises ValueError unless it says where a sampler begins."""
+    if start not in get_args(Start):
+        raise ValueError(f"start: expected one of {', '.join(map(repr, get_args(Start)))}; got {start!r}.")
+
+
 def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
     """Returns whether a sampler should go through broad priors; "auto" where the posterior rests on few prior draws.
 
     Raises:
         ValueError: no such start.
     """
-    if start not in get_args(Start):
-        raise ValueError(f"start: expected one of {', '.join(map(repr, get_args(Start)))}; got {start!r}.")
+    require_start(start)
     if start != "auto" or not density.learned_sites:
         return start == "broad" and bool(density.learned_sites)
     return weighted_prior(key, density).effective_size < _ENOUGH

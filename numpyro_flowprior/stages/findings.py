@@ -28,10 +28,10 @@ _LOSS = (0.10, 0.03)  # nats that the posterior loses to the learned prior
 _FEW_DRAWS = 50.0  # of the weighted prior draws, effectively: with fewer they cannot tell
 _MISSED = 0.1  # nats of evidence
 _CHANCE = 1e-3  # of a right stage to be warned of by a test that has a p-value
-_START = 'Begin at a broad prior (start="broad"), or with more particles.'
+_START = 'Begin at a broad prior (StageOptions(start="broad")), or with more particles.'
 _REMEDIES = (
     "Teach the prior its tails (tail_aware=True, or support_points of fit_flow), reweight (psis=True), mix in a broad "
-    "prior (robust=0.1), reverse the order of the stages, or fit jointly."
+    "prior (robust=0.1), all in StageOptions; reverse the order of the stages, or fit jointly."
 )
 _BY_EXACT = "judged by the exact density, in the first line"
 
@@ -79,7 +79,9 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
     verdict = _graded(error.loss - price - 3.0 * error.loss_error, _LOSS)
     if verdict == "pass" and 3.0 * error.loss_error > _LOSS[0]:
         return Finding(subject, "warn", f"{text}: too large an error to tell", "Sample this stage longer.")
-    return Finding(subject, verdict, text, "" if verdict == "pass" else f"psis=True takes it out here. {_REMEDIES}")
+    return Finding(
+        subject, verdict, text, "" if verdict == "pass" else f"StageOptions(psis=True) takes it out here. {_REMEDIES}"
+    )
 
 
 def of_rows(found: Resting | None, own: list[str], beyond: Extrapolation | None, *, known: bool) -> Finding:

@@ -5,31 +5,29 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
 
-from .._util.checks import real_in, shorten
+from .._util.checks import shorten
 from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorError
 from .._util.progress import say
 from ..chains.chain import Chain
-from ..flows.config import FlowConfig
 from ..priors.composed import robustify
-from ..sampling.broad_start import Start
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.record import INTERRUPTION
 from ..sampling.reweight import psis_reweight
-from ..training.config import TrainConfig
 from .analysis import StagedAnalysis, StageResult
 from .exact import ExactDensity, exact_posterior, exact_prior
 from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import check_stage
 from .origin import chain_fingerprint
-from .stage import Stage, checked_stages, kept_names
+from .stage import Stage, StageOptions, checked_stages, kept_names
 from .steps import guarded, learnt, sampled
 
 
@@ -48,13 +46,7 @@ def run_stages(
     *,
     sampler: Callable[..., Chain] = sample_pocomc,
     sampler_options: Mapping[str, Any] | None = None,
-    config: FlowConfig | None = None,
-    train: TrainConfig | None = None,
-    tail_aware: bool = True,
-    robust: float = 0.0,
-    psis: bool = False,
-    start: Start = "auto",
-    override: bool = False,
+    options: StageOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> StagedAnalysis:
@@ -71,17 +63,7 @@ def run_stages(
         sampler: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or a function of the same signature
             (key, density, **options) that returns a Chain.
         sampler_options: keyword arguments of the sampler in all stages.
-        config, train: of `fit_flow`; None for what suits each chain.
-        tail_aware: teach the flow the log density at all draws, those of low weight included: pocoMC's particles of all
-            temperatures. False to learn from where the draws are alone.
-        robust: weight of a broad prior that is mixed into each learned one (`robustify`); 0 for none.
-        psis: reweight each posterior to the exact posterior of the stages before as its prior (`psis_reweight`), which
-            takes out what the learned prior got wrong wherever there are draws. It evaluates all earlier models.
-        start: where samplers of later stages begin. "prior": at the learned prior, as the model says. "broad": at a
-            broad one, the learned prior's density a part of the likelihood: the same posterior, at the price of a joint
-            fit's temperatures, for one that holds little of the prior's mass, whose modes would be found by chance.
-            "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
-        override: go on where sampler or report fail.
+        options: how stages are learnt, corrected and begun; None for StageOptions().
         folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
             called again. What was made from a chain that has changed since is made again, with a warning where a stage
             is sampled again; its old chain is kept as `chain.stale.npz`. None to write nothing.
@@ -96,55 +78,97 @@ def run_stages(
     Source: Roch and Shen (2025), with two stages, without reports and guards.
     """
     stages = checked_stages(stages)
-    robust = real_in(robust, "run_stages: robust", 0.0, 1.0, open_high=True)
+    options = StageOptions() if options is None else options
+    if not isinstance(options, StageOptions):
+        raise TypeError(f"run_stages: options: expected StageOptions(...); got {type(options).__name__}.")
     folders = [None] * len(stages) if folder is None else begin_folder(folder, [stage.name for stage in stages])
-    learning = {"config": config, "train": train, "tail_aware": tail_aware}
-    done: list[StageResult] = []
-    prior: Any = first_prior
-    earlier: tuple[Chain, ExactDensity | None] | None = None  # the last posterior, and its density as a function
-    origin: dict[str, str] = {}  # fingerprints of what it hands on
-    for number, (stage, files) in enumerate(zip(stages, folders, strict=True)):
-        key_sample, key_fit, key_guard, key_look = jax.random.split(jax.random.fold_in(key, number), 4)
-        options = {**(sampler_options or {}), **stage.sampler_options}
-        density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
-        if number:
-            _require_prior(stage, density, prior)
-        names = kept_names(stage, density.names)
-        settings = _settings(
-            key, stage, names, sampler, options, learning, robust=robust if number else 0.0, start=start
-        )
-        if files is not None:
-            files.begin(settings)
-        say(f"stage {stage.name!r}: {getattr(sampler, '__name__', 'the sampler')}", progress=progress)
-        sample = partial(_sample, key_sample, sampler, options, files, progress=progress)
-        try:
-            chain = sampled(key_look, density, sample, files, origin, start=start, override=override)
-        except TimeoutError as error:  # before there was any draw
-            analysis = StagedAnalysis(tuple(done)) if done else None
-            raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
-        if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not override):
-            result = StageResult(stage.name, chain, settings=settings)
-            raise _stopped(done, result, files, "its sampler did not converge")
-        exact = _exact_prior(stage, density, prior, earlier, psis=psis)
-        target = exact if psis else None
-        chain = _corrected(chain, target, files)
-        made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
-        guards = None
-        if earlier is not None:
-            say(f"stage {stage.name!r}: its guards", progress=progress)
-            make = partial(check_stage, key_guard, density, prior, chain, earlier[0], exact=exact, corrected=reweighted)
-            guards = guarded(make, files, {**origin, **made_from}, reweighted=reweighted)
-        say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
-        kept = chain if names == chain.names else chain.select(names)
-        learned = learnt(key_fit, kept, learning, files, made_from, reweighted=reweighted, progress=progress)
-        result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
-        last = number + 1 == len(stages)
-        if result.report is not None and result.report.verdict == "fail" and not (override or last):
-            raise _stopped(done, result, files, "the prior learnt from it fails its report")
-        done.append(result)
-        prior = robustify(learned, robust) if robust else learned
-        earlier, origin = (kept, _exact_posterior(density, chain, number, exact, names)), handed_on(chain, learned)
-    return StagedAnalysis(tuple(done))
+    run = _Run(key, sampler, sampler_options or {}, options, len(stages), progress)
+    before = _Before(first_prior)
+    for stage, files in zip(stages, folders, strict=True):
+        before = _stage_after(before, stage, files, run)
+    return StagedAnalysis(before.done)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all stages of a run."""
+
+    key: jax.Array
+    sampler: Callable[..., Chain]
+    sampler_options: Mapping[str, Any]
+    options: StageOptions
+    number: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the stages before hand on.
+
+    Attributes:
+        prior: of the next stage.
+        chain: the last posterior, of the parameters that are handed on; None before the first stage.
+        exact: its density as a function, None if it is not known.
+        origin: fingerprints of what is handed on.
+        done: the stages' results.
+    """
+
+    prior: Any
+    chain: Chain | None = None
+    exact: ExactDensity | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+    done: tuple[StageResult, ...] = ()
+
+
+def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run) -> _Before:
+    """Returns what a stage hands on, with its result: sampled, reweighted, guarded, learnt.
+
+    Raises:
+        StageStopped: see `run_stages`.
+    """
+    options, progress, number = run.options, run.progress, len(before.done)
+    key_sample, key_fit, key_guard, key_look = jax.random.split(jax.random.fold_in(run.key, number), 4)
+    density = ModelDensity(stage.model, before.prior, *stage.args, **stage.kwargs)
+    if number:
+        _require_prior(stage, density, before.prior)
+    names = kept_names(stage, density.names)
+    settings = _settings(run, stage, names, first=number == 0)
+    if files is not None:
+        files.begin(settings)
+    say(f"stage {stage.name!r}: {getattr(run.sampler, '__name__', 'the sampler')}", progress=progress)
+    sample = partial(_sample, run, key_sample, {**run.sampler_options, **stage.sampler_options}, files)
+    try:
+        chain = sampled(key_look, density, sample, files, before.origin, options)
+    except TimeoutError as error:  # before there was any draw
+        analysis = StagedAnalysis(before.done) if before.done else None
+        raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
+    if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not options.override):
+        result = StageResult(stage.name, chain, settings=settings)
+        raise _stopped(before.done, result, files, "its sampler did not converge")
+    exact = _exact_prior(stage, density, before, psis=options.psis)
+    target = exact if options.psis else None
+    chain = _corrected(chain, target, files)
+    made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
+    guards = None
+    if before.chain is not None:
+        say(f"stage {stage.name!r}: its guards", progress=progress)
+        given = key_guard, density, before.prior, chain, before.chain
+        make = partial(check_stage, *given, exact=exact, corrected=reweighted)
+        guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
+    say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
+    kept = chain if names == chain.names else chain.select(names)
+    learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress)
+    result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
+    last = number + 1 == run.number
+    if result.report is not None and result.report.verdict == "fail" and not (options.override or last):
+        raise _stopped(before.done, result, files, "the prior learnt from it fails its report")
+    return _Before(
+        robustify(learned, options.robust) if options.robust else learned,
+        kept,
+        _exact_posterior(density, chain, number, exact, names),
+        handed_on(chain, learned),
+        (*before.done, result),
+    )
 
 
 def _require_prior(stage: Stage, density: ModelDensity, prior: Any) -> None:
@@ -157,30 +181,20 @@ def _require_prior(stage: Stage, density: ModelDensity, prior: Any) -> None:
         )
 
 
-def _settings(
-    key: jax.Array,
-    stage: Stage,
-    names: tuple[str, ...],
-    sampler: Any,
-    options: Mapping[str, Any],
-    learning: Mapping[str, Any],
-    *,
-    robust: float,
-    start: Start,
-) -> dict[str, Any]:
+def _settings(run: _Run, stage: Stage, names: tuple[str, ...], *, first: bool) -> dict[str, Any]:
     """Returns what decides a stage's results, besides model and data, which are known by their log densities."""
-    config, train = learning["config"], learning["train"]
+    options, given = run.options, {**run.sampler_options, **stage.sampler_options}
     return {
         "name": stage.name,
-        "key": seed_from_key(key),
-        "sampler": getattr(sampler, "__name__", type(sampler).__name__),
-        "sampler_options": {name: _text(value) for name, value in sorted(options.items()) if name != "backend"},
+        "key": seed_from_key(run.key),
+        "sampler": getattr(run.sampler, "__name__", type(run.sampler).__name__),
+        "sampler_options": {name: _text(value) for name, value in sorted(given.items()) if name != "backend"},
         "hands_on": list(names),
-        "config": None if config is None else config.to_json(),
-        "train": None if train is None else train.to_json(),
-        "tail_aware": learning["tail_aware"],
-        "robust": robust,
-        "start": start,
+        "config": None if options.config is None else options.config.to_json(),
+        "train": None if options.train is None else options.train.to_json(),
+        "tail_aware": options.tail_aware,
+        "robust": 0.0 if first else options.robust,
+        "start": options.start,
     }
 
 
@@ -191,39 +205,27 @@ def _text(option: Any) -> str:
 
 
 def _sample(
-    key: jax.Array,
-    sampler: Callable[..., Chain],
-    options: Mapping[str, Any],
-    files: StageFolder | None,
-    density: ModelDensity,
-    *,
-    progress: bool,
+    run: _Run, key: jax.Array, options: Mapping[str, Any], files: StageFolder | None, density: ModelDensity
 ) -> Chain:
-    taken = inspect.signature(sampler).parameters
+    taken = inspect.signature(run.sampler).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    given: dict[str, Any] = {"progress": progress} if "progress" in taken or open_ended else {}
+    given: dict[str, Any] = {"progress": run.progress} if "progress" in taken or open_ended else {}
     if files is not None and "checkpoint" in taken and "backend" not in options:
         given["checkpoint"] = files.checkpoint
-    return sampler(key, density, **{**given, **options})
+    return run.sampler(key, density, **{**given, **options})
 
 
-def _exact_prior(
-    stage: Stage,
-    density: ModelDensity,
-    prior: Any,
-    earlier: tuple[Chain, ExactDensity | None] | None,
-    *,
-    psis: bool,
-) -> ExactDensity | None:
+def _exact_prior(stage: Stage, density: ModelDensity, before: _Before, *, psis: bool) -> ExactDensity | None:
     """Returns the exact prior of a later stage, None if it is not known as a function."""
-    if earlier is None:
+    if before.chain is None:
         return None
-    if earlier[1] is not None:
-        return exact_prior(density, prior, earlier[1])
+    if before.exact is not None:
+        return exact_prior(density, before.prior, before.exact)
     if psis:
         raise ValueError(
-            f"Stage {stage.name!r}: psis=True: expected stages before that hand on all their parameters; one dropped "
-            "some (keep=...), and a marginal density is not known as a function. Keep them, or leave psis out."
+            f"Stage {stage.name!r}: StageOptions(psis=True): expected stages before that hand on all their "
+            "parameters; one dropped some (keep=...), and a marginal density is not known as a function. Keep them, or "
+            "leave psis out."
         )
     return None
 
@@ -245,7 +247,7 @@ def _exact_posterior(
     return exact_posterior(density, chain, prior)
 
 
-def _stopped(done: list[StageResult], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
+def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
     """Returns the exception that ends a run in a stage, with what was found and what can be done."""
     if result.chain.info.get("stopped_by") == INTERRUPTION:
         why, advice = "interrupted", ""

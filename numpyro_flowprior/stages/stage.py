@@ -1,4 +1,4 @@
-"""Stage: one analysis of a sequence, before it is run."""
+"""Stage: one analysis of a sequence, before it is run; StageOptions: how all of them are run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._util.checks import require_unique, shorten
+from .._util.checks import real_in, require_unique, shorten
+from ..flows.config import FlowConfig
+from ..sampling.broad_start import Start, require_start
+from ..training.config import TrainConfig
 
 _NAME = re.compile(r"[\w+\-. ()]{1,80}")  # what a folder may be called anywhere
 
@@ -51,6 +54,44 @@ class Stage:
         for name in ("kwargs", "sampler_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"Stage {self.name!r}: {name}: expected a mapping; got {getattr(self, name)!r:.60}.")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How the stages of a sequence are learnt, corrected and begun.
+
+    Attributes:
+        config, train: of `fit_flow`; None for what suits each chain.
+        tail_aware: teach the flow the log density at all draws, those of low weight included: pocoMC's particles of all
+            temperatures. False to learn from where the draws are alone.
+        robust: weight of a broad prior that is mixed into each learned one (`robustify`), in [0, 1); 0 for none.
+        psis: reweight each posterior to the exact posterior of the stages before as its prior (`psis_reweight`), which
+            takes out what the learned prior got wrong wherever there are draws. It evaluates all earlier models.
+        start: where samplers of later stages begin. "prior": at the learned prior, as the model says. "broad": at a
+            broad one, the learned prior's density a part of the likelihood: the same posterior, at the price of a joint
+            fit's temperatures, for one that holds little of the prior's mass, whose modes would be found by chance.
+            "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
+        override: go on where sampler or report fail.
+
+    Raises:
+        TypeError, ValueError: a field of the wrong kind.
+    """
+
+    config: FlowConfig | None = None
+    train: TrainConfig | None = None
+    tail_aware: bool = True
+    robust: float = 0.0
+    psis: bool = False
+    start: Start = "auto"
+    override: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "robust", real_in(self.robust, "StageOptions: robust", 0.0, 1.0, open_high=True))
+        require_start(self.start)
+        for name, kind in (("config", FlowConfig), ("train", TrainConfig)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"StageOptions: {name}: expected a {kind.__name__}; got {type(value).__name__}.")
 
 
 def checked_stages(stages: Any) -> tuple[Stage, ...]:

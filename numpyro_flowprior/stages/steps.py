@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from ..chains.chain import Chain
 from ..formats.read import read_chain
 from ..formats.write import write_chain
 from ..priors.flow_prior import FlowPrior
-from ..sampling.broad_start import Start, starts_broad, through_broad
+from ..sampling.broad_start import starts_broad, through_broad
 from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
 from ..sampling.record import INTERRUPTION
@@ -25,6 +24,7 @@ from ..training.fit import fit_flow
 from .folder import StageFolder, read_json, write_json
 from .guards import Guards
 from .origin import learnt_from
+from .stage import StageOptions
 
 _LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
 
@@ -35,9 +35,7 @@ def sampled(
     sample: Callable[[ModelDensity], Chain],
     files: StageFolder | None,
     origin: Mapping[str, str],
-    *,
-    start: Start,
-    override: bool,
+    options: StageOptions,
 ) -> Chain:
     """Returns the sampler's chain, or the one in the folder if it is done.
 
@@ -47,15 +45,15 @@ def sampled(
         sample: the sampler.
         files: the stage's folder; None for none.
         origin: fingerprints of what the stage before hands on; empty for the first stage.
-        start, override: as in `run_stages`.
+        options: where it begins, and whether a chain that is not converged is taken.
 
     Raises:
         ValueError: the folder's chain is of another model, data, or prior of another analysis.
     """
     chain = None if files is None else _chain_in(files, density, origin)
-    if chain is not None and (override or chain.info.get("converged") is not False):
+    if chain is not None and (options.override or chain.info.get("converged") is not False):
         return chain
-    chain = through_broad(density, sample) if starts_broad(key, density, start) else sample(density)
+    chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
     if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
         write_chain(files.chain, chain)
     return chain
@@ -116,7 +114,7 @@ def guarded(
 def learnt(
     key: jax.Array,
     chain: Chain,
-    learning: Mapping[str, Any],
+    options: StageOptions,
     files: StageFolder | None,
     origin: Mapping[str, str],
     *,
@@ -128,7 +126,7 @@ def learnt(
     Args:
         key: JAX random key of the training.
         chain: the posterior, of the parameters that are handed on.
-        learning: `config`, `train` and `tail_aware` of `run_stages`.
+        options: how it is learnt.
         files: the stage's folder; None for none.
         origin: fingerprint of the posterior.
         reweighted: whether it was reweighted.
@@ -142,10 +140,10 @@ def learnt(
                 files.record(file, origin)
                 return learned
         files.begin_making(file, origin)
-    if not learning["tail_aware"]:
+    if not options.tail_aware:
         chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
-    given = learning["config"], learning["train"]
-    learned = fit_flow(key, chain, *given, trust_log_prob=True, progress=progress).prior  # a sampler's own is exact
+    fit = fit_flow(key, chain, options.config, options.train, trust_log_prob=True, progress=progress)
+    learned = fit.prior  # trusted, as a sampler's own log density is exact
     if file is not None:
         learned.save(file)
     return learned
