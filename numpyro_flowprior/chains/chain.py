@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
+from .._util.display import Displayed, columns_of_text
 from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorWarning
 from .autocorrelation import integrated_time, sequences_of
@@ -31,7 +32,7 @@ _WHOLE = 1e-6  # how far counts may be from whole numbers
 _MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
 
 
-class Chain:
+class Chain(Displayed):
     """Weighted draws of named parameters, checked and immutable.
 
     Args:
@@ -366,10 +367,21 @@ class Chain:
     def __len__(self) -> int:
         return self.n
 
-    def __repr__(self) -> str:
+    def _headline(self) -> str:
         extras = [name for name in _PER_DRAW if getattr(self, name) is not None]
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.3f}"
-        return f"Chain({self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence})"
+        return f"{self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence}"
+
+    def __str__(self) -> str:
+        deviations = np.sqrt(np.diag(np.atleast_2d(self.covariance())))
+        quantiles = self.quantile([0.05, 0.5, 0.95])
+        rows = [["parameter", "mean", "deviation", "5 %", "median", "95 %", "bounds", "unit"]]
+        for j, name in enumerate(self.names):
+            numbers = (self.mean()[j], deviations[j], *quantiles[:, j])
+            lower, upper = self.space.bounds[j]
+            rows.append([name, *(f"{x:.6g}" for x in numbers), f"({lower:.6g}, {upper:.6g})", self.space.units[j]])
+        size = f"{self.effective_size:.0f} effective draws of {self.row_order.kind} rows"
+        return f"{self!r}\n{size}\n{columns_of_text(rows)}"
 
 
 def systematic_rows(key: jax.Array, probabilities: FloatArray, n: int) -> np.ndarray:

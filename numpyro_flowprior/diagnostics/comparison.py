@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import f as f_ratio
 
 from .._util.checks import FloatArray, positive_int
+from .._util.display import Displayed
 from .._util.json_numbers import numbers, rounded
 from .._util.keys import seed_or_zero
 from ..chains.chain import Chain
@@ -28,8 +29,8 @@ _MOST_ROWS = 200_000  # of either chain in the histograms
 _FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """Two chains compared, the first being the reference.
 
     Attributes:
@@ -166,6 +167,10 @@ class Comparison:
         classifier = ClassifierTest(**dict(zip(test, numbers(test.values()).tolist(), strict=True))) if test else None
         first_order = float(record.get("first_order", 0.0))
         return cls(marginals(""), *floors, shift, width, record["bins"], modes, classifier, first_order)
+
+    def _headline(self) -> str:
+        excess = f"excess {self.excess:.4f} +- {self.excess_error:.4f} nats"
+        return f"{len(self.kl.names)} parameters; average KL {self.kl.average:.4f}, {excess}"
 
     def __str__(self) -> str:
         head = (

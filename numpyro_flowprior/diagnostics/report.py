@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
+from .._util.display import Displayed
 from .._util.json_numbers import rounded
 from .comparison import Comparison
 from .coverage import Extrapolation, Tail, Uniformity
 from .straight_edges import StraightEdge
 from .two_sample import ClassifierTest
 
+VERDICTS = ("pass", "warn", "fail")  # from good to bad
 FALSE_ALARMS = 1e-3  # reports with a warning among those of right priors, at most, when rows are not few
 _LATER = ("loss", "loss_error")  # that records of earlier versions lack
 _ENOUGH_BEYOND = 10  # independent held-out rows, without which a tail is not tested
 _EXACT = ("effective_size", "log_density", "log_density_error", "gain", "gain_error", "worst")
 
 
-@dataclass(frozen=True)
-class QualityReport:
+@dataclass(frozen=True, repr=False)
+class QualityReport(Displayed):
     """A prior judged on held-out draws.
 
     Attributes:
@@ -177,9 +179,18 @@ class QualityReport:
     def _of_loss(self) -> str:
         return f"KL from the chain's log density to the prior {self.loss:.4f} +- {self.loss_error:.4f} nats"
 
+    def _headline(self) -> str:
+        gain = f"{self.gain:.3g} +- {self.gain_error:.2g} nats better than a Gaussian"
+        return f"{self.verdict}; {self.independent_rows} independent rows; {gain}"
+
     def __str__(self) -> str:
         found = (f"{subject}: {words}" for subject, words in self.statements.items())
         return "\n".join([f"verdict: {self.summary}", *found])
+
+
+def worst_verdict(verdicts: Iterable[str], default: str) -> str:
+    """Returns the worst of verdicts; what is none ("info") does not count."""
+    return max((verdict for verdict in verdicts if verdict in VERDICTS), key=VERDICTS.index, default=default)
 
 
 def _tail(tail: Tail) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from .._util.checks import optional_import
 
 COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
-VERDICTS = {"pass": "#2f6b39", "warn": "#a86a00", "fail": "#a32a1e"}
+VERDICT_COLOURS = {"pass": "#2f6b39", "warn": "#a86a00", "fail": "#a32a1e"}
 
 
 def new_figure(caller: str, width: float, height: float, **options: Any) -> Any:

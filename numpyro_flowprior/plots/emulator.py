@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from ..emulators.validation import EmulatorValidation
-from .canvas import COLOURS, VERDICTS, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, few_ticks, new_figure, readable
 
 _FOUND, _GREY, _BAND = COLOURS[0], "#8a8a8a", "#dcdcdc"
 _NAMED = 45  # outputs that there is room to name
@@ -46,7 +46,7 @@ def plot_emulator(validation: EmulatorValidation) -> Any:
         axis.title.set_fontsize(10)
     reasons = "".join(f"\n{textwrap.shorten(reason, 115)}" for _, reason in validation.reasons[:3])
     title = f"{validation.verdict.upper()}: {len(validation.residuals)} runs, {m} outputs{reasons}"
-    figure.suptitle(title, fontsize=11, color=VERDICTS[validation.verdict], x=0.01, ha="left", parse_math=False)
+    figure.suptitle(title, fontsize=11, color=VERDICT_COLOURS[validation.verdict], x=0.01, ha="left", parse_math=False)
     return figure
 
 

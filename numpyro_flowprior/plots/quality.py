@@ -13,7 +13,7 @@ from .._util.checks import FloatArray
 from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.report import FALSE_ALARMS, QualityReport
 from ..priors.flow_prior import FlowPrior
-from .canvas import COLOURS, VERDICTS, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, few_ticks, new_figure, readable
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _MOST_REASONS = 4  # that the title has room for
@@ -58,7 +58,7 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
     for axis in (divergences, tails, pairs, ranks, densities, classifier):
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
-    figure.suptitle(_title(report), fontsize=11, color=VERDICTS[report.verdict], x=0.01, ha="left")
+    figure.suptitle(_title(report), fontsize=11, color=VERDICT_COLOURS[report.verdict], x=0.01, ha="left")
     legend = "grey: what chance gives a right prior; red: beyond chance, by one in a thousand for a panel; "
     figure.supxlabel(legend + "a warning needs size as well", fontsize=8, color="#555555")
     return figure

@@ -18,6 +18,7 @@ import numpy as np
 from numpyro.distributions.util import validate_sample
 
 from .._util.checks import FloatArray, plain_json, shorten
+from .._util.display import Displayed, columns_of_text
 from .._util.leaves import as_jax
 from ..chains.parameters import ParameterSpace, require_space
 from ..flows.build import build_flow, build_latent_map, in_two_parts, latent_log_prob
@@ -32,7 +33,7 @@ from .prior_file import read_prior, require_same_masks, write_prior
 from .resolution import Held, held_by_float32, in_full_resolution
 
 
-class FlowPrior(MonteCarloMoments, OverParameters):
+class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     """Density learned from a chain, as a NumPyro distribution over a vector of named parameters.
 
     The density integrates to one on the declared support of `space`, exactly: it is a bijection of a normalised
@@ -213,8 +214,21 @@ class FlowPrior(MonteCarloMoments, OverParameters):
         require_same_masks(path, stored.masks, stored.config, stored.space.dim)
         return cls(stored.config, stored.space, stored.params, info=stored.info)
 
-    def __repr__(self) -> str:
-        return f"FlowPrior({self.space!r}, {self.config!r})"
+    def _headline(self) -> str:
+        config, names = self.config, self.space.names
+        flows = f"{config.members} flows" if config.members > 1 else "one flow"
+        units = " x ".join(map(str, config.hidden))
+        couplings = f"{config.layers} pairs of {config.transformer} couplings, {units} units each"
+        return f"{len(names)} parameters: {shorten(names)}; {flows} of {couplings}"
+
+    def __str__(self) -> str:
+        space, report = self.space, self.info.get("report")
+        bounds = zip(space.names, space.bounds, space.units, strict=True)
+        rows = [[name, f"{lower:.6g}", f"{upper:.6g}", unit] for name, (lower, upper), unit in bounds]
+        found = report.get("verdict") if isinstance(report, Mapping) else None  # of a file that may hold anything
+        verdict = found if found in ("pass", "warn", "fail") else "none"
+        table = columns_of_text([["parameter", "lower", "upper", "unit"], *rows])
+        return f"{self!r}\n{table}\nreport: {verdict}"
 
 
 def _joined(array: Any, rest: Any) -> FloatArray:

@@ -18,6 +18,13 @@ _ROUNDING = 1e-6  # relative, of log densities on another machine
 
 _WRITTEN = ("g0", "index")  # attributes that emcee's moves change while they run
 
+_FORMER = {  # modules as checkpoints of earlier versions know them
+    "numpyro_flowprior.priors.box": "numpyro_flowprior.box",
+    "numpyro_flowprior.priors.composed": "numpyro_flowprior.compose",
+    "numpyro_flowprior.priors.conditional": "numpyro_flowprior.conditional",
+    "numpyro_flowprior.priors.flow_prior": "numpyro_flowprior.prior",
+    "numpyro_flowprior.models.latent": "numpyro_flowprior.latent",
+}
 _ADVICE = "Use another file, or remove this one to begin anew."
 
 
@@ -45,7 +52,7 @@ def described(setting: Any, depth: int = 12) -> Any:
 
     Objects by their type and attributes, functions by their names; what is nested deeper than `depth` by its type.
     """
-    kind = f"{type(setting).__module__}.{type(setting).__qualname__}"
+    kind = _known_as(type(setting))
     if setting is None or isinstance(setting, bool | int | str):
         return setting
     if depth == 0:
@@ -67,11 +74,17 @@ def described(setting: Any, depth: int = 12) -> Any:
     return _of_object(setting, kind, depth)
 
 
+def _known_as(thing: Any) -> str:
+    """Returns the full name of a class or function; of the package's own, that under which files have always had it."""
+    module = _FORMER.get(thing.__module__, thing.__module__)
+    return f"{module}.{thing.__qualname__}"
+
+
 def _of_object(value: Any, kind: str, depth: int) -> Any:
     if isinstance(value, partial):
         return [described(part, depth - 1) for part in (value.func, value.args, value.keywords)]
     if hasattr(value, "__qualname__"):  # a function or a class
-        return f"{value.__module__}.{value.__qualname__}"
+        return _known_as(value)
     if not hasattr(value, "__dict__"):  # a path, a set, a range: its text is all there is
         return [kind, repr(value)]
     parts: Any = {name: part for name, part in vars(value).items() if name not in _WRITTEN}

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import shorten
+from .._util.display import Displayed
 from ..chains.chain import Chain
-from ..diagnostics.report import QualityReport
+from ..diagnostics.report import QualityReport, worst_verdict
 from ..priors.flow_prior import FlowPrior
 from .guards import Guards
 from .staged_arviz import staged_arviz
-
-_VERDICTS = ("pass", "warn", "fail")
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ class StageResult:
         """The worst of what sampler, report and guards say: "pass", "warn" or "fail"."""
         found = ["fail" if self.converged is False else "pass"]
         found += [part.verdict for part in (self.report, self.guards) if part is not None]
-        return max(found, key=_VERDICTS.index)
+        return worst_verdict(found, "pass")
 
 
-@dataclass(frozen=True)
-class StagedAnalysis:
+@dataclass(frozen=True, repr=False)
+class StagedAnalysis(Displayed):
     """The stages that are done, in their order."""
 
     stages: tuple[StageResult, ...]
@@ -104,7 +103,7 @@ class StagedAnalysis:
     @property
     def verdict(self) -> str:
         """The worst verdict of any stage: "pass", "warn" or "fail"."""
-        return max((stage.verdict for stage in self.stages), key=_VERDICTS.index)
+        return worst_verdict((stage.verdict for stage in self.stages), "pass")
 
     def to_arviz(self) -> Any:
         """Returns one InferenceData (DataTree with ArviZ 1.x): the last stage's posterior, and the others beside it.
@@ -140,6 +139,9 @@ class StagedAnalysis:
                 for stage in self.stages
             ],
         }
+
+    def _headline(self) -> str:
+        return f"{self.verdict}; {'; '.join(f'{stage.name}: {stage.verdict}' for stage in self.stages)}"
 
     def __str__(self) -> str:
         lines = [f"staged analysis of {len(self.stages)} stages: {self.verdict.upper()}", *self._table(), ""]

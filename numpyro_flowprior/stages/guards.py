@@ -15,8 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._util.checks import shorten
+from .._util.display import Displayed
 from .._util.json_numbers import rounded
 from ..chains.chain import Chain
+from ..diagnostics.report import worst_verdict
 from ..priors.composed import RobustPrior
 from ..sampling.broad_start import weighted_prior
 from ..sampling.density import ModelDensity
@@ -39,12 +42,11 @@ from .resting import beyond_rows, rows_rested_on
 from .staged_arviz import power_sensitivity
 from .tension import Tension, tension
 
-_VERDICTS = ("pass", "warn", "fail")
 _DRAWS = 32_768  # from the prior, weighted
 
 
-@dataclass(frozen=True)
-class Guards:
+@dataclass(frozen=True, repr=False)
+class Guards(Displayed):
     """What the guards of one stage found.
 
     Attributes:
@@ -60,8 +62,7 @@ class Guards:
     @property
     def verdict(self) -> str:
         """The worst verdict: "pass", "warn" or "fail"; "warn" too if no guard could judge."""
-        judged = [finding.verdict for finding in self.findings if finding.verdict in _VERDICTS]
-        return max(judged, key=_VERDICTS.index, default="warn")
+        return worst_verdict((finding.verdict for finding in self.findings), "warn")
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready record."""
@@ -84,6 +85,10 @@ class Guards:
             return cls(findings, dict(record["numbers"]), bool(record["corrected"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"guards: the record lacks a part, or has one too many ({error}).") from error
+
+    def _headline(self) -> str:
+        odd = [finding.subject for finding in self.findings if finding.verdict in ("warn", "fail")]
+        return f"{self.verdict}; {len(self.findings)} findings{f': {shorten(odd)}' if odd else ''}"
 
     def __str__(self) -> str:
         lines = [f"guards: {self.verdict.upper()}"]

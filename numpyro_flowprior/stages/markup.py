@@ -9,14 +9,14 @@ from io import BytesIO
 from typing import Any
 
 from .._util.checks import printable
-from ..plots.canvas import VERDICTS
+from ..plots.canvas import VERDICT_COLOURS
 
 _EMPTY = ("img", "meta")
 _DPI = 110
 _MARKS = {"pass": "\N{CHECK MARK}", "warn": "!", "fail": "\N{MULTIPLICATION SIGN}", "info": "i"}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # whatever the page says, nothing is fetched
 _COLOURS = "".join(
-    f".{word} {{ background: {colour}; border-color: {colour}; }}\n" for word, colour in VERDICTS.items()
+    f".{word} {{ background: {colour}; border-color: {colour}; }}\n" for word, colour in VERDICT_COLOURS.items()
 )
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --back: #ffffff; --band: #f4f6f8; }

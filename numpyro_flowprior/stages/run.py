@@ -17,6 +17,7 @@ from .._util.messages import FlowPriorError
 from .._util.progress import say
 from ..chains.chain import Chain
 from ..priors.composed import robustify
+from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
@@ -200,6 +201,8 @@ def _settings(run: _Run, stage: Stage, names: tuple[str, ...], *, first: bool) -
 
 def _text(option: Any) -> str:
     """Returns what an option is, as text that is the same in every process: no addresses."""
+    if isinstance(option, FlowPrior):  # as it was written when folders began
+        return f"FlowPrior({option.space!r}, {option.config!r})"
     text = repr(option)
     return repr(described(option)) if " at 0x" in text else text
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, shorten
+from .._util.display import Displayed
 from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
@@ -64,8 +65,8 @@ class History:
         return int(self.step[np.nanargmin(self.validation_loss)])
 
 
-@dataclass(frozen=True)
-class FlowFit:
+@dataclass(frozen=True, repr=False)
+class FlowFit(Displayed):
     """The outcome of `fit_flow`: the prior, each member's training, and how good the prior is on unseen rows."""
 
     prior: FlowPrior
@@ -76,6 +77,13 @@ class FlowFit:
     def history(self) -> History:
         """How the training of the first member went."""
         return self.histories[0]
+
+    def _headline(self) -> str:
+        seconds = sum(history.seconds for history in self.histories)
+        return f"{self.prior._headline()}; report: {self.report.verdict}; trained for {seconds:.0f} s"
+
+    def __str__(self) -> str:
+        return f"{self.prior}\n{self.report}"
 
 
 def fit_flow(

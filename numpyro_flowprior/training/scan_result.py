@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._util.display import Displayed
 from .grid import Settings, varied
 from .rungs import Outcome
 
@@ -13,8 +14,8 @@ _SHOWN = 10  # rows of the table that are printed
 _ORDER = ("finished", "stopped", "waiting", "diverged", "failed")
 
 
-@dataclass(frozen=True)
-class ScanResult:
+@dataclass(frozen=True, repr=False)
+class ScanResult(Displayed):
     """The outcome of `scan_flows`.
 
     Attributes:
@@ -45,6 +46,11 @@ class ScanResult:
         if first["log_density"] is None:
             raise ValueError(f"ScanResult.best: no candidate was trained; the first: {first['message']}")
         return self.candidates[first["candidate"]]
+
+    def _headline(self) -> str:
+        first = self.table[0]
+        found = "none trained" if first["log_density"] is None else f"best log density {first['log_density']:.4f} nats"
+        return f"{len(self.table)} candidates; {found}{'; interrupted' * self.interrupted}"
 
     def __str__(self) -> str:
         shown = [name for name in self.table[0] if name not in ("candidate", "message")]

@@ -1,0 +1,55 @@
+"""Results show themselves: a line as repr, the table as str and in notebooks, no dumps of arrays."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from toys import make_prior
+
+from numpyro_flowprior import Chain, FlowConfig, Guards, ParameterSpace, TrainConfig, compare, fit_flow
+from numpyro_flowprior.sampling.checkpoint import described
+from numpyro_flowprior.stages.findings import Finding
+from numpyro_flowprior.training.scan_result import ScanResult
+
+RNG = np.random.default_rng(0)
+SPACE = ParameterSpace(["a", "b<c"], -9.0, 9.0, units=["GeV", ""])
+CHAIN = Chain(RNG.normal(size=(2000, 2)), SPACE)
+FIT = fit_flow(
+    jax.random.key(0), CHAIN, FlowConfig(layers=0, base="normal"), TrainConfig(max_steps=1, eval_every=1), progress=False
+)
+ROW = {"candidate": 0, "log_density": -1.5, "error": 0.1, "seconds": 3.0, "status": "finished", "message": ""}
+GUARDS = Guards((Finding("shift", "warn", "0.4 sigma", "look"), Finding("rows", "pass", "many", "")), {}, False)
+RESULTS = [CHAIN, FIT, FIT.prior, FIT.report, compare(CHAIN, CHAIN, classify=False), GUARDS, ScanResult(((),), (ROW,))]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
+def test_results_are_a_line_in_a_list_and_a_table_in_print(result):
+    line, table, page = repr(result), str(result), result._repr_html_()
+    assert line.startswith(type(result).__name__)
+    assert "\n" not in line
+    assert len(line) < 150
+    assert "\n" in table
+    assert "array(" not in line + table
+    assert page.startswith("<pre>")
+    assert "b<c" not in page
+
+
+def test_a_chain_shows_its_numbers():
+    shown = str(CHAIN).splitlines()[-2].split()
+    assert shown[0] == "a"
+    np.testing.assert_allclose(float(shown[1]), CHAIN.mean()[0], rtol=1e-5)
+    np.testing.assert_allclose(float(shown[2]), CHAIN.samples[:, 0].std(), rtol=1e-5)
+    np.testing.assert_allclose([float(x) for x in shown[3:6]], CHAIN.quantile([0.05, 0.5, 0.95])[:, 0], rtol=1e-5)
+    assert shown[-1] == "GeV"
+
+
+def test_a_report_of_a_file_that_may_hold_anything_is_not_shown():
+    for report in ("pass", {"verdict": "\x1b[31mpass"}, None):
+        prior = make_prior([(0.0, 1.0)], FlowConfig(layers=1, hidden=(8,)))
+        prior.info = {"report": report}
+        assert str(prior).endswith("report: none")
+
+
+def test_checkpoints_know_priors_by_the_names_that_they_began_with():
+    assert described(FIT.prior)[0] == "numpyro_flowprior.prior.FlowPrior"
