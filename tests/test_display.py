@@ -15,9 +15,8 @@ from numpyro_flowprior.training.scan_result import ScanResult
 RNG = np.random.default_rng(0)
 SPACE = ParameterSpace(["a", "b<c"], -9.0, 9.0, units=["GeV", ""])
 CHAIN = Chain(RNG.normal(size=(2000, 2)), SPACE)
-FIT = fit_flow(
-    jax.random.key(0), CHAIN, FlowConfig(layers=0, base="normal"), TrainConfig(max_steps=1, eval_every=1), progress=False
-)
+QUICK = FlowConfig(layers=0, base="normal"), TrainConfig(max_steps=1, eval_every=1)
+FIT = fit_flow(jax.random.key(0), CHAIN, *QUICK, progress=False)
 ROW = {"candidate": 0, "log_density": -1.5, "error": 0.1, "seconds": 3.0, "status": "finished", "message": ""}
 GUARDS = Guards((Finding("shift", "warn", "0.4 sigma", "look"), Finding("rows", "pass", "many", "")), {}, False)
 RESULTS = [CHAIN, FIT, FIT.prior, FIT.report, compare(CHAIN, CHAIN, classify=False), GUARDS, ScanResult(((),), (ROW,))]

@@ -169,10 +169,20 @@ def _reader_of_object(source: Any) -> Reader:
             return reader
     if isinstance(source, Mapping):
         return read_dict
+    if isinstance(source, list | tuple) and _holds_numbers(source):
+        return read_array
     raise TypeError(
         "expected a path, a list of paths, a Chain, an array, a dictionary, or an object of "
         f"{shorten(sorted(_PACKAGES), 40)}; got {type(source).__name__}."
     )
+
+
+def _holds_numbers(source: Any) -> bool:
+    """Returns whether lists in lists make an array of numbers."""
+    try:
+        return np.asarray(source).dtype.kind in "fiu" and len(source) > 0
+    except ValueError:  # of different lengths
+        return False
 
 
 def _files(path: Path) -> list[Path]:
