@@ -1,10 +1,12 @@
 # `make demo` and `make test` do all set-up on a fresh machine (python3 and make only).
 PYTHON ?= python3
+NEWEST_PYTHON ?= python3.13
+LOWEST_PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo quick test slow lint format clean
+.PHONY: demo quick test slow lint format newest lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/flowprior demo
@@ -32,6 +34,23 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The same tests with the newest versions of everything, and with the lowest that pyproject.toml names.
+newest: .venv-newest/.installed
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal
+
+lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
+.venv-newest/.installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	touch $@
+
+.venv-lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(LOWEST_PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	touch $@
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
@@ -39,4 +58,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

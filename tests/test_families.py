@@ -12,7 +12,7 @@ from toys import make_prior
 
 import numpyro_flowprior as fp
 from numpyro_flowprior.diagnostics.independent import independent_rows
-from numpyro_flowprior.formats.npz import write_chain
+from numpyro_flowprior.formats.npz import write_npz
 from numpyro_flowprior.formats.table import Table, joined, to_chain
 
 PLANE = fp.ParameterSpace(["a", "b"])
@@ -126,7 +126,7 @@ def test_equal_densities_are_not_told_apart_and_unlike_ones_are():
 
 def test_families_are_kept_in_files_and_by_what_is_made_of_a_chain(tmp_path):
     chain = relatives(np.random.default_rng(0), families=1000)
-    for path in (write_chain(tmp_path / "chain.npz", chain), tmp_path / "chain.nc"):
+    for path in (write_npz(tmp_path / "chain.npz", chain), tmp_path / "chain.nc"):
         if path.suffix == ".nc":
             fp.to_arviz(chain).to_netcdf(str(path))
         read = fp.read_chain(path)
