@@ -1,1 +1,0 @@
-"""Chains in the formats of files and of other packages: readers and writers."""
