@@ -20,7 +20,7 @@ quick: $(INSTALLED)
 QUICK_XLA := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
 
 test: $(INSTALLED)
-	XLA_FLAGS="$(QUICK_XLA)" $(BIN)/python -m pytest -n 2 --dist worksteal
+	XLA_FLAGS="$(QUICK_XLA)" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
