@@ -43,6 +43,10 @@ def test_a_chain_shows_its_numbers():
     assert shown[-1] == "GeV"
 
 
+def test_names_cannot_steer_a_terminal():
+    assert "\x1b" not in str(Chain(CHAIN.samples, ParameterSpace(["a\x1b[31m", "b"]))).split("\n", 1)[1]
+
+
 def test_a_report_of_a_file_that_may_hold_anything_is_not_shown():
     for report in ("pass", {"verdict": "\x1b[31mpass"}, None):
         prior = make_prior([(0.0, 1.0)], FlowConfig(layers=1, hidden=(8,)))

@@ -333,6 +333,14 @@ def test_a_folder_of_an_earlier_version_is_read_and_its_guards_are_made_again(ov
     assert again.to_json() == load_stages(folder).to_json() == expected.to_json()
 
 
+def test_a_folder_that_knows_coordinates_by_their_former_name_goes_on(tmp_path):
+    files, settings = StageFolder(tmp_path / "x"), {"name": "x", "sampler_options": {"space": "'latent'"}}
+    files.begin(settings)
+    files.begin({"name": "x", "sampler_options": {"coordinates": "'latent'"}})
+    with pytest.raises(ValueError, match="the same 'sampler_options'"):
+        files.begin({"name": "x", "sampler_options": {"coordinates": "'parameters'"}})
+
+
 def test_a_flow_of_the_same_draws_with_other_log_densities_is_trained_again(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "fit_flow", lambda *args, **kwargs: SimpleNamespace(prior=whole.priors["y"]))
     files = StageFolder(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from .checks import printable
+
 
 class Displayed:
     """Base of results: `str` is the table, `_headline` what `repr` says in one line, and notebooks show the table."""
@@ -21,6 +23,7 @@ class Displayed:
 
 def columns_of_text(rows: list[list[str]], *, left: int = 1) -> str:
     """Returns rows of cells as lines of aligned columns, the first `left` of them to the left."""
+    rows = [[printable(cell) for cell in row] for row in rows]  # names in a file may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

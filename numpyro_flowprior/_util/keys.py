@@ -14,4 +14,8 @@ def seed_from_key(key: jax.Array) -> list[int]:
 
 def seed_or_zero(key: jax.Array | None) -> int:
     """Returns the integer that an optional key stands for: j for jax.random.key(j), 0 for None."""
-    return 0 if key is None else seed_from_key(key)[-1]
+    if key is None:
+        return 0
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key: expected a JAX key, such as jax.random.key(0); got {type(key).__name__}.")
+    return seed_from_key(key)[-1]

@@ -47,7 +47,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chai
     """Returns how faithful the prior is to a chain that its training did not see.
 
     The tests take rows of the chain that are nearly independent and of equal weight, and assume no more. A right prior
-    is warned of in at most one of a thousand reports (diagnostics.judge). Fewer than 200 effective rows always warn,
+    is warned of in at most one of a thousand reports (diagnostics.verdict). Fewer than 200 effective rows always warn,
     and by fewer than 30 independent ones no prior fails, unless its density is zero at some row.
 
     Args:

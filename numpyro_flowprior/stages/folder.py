@@ -72,7 +72,7 @@ class StageFolder:
         if not self.settings.exists():
             write_json(self.settings, settings)
             return
-        other = differing(read_json(self.settings), settings)
+        other = differing(_in_todays_words(read_json(self.settings)), settings)
         if other:
             raise ValueError(
                 f"run_stages: {self.path}: expected a stage run with the same {shorten(other)}; got another. Use "
@@ -151,6 +151,15 @@ def handed_on(chain: Chain, learned: FlowPrior | None) -> dict[str, str]:
     """Returns the fingerprints of what a stage hands on, which all files of the next one are made from."""
     prior = {} if learned is None else {"prior": prior_fingerprint(learned)}
     return {"chain before": chain_fingerprint(chain), **prior}
+
+
+def _in_todays_words(settings: Any) -> Any:
+    """Returns recorded settings with a sampler's coordinates under their name of today, which was "space"."""
+    options = settings.get("sampler_options") if isinstance(settings, Mapping) else None
+    if not isinstance(options, Mapping) or "space" not in options:
+        return settings
+    renamed = {"coordinates" if name == "space" else name: value for name, value in options.items()}
+    return {**settings, "sampler_options": renamed}
 
 
 def _unused(file: Path) -> Path:

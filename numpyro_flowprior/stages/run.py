@@ -255,10 +255,16 @@ def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFol
     if result.chain.info.get("stopped_by") == INTERRUPTION:
         why, advice = "interrupted", ""
     elif result.report is None:
-        advice = " Run it longer (sampler_options, or those of the stage), or pass override=True to go on regardless."
+        advice = (
+            " Run it longer (sampler_options, or those of the stage), or pass StageOptions(override=True) to go on "
+            "regardless."
+        )
     else:
         reasons = " ".join(result.report.reasons)
-        advice = f" {reasons} Look at it with plot_quality; try FlowConfig, TrainConfig or a longer chain; or override."
+        advice = (
+            f" {reasons} Look at it with plot_quality; try FlowConfig, TrainConfig or a longer chain; or "
+            "StageOptions(override=True)."
+        )
     return StageStopped(f"stage {result.name!r}: {why}.{advice}{_where(files)}", StagedAnalysis((*done, result)))
 
 

@@ -92,7 +92,7 @@ def _warn_of(renamed: list[str], files: StageFolder) -> None:
             f"run_stages: {files.path}: sampled under a prior that has been learnt again since. The stage is sampled "
             f"again; what was there is kept as {' and '.join(renamed)}.",
             FlowPriorWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
