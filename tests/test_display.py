@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +57,27 @@ def test_a_report_of_a_file_that_may_hold_anything_is_not_shown():
         prior = make_prior([(0.0, 1.0)], FlowConfig(layers=1, hidden=(8,)))
         prior.info = {"report": report}
         assert str(prior).endswith("report: none")
+
+
+def test_a_prior_is_described_alike_in_every_process():
+    code = (
+        "import sys, json; sys.path.insert(0, 'tests'); from toys import make_prior; import numpyro_flowprior as fp; "
+        "from numpyro_flowprior.sampling.checkpoint import described; "
+        "print(json.dumps(described(make_prior([(0.0, 1.0)], fp.FlowConfig(layers=1, hidden=(4,))))))"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    ]
+    assert told[0]
+    assert len(set(told)) == 1
 
 
 def test_checkpoints_know_priors_by_the_names_that_they_began_with():

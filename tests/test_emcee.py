@@ -284,7 +284,7 @@ def test_a_checkpoint_from_before_proposals_were_kept_goes_on(tmp_path, options)
     density, old = ModelDensity(gaussian, 0.7), load_file(path, "emcee_run", newest_schema=2)
     chain = sample_emcee(KEY, density, checkpoint=path, **{**SHORT, "max_steps": 20}, **options)
     assert chain.info["steps"] == 20
-    new = load_file(path, "emcee_run", newest_schema=3)
+    new = load_file(path, "emcee_run", newest_schema=4)
     np.testing.assert_array_equal(new.arrays["chain"][:12], old.arrays["chain"])
     assert new.record["about"]["proposal"] == options.get("proposal")
     with pytest.raises(ValueError, match="the same 'seed'"):

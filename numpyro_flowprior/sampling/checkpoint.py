@@ -88,8 +88,9 @@ def _of_object(value: Any, kind: str, depth: int) -> Any:
     if not hasattr(value, "__dict__"):  # a path, a set, a range: its text is all there is
         return [kind, repr(value)]
     parts: Any = {name: part for name, part in vars(value).items() if name not in _WRITTEN}
-    if hasattr(value, "tree_flatten"):  # a distribution, without the record of where it is from
-        parts = value.tree_flatten()
+    if hasattr(value, "gather_pytree_data_fields"):  # a distribution, without the record of where it is from
+        names = {*value.gather_pytree_data_fields(), *value.gather_pytree_aux_fields()}  # in no order of their own
+        parts = {name: getattr(value, name, None) for name in sorted(names)}
     elif hasattr(value, "to_json"):
         parts = value.to_json()
     return [kind, described(parts, depth - 1)]

@@ -14,8 +14,9 @@ import numpy as np
 from .._util.storage import load_file, require_arrays, save_file
 from .checkpoint import require_same_run
 
-KIND, SCHEMA = "emcee_run", 3  # files have checksums from schema 2 on, and how walkers move from schema 3 on
+KIND, SCHEMA = "emcee_run", 4  # with checksums from 2 on, moves from 3 on, proposals by name from 4 on
 
+_DIGITS = 64  # of a SHA-256
 _SINCE_3 = ("moves", "proposal", "proposal_share")
 
 
@@ -35,6 +36,11 @@ def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any],
     return save_file(path, KIND, SCHEMA, {"about": about, "finished": finished, "generator": generator}, arrays)
 
 
+def _is_density(about: dict[str, Any]) -> bool:
+    """Returns whether walkers propose from a density that a checksum stands for, of another order in each process."""
+    return isinstance(about.get("proposal"), str) and len(about["proposal"]) == _DIGITS
+
+
 def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) -> bool:
     """Fills an empty emcee backend with the steps in a file, and returns whether that run came to its end.
 
@@ -46,6 +52,8 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
     known = stored.record.get("about")
     if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
         known = {"space": "parameters", **{name: about[name] for name in _SINCE_3}, **known}
+    if isinstance(known, dict) and stored.schema == 3 and _is_density(known) and _is_density(about):
+        known = {**known, "proposal": about["proposal"]}
     require_same_run(path, known, about)
     steps, walkers, dim = np.shape(stored.arrays.get("chain", np.empty((0, 0, 0))))
     shapes: dict[str, tuple[int, ...]] = {

@@ -71,6 +71,7 @@ class StageOptions:
             broad one, the learned prior's density a part of the likelihood: the same posterior, at the price of a joint
             fit's temperatures, for one that holds little of the prior's mass, whose modes would be found by chance.
             "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
+            Through a broad prior a sampler's latent coordinates are the parameters.
         override: go on where sampler or report fail.
 
     Raises:
