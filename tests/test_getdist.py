@@ -90,6 +90,21 @@ def test_points_that_cosmomc_rejects_are_dead(tmp_path):
         assert read_chain(write(tmp_path, "c", weights, second)).n == N - 1
 
 
+def test_rejected_points_are_told_of_cobaya_too(tmp_path):
+    path = cobaya(tmp_path, "c")
+    lines = path.read_text().splitlines()
+    cells = lines[5].split()
+    path.write_text("\n".join([*lines[:5], " ".join([cells[0], "1e30", *cells[2:]]), *lines[6:]]) + "\n")
+    with pytest.warns(UserWarning, match="Left out are 1 of 2000 rows"):
+        assert read_chain(path, sampled=["a", "b"]).n == N - 1
+
+
+def test_other_files_in_a_folder_may_hold_anything(tmp_path):
+    root = write(tmp_path, "c")
+    (tmp_path / "notes.txt").write_bytes(b"\xff\xfe\x00 notes")
+    assert read_chain(root.parent).n == N
+
+
 def test_parts_with_other_bounds_are_refused(tmp_path):
     write(tmp_path, "one", ranges="a -5 5\n")
     write(tmp_path, "two", ranges="a -6 5\n")

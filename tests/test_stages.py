@@ -333,6 +333,12 @@ def test_a_folder_of_an_earlier_version_is_read_and_its_guards_are_made_again(ov
     assert again.to_json() == load_stages(folder).to_json() == expected.to_json()
 
 
+@pytest.mark.parametrize("field", ["tail_aware", "psis", "override"])
+def test_options_that_are_no_truth_values_are_refused(field):
+    with pytest.raises(TypeError, match=f"StageOptions: {field}: expected True or False; got 'no'"):
+        StageOptions(**{field: "no"})
+
+
 def test_a_folder_that_knows_coordinates_by_their_former_name_goes_on(tmp_path):
     files, settings = StageFolder(tmp_path / "x"), {"name": "x", "sampler_options": {"space": "'latent'"}}
     files.begin(settings)

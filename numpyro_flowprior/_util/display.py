@@ -21,13 +21,13 @@ class Displayed:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def columns_of_text(rows: list[list[str]], *, left: int = 1) -> str:
-    """Returns rows of cells as lines of aligned columns, the first `left` of them to the left."""
+def columns_of_text(rows: list[list[str]]) -> str:
+    """Returns rows of cells as lines of aligned columns, the first of them to the left."""
     rows = [[printable(cell) for cell in row] for row in rows]  # names in a file may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if j < left else cell.rjust(width)
+            cell.ljust(width) if j == 0 else cell.rjust(width)
             for j, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

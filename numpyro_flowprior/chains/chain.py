@@ -373,13 +373,13 @@ class Chain(Displayed):
         return f"{self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence}"
 
     def __str__(self) -> str:
-        deviations = np.sqrt(np.diag(np.atleast_2d(self.covariance())))
-        quantiles = self.quantile([0.05, 0.5, 0.95])
+        numbers = np.vstack([self.mean(), np.sqrt(np.diagonal(self.covariance())), self.quantile([0.05, 0.5, 0.95])])
         rows = [["parameter", "mean", "deviation", "5 %", "median", "95 %", "bounds", "unit"]]
         for j, name in enumerate(self.names):
-            numbers = (self.mean()[j], deviations[j], *quantiles[:, j])
             lower, upper = self.space.bounds[j]
-            rows.append([name, *(f"{x:.6g}" for x in numbers), f"({lower:.6g}, {upper:.6g})", self.space.units[j]])
+            rows.append(
+                [name, *(f"{x:.6g}" for x in numbers[:, j]), f"({lower:.6g}, {upper:.6g})", self.space.units[j]]
+            )
         size = f"{self.effective_size:.0f} effective draws of {self.row_order.kind} rows"
         return f"{self!r}\n{size}\n{columns_of_text(rows)}"
 

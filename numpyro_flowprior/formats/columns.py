@@ -75,15 +75,14 @@ def table_of_columns(
     _require_wide({**free, **levels}, fields.get("chain_id"))
     numbers, doubts = _doubts(free, fields.get("chain_id"))
     why |= numbers | dict.fromkeys(own, "the sampler's own column")
+    why |= {name: "labels of rows" for name in index if name not in labels}
     kept = {name: values for name, values in others.items() if name not in why}
     if not kept.keys() - doubts.keys():  # of nothing but counts, the counts are what the table is about
         doubts = {name: doubt for name, doubt in doubts.items() if doubt != _STEADY}
     if not kept.keys() - doubts.keys():
         raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
     names, samples = flattened(kept)
-    doubtful = {
-        name: doubts[base] for name in names if (base := name if name in kept else name.rsplit("[", 1)[0]) in doubts
-    }
+    doubtful = {column: why for name, why in doubts.items() for column in flattened({name: kept[name]})[0]}
     info: dict[str, Any] = {
         "log_prob": "column 'log_prob', taken at its name" if "log_prob" in fields else "none: no such column"
     }
@@ -91,9 +90,7 @@ def table_of_columns(
     if why or info.get("left_out"):
         info["left_out"] = {**why, **info.get("left_out", {})}
     if any(_plain(name) in _WEIGHTS for name in labels) and not are_counts(fields["weights"]):
-        parts.setdefault(
-            "weights_kind", "importance"
-        )  # a nested sampler's, as anesthetic has it; MCMC has counts there
+        parts.setdefault("weights_kind", "importance")  # a nested sampler's (anesthetic); MCMC has counts there
     return with_log_posterior(Table(samples, names, fields, **{"doubtful": doubtful, **parts, "info": info}))
 
 
@@ -145,7 +142,7 @@ def _fields(known: dict[str, Any], others: Mapping[str, np.ndarray]) -> tuple[di
     if chains and "chain_id" not in fields:
         labels = [whole_numbers(single[name], name) for name in chains]
         fields["chain_id"] = labels[0] if len(labels) == 1 else _ranks(*labels)[1]
-    return fields, why | dict.fromkeys(chains, "read as chain_id")
+    return fields, why | dict.fromkeys(chains, "numbers the chains")
 
 
 def _exponentiated(logs: np.ndarray) -> np.ndarray:

@@ -55,9 +55,8 @@ def read_parquet(path: Path, *, parameters: Sequence[str] = ()) -> Table:
     described = (table.schema.pandas_metadata or {}).get("index_columns", ())
     levels = {name: columns.pop(name) for name in described if isinstance(name, str) and name in columns}
     kinds = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-    info = {"source": "parquet", **({"left_out": dict.fromkeys(levels, "row labels of pandas")} if levels else {})}
     kinds = {name: kinds[name] for name in KINDS if name in kinds}
-    return table_of_columns(columns, index=levels, parameters=parameters, info=info, **kinds)
+    return table_of_columns(columns, index=levels, parameters=parameters, info={"source": "parquet"}, **kinds)
 
 
 def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> None:

@@ -55,11 +55,11 @@ def files_of_root(root: Path) -> list[Path]:
 
 
 def roots_in(folder: Path) -> list[str]:
-    """Returns the names of the roots whose chains a folder holds: those with .paramnames, or numbered files."""
+    """Returns the names of the roots in a folder: those with .paramnames, numbered chains, or Cobaya's header."""
     texts = sorted(folder.glob("*.txt"))
     numbered = {match[1] for path in texts if (match := _NUMBERED.fullmatch(path.stem))}
     described = {path.stem for path in folder.glob("*.paramnames") if files_of_root(path.with_suffix(""))}
-    single = {path.stem for path in texts if not _NUMBERED.fullmatch(path.stem) and _cobaya_header(path)}
+    single = {path.stem for path in texts if not _NUMBERED.fullmatch(path.stem) and _is_cobaya(path)}
     return sorted(numbered | described | single)
 
 
@@ -92,12 +92,14 @@ def read_getdist(
     if left_out or read.cut:
         info["left_out"] = {**left_out, **read.left_out}
     rows, rejected = _without_rejected(rows[start:])
+    complaints = read.complaints
     if rejected:
         info["left_out"] = {**info.get("left_out", {}), "rejected points": rejected}
+        complaints += (f"Left out are {rejected}.",)
     if header is not None:
         bounds, notes = _ranges(roots)
         found = _cobaya(rows, header, info | notes, bounds, sampled)
-        return replace(found, complaints=(*read.complaints, *found.complaints))
+        return replace(found, complaints=(*complaints, *found.complaints))
     fields = {"weights": rows[:, 0], "log_prob": -rows[:, 1]}
     doubt = _EQUAL if np.ptp(rows[:, 0]) == 0.0 else None if are_counts(rows[:, 0]) else _AMBIGUOUS
     withheld = _withheld(rows[:, 1], doubt, log_posterior)
@@ -113,7 +115,7 @@ def read_getdist(
         labels=labels,
         derived=derived,
         info=info | notes,
-        complaints=(*read.complaints, *([f"Left out are {rejected}."] if rejected else [])),
+        complaints=complaints,
         weights_kind=_kind(rows[:, 0]),
         rows="independent" if withheld and is_sorted(rows[:, 1]) else None,
     )
@@ -140,7 +142,8 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
     if withheld:
         info |= {"log_prob": "none", "left_out": {"log_prob": withheld}}
     elif loglikes is not None:
-        fields["log_prob"], info["log_prob"] = -loglikes, _LOG_PROB
+        fields["log_prob"] = np.where(loglikes >= _LOG_ZERO, -np.inf, -loglikes)
+        info["log_prob"] = _LOG_PROB
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2 and offsets[-1] == len(samples.samples):
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -219,6 +222,14 @@ def _ranges(roots: list[Path]) -> tuple[dict[str, tuple[float, float]], dict[str
         if len(cells) > 3:
             notes[cells[0]] = " ".join(cells[3:])
     return bounds, {"priors": notes} if notes else {}
+
+
+def _is_cobaya(path: Path) -> bool:
+    """Returns whether any file, perhaps not of text, begins as Cobaya's chains do."""
+    try:
+        return _cobaya_header(path) is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _cobaya_header(path: Path) -> list[str] | None:

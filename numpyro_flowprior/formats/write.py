@@ -38,7 +38,7 @@ def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
         return write_npz(path, chain)
     columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
     fields = {name: values for name in FIELDS if (values := getattr(chain, name)) is not None}
-    _require_parameters(path, chain, columns)
+    _require_parameters(path, columns)
     kinds: dict[str, str] = {"rows": chain.rows, **({"weights_kind": chain.weights_kind} if chain.weights_kind else {})}
     with atomic_file(path) as file:
         if path.suffix == ".parquet":
@@ -50,7 +50,7 @@ def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
     return path
 
 
-def _require_parameters(path: Path, chain: Chain, columns: dict[str, np.ndarray]) -> None:
+def _require_parameters(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Raises ValueError if columns by these names would not be read back as parameters."""
     taken = no_parameters(columns)
     if taken:

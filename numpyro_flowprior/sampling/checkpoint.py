@@ -91,6 +91,8 @@ def _of_object(value: Any, kind: str, depth: int) -> Any:
     if hasattr(value, "gather_pytree_data_fields"):  # a distribution, without the record of where it is from
         names = {*value.gather_pytree_data_fields(), *value.gather_pytree_aux_fields()}  # in no order of their own
         parts = {name: getattr(value, name, None) for name in sorted(names)}
+    elif hasattr(value, "tree_flatten"):
+        parts = value.tree_flatten()
     elif hasattr(value, "to_json"):
         parts = value.to_json()
     return [kind, described(parts, depth - 1)]

@@ -89,6 +89,9 @@ class StageOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "robust", real_in(self.robust, "StageOptions: robust", 0.0, 1.0, open_high=True))
         require_start(self.start)
+        for name in ("tail_aware", "psis", "override"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"StageOptions: {name}: expected True or False; got {getattr(self, name)!r}.")
         for name, kind in (("config", FlowConfig), ("train", TrainConfig)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
