@@ -48,6 +48,13 @@ def test_a_chain_shows_its_numbers():
     assert shown[-1] == "GeV"
 
 
+def test_an_epoch_is_shown_to_the_digits_that_it_is_known_to():
+    epoch = Chain(1187008882.43 + 0.001 * CHAIN.samples, ParameterSpace(["t", "u"]))
+    shown = str(epoch).splitlines()[-2].split()
+    assert abs(float(shown[1]) - epoch.mean()[0]) < 1e-4
+    assert float(shown[3]) < float(shown[4]) < float(shown[5])
+
+
 def test_names_cannot_steer_a_terminal():
     assert "\x1b" not in str(Chain(CHAIN.samples, ParameterSpace(["a\x1b[31m", "b"]))).split("\n", 1)[1]
 

@@ -377,8 +377,11 @@ class Chain(Displayed):
         rows = [["parameter", "mean", "deviation", "5 %", "median", "95 %", "bounds", "unit"]]
         for j, name in enumerate(self.names):
             lower, upper = self.space.bounds[j]
+            mean, deviation = numbers[:2, j]
+            apart = np.log10(abs(mean) / deviation) if mean and deviation else 0.0  # an epoch has digits to spare
+            digits = int(np.clip(np.ceil(apart) + 3, 6, 17))
             rows.append(
-                [name, *(f"{x:.6g}" for x in numbers[:, j]), f"({lower:.6g}, {upper:.6g})", self.space.units[j]]
+                [name, *(f"{x:.{digits}g}" for x in numbers[:, j]), f"({lower:.6g}, {upper:.6g})", self.space.units[j]]
             )
         size = f"{self.effective_size:.0f} effective draws of {self.row_order.kind} rows"
         return f"{self!r}\n{size}\n{columns_of_text(rows)}"
