@@ -24,7 +24,7 @@ from numpyro_flowprior.training.defaults import Piloted, default_configs
 from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
 from numpyro_flowprior.training.problem import DEPTH, Problem, pose, share_in_reach
-from numpyro_flowprior.training.steps import Data, batch_loss, make_rows
+from numpyro_flowprior.training.steps import Data, amounts_of, batch_loss, form_of, held, listed, make_rows
 
 KEY = jax.random.key(0)
 SMALL = FlowConfig(layers=2, hidden=(32,))
@@ -144,9 +144,10 @@ def test_losses_on_two_normals_are_their_closed_forms():
 def test_kl_and_likelihood_have_equal_gradients():
     x = np.random.default_rng(0).normal(size=(300, 2))
     rows, none = make_rows(x, stats.norm.logpdf(x).sum(axis=1)), make_rows(x[:0], None)
-    trained = init_trained(KEY, TINY, 2)
+    trained, amounts = init_trained(KEY, TINY, 2), amounts_of(TrainConfig())
     kl, nll = (
-        jax.grad(batch_loss)(trained, rows, none, config=TINY, train=TrainConfig(loss=loss)) for loss in ("kl", "nll")
+        jax.grad(batch_loss)(trained, rows, none, amounts, config=TINY, form=form_of(TrainConfig(loss=loss), 300))
+        for loss in ("kl", "nll")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kl, nll)
 
@@ -630,10 +631,10 @@ def test_where_a_log_density_teaches_its_regression_weighs_the_background(share)
     draws, wide = stats.norm.rvs(2.0, size=(500, 1), random_state=0), np.linspace(-6.0, 6.0, 999)[:, None]
 
     def rows(x):
-        return make_rows(x, np.log((1 - share) * stats.norm.pdf(x, 2.0) + share * stats.norm.pdf(x))[:, 0] + 5.0)
+        return x, np.log((1 - share) * stats.norm.pdf(x, 2.0) + share * stats.norm.pdf(x))[:, 0] + 5.0
 
-    data = Data(rows(wide), jnp.arange(1), jnp.arange(1))
-    problem = Problem(data, rows(draws), rows(wide), 0.0, 1, len(draws), len(wide))
+    data = Data(make_rows(*rows(wide)), listed(np.arange(1), 1), listed(np.arange(1), 1))
+    problem = Problem(data, held(*rows(draws)), held(*rows(wide)), 0.0, 1, len(draws), len(wide))
     weights = mixture_weights([trained], [problem], config, TrainConfig(loss="log_variance"))
     assert weights.sum() == pytest.approx(1.0)
     assert weights[1] == pytest.approx(max(share, 1e-13), rel=0.01)
@@ -651,10 +652,10 @@ def test_rows_kept_for_validation_are_worth_as_many_draws_as_are_independent():
         (Chain(np.repeat(free, 5, axis=0), space, rows="independent"), 1, 1 / 5, 0.01),
     ):
         problem = pose(KEY, prepare(chain), None, members, TrainConfig())[0]
-        assert problem.draws_worth == pytest.approx(share * len(problem.held_draws.x), rel=rel)
+        assert problem.draws_worth == pytest.approx(share * problem.held_draws.n, rel=rel)
     long = Chain(autoregression(300_000, 0.9, seed=1), space)  # more are kept than are looked at
     (problem,) = pose(KEY, prepare(long), None, 1, TrainConfig())
-    assert len(problem.held_draws.x) == 20_000
+    assert problem.held_draws.n == 20_000
     assert problem.draws_worth == pytest.approx(TrainConfig().validation * 300_000 / 19, rel=0.3)
 
 
@@ -693,11 +694,11 @@ def test_training_by_likelihood_leaves_support_points_aside():
     seen = prepare(curved_chain(500))
     support = apply_prepared(curved_chain(300, seed=1), seen.fixed)
     (alone,) = pose(KEY, seen, support, 1, TrainConfig(loss="nll"))
-    assert len(alone.data.rows.x) == 500
+    assert np.isfinite(alone.data.rows.x).all()
+    assert alone.data.taught.counted.max() < 500
+    assert len(alone.data.pointed.numbers) == 0
     (both,) = pose(KEY, seen, support, 1, TrainConfig(loss="log_variance"))
-    assert len(both.data.rows.x) == 800
-    assert both.data.taught.max() < 500
-    assert both.data.pointed.max() > 500
+    assert both.data.taught.counted.max() < 500 < both.data.pointed.counted.max() < 800
 
 
 @pytest.mark.parametrize(("share", "taught"), [(0.3, True), (0.05, False)])

@@ -13,13 +13,18 @@ from .checks import FloatArray
 _SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
 
 
+def power_of_two(n: int) -> int:
+    """Returns the least power of two that is n or more."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def padded_batches(n: int, size: int | None = None) -> list[tuple[int, int, int]]:
     """Returns (start, rows, padded rows) of the batches that n points are cut into, all of one size if it is given."""
     batches = []
     longest = size or _LARGEST
     for start in range(0, n, longest):
         rows = min(longest, n - start)
-        batches.append((start, rows, size or max(_SMALLEST, 1 << (rows - 1).bit_length())))
+        batches.append((start, rows, size or max(_SMALLEST, power_of_two(rows))))
     return batches
 
 

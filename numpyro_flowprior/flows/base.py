@@ -7,6 +7,7 @@ from typing import Any
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .config import FlowConfig
 from .layout import MAX_BASE_LOG_SCALE
@@ -23,13 +24,13 @@ class NormalMixture(distrax.MixtureSameFamily):
         return parts.loc[choice] + parts.scale_diag[choice] * normal
 
 
-def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, jax.Array]:
+def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, Any]:
     """Returns the base's parameters: none, or a mixture with the standard normal's first two moments."""
     if config.base == "normal":
         return {}
     centres = 0.5 * jax.random.normal(key, (config.components, dim), dtype=jnp.float32)
-    log_scale = jnp.full(centres.shape, 0.5 * jnp.log(0.75), dtype=jnp.float32)
-    return {"logits": jnp.zeros(config.components, jnp.float32), "mean": centres, "log_scale": log_scale}
+    log_scale = np.full(centres.shape, 0.5 * np.log(0.75), np.float32)
+    return {"logits": np.zeros(config.components, np.float32), "mean": centres, "log_scale": log_scale}
 
 
 def build_base(

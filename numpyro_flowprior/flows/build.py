@@ -68,7 +68,7 @@ def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
     key_couplings, key_base = jax.random.split(key)
     return {
         "couplings": init_couplings(key_couplings, config, dim),
-        "final": {name: jnp.zeros(dim, jnp.float32) for name in ("log_scale", "shift")},
+        "final": {name: np.zeros(dim, np.float32) for name in ("log_scale", "shift")},
         "base": init_base(key_base, config, dim),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from .._util.checks import one_of, plain_numbers, positive_int, real_in, shorten
@@ -101,6 +101,10 @@ class FlowConfig:
             support=False,
             whitening="diagonal",
         )
+
+    def of_one_member(self) -> FlowConfig:
+        """Returns what a member's map between latent and whitened coordinates depends on; other fields at one value."""
+        return replace(self, members=1, background=False, support=True, whitening="full")
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready description."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Layers = list[dict[str, jax.Array]]
+Layers = list[dict[str, Any]]  # arrays of JAX or NumPy
 
 
 def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
@@ -21,11 +22,11 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
     layers = []
     for j, (n_in, n_out) in enumerate(pairwise(sizes)):
         if j == len(sizes) - 2:
-            weight = jnp.zeros((n_in, n_out), dtype=jnp.float32)
+            weight = np.zeros((n_in, n_out), np.float32)
         else:
             noise = jax.random.normal(jax.random.fold_in(key, j), (n_in, n_out), dtype=jnp.float32)
             weight = np.sqrt(2.0 / max(n_in, 1)) * noise
-        layers.append({"weight": weight, "bias": jnp.zeros(n_out, dtype=jnp.float32)})
+        layers.append({"weight": weight, "bias": np.zeros(n_out, np.float32)})
     return layers
 
 

@@ -23,12 +23,23 @@ from ..flows.build import Whitening, build_whitened_flow, init_trained
 from ..flows.config import FlowConfig
 from ..flows.layout import Params, flatten_params, unflatten_params
 from ..training.config import TrainConfig
-from ..training.steps import Data, Rows, make_rows, optimiser, run_between, validation_loss
+from ..training.steps import (
+    Data,
+    Held,
+    Listed,
+    amounts_of,
+    first_state,
+    form_of,
+    make_rows,
+    run_between,
+    validation_loss,
+)
 
 _CONFIG = FlowConfig(layers=3, hidden=(32,), base="normal")
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=3e-3, batch_size=256, eval_every=50, patience=4)
 _FIRST_STEPS, _STEPS = 1500, 400  # from the identity, and from the flow of the temperature before
 _TAUGHT, _HELD = 2048, 512  # rows of each kind that teach, and that choose the weights
+_FORM = form_of(_TRAIN, _TAUGHT)
 _FOLD = 5  # every fifth particle chooses and never teaches, at all temperatures
 _SOFTENED = 0.3  # power of the weights by which particles are chosen for the regression: the tails too, not the deserts
 _DEFENSIVE, _NU = 0.1, 4  # share of the evidence's draws with heavy tails, and their degrees of freedom
@@ -125,7 +136,7 @@ def _moments(u: FloatArray, weights: FloatArray) -> _Frame:
 
 def _posed(
     key: jax.Array, u: FloatArray, weights: FloatArray, log_p: FloatArray, frame: _Frame
-) -> tuple[Data, tuple[Rows, Rows]]:
+) -> tuple[Data, tuple[Held, Held]]:
     """Returns what teaches, and the draws and points that choose: as many rows of each kind at every temperature."""
     fold = np.arange(len(u)) % _FOLD == 0
     middle = log_p[np.argsort(log_p)][np.searchsorted(np.cumsum(weights[np.argsort(log_p)]), 0.5)]
@@ -143,12 +154,12 @@ def _posed(
     x = np.linalg.solve(frame.tril, (u - frame.loc).T).T
     log_p = log_p + np.log(np.diagonal(frame.tril)).sum() - middle
 
-    def rows(numbers: np.ndarray) -> Rows:
-        return make_rows(x[numbers], log_p[numbers])
-
-    taught = jnp.arange(_TAUGHT, dtype=jnp.int32)
-    data = Data(rows(np.concatenate([drawn, pointed])), taught, taught + _TAUGHT)
-    return data, (rows(held_drawn), rows(held_pointed))
+    draws, points, *held = (make_rows(x[rows], log_p[rows]) for rows in (drawn, pointed, held_drawn, held_pointed))
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), draws, points)
+    taught = np.arange(_TAUGHT, dtype=np.int32)
+    data = Data(both, Listed(jnp.asarray(taught), _TAUGHT), Listed(jnp.asarray(taught + _TAUGHT), _TAUGHT))
+    held_draws, held_points = (Held(part, _HELD) for part in held)
+    return data, (held_draws, held_points)
 
 
 def _numbers(key: jax.Array, shares: FloatArray, n: int) -> np.ndarray:
@@ -157,16 +168,16 @@ def _numbers(key: jax.Array, shares: FloatArray, n: int) -> np.ndarray:
     return systematic_rows(key, shares / total if total > 0 else np.full(len(shares), 1 / len(shares)), n)
 
 
-def _trained(key: jax.Array, params: Params, data: Data, held: tuple[Rows, Rows], total: int) -> Params:
+def _trained(key: jax.Array, params: Params, data: Data, held: tuple[Held, Held], total: int) -> Params:
     """Returns the weights that are best at the held rows, the first ones included."""
-    judge = partial(validation_loss, config=_CONFIG, train=_TRAIN)
-    best, lowest, since = params, float(judge(params, *held)), 0
-    state = optimiser(_TRAIN, _TRAIN.learning_rate, total).init(params)
+    amounts = amounts_of(_TRAIN, max_steps=total)
+    judge = partial(validation_loss, config=_CONFIG, form=_FORM)
+    best, lowest, since = params, float(judge(params, *held, amounts)), 0
+    state = first_state(params, amounts, form=_FORM)
     for start in range(0, total, _TRAIN.eval_every):
-        span = (jnp.int32(start), jnp.int32(start + _TRAIN.eval_every), jnp.float32(total))
-        rate = jnp.float32(_TRAIN.learning_rate)
-        params, state = run_between(key, params, state, data, span, rate, config=_CONFIG, train=_TRAIN)
-        loss = float(judge(params, *held))
+        stop = start + _TRAIN.eval_every
+        params, state = run_between(key, params, state, data, amounts, start, stop, config=_CONFIG, form=_FORM)
+        loss = float(judge(params, *held, amounts))
         best, lowest, since = (params, loss, 0) if loss < lowest else (best, lowest, since + 1)
         if since >= _TRAIN.patience or not np.isfinite(loss):
             break

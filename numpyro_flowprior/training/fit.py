@@ -33,7 +33,7 @@ from .defaults import Piloted, default_configs
 from .mixture import mixture_weights
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
-from .steps import log_densities, optimiser, run_steps, validation_loss
+from .steps import amounts_of, first_state, form_of, log_densities, run_steps, validation_loss
 
 _LITTLE, _MANY = 0.01, 0.1  # of the mean weight, and share of such rows that makes them support points
 _TAUGHT = ("log_variance", "jeffreys")  # losses that teach the log density
@@ -215,8 +215,8 @@ def _pilot(
     trained, history = _train(key, problem, config, train, label)
     if history.interrupted:
         raise KeyboardInterrupt
-    log_q = np.asarray(log_densities(trained, problem.held_draws.x, config=config)[0], np.float64)
-    return Piloted(log_q, np.asarray(problem.held_draws.log_p, np.float64), problem.draws_worth)
+    log_q, _ = log_densities(trained, problem.held_draws, config=config)
+    return Piloted(log_q, problem.held_draws.counted[1], problem.draws_worth)
 
 
 def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:
@@ -304,14 +304,15 @@ def _train(
     key: jax.Array, problem: Problem, config: FlowConfig, train: TrainConfig, label: str | None
 ) -> tuple[Params, History]:
     start = time.perf_counter()
+    form, amounts = form_of(train, int(problem.data.taught.n)), amounts_of(train)
+    compiled_for: Any = {"config": config.of_one_member(), "form": form}
 
     def validate(trained: Params) -> float:
-        loss = validation_loss(trained, problem.held_draws, problem.held_points, config=config, train=train)
+        loss = validation_loss(trained, problem.held_draws, problem.held_points, amounts, **compiled_for)
         return float(loss) - problem.offset
 
     trained = init_trained(jax.random.fold_in(key, 0), config, problem.dim)
-    state = optimiser(train).init(trained)
-    advance = partial(run_steps, config=config, train=train)
+    state = first_state(trained, amounts, form=form)
     best = _Best(trained)
     interrupted = False
     with progress_bar(total=train.max_steps, desc=label, unit="step", disable=label is None) as bar:
@@ -320,7 +321,9 @@ def _train(
             for done in range(0, train.max_steps, train.eval_every):
                 steps = min(train.eval_every, train.max_steps - done)
                 chunk_key = jax.random.fold_in(key, done + 1)
-                trained, state, loss = advance(chunk_key, trained, state, problem.data, steps=steps)
+                trained, state, loss = run_steps(
+                    chunk_key, trained, state, problem.data, amounts, steps=steps, **compiled_for
+                )
                 best.update(done + steps, trained, float(loss) - problem.offset, validate(trained))
                 bar.update(steps)
                 bar.set_postfix(validation=f"{best.rows[-1][2]:.4f}", best=f"{best.loss:.4f}")

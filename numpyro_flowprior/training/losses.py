@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
+from scipy.special import huber
+
+from .._util.checks import FloatArray
 
 _HUBER = 0.5  # nats of log ratio up to which the regression is quadratic, beyond which it is linear
 _STEEPEST = 3.0  # log(q / p), about log 20: Jeffreys' divergence goes on as its tangent there
 
 
-def negative_log_likelihood(log_q: jax.Array) -> jax.Array:
+def negative_log_likelihood(log_q: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Returns -E_p[log q], estimated by the mean over draws of p.
 
     Needs samples only. Equals the entropy of p plus KL(p || q), so its minimum is the best q in Kullback-Leibler
@@ -20,13 +21,14 @@ def negative_log_likelihood(log_q: jax.Array) -> jax.Array:
 
     Args:
         log_q: (n,) normalised log density of the flow at draws of p.
+        weights: (n,) of the draws, which sum to one; None for equal ones.
 
     Source: Roch and Shen (2025), Eq. 8.
     """
-    return -jnp.mean(log_q)
+    return -_mean(log_q, weights)
 
 
-def kullback_leibler(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+def kullback_leibler(log_p: jax.Array, log_q: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Returns KL(p || q) = E_p[log p - log q], estimated by the mean over draws of p.
 
     Needs the log density of p, and gains nothing from it in training: log p does not depend on the flow, so the
@@ -36,13 +38,16 @@ def kullback_leibler(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     Args:
         log_p: (n,) log density of the target at draws of p.
         log_q: (n,) log density of the flow there.
+        weights: (n,) of the draws, which sum to one; None for equal ones.
 
     Source: Roch and Shen (2025), Eq. 5.
     """
-    return jnp.mean(log_p - log_q)
+    return _mean(log_p - log_q, weights)
 
 
-def jeffreys(log_p: jax.Array, log_q: jax.Array, *, normalised: bool = False) -> jax.Array:
+def jeffreys(
+    log_p: jax.Array, log_q: jax.Array, weights: jax.Array | None = None, *, normalised: bool = False
+) -> jax.Array:
     """Returns KL(p || q) + KL(q || p), estimated over draws of p alone.
 
     The reverse term is an expectation over q. Draws of p stand in for it with the self-normalised weights
@@ -57,19 +62,23 @@ def jeffreys(log_p: jax.Array, log_q: jax.Array, *, normalised: bool = False) ->
     Args:
         log_p: (n,) log density of the target at draws of p, up to a constant unless `normalised`.
         log_q: (n,) log density of the flow there.
+        weights: (n,) of the draws, which sum to one; None for equal ones.
         normalised: whether log p is.
 
     Source: Roch and Shen (2025), Eq. 4; there with raw weights clipped at exp(+-30), of log densities with a constant.
     """
     log_ratio = log_q - log_p
     if not normalised:
-        return jnp.sum(jax.nn.softmax(log_ratio) * log_ratio) - jnp.mean(log_ratio)
+        tilted = log_ratio if weights is None else log_ratio + jnp.log(weights)
+        return jnp.sum(jax.nn.softmax(tilted) * log_ratio) - _mean(log_ratio, weights)
     low = jnp.minimum(log_ratio, _STEEPEST)
     slope = jnp.exp(_STEEPEST) * (_STEEPEST + 1.0) - 1.0
-    return jnp.mean(jnp.expm1(low) * low + slope * (log_ratio - low))
+    return _mean(jnp.expm1(low) * low + slope * (log_ratio - low), weights)
 
 
-def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> jax.Array:
+def log_ratio_spread(
+    log_p: jax.Array, log_q: jax.Array, centre: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
     """Returns the mean Huber loss of (log p - log q) - centre: zero where q is p up to a constant.
 
     A robust form of the variance of the log ratio. Needs the log density of p, up to an additive constant, at points
@@ -80,10 +89,16 @@ def log_ratio_spread(log_p: jax.Array, log_q: jax.Array, centre: jax.Array) -> j
         log_p: (n,) log density of the target, up to a constant.
         log_q: (n,) log density of the flow at the same points.
         centre: the log ratio in the bulk of p, e.g. its median over draws of p.
+        weights: (n,) of the points, which sum to one; None for equal ones.
     """
-    return jnp.mean(log_ratio_losses(log_p, log_q, centre))
+    return _mean(optax.huber_loss(log_p - log_q - centre, delta=_HUBER), weights)
 
 
-def log_ratio_losses(log_p: Any, log_q: Any, centre: Any) -> jax.Array:
-    """Returns the Huber loss of (log p - log q) - centre at each point, (n,)."""
-    return optax.huber_loss(log_p - log_q - centre, delta=_HUBER)
+def log_ratio_losses(log_p: FloatArray, log_q: FloatArray, centre: FloatArray) -> FloatArray:
+    """Returns what `log_ratio_spread` takes the mean of, at points (n,), in NumPy."""
+    losses: FloatArray = huber(_HUBER, log_p - log_q - centre)
+    return losses
+
+
+def _mean(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    return jnp.mean(values) if weights is None else jnp.sum(weights * values)

@@ -34,10 +34,10 @@ def mixture_weights(
     tell what so thin a background does to the tails: where a log density taught those, its regression on unseen points
     chooses, and asks for far less.
     """
-    held = [problem.held_draws.x for problem in problems[: len(trained)]]
-    tables = [[log_densities(params, x, config=config) for params in trained] for x in held]
+    held = [problem.held_draws for problem in problems[: len(trained)]]
+    tables = [[log_densities(params, rows, config=config) for params in trained] for rows in held]
     members = np.full(len(trained), 1.0 / len(trained))
-    if min(len(x) for x in held) >= _ENOUGH:
+    if min(int(rows.n) for rows in held) >= _ENOUGH:
         members = _most_likely(np.concatenate([[flow for flow, _ in row] for row in tables], axis=1))
     background = _FAINTEST
     unseen = [row[k] for k, row in enumerate(tables)]  # each by the member that did not see it
@@ -55,9 +55,9 @@ def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[
     """
     losses, worth = [], 0.0
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
-        centres = np.median(problem.held_draws.log_p - _mixed(*at_draws), axis=1)
-        mixed = _mixed(*log_densities(params, problem.held_points.x, config=config))
-        losses.append(log_ratio_losses(problem.held_points.log_p, mixed, centres[:, None]))
+        centres = np.median(problem.held_draws.counted[1] - _mixed(*at_draws), axis=1)
+        mixed = _mixed(*log_densities(params, problem.held_points, config=config))
+        losses.append(log_ratio_losses(problem.held_points.counted[1], mixed, centres[:, None]))
         worth += problem.points_worth
     table = np.concatenate(losses, axis=1)
     worse = table - table[np.argmin(table.mean(axis=1))]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from .._util.batches import in_batches
+from .._util.batches import in_batches, power_of_two
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.effective import kish
@@ -98,7 +98,7 @@ def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tupl
 
 def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
     """Yields rows, unconstrained coordinates (m, d) and log |det dz / dtheta| (m,), in float64 whatever JAX's flag."""
-    size = min(_CHUNK, chain.n)
+    size = min(_CHUNK, power_of_two(chain.n))  # compiled for few sizes
     for start in range(0, chain.n, size):
         part = slice(start, min(start + size, chain.n))
         rows = chain.samples[part]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..chains.chain import Chain, systematic_rows
 from .config import TrainConfig
 from .prepare import Prepared
-from .steps import Data, Rows, make_rows
+from .steps import MOST_HELD, Data, Held, held, listed, make_rows, padded_size
 
-_MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
 DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
 _LOOKED_AT = ("loss", "validation", "likelihood", "normalised")  # of TrainConfig, by `pose`
 _COPIES = 8  # entries per row in the list that stands for uneven weights ...
@@ -35,8 +33,8 @@ class Problem:
     """
 
     data: Data
-    held_draws: Rows
-    held_points: Rows
+    held_draws: Held
+    held_points: Held
     offset: float
     dim: int
     draws_worth: float
@@ -48,7 +46,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
 
     A single member keeps `train.validation` of the rows for choosing its weights. Several are trained as in
     cross-validation: the rows are dealt into as many folds, and each member chooses by the fold that it did not see.
-    All share one copy of the rows, and have lists of the same lengths, so that their training is compiled once.
+    All share one copy of the rows, and have arrays of the same shapes, so that their training is compiled once.
 
     Args:
         key: JAX random key.
@@ -70,7 +68,9 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
     zero = known_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
-    rows = make_rows(x, None if log_p is None else np.maximum(log_p, top - DEPTH) - zero)
+    held_p = None if log_p is None else np.maximum(log_p, top - DEPTH) - zero
+    rows = make_rows(x, held_p, padded_size(len(x)))
+    longest = padded_size(seen.chain.n if np.ptp(probabilities) == 0.0 else _listed_at_most(seen.chain.n))
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
         reached = log_p - top > -DEPTH
@@ -80,19 +80,22 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         in_fold[folds[k]] = in_fold[more_folds[k]] = True
         taught = np.flatnonzero(~in_fold[: seen.chain.n])
         key_taught, key_held = jax.random.split(jax.random.fold_in(key_list, k))
-        held = _drawn(key_held, folds[k], probabilities)
-        data = Data(rows, _as_list(key_taught, taught, probabilities), _numbers(np.flatnonzero(reached & ~in_fold)))
-        nats = float(seen.log_det[held].mean())  # what turns -log q in x into nats in theta
+        drawn = _drawn(key_held, folds[k], probabilities)
+        data = Data(
+            rows,
+            listed(_by_weight(key_taught, taught, probabilities), longest),
+            listed(np.flatnonzero(reached & ~in_fold), len(rows.x)),
+        )
+        nats = float(seen.log_det[drawn].mean())  # what turns -log q in x into nats in theta
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
         held_points = np.flatnonzero(reached & in_fold)
-        held_points = held_points[:: len(held_points) // _MOST_HELD + 1]
-        worth = worth_of(seen.chain, folds[k], held)
+        held_points = held_points[:: len(held_points) // MOST_HELD + 1]
+        worth = worth_of(seen.chain, folds[k], drawn)
         own = held_points < seen.chain.n  # support points are further ones, and independent
-        points_worth = float(np.sum(np.where(own, worth / len(held), 1.0)))
-        problems.append(
-            Problem(data, _take(rows, held), _take(rows, held_points), offset, x.shape[1], worth, points_worth)
-        )
-    return _of_equal_shapes(problems)
+        points_worth = float(np.sum(np.where(own, worth / len(drawn), 1.0)))
+        draws, points = (held(x[rows], None if held_p is None else held_p[rows]) for rows in (drawn, held_points))
+        problems.append(Problem(data, draws, points, offset, x.shape[1], worth, points_worth))
+    return problems
 
 
 def posed_by(train: TrainConfig) -> TrainConfig:
@@ -120,9 +123,9 @@ def _top(seen: Prepared) -> float:
     return float(seen.log_p[seen.chain.probabilities > 0].max())
 
 
-def worth_of(chain: Chain, fold: np.ndarray, held: np.ndarray) -> float:
-    """Returns how many independent draws the row numbers `held`, drawn from a fold by weight, are."""
-    return min(float(len(held)), chain.effective_size * float(chain.probabilities[fold].sum()))
+def worth_of(chain: Chain, fold: np.ndarray, drawn: np.ndarray) -> float:
+    """Returns how many independent draws the row numbers `drawn` from a fold by weight are."""
+    return min(float(len(drawn)), chain.effective_size * float(chain.probabilities[fold].sum()))
 
 
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray, float]:
@@ -131,8 +134,8 @@ def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndar
     key_rows, _, key_list = jax.random.split(key, 3)
     fold, taught = _folds(key_rows, chain, 1, validation)
     _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
-    held = _drawn(key_held, fold, chain.probabilities)
-    return taught, held, worth_of(chain, fold, held)
+    drawn = _drawn(key_held, fold, chain.probabilities)
+    return taught, drawn, worth_of(chain, fold, drawn)
 
 
 def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:
@@ -141,47 +144,22 @@ def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> lis
     return chain.deal(shares, key)
 
 
-def _as_list(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> jax.Array:
+def _by_weight(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Returns row numbers, as often as their weights ask for: drawn evenly, they are draws of the weighted chain."""
     shares = _normalised(probabilities[taught])
     if np.ptp(shares) == 0.0:
-        return _numbers(taught)
-    length = max(len(taught), min(_COPIES * len(taught), _MOST_LISTED))
-    return _numbers(taught[systematic_rows(key, shares, length)])
+        return taught
+    return taught[systematic_rows(key, shares, _listed_at_most(len(taught)))]
+
+
+def _listed_at_most(rows: int) -> int:
+    return max(rows, min(_COPIES * rows, _MOST_LISTED))
 
 
 def _drawn(key: jax.Array, fold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Returns as many of a fold's row numbers as it has effective draws, drawn by their weights."""
     shares = _normalised(probabilities[fold])
-    return fold[systematic_rows(key, shares, min(round(1.0 / np.sum(shares**2)) + 1, _MOST_HELD))]
-
-
-def _numbers(rows: np.ndarray) -> jax.Array:
-    return jnp.asarray(rows, jnp.int32)
-
-
-def _take(rows: Rows, numbers: np.ndarray) -> Rows:
-    return Rows(rows.x[numbers], rows.log_p[numbers])
-
-
-def _of_equal_shapes(problems: list[Problem]) -> list[Problem]:
-    """Returns the problems without the few rows that some have more of than others (they teach other members)."""
-    shortest = [
-        min(len(part) for part in column)
-        for column in zip(
-            *((p.data.taught, p.data.pointed, p.held_draws.x, p.held_points.x) for p in problems), strict=True
-        )
-    ]
-    taught, pointed, draws, points = shortest
-    return [
-        replace(
-            p,
-            data=Data(p.data.rows, p.data.taught[:taught], p.data.pointed[:pointed]),
-            held_draws=Rows(p.held_draws.x[:draws], p.held_draws.log_p[:draws]),
-            held_points=Rows(p.held_points.x[:points], p.held_points.log_p[:points]),
-        )
-        for p in problems
-    ]
+    return fold[systematic_rows(key, shares, min(round(1.0 / np.sum(shares**2)) + 1, MOST_HELD))]
 
 
 def _normalised(probabilities: np.ndarray) -> np.ndarray:

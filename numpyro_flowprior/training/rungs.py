@@ -25,7 +25,7 @@ from .fit import fit_flow
 from .grid import Settings
 from .prepare import as_configured, prepare
 from .problem import Problem, held_apart, pose, posed_by
-from .steps import log_densities, optimiser, run_between
+from .steps import amounts_of, first_state, form_of, log_densities, run_between
 
 _CHUNK = 50_000  # rows between returns to Python, where the keyboard can interrupt
 
@@ -174,17 +174,20 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
     many independent draws these are."""
     config, train = task.config, task.train
     problem, nats = _posed(task.source, train, config)
-    steps = -(-task.rows // min(train.batch_size, len(problem.data.taught)))
+    form = form_of(train, int(problem.data.taught.n))
+    steps = -(-task.rows // form.batch_size)
     key_init, key_steps = jax.random.split(task.source.keys[1])
+    amounts = amounts_of(train, learning_rate=rate, max_steps=steps)
+    compiled_for: Any = {"config": config.of_one_member(), "form": form}
     trained = init_trained(key_init, config, problem.dim)
-    state = optimiser(train).init(trained)
-    chunk = max(1, _CHUNK // train.batch_size)
+    state = first_state(trained, amounts, form=form)
+    chunk = max(1, _CHUNK // form.batch_size)
     for start in range(0, steps, chunk):
-        span = start, min(start + chunk, steps), steps
-        trained, state = run_between(key_steps, trained, state, problem.data, span, rate, config=config, train=train)
+        stop = min(start + chunk, steps)
+        trained, state = run_between(key_steps, trained, state, problem.data, amounts, start, stop, **compiled_for)
         jax.block_until_ready(trained)
-    log_q, _ = log_densities(trained, problem.held_draws.x, config=config)
-    return steps, np.asarray(log_q, np.float64) + nats, problem.draws_worth
+    log_q, _ = log_densities(trained, problem.held_draws, config=config)
+    return steps, log_q + nats, problem.draws_worth
 
 
 def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:

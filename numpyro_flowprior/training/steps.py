@@ -1,7 +1,12 @@
-"""The compiled part of training: minibatches, the loss of a batch, many optimiser steps in one scan."""
+"""The compiled part of training: minibatches, the loss of a batch, many optimiser steps in one scan.
+
+Compiled once for an architecture, a number of parameters and a loss: rates and lengths are traced, and rows are padded
+to a few sizes, so that pilots, members, refits and stages share programs.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .._util.batches import power_of_two
 from .._util.checks import FloatArray
 from ..flows.build import build_whitened_flow
 from ..flows.config import FlowConfig
@@ -18,6 +24,9 @@ from .config import TrainConfig
 from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
 
 _WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
+_PADDED = 1 << 20  # rows up to which arrays are padded to powers of two; compiling costs little beside training on more
+MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
+_BATCH = 1024  # of those, evaluated at a time
 
 
 class Rows(NamedTuple):
@@ -25,6 +34,18 @@ class Rows(NamedTuple):
 
     x: jax.Array
     log_p: jax.Array
+
+
+class Listed(NamedTuple):
+    """Row numbers: the first `n` of an array (m,), m a power of two if it is not long; no array if there are none."""
+
+    numbers: jax.Array
+    n: Any
+
+    @property
+    def counted(self) -> np.ndarray:
+        """The row numbers, (n,)."""
+        return np.asarray(self.numbers)[: self.n]
 
 
 class Data(NamedTuple):
@@ -35,14 +56,78 @@ class Data(NamedTuple):
     """
 
     rows: Rows
-    taught: jax.Array
-    pointed: jax.Array
+    taught: Listed
+    pointed: Listed
 
 
-def make_rows(x: FloatArray, log_p: FloatArray | None) -> Rows:
-    """Returns rows in float32 on the device."""
-    log_p = np.zeros(len(x)) if log_p is None else log_p
-    return Rows(jnp.asarray(x, jnp.float32), jnp.asarray(log_p, jnp.float32))
+class Held(NamedTuple):
+    """The first `n` of some rows, at most MOST_HELD of them, kept to choose weights by; all arrays are of one size."""
+
+    rows: Rows
+    n: Any
+
+    @property
+    def counted(self) -> tuple[FloatArray, FloatArray]:
+        """Points (n, d) and log density (n,) of the rows that count, in float64."""
+        return tuple(np.asarray(part, np.float64)[: self.n] for part in self.rows)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What compiled code depends on of the training settings; `batch_size` is what is used of it."""
+
+    loss: str
+    schedule: str
+    normalised: bool
+    batch_size: int
+
+
+class Amounts(NamedTuple):
+    """The other settings, traced."""
+
+    learning_rate: Any
+    max_steps: Any
+    weight_decay: Any
+    clip: Any
+    likelihood: Any
+    supervision: Any
+
+
+def form_of(train: TrainConfig, rows: int) -> Form:
+    """Returns what compiled code depends on, for as many rows that teach: no more are drawn than twice those."""
+    return Form(train.loss, train.schedule, train.normalised, min(train.batch_size, power_of_two(rows)))
+
+
+def amounts_of(train: TrainConfig, **others: float) -> Amounts:
+    """Returns the settings that are traced, but for others."""
+    return Amounts(*(np.float32(others.get(name, getattr(train, name))) for name in Amounts._fields))
+
+
+def make_rows(x: FloatArray, log_p: FloatArray | None, size: int | None = None) -> Rows:
+    """Returns rows in float32 on the device, followed by zeros up to a size."""
+    size = len(x) if size is None else size
+    padded_x, padded_p = np.zeros((size, x.shape[1]), np.float32), np.zeros(size, np.float32)
+    padded_x[: len(x)] = x
+    if log_p is not None:
+        padded_p[: len(x)] = log_p
+    return Rows(jnp.asarray(padded_x), jnp.asarray(padded_p))
+
+
+def padded_size(n: int) -> int:
+    """Returns the size of arrays of n rows: a power of two, or n if they are many."""
+    return power_of_two(n) if n <= _PADDED else n
+
+
+def listed(numbers: np.ndarray, size: int) -> Listed:
+    """Returns row numbers in an array of a size; in an empty one if there are none."""
+    padded = np.zeros(size if len(numbers) else 0, np.int32)
+    padded[: len(numbers)] = numbers
+    return Listed(jnp.asarray(padded), np.int32(len(numbers)))
+
+
+def held(x: FloatArray, log_p: FloatArray | None) -> Held:
+    """Returns rows as the validation loss takes them."""
+    return Held(make_rows(x, log_p, -(-MOST_HELD // _BATCH) * _BATCH), np.int32(len(x)))
 
 
 def learning_rate(step: Any, peak: Any, total: Any) -> jax.Array:
@@ -52,85 +137,163 @@ def learning_rate(step: Any, peak: Any, total: Any) -> jax.Array:
     return peak * jnp.where(step < warm_up, step / warm_up, 0.5 * (1.0 + jnp.cos(jnp.pi * way)))
 
 
-def optimiser(train: TrainConfig, peak: Any = None, total: Any = None) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients; its learning rate's peak and length may be traced values of their own."""
-    peak = train.learning_rate if peak is None else peak
-    schedule: Any = peak
-    if train.schedule == "cosine":
-        schedule = partial(learning_rate, peak=peak, total=train.max_steps if total is None else total)
-    return optax.chain(optax.clip_by_global_norm(train.clip), optax.adamw(schedule, weight_decay=train.weight_decay))
+def optimiser(form: Form, amounts: Amounts) -> optax.GradientTransformation:
+    """Returns AdamW with clipped gradients; its numbers may be traced."""
+    schedule: Any = amounts.learning_rate
+    if form.schedule == "cosine":
+        schedule = partial(learning_rate, peak=amounts.learning_rate, total=amounts.max_steps)
+    return optax.chain(
+        optax.clip_by_global_norm(amounts.clip), optax.adamw(schedule, weight_decay=amounts.weight_decay)
+    )
 
 
-@partial(jax.jit, static_argnames=("config", "train", "steps"))
+@partial(jax.jit, static_argnames="form")
+def first_state(trained: Params, amounts: Amounts, *, form: Form) -> Any:
+    """Returns the optimiser's state before the first step."""
+    return optimiser(form, amounts).init(trained)
+
+
+@partial(jax.jit, static_argnames=("config", "form", "steps"))
 def run_steps(
-    key: jax.Array, trained: Params, state: Any, data: Data, *, config: FlowConfig, train: TrainConfig, steps: int
+    key: jax.Array,
+    trained: Params,
+    state: Any,
+    data: Data,
+    amounts: Amounts,
+    *,
+    config: FlowConfig,
+    form: Form,
+    steps: int,
 ) -> tuple[Params, Any, jax.Array]:
     """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
-    chosen = _choose(key, data, (steps,), train)
-    step = partial(_step, data=data, descend=optimiser(train), config=config, train=train)
+    chosen = _choose(key, data, (steps,), form)
+    step = partial(_step, data=data, config=config, form=form, amounts=amounts)
     (trained, state), losses = jax.lax.scan(step, (trained, state), chosen)
     return trained, state, jnp.mean(losses)
 
 
-@partial(jax.jit, static_argnames=("config", "train"))
+@partial(jax.jit, static_argnames=("config", "form"))
 def run_between(
-    key: jax.Array, trained: Params, state: Any, data: Data, span: Any, peak: Any, *, config: FlowConfig, train: Any
+    key: jax.Array,
+    trained: Params,
+    state: Any,
+    data: Data,
+    amounts: Amounts,
+    start: Any,
+    stop: Any,
+    *,
+    config: FlowConfig,
+    form: Form,
 ) -> tuple[Params, Any]:
-    """Returns the weights and optimiser state after the steps from `start` to `stop` of a training of `total`.
+    """Returns the weights and optimiser state after the steps from `start` to `stop`, any numbers of them.
 
-    What `run_steps` does, compiled once for every learning rate and length: `span` (start, stop, total) and `peak` are
-    traced, and `train.learning_rate` and `train.max_steps` are not looked at. `key` is the whole training's.
+    What `run_steps` does, with batches drawn step by step; `key` is the whole training's.
     """
-    start, stop, total = span
-    step = partial(_step, data=data, descend=optimiser(train, peak, total), config=config, train=train)
+    step = partial(_step, data=data, config=config, form=form, amounts=amounts)
 
     def body(j: Any, carry: Any) -> Any:
-        return step(carry, _choose(jax.random.fold_in(key, j), data, (), train))[0]
+        return step(carry, _choose(jax.random.fold_in(key, j), data, (), form))[0]
 
     return jax.lax.fori_loop(start, stop, body, (trained, state))
 
 
-def _choose(key: jax.Array, data: Data, batches: tuple[int, ...], train: TrainConfig) -> tuple[jax.Array, jax.Array]:
+def _choose(key: jax.Array, data: Data, batches: tuple[int, ...], form: Form) -> tuple[jax.Array, jax.Array]:
     """Returns the row numbers of batches, (*batches, batch size): of draws and of points (none if there are none)."""
-    key_draws, key_points = jax.random.split(key)
-    size = min(train.batch_size, len(data.taught))
-    drawn = jax.random.randint(key_draws, (*batches, size), 0, len(data.taught))
-    shape = (*batches, min(size, len(data.pointed)))
-    return data.taught[drawn], data.pointed[jax.random.randint(key_points, shape, 0, max(len(data.pointed), 1))]
+    keys = jax.random.split(key)
+    return tuple(  # type: ignore[return-value]
+        part.numbers[jax.random.randint(one, (*batches, form.batch_size if len(part.numbers) else 0), 0, part.n)]
+        for one, part in zip(keys, (data.taught, data.pointed), strict=True)
+    )
 
 
 def _step(
-    carry: Any, chosen: tuple[jax.Array, jax.Array], *, data: Data, descend: Any, config: FlowConfig, train: TrainConfig
+    carry: Any,
+    chosen: tuple[jax.Array, jax.Array],
+    *,
+    data: Data,
+    config: FlowConfig,
+    form: Form,
+    amounts: Amounts,
 ) -> tuple[Any, jax.Array]:
     trained, state = carry
     draws, points = (Rows(data.rows.x[rows], data.rows.log_p[rows]) for rows in chosen)
-    loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, config=config, train=train)
-    updates, state = descend.update(gradient, state, trained)
+    loss, gradient = jax.value_and_grad(batch_loss)(trained, draws, points, amounts, config=config, form=form)
+    updates, state = optimiser(form, amounts).update(gradient, state, trained)
     return (optax.apply_updates(trained, updates), state), loss
 
 
-def batch_loss(trained: Params, draws: Rows, points: Rows, *, config: FlowConfig, train: TrainConfig) -> jax.Array:
+def batch_loss(
+    trained: Params, draws: Rows, points: Rows, amounts: Amounts, *, config: FlowConfig, form: Form
+) -> jax.Array:
     """Returns the loss of a batch; `points` count in the regression of "log_variance" alone."""
-    flow = build_whitened_flow(config, draws.x.shape[1], trained, draws.x.dtype)
-    if train.loss == "log_variance":
-        x, log_p = (jnp.concatenate(pair) for pair in zip(draws, points, strict=True))
-        log_q, n = flow.log_prob(x), len(draws.x)
-        centre = jax.lax.stop_gradient(jnp.median(log_p[:n] - log_q[:n]))
-        regression = log_ratio_spread(log_p, log_q, centre)
-        return train.likelihood * negative_log_likelihood(log_q[:n]) + train.supervision * regression
-    log_q = flow.log_prob(draws.x)
-    if train.loss == "nll":
-        return negative_log_likelihood(log_q)
-    if train.loss == "kl":
-        return kullback_leibler(draws.log_p, log_q)
-    return jeffreys(draws.log_p, log_q, normalised=train.normalised)
+    x = jnp.concatenate([draws.x, points.x]) if form.loss == "log_variance" else draws.x
+    log_q = build_whitened_flow(config, x.shape[1], trained, x.dtype).log_prob(x)
+    n = len(draws.x)
+    return _loss(draws.log_p, log_q[:n], points.log_p, log_q[n:], amounts, form=form)
 
 
-validation_loss = partial(jax.jit, static_argnames=("config", "train"))(batch_loss)
+def _loss(
+    log_p: jax.Array,
+    log_q: jax.Array,
+    points_p: jax.Array,
+    points_q: jax.Array,
+    amounts: Amounts,
+    counts: tuple[Any, Any] | None = None,
+    *,
+    form: Form,
+) -> jax.Array:
+    """Returns the loss of draws and points; of the first so many of each, where `counts` are given."""
+    weights = joint = None
+    if counts is not None:
+        n, m = counts
+        draws = jnp.arange(len(log_q)) < n
+        weights = draws / n
+        joint = jnp.concatenate([draws, jnp.arange(len(points_q)) < m]) / (n + m)
+    if form.loss == "log_variance":
+        ratio = log_p - log_q
+        centre = jnp.median(ratio) if weights is None else jnp.nanmedian(jnp.where(weights > 0, ratio, jnp.nan))
+        all_p, all_q = jnp.concatenate([log_p, points_p]), jnp.concatenate([log_q, points_q])
+        regression = log_ratio_spread(all_p, all_q, jax.lax.stop_gradient(centre), joint)
+        likelihood = negative_log_likelihood(log_q, weights)
+        return amounts.likelihood * likelihood + amounts.supervision * regression
+    if form.loss == "nll":
+        return negative_log_likelihood(log_q, weights)
+    if form.loss == "kl":
+        return kullback_leibler(log_p, log_q, weights)
+    return jeffreys(log_p, log_q, weights, normalised=form.normalised)
+
+
+@partial(jax.jit, static_argnames=("config", "form"))
+def validation_loss(
+    trained: Params, draws: Held, points: Held, amounts: Amounts, *, config: FlowConfig, form: Form
+) -> jax.Array:
+    """Returns the loss of all rows kept to choose weights by."""
+    log_q = _flow_log_prob(trained, draws, config)
+    points_q = _flow_log_prob(trained, points, config) if form.loss == "log_variance" else points.rows.log_p
+    counts = (draws.n, points.n)
+    return _loss(draws.rows.log_p, log_q, points.rows.log_p, points_q, amounts, counts, form=form)
+
+
+def _flow_log_prob(trained: Params, held: Held, config: FlowConfig) -> jax.Array:
+    """Returns the flow's log density at the rows that count, (m,), and zeros; in batches, no more than it takes."""
+    x = held.rows.x
+    batch = min(_BATCH, len(x))
+    flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
+
+    def body(j: Any, log_q: jax.Array) -> jax.Array:
+        some = jax.lax.dynamic_slice_in_dim(x, j * batch, batch)
+        return jax.lax.dynamic_update_slice_in_dim(log_q, flow.log_prob(some), j * batch, 0)
+
+    return jax.lax.fori_loop(0, -(-held.n // batch), body, jnp.zeros(len(x), x.dtype))
 
 
 @partial(jax.jit, static_argnames="config")
-def log_densities(trained: Params, x: jax.Array, *, config: FlowConfig) -> tuple[jax.Array, jax.Array]:
-    """Returns a member's and the standard normal's log density at whitened points x (n, d), (n,) each."""
-    flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
-    return flow.log_prob(x), -0.5 * jnp.sum(x * x + jnp.log(2 * jnp.pi), axis=-1)
+def _log_densities(trained: Params, held: Held, *, config: FlowConfig) -> jax.Array:
+    return _flow_log_prob(trained, held, config)
+
+
+def log_densities(trained: Params, held: Held, *, config: FlowConfig) -> tuple[FloatArray, FloatArray]:
+    """Returns a member's and the standard normal's log density at the rows that count, (n,) each, in float64."""
+    log_q = _log_densities(trained, held, config=config.of_one_member())
+    x, _ = held.counted
+    return np.asarray(log_q, np.float64)[: held.n], -0.5 * np.sum(x * x + np.log(2 * np.pi), axis=-1)
