@@ -6,6 +6,9 @@ import math
 import os
 from pathlib import Path
 
+import pytest
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 _MOST_MAPPED = 25_000  # after a module; the largest adds some ten thousand
 
 
@@ -18,6 +21,32 @@ def pytest_configure(config) -> None:
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def pytest_collectstart() -> None:
+    """Imports NumPyro before ArviZ 1.x, whose lazy import of it leaves `numpyro.distributions.distribution` unset."""
+    import numpyro  # noqa: F401
+
+
+@pytest.fixture
+def compiled():
+    """Returns a function: how many programs JAX has made, or taken from its cache, since it was called last."""
+    import jax
+
+    made = []
+
+    def listen(name, *_, **__):
+        if name == _COMPILED:
+            made.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+    def count():
+        n = len(made)
+        made.clear()
+        return n
+
+    return count
 
 
 def pytest_runtest_teardown(item, nextitem) -> None:

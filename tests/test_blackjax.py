@@ -17,7 +17,7 @@ from toys import make_prior
 
 from numpyro_flowprior import FlowConfig, ModelDensity, sample_blackjax, to_arviz
 from numpyro_flowprior.sampling import blackjax as module
-from numpyro_flowprior.sampling.unconstrained import Unconstrained
+from numpyro_flowprior.sampling.unconstrained import Unconstrained, half_line_scales
 
 KEY = jax.random.key(1)
 Y = np.array([2.5])
@@ -175,12 +175,12 @@ def evidences(seeds):
     exact = norm(0.0, np.hypot(1.0, 0.1)).logpdf(0.3) * 4
     z = []
     with jax.enable_x64(True):
-        programs = module.Programs(blackjax, Unconstrained(KEY, density), 0.5, 20)
+        programs = module.Programs(blackjax, Unconstrained(density, half_line_scales(KEY, density)), 0.5, 20)
         for seed in range(seeds):
             run, keys = module._Run(1000), jax.random.split(jax.random.key(seed))
             module._temper(run, programs, keys, np.inf, fixed=True, progress=False)
             z.append((run.log_evidence - exact) / run.error)
-        assert programs.sweep._cache_size() == programs.rise._cache_size() == 1
+        assert programs.sweep.func._cache_size() == programs.rise.func._cache_size() == 1
     return np.array(z)
 
 
@@ -247,3 +247,14 @@ def test_an_interruption_returns_what_there_is(density, monkeypatch):
 def test_bad_settings_are_refused(density, options, error):
     with pytest.raises(error, match=f"sample_blackjax: {next(iter(options))}"):
         sample_blackjax(KEY, density, **options)
+
+
+def test_a_second_run_of_a_density_compiles_nothing(compiled):
+    density = ModelDensity(narrow, np.zeros(2))
+    first = sample_blackjax(KEY, density, n_particles=500, progress=False)
+    compiled()
+    other = sample_blackjax(jax.random.key(5), density, n_particles=500, target_ess=0.6, progress=False)
+    again = sample_blackjax(KEY, density, n_particles=500, progress=False)
+    assert compiled() == 0
+    np.testing.assert_array_equal(again.samples, first.samples)
+    assert len(other.info["temperatures"]) > len(first.info["temperatures"])

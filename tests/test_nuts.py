@@ -186,3 +186,22 @@ def test_time_that_ends_in_the_warm_up_is_an_error(density, monkeypatch, n_sampl
 def test_bad_settings_are_refused(density, options, error):
     with pytest.raises(error, match=f"sample_nuts: {next(iter(options))}"):
         sample_nuts(KEY, density, **options)
+
+
+@pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
+def test_a_second_run_of_a_density_compiles_nothing(chain, density, compiled):
+    other = sample_nuts(jax.random.key(7), density, **FEW)
+    compiled()
+    again = sample_nuts(KEY, density, **FEW)
+    assert compiled() <= 1  # NumPyro's own, where it looks for the first point
+    np.testing.assert_array_equal(again.samples, chain.samples)
+    assert not np.array_equal(other.samples, chain.samples)
+
+
+@pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
+def test_options_make_programs_of_their_own(density):
+    """The second of two runs is that of its own options, whether they can be kept (a number) or not (a list)."""
+    for options in ({"max_tree_depth": 1}, {"dense_mass": [("mu",)], "max_tree_depth": 1}):
+        sample_nuts(KEY, density, n_samples=50, n_warmup=50, progress=False)
+        short = sample_nuts(KEY, density, n_samples=50, n_warmup=50, progress=False, **options)
+        assert short.info["calls"] <= 4 * 50 * 1

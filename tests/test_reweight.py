@@ -88,10 +88,15 @@ def test_weights_of_the_chain_count():
 
 
 @pytest.mark.parametrize("shape", [0.1, 0.4, 0.9])
-@pytest.mark.parametrize("n", [200, 5000])
+@pytest.mark.parametrize("n", [200, 4900])  # of 5,000 versions of ArviZ disagree: 212 rows or 213 in the tail
 def test_smoothing_is_arvizs(shape, n):
     raw = np.log(np.random.default_rng(1).pareto(1 / shape, n) + 1)
-    expected, k = arviz.psislw(raw.copy())
+    if arviz.__version__.startswith("0."):
+        expected, k = arviz.psislw(raw.copy())
+    else:
+        from arviz_stats.base import array_stats
+
+        expected, k = array_stats.psislw(-raw)  # of log likelihoods that are left out
     found, ours = pareto_smoothed(raw)
     np.testing.assert_allclose(ours, float(k), rtol=1e-6)
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -132,7 +132,8 @@ def write_netcdf(folder: Path, content: Content) -> Path:
     import arviz
 
     posterior = {name: column[None] for name, column in zip(content.names, content.draws.T, strict=True)}
-    arviz.from_dict(posterior).to_netcdf(str(folder / "c.nc"))
+    older = arviz.__version__.startswith("0.")
+    arviz.from_dict(posterior if older else {"posterior": posterior}).to_netcdf(str(folder / "c.nc"))
     return folder / "c.nc"
 
 

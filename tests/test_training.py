@@ -24,7 +24,16 @@ from numpyro_flowprior.training.defaults import Piloted, default_configs
 from numpyro_flowprior.training.mixture import _most_likely, mixture_weights
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
 from numpyro_flowprior.training.problem import DEPTH, Problem, pose, share_in_reach
-from numpyro_flowprior.training.steps import Data, amounts_of, batch_loss, form_of, held, listed, make_rows
+from numpyro_flowprior.training.steps import (
+    Data,
+    amounts_of,
+    batch_loss,
+    form_of,
+    held,
+    listed,
+    make_rows,
+    validation_loss,
+)
 
 KEY = jax.random.key(0)
 SMALL = FlowConfig(layers=2, hidden=(32,))
@@ -709,3 +718,35 @@ def test_rows_of_no_weight_teach_where_there_are_many(share, taught):
     assert chain.effective_size > 0.5 * chain.n
     assert fit_module.brings_support(chain) is taught
     assert not fit_module.brings_support(chain.replace(log_prob=None))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_other_rates_lengths_and_rows_compile_nothing(loss, compiled):
+    chain = curved_chain(900)
+    config, train = (
+        FlowConfig(layers=1, hidden=(8,), components=2),
+        TrainConfig(loss=loss, max_steps=100, eval_every=20),
+    )
+    fit(chain, config, train)
+    compiled()
+    fit(chain, config, replace(train, max_steps=60, patience=2, learning_rate=1e-3, weight_decay=0.1, clip=1.0))
+    fit(chain, config, replace(train, supervision=3.0, likelihood=0.5))
+    assert compiled() == 0
+    problems = pose(KEY, prepare(curved_chain(850)), None, 3, train)
+    for problem in problems:
+        fit_module._train(KEY, problem, replace(config, members=3), train, None)
+    assert compiled() <= 2  # the key's own
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_rows_that_fill_up_count_for_nothing(normalised):
+    """The loss of padded rows, by batches, is that of the rows alone, all at once."""
+    rng = np.random.default_rng(3)
+    trained = jax.tree.map(lambda w: w + 0.1 * rng.normal(size=w.shape).astype(w.dtype), init_trained(KEY, TINY, 2))
+    some = [(x, stats.norm.logpdf(x).sum(axis=1) + 3.0) for x in (rng.normal(size=(n, 2)) for n in (1300, 700))]
+    for loss in ("jeffreys",) if normalised else LOSSES:
+        train = TrainConfig(loss=loss, normalised=normalised)
+        form, amounts = form_of(train, 300), amounts_of(train)
+        padded = validation_loss(trained, *(held(*rows) for rows in some), amounts, config=TINY, form=form)
+        whole = batch_loss(trained, *(make_rows(*rows) for rows in some), amounts, config=TINY, form=form)
+        assert padded == pytest.approx(float(whole), rel=1e-5)

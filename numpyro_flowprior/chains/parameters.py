@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,10 @@ class ParameterSpace:
         """Returns the same parameters without any bounds."""
         return ParameterSpace(self.names, units=self.units, labels=self.labels)
 
+    def nameless(self) -> ParameterSpace:
+        """Returns the bounds, with numbers for names: what compiled functions depend on, whatever it is called."""
+        return _nameless(self.lower, self.upper)
+
     def contains(self, theta: Any) -> np.ndarray:
         """Returns whether each point (..., d) lies inside the closed support, (...,) of bool."""
         theta = np.asarray(theta)
@@ -227,3 +232,8 @@ def _checked_texts(
 
 def _number_to_json(value: float) -> float | str:
     return value if np.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+@lru_cache(maxsize=256)
+def _nameless(lower: tuple[float, ...], upper: tuple[float, ...]) -> ParameterSpace:
+    return ParameterSpace([str(j) for j in range(len(lower))], lower, upper)

@@ -185,7 +185,7 @@ def _at(prior: FlowPrior, theta: FloatArray) -> tuple[FloatArray, FloatArray, Fl
 
 def _outer_coordinates(prior: FlowPrior, theta: FloatArray) -> tuple[FloatArray, ...]:
     """Returns the coordinates (n, d) in which the chain of the training is white, and log |det dx / dtheta| (n,)."""
-    return _in_batches(lambda p: _inverse(prior._arrays(), p, config=prior.config, space=prior.space), theta)
+    return _in_batches(lambda p: _inverse(prior._arrays(), p, **prior._static()), theta)
 
 
 @partial(jax.jit, static_argnames=("config", "space"))

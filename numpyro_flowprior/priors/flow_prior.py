@@ -100,8 +100,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         Computed in the precision of `value` (float64 where JAX has it enabled, and outside of traces where float32
         cannot hold a parameter, see `held`). One pass through the flow.
         """
-        theta = self._points(value, "value")
-        return _log_prob(self._arrays(), theta, config=self.config, space=self.space)
+        return _log_prob(self._arrays(), self._points(value, "value"), **self._static())
 
     @in_full_resolution(points=True)
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
@@ -110,7 +109,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         NumPy's float64 where float32 cannot hold a parameter (see `held`) and nothing is traced.
         """
         shape = tuple(sample_shape)
-        return _sample(self._arrays(), key, config=self.config, space=self.space, shape=shape, dtype=_working_dtype())
+        return _sample(self._arrays(), key, shape=shape, dtype=_working_dtype(), **self._static())
 
     @in_full_resolution(points=True)
     def to_latent(self, theta: Any) -> Any:
@@ -118,22 +117,22 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
 
         With several members the map is the first one's; the density there is close to its base, but not equal.
         """
-        return _to_latent(self._arrays(), self._points(theta, "theta"), config=self.config, space=self.space)
+        return _to_latent(self._arrays(), self._points(theta, "theta"), **self._static())
 
     @in_full_resolution(points=True)
     def from_latent(self, omega: Any) -> Any:
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
-        return _from_latent(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+        return _from_latent(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
     def latent_log_prob(self, omega: Any) -> jax.Array:
         """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
-        return _latent_log_prob(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+        return _latent_log_prob(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
     def latent_log_det(self, omega: Any) -> jax.Array:
         """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
-        return _latent_log_det(self._arrays(), self._points(omega, "omega"), config=self.config, space=self.space)
+        return _latent_log_det(self._arrays(), self._points(omega, "omega"), **self._static())
 
     def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
         """Returns the distribution of one or two parameters, given values of all the others.
@@ -159,6 +158,10 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     def support_scale(self) -> FloatArray:
         """The scales (d,) of the map of half lines, in float64, also of a copy that went through float32."""
         return _joined(self.params["support"]["scale"], self._scale_rest)
+
+    def _static(self) -> dict[str, Any]:
+        """Returns what compiled functions depend on: priors of other names and of one architecture share them."""
+        return {"config": self.config, "space": self.space.nameless()}
 
     def _arrays(self) -> Any:
         """Returns the parameters, the location of the whitened points in two parts."""

@@ -131,14 +131,15 @@ class MonteCarloMoments:
         )
 
     def _draws_in_batches(self, key: jax.Array, draws: int) -> tuple[FloatArray, FloatArray]:
-        def some(distribution: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            theta = distribution.sample(key, (_BATCH,))
-            return theta, distribution.log_prob(theta)
-
-        compiled, keys = jax.jit(some), jax.random.split(key, -(-draws // _BATCH))
-        parts = [compiled(self, each) for each in keys]
+        parts = [_some_draws(self, each) for each in jax.random.split(key, -(-draws // _BATCH))]
         theta, log_prob = (np.concatenate([np.asarray(part[j]) for part in parts])[:draws] for j in (0, 1))
         return theta, log_prob
+
+
+@jax.jit
+def _some_draws(distribution: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    theta = distribution.sample(key, (_BATCH,))
+    return theta, distribution.log_prob(theta)
 
 
 def _quantiles(theta: FloatArray, levels: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:

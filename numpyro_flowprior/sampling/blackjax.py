@@ -20,7 +20,7 @@ from .density import ModelDensity
 from .genealogy import evidence_error
 from .record import INTERRUPTION, begin, run_record, seed_of
 from .tempering import Programs
-from .unconstrained import NOTHING, Unconstrained
+from .unconstrained import NOTHING, Unconstrained, half_line_scales
 
 _SWEEP = 5  # moves between two looks at whether the particles have left where they were
 _MOST_SWEEPS = 20  # at each temperature
@@ -88,7 +88,7 @@ def sample_blackjax(
     inner, _ = sampled_in(density, moved_in)
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
-        unconstrained = Unconstrained(keys[0], inner)
+        unconstrained = Unconstrained(inner, half_line_scales(keys[0], inner))
         programs = Programs(blackjax, unconstrained, target, n_steps or _SWEEP)
         run = _Run(n_particles)
         cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)

@@ -8,7 +8,7 @@ batches padded to a few sizes so that nothing is recompiled for a new one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -84,12 +84,12 @@ class ModelDensity:
         self.arrays = arrays_of_sites(first)
         self.variables = variables_of_latents(self._latents, self.arrays)
         self._low, self._high = interior_bounds(self.space, np.dtype(np.float64))
-        self._compiled: dict[str, Any] = {}
+        self._kept: dict[Any, Any] = {}
         self.nan_count = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy in another process needs: all but the compiled functions."""
-        return {**self.__dict__, "_compiled": {}}
+        return {**self.__dict__, "_kept": {}}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,7 +136,9 @@ class ModelDensity:
 
         Site theta's are `theta_latent[i]`, all of the real line; theta itself is among the `deterministics`.
         """
-        return self.reparametrised({site: LatentReparam() for site in self.learned_sites})
+        reparams = {site: LatentReparam() for site in self.learned_sites}
+        latent: ModelDensity = self.keep("in_latent_space", lambda: self.reparametrised(reparams))
+        return latent
 
     def reparametrised(self, config: Mapping[str, Any]) -> ModelDensity:
         """Returns the density of the model under `numpyro.handlers.reparam` with a configuration {site: strategy}."""
@@ -186,7 +188,7 @@ class ModelDensity:
         """Returns n draws from the prior, (n, d) in float64, strictly inside the support."""
         n = positive_int(n, "sample_prior: n")
         with jax.enable_x64(True):
-            draw = self._jitted("sample_prior", self._draw)
+            draw = self.keep("sample_prior", lambda: jax.jit(jax.vmap(self._draw)))
             slices = padded_batches(n)
             keys = jax.random.split(key, sum(size for _, _, size in slices))
             parts = [forgetting(partial(draw, keys[start : start + size]))[:kept] for start, kept, size in slices]
@@ -265,7 +267,7 @@ class ModelDensity:
     def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
         """Returns a function of one point, a pytree, at all points (n, d), which are strictly inside the support."""
         with jax.enable_x64(True):
-            function = self._jitted(name, at_point)
+            function = self.keep(name, lambda: jax.jit(jax.vmap(at_point)))
             return in_batches(lambda batch: forgetting(partial(function, batch)), x, self._low)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
@@ -282,11 +284,11 @@ class ModelDensity:
         self.nan_count += int(bad.sum())
         return np.where(bad, -np.inf, values)
 
-    def _jitted(self, name: str, at_point: Any) -> Any:
-        """Returns a function of one point, of many points, compiled; kept under a name."""
-        if name not in self._compiled:
-            self._compiled[name] = jax.jit(jax.vmap(at_point))
-        return self._compiled[name]
+    def keep(self, name: Any, make: Callable[[], Any]) -> Any:
+        """Returns what is made once for this density, such as compiled functions, under a name."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def _log_probs(self, which: str, x: jax.Array) -> Any:
         """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,10 +76,12 @@ def sample_nuts(
     moved_in = resolved(coordinates, density, "sample_nuts", auto="latent")
     start = begin(key, density)
     model = _Whole(sampled_in(density, moved_in)[0].model, density.imputed_sites)
-    kernel = NUTS(model, **{"init_strategy": init_to_sample, **options})
+    options = {"init_strategy": init_to_sample, **options}
+    kernel = NUTS(model, **options)
     with jax.enable_x64(True):
-        keys = jax.random.split(key, n_chains)
-        draws, fields, cause = _run(kernel, keys, density, n_warmup, n_samples, start + limit, progress=progress)
+        state = kernel.init(jax.random.split(key, n_chains), n_warmup, None, *density.arguments)
+        program = _kept(density, (moved_in, n_warmup), options, lambda: _Program(kernel, density))
+        draws, fields, cause = _run(program, state, density, n_warmup, n_samples, start + limit, progress=progress)
     settings = {"coordinates": moved_in, "n_warmup": n_warmup}
     return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
 
@@ -99,9 +103,50 @@ class _Whole(Messenger):
             msg["fn"] = without_masks(msg["fn"])
 
 
+class _Program:
+    """NUTS's compiled blocks of steps, which runs of the same warm-up and options share.
+
+    Args:
+        kernel: initialised, once: initialised again NumPyro's kernels are mapped over chains twice.
+        density: the posterior.
+    """
+
+    def __init__(self, kernel: NUTS, density: ModelDensity):
+        self._kernel, self._arguments = kernel, density.arguments
+        self.advance = jax.jit(self._advance, static_argnames="block")
+
+    def _advance(self, state: Any, steps: Any, *, block: int) -> tuple[Any, Any, Any]:
+        """Returns the state after some steps, and the sites' values and fields of each, of at most `block`."""
+        args, kwargs = self._arguments
+        constrain = jax.vmap(jax.vmap(self._kernel.postprocess_fn(args, kwargs)))
+
+        def kept(state: Any) -> dict[str, Any]:
+            return {"z": state.z, **{name: getattr(state, name) for name in _FIELDS}}
+
+        def step(j: Any, carry: Any) -> Any:
+            state, rows = carry
+            state = self._kernel.sample(state, args, kwargs)
+            return state, jax.tree.map(lambda all_rows, row: all_rows.at[j].set(row), rows, kept(state))
+
+        rows = jax.tree.map(lambda row: jnp.zeros((block, *row.shape), row.dtype), kept(state))
+        state, rows = jax.lax.fori_loop(0, steps, step, (state, rows))
+        by_chain = jax.tree.map(lambda row: jnp.swapaxes(row, 0, 1), rows)
+        return state, constrain(by_chain.pop("z")), by_chain
+
+
+def _kept(density: ModelDensity, settings: Any, options: dict[str, Any], make: Callable[[], _Program]) -> _Program:
+    """Returns the program that the density keeps for some settings; a new one for options without a hash."""
+    try:
+        name = ("nuts", settings, frozenset(options.items()))
+    except TypeError:
+        return make()
+    program: _Program = density.keep(name, make)
+    return program
+
+
 def _run(
-    kernel: NUTS,
-    keys: jax.Array,
+    program: _Program,
+    state: Any,
     density: ModelDensity,
     n_warmup: int,
     n_samples: int,
@@ -113,27 +158,9 @@ def _run(
 
     In blocks of steps, which one compiled program makes: NumPyro's MCMC would compile each of them anew.
     """
-    args, kwargs = density.arguments
     block = -(-n_samples // _BLOCKS)
     look = min(block, -(-n_warmup // _BLOCKS))
-    state = kernel.init(keys, n_warmup, None, args, kwargs)
-    constrain = jax.vmap(jax.vmap(kernel.postprocess_fn(args, kwargs)))
-
-    def kept(state: Any) -> dict[str, Any]:
-        return {"z": state.z, **{name: getattr(state, name) for name in _FIELDS}}
-
-    def step(j: Any, carry: Any) -> Any:
-        state, rows = carry
-        state = kernel.sample(state, args, kwargs)
-        return state, jax.tree.map(lambda all_rows, row: all_rows.at[j].set(row), rows, kept(state))
-
-    @jax.jit
-    def advance(state: Any, steps: Any) -> Any:
-        rows = jax.tree.map(lambda row: jnp.zeros((block, *row.shape), row.dtype), kept(state))
-        state, rows = jax.lax.fori_loop(0, steps, step, (state, rows))
-        by_chain = jax.tree.map(lambda row: jnp.swapaxes(row, 0, 1), rows)
-        return state, constrain(by_chain.pop("z")), by_chain
-
+    advance = partial(program.advance, block=block)
     draws: list[FloatArray] = []
     fields: list[dict[str, np.ndarray]] = []
     cause = None

@@ -11,20 +11,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .density import ModelDensity
 from .unconstrained import NOTHING, Unconstrained
 
 _JUMP = 0.1  # share of the moves by a whole difference of two particles, which cross between modes
 
 
 class Programs:
-    """The two compiled steps of the sampler: up in the power, and moves at it."""
+    """The two compiled steps of the sampler: up in the power, and moves at it. The density keeps what is compiled."""
 
     def __init__(self, blackjax: ModuleType, coordinates: Unconstrained, target: float, n_steps: int):
         self.n_steps, self.coordinates = n_steps, coordinates
         self.state = lambda particles: blackjax.smc.tempered.init(particles)._replace(tempering_param=jnp.zeros(()))
-        self.prepare = jax.jit(jax.vmap(partial(_particle, coordinates)))
-        self.rise = jax.jit(partial(_rise, blackjax, target))
-        self.sweep = jax.jit(partial(_sweep, blackjax, coordinates, n_steps))
+        density, scale = coordinates.density, coordinates.scale
+        compiled = density.keep(
+            ("blackjax", n_steps),
+            lambda: {
+                "prepare": jax.jit(partial(_prepare, density)),
+                "rise": jax.jit(partial(_rise, blackjax)),
+                "sweep": jax.jit(partial(_sweep, blackjax, n_steps, density)),
+            },
+        )
+        self.prepare = partial(compiled["prepare"], scale)
+        self.rise = partial(compiled["rise"], target)
+        self.sweep = partial(compiled["sweep"], scale)
+
+
+def _prepare(density: ModelDensity, scale: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
+    return jax.vmap(partial(_particle, Unconstrained(density, scale)))(z)
 
 
 def _particle(coordinates: Unconstrained, z: jax.Array) -> dict[str, jax.Array]:
@@ -33,7 +47,7 @@ def _particle(coordinates: Unconstrained, z: jax.Array) -> dict[str, jax.Array]:
     return {"z": z, "log_prior": log_prior, "log_likelihood": log_likelihood}
 
 
-def _rise(blackjax: ModuleType, target: float, state: Any) -> tuple[Any, jax.Array]:
+def _rise(blackjax: ModuleType, target: jax.Array, state: Any) -> tuple[Any, jax.Array]:
     """Returns equally weighted particles weighted for the next power, and what the log evidence gains.
 
     `blackjax.adaptive_tempered_smc` finds the next power from particles that still await resampling and moves; here
@@ -57,7 +71,13 @@ def _rise(blackjax: ModuleType, target: float, state: Any) -> tuple[Any, jax.Arr
 
 
 def _sweep(
-    blackjax: ModuleType, coordinates: Unconstrained, n_steps: int, key: jax.Array, state: Any, scale: jax.Array
+    blackjax: ModuleType,
+    n_steps: int,
+    density: ModelDensity,
+    half_line_scale: jax.Array,
+    key: jax.Array,
+    state: Any,
+    scale: jax.Array,
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Returns particles resampled (if they are weighted) and moved, whom each descends from, and the acceptance.
 
@@ -71,7 +91,7 @@ def _sweep(
     kernel = blackjax.smc.tempered.build_kernel(
         logprior_fn=lambda particle: particle["log_prior"],
         loglikelihood_fn=lambda particle: particle["log_likelihood"],
-        mcmc_step_fn=_move(blackjax, coordinates),
+        mcmc_step_fn=_move(blackjax, Unconstrained(density, half_line_scale)),
         mcmc_init_fn=blackjax.mcmc.random_walk.init,
         resampling_fn=resample,
     )

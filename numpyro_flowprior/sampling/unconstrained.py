@@ -24,21 +24,18 @@ class Unconstrained:
     that of x. Everything is float64, and has to be called under `jax.enable_x64`.
 
     Args:
-        key: of the prior draws that set the scales of half lines.
         density: the posterior.
+        scale: (d,) of half lines, see `half_line_scales`; may be traced.
     """
 
-    def __init__(self, key: jax.Array, density: ModelDensity):
-        self._density, self.dim = density, density.dim
-        space = density.space
-        draws = density.sample_prior(key, 256)
-        edge = np.where(np.isfinite(space.lower), space.lower, np.where(np.isfinite(space.upper), space.upper, 0.0))
-        self._support = Support(space, np.median(np.abs(draws - edge), axis=0))
-        self._low, self._high = interior_bounds(space, np.dtype(np.float64))
+    def __init__(self, density: ModelDensity, scale: Any):
+        self.density, self.dim, self.scale = density, density.dim, scale
+        self._support = Support(density.space, scale)
+        self._low, self._high = interior_bounds(density.space, np.dtype(np.float64))
 
     def start(self, key: jax.Array, n: int) -> jax.Array:
         """Returns n draws from the prior, (n, d)."""
-        return self._support.inverse(jnp.asarray(self._density.sample_prior(key, n)))
+        return self._support.inverse(jnp.asarray(self.density.sample_prior(key, n)))
 
     def log_densities(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the normalised log prior in z and the log likelihood of one point (d,), traced.
@@ -46,10 +43,17 @@ class Unconstrained:
         Far out x rounds to the bound itself, where densities may be infinite: it is held next to it.
         """
         x, log_det = self._support.forward_and_log_det(z)
-        log_prior, log_likelihood = self._density.traced_log_densities(jnp.clip(x, self._low, self._high))
+        log_prior, log_likelihood = self.density.traced_log_densities(jnp.clip(x, self._low, self._high))
         log_prior = log_prior + log_det
         return log_prior, jnp.where(jnp.isfinite(log_likelihood + log_prior), log_likelihood, NOTHING)
 
     def points(self, z: Any) -> FloatArray:
         """Returns the density's points x (n, d) at z (n, d)."""
         return np.clip(np.asarray(self._support.forward(jnp.asarray(z))), self._low, self._high)
+
+
+def half_line_scales(key: jax.Array, density: ModelDensity) -> FloatArray:
+    """Returns the median distance (d,) of prior draws from the edges of half lines."""
+    space, draws = density.space, density.sample_prior(key, 256)
+    edge = np.where(np.isfinite(space.lower), space.lower, np.where(np.isfinite(space.upper), space.upper, 0.0))
+    return np.median(np.abs(draws - edge), axis=0)
