@@ -108,7 +108,7 @@ def test_emcee_finds_the_posterior_in_latent_space():
 
 @pytest.mark.filterwarnings("ignore:sample_emcee. stopped at max_steps")
 def test_proposals_and_checkpoints_know_the_space(tmp_path):
-    density, path = ModelDensity(model, ONE, 0.7), tmp_path / "run.safetensors"
+    density, path = ModelDensity(model, ONE, 0.7), tmp_path / "run.h5"
     options = {"n_walkers": 8, "max_steps": 200, "progress": False}
     first = sample_emcee(KEY, density, coordinates="latent", proposal="prior", checkpoint=path, **options)
     again = sample_emcee(KEY, density, coordinates="latent", proposal="prior", checkpoint=path, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -11,16 +12,18 @@ from functools import partial
 from pathlib import Path
 
 import emcee
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from emcee.backends import HDFBackend
 from toys import make_prior, mixture_prior
 
-from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, sample_emcee, temper
-from numpyro_flowprior._util.storage import load_file
+from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, read_chain, sample_emcee, temper
+from numpyro_flowprior._util.storage import load_file, save_file
 from numpyro_flowprior.sampling import emcee as module
 
 DATA = Path(__file__).parent / "data"
@@ -118,7 +121,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch):
             raise RuntimeError("the machine went down")
         return right(x)
 
-    path = tmp_path / "run.safetensors"
+    path = tmp_path / "run.h5"
     monkeypatch.setattr(density, "log_prior_and_likelihood", failing)
     with pytest.raises(RuntimeError, match="went down"):
         sample_emcee(KEY, density, checkpoint=path, **options)
@@ -132,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_read_not_run_again(tmp_path):
-    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.safetensors"
+    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.h5"
     options = {"n_walkers": 16, "max_steps": 4000, "progress": False, "checkpoint": path}
     first = sample_emcee(KEY, density, **options)
     assert first.info["converged"]
@@ -172,16 +175,8 @@ def assert_same_run(chain, whole):
     }
 
 
-def kept_in(way, path):
-    """The arguments of a run that is kept in a checkpoint, or in emcee's own file."""
-    from emcee.backends import HDFBackend
-
-    return {"checkpoint": path} if way == "checkpoint" else {"backend": HDFBackend(str(path))}
-
-
-@pytest.mark.parametrize("way", ["checkpoint", "backend"])
 @pytest.mark.parametrize("left", [0, 1, 20, 25])
-def test_a_killed_run_stops_where_it_would_have(through_the_rule, undisturbed, monkeypatch, tmp_path, way, left):
+def test_a_killed_run_stops_where_it_would_have(through_the_rule, undisturbed, monkeypatch, tmp_path, left):
     """Some steps before its end, between two checks, and at one: the file is written before it."""
     save = module._Keeper.save
 
@@ -194,28 +189,27 @@ def test_a_killed_run_stops_where_it_would_have(through_the_rule, undisturbed, m
         patch.setattr(module, "_SAVE_EVERY", 0.0)
         patch.setattr(module._Keeper, "save", killed)
         with pytest.raises(RuntimeError, match="went down"):
-            through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run"))
-    assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
+            through_the_rule(max_steps=1000, checkpoint=tmp_path / "run")
+    assert_same_run(through_the_rule(max_steps=1000, checkpoint=tmp_path / "run"), undisturbed)
     with monkeypatch.context() as patch:
         patch.setattr(module._Keeper, "save", None)  # it is done: no step is taken
-        assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
+        assert_same_run(through_the_rule(max_steps=1000, checkpoint=tmp_path / "run"), undisturbed)
 
 
 @short
-@pytest.mark.parametrize("way", ["checkpoint", "backend"])
-def test_a_run_that_was_stopped_by_anything_stops_where_it_would_have(through_the_rule, undisturbed, tmp_path, way):
+def test_a_run_that_was_stopped_by_anything_stops_where_it_would_have(through_the_rule, undisturbed, tmp_path):
     """By max_steps, off a check and where it is long enough, and by the time limit."""
     late = undisturbed.info["steps"] - 10
     for stop in ({"max_steps": 33}, {"max_steps": 51, "max_seconds": 0.0}, {"max_steps": late}):
-        chain = through_the_rule(**stop, **kept_in(way, tmp_path / "run"))
+        chain = through_the_rule(**stop, checkpoint=tmp_path / "run")
         assert chain.info["steps"] <= stop["max_steps"]
     assert chain.info["converged"]
-    assert_same_run(through_the_rule(max_steps=1000, **kept_in(way, tmp_path / "run")), undisturbed)
+    assert_same_run(through_the_rule(max_steps=1000, checkpoint=tmp_path / "run"), undisturbed)
 
 
 @short
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.safetensors"
+    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.h5"
     sample_emcee(KEY, density, checkpoint=path, **SHORT)
     for key, model, options, message in (
         (jax.random.key(9), density, {}, "the same 'seed'"),
@@ -225,10 +219,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             sample_emcee(key, model, checkpoint=path, **{**SHORT, **options})
-    damaged = bytearray(path.read_bytes())
-    damaged[-5] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(FileFormatError):
+    whole = path.read_bytes()
+    for place in (-5, len(whole) // 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match="damaged"):
+            sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    path.write_bytes(whole[:-100])
+    with pytest.raises(FileFormatError, match="damaged"):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
 
 
@@ -284,32 +283,69 @@ def test_a_checkpoint_from_before_proposals_were_kept_goes_on(tmp_path, options)
     density, old = ModelDensity(gaussian, 0.7), load_file(path, "emcee_run", newest_schema=2)
     chain = sample_emcee(KEY, density, checkpoint=path, **{**SHORT, "max_steps": 20}, **options)
     assert chain.info["steps"] == 20
-    new = load_file(path, "emcee_run", newest_schema=4)
-    np.testing.assert_array_equal(new.arrays["chain"][:12], old.arrays["chain"])
-    assert new.record["about"]["proposal"] == options.get("proposal")
+    np.testing.assert_array_equal(HDFBackend(path, read_only=True).get_chain()[:12], old.arrays["chain"])
+    if options:
+        with pytest.raises(ValueError, match="the same 'proposal'"):  # from now on it is known
+            sample_emcee(KEY, density, checkpoint=path, **SHORT)
     with pytest.raises(ValueError, match="the same 'seed'"):
         sample_emcee(jax.random.key(9), density, checkpoint=DATA / "emcee_run_schema_2.safetensors", **SHORT)
 
 
 @short
-def test_steps_may_be_kept_in_hdf5(tmp_path):
-    """emcee's own file, which read_chain and emcee itself read; a run goes on from it to the same end."""
-    from emcee.backends import HDFBackend
+@pytest.mark.parametrize("schema", [3, 4])
+def test_a_checkpoint_in_safetensors_goes_on(tmp_path, modes, schema):
+    """Of a run that proposes from a flow; schema 3 knew it by a checksum that followed the order of a set."""
+    run = {**SHORT, "proposal": flow_over_modes()}
+    whole = sample_emcee(KEY, modes, **run)
+    sample_emcee(KEY, modes, checkpoint=tmp_path / "new.h5", **{**run, "max_steps": 20})
+    path, stored = tmp_path / "old.safetensors", HDFBackend(tmp_path / "new.h5", read_only=True)
+    name, keys, position, has_gauss, cached = stored.random_state
+    arrays = {"chain": stored.get_chain(), "log_prob": stored.get_log_prob(), "parts": stored.get_blobs()}
+    arrays |= {"accepted": stored.accepted, "generator": keys.astype(float), "cached": np.array([cached])}
+    with h5py.File(tmp_path / "new.h5") as file:
+        about = json.loads(file.attrs["numpyro_flowprior"])["about"]
+    about["proposal"] = about["proposal"][::-1]
+    generator = {"name": str(name), "position": int(position), "has_gauss": int(has_gauss)}
+    save_file(path, "emcee_run", schema, {"about": about, "finished": False, "generator": generator}, arrays)
+    if schema == 3:
+        again = sample_emcee(KEY, modes, checkpoint=path, **run)
+        np.testing.assert_array_equal(again.samples, whole.samples)
+    else:
+        with pytest.raises(ValueError, match="the same 'proposal'"):
+            sample_emcee(KEY, modes, checkpoint=path, **run)
 
-    density, path = ModelDensity(gaussian, 0.7), str(tmp_path / "run.h5")
-    whole = sample_emcee(KEY, density, **SHORT)
-    sample_emcee(KEY, density, backend=HDFBackend(path), **{**SHORT, "max_steps": 150})
-    again = sample_emcee(KEY, density, backend=HDFBackend(path), **SHORT)
-    np.testing.assert_array_equal(again.samples, whole.samples)
-    assert HDFBackend(path, read_only=True).iteration == 350
-    for options, message in (
-        ({"n_walkers": 10}, "expected 10 walkers in 2 parameters; it holds a run of 8 in 2"),
-        ({"checkpoint": tmp_path / "other"}, "expected a checkpoint or a backend"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            sample_emcee(KEY, density, backend=HDFBackend(path), **{**SHORT, **options})
-    with pytest.raises(ValueError, match="its log densities are others"):
-        sample_emcee(KEY, ModelDensity(gaussian, 5.0), backend=HDFBackend(path), **SHORT)
+
+@short
+@pytest.mark.filterwarnings("ignore:.*The run is 7 autocorrelation times")
+def test_checkpoints_are_emcees_own_files(tmp_path):
+    """emcee and read_chain read them, emcee goes on from them, to where we would have come; not the other way round."""
+    density, path = ModelDensity(gaussian, 0.7), tmp_path / "run.h5"
+    chain = sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    theirs = HDFBackend(path)
+    assert theirs.iteration == chain.info["steps"] == 350
+    np.testing.assert_array_equal(
+        read_chain(path, names=["mu", "b"], burn_in=chain.info["burn_in"]).samples, chain.samples
+    )
+    blobs = np.swapaxes(theirs.get_blobs(discard=chain.info["burn_in"], thin=chain.info["thin"]), 0, 1).reshape(-1, 2)
+    np.testing.assert_array_equal(blobs, np.column_stack([chain.log_prior, chain.log_likelihood]))
+    longer = sample_emcee(KEY, density, **{**SHORT, "max_steps": 400})
+
+    def log_prob(x):
+        parts = np.column_stack(density.log_prior_and_likelihood(x))
+        return np.column_stack([parts.sum(axis=1), parts])
+
+    sampler = emcee.EnsembleSampler(8, 2, log_prob, vectorize=True, backend=theirs)
+    sampler.run_mcmc(None, 50)
+    last = [longer.samples[longer.chain_id == walker][-1] for walker in range(8)]
+    np.testing.assert_array_equal(sampler.get_chain()[-1], last)
+    with pytest.raises(FileFormatError, match="damaged: its checksum"):  # its steps are no longer ours
+        sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    own = HDFBackend(tmp_path / "own.h5")
+    emcee.EnsembleSampler(8, 2, log_prob, vectorize=True, backend=own).run_mcmc(theirs.get_chain()[-1], 10)
+    with pytest.raises(FileFormatError, match="does not say whose run it holds.*read_chain"):
+        sample_emcee(KEY, density, checkpoint=tmp_path / "own.h5", **SHORT)
+    with pytest.raises(TypeError, match="backend: expected none. Pass checkpoint="):
+        sample_emcee(KEY, density, backend=own, **SHORT)
 
 
 KILLED = """
@@ -332,7 +368,7 @@ sample_emcee(jax.random.key(2), ModelDensity(model, 0.7), n_walkers=8, max_steps
 
 @short
 def test_kill_minus_nine_leaves_a_file_to_go_on_from(tmp_path):
-    path = tmp_path / "run.safetensors"
+    path = tmp_path / "run.h5"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)])
     deadline = time.time() + 120
     while not path.exists() and time.time() < deadline:

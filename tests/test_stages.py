@@ -306,17 +306,18 @@ def test_what_belongs_to_another_chain_is_not_shown(overridden, tmp_path):
 
 def test_a_checkpoint_begun_under_another_prior_is_put_aside(overridden, tmp_path):
     folder = shutil.copytree(overridden, tmp_path / "run")
-    for _ in range(2):  # the second after a run that was killed in the second stage
-        (folder / "02_y" / "run.safetensors").write_bytes(b"begun")
+    for name in ("run.checkpoint", "run.checkpoint", "run.safetensors"):  # of earlier versions; after runs killed there
+        (folder / "02_y" / name).write_bytes(b"begun")
         origins = json.loads((folder / "02_y" / "made_from.json").read_text())
         origins["chain.npz"]["prior"] = "another"
         (folder / "02_y" / "made_from.json").write_text(json.dumps(origins))
         (folder / "02_y" / "chain.npz").unlink(missing_ok=True)
-        with pytest.warns(UserWarning, match=r"kept as run\.stale(_2)?\.safetensors"):
+        with pytest.warns(UserWarning, match=r"kept as run\.stale(_2)?\.(checkpoint|safetensors)"):
             run_stages(KEY, STAGES[:2], Flat(), sampler=of_size(4000), folder=folder, override=True, **QUICK)
     assert {path.name for path in (folder / "02_y").glob("*.stale*")} == {
+        "run.stale.checkpoint",
+        "run.stale_2.checkpoint",
         "run.stale.safetensors",
-        "run.stale_2.safetensors",
     }
 
 

@@ -66,21 +66,20 @@ def sample_emcee(
             short chain, say) over the same parameters, not with coordinates="latent". The Metropolis-Hastings ratio is
             exact. None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
-        checkpoint: a file that the run is kept in, written every 20 seconds and at the end. If it exists the run goes
-            on from there, also after a kill, to the same end (bit for bit, but for a move that counts its turns, such
-            as GaussianMove(mode="sequential")); the same call that is done already returns the same chain.
+        checkpoint: a file that the run is kept in, written every 20 seconds and at the end: emcee's own HDF5, which
+            its HDFBackend and `read_chain` read. If it exists the run goes on from there, also after a kill, to the
+            same end (bit for bit, but for a move that counts its turns, such as GaussianMove(mode="sequential")); the
+            same call that is done already returns the same chain.
         progress: show a progress bar.
-        **options: further arguments of `emcee.EnsembleSampler` (moves, backend, ...); `moves` are mixed with the
-            proposals. A `backend` of emcee's, its HDFBackend("run.h5") say, keeps the steps in place of a checkpoint;
-            if it has some the run goes on from there. Unlike a checkpoint it does not know whose they are, and a kill
-            in the middle of a write can damage its file.
+        **options: further arguments of `emcee.EnsembleSampler` (moves, ...); `moves` are mixed with the proposals.
 
     Returns:
         A Chain with `chain_id` = walker, log prior and log likelihood per draw; `info` holds acceptance,
         autocorrelation time and whether it converged.
 
     Raises:
-        ImportError: emcee is not installed.
+        ImportError: emcee is not installed, or h5py, which a checkpoint needs.
+        TypeError: a `pool` or `backend` of emcee's.
         ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
             checkpoint of another run.
         TimeoutError: time was up before the first step.
@@ -106,6 +105,11 @@ def sample_emcee(
             "sample_emcee: pool: expected none: the density is evaluated at all walkers at once, in one compiled "
             "program, and emcee would never ask the pool. Leave it out."
         )
+    if options.get("backend") is not None:
+        raise TypeError(
+            "sample_emcee: backend: expected none. Pass checkpoint='run.h5': the file is that of emcee's HDFBackend, "
+            "and says whose run it holds."
+        )
     moves = moves_of(emcee, options.pop("moves", None))
     options["moves"] = mixed(emcee, inner, moves, proposal, proposal_share)
     key_start, key_seed = jax.random.split(key)
@@ -115,25 +119,18 @@ def sample_emcee(
         log_prior, log_likelihood = inner.log_prior_and_likelihood(x)
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
-    backend = options.pop("backend", None)
-    if backend is not None and checkpoint is not None:
-        raise ValueError("sample_emcee: expected a checkpoint or a backend, which both keep the run; got both.")
-    backend = emcee.backends.Backend() if backend is None else backend
+    if checkpoint is not None:
+        optional_import("h5py", "samplers", "sample_emcee: checkpoint")  # now, not after 20 seconds
+    options["backend"] = backend = emcee.backends.Backend()
     about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": moved_in}
     about |= recorded(moves, proposal, proposal_share)
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():
         finished = read_run(checkpoint, backend, about)
-    known = backend.initialized and backend.iteration
-    if known:
-        last = backend.get_last_sample()
-        _require_shape(last.coords, n_walkers, inner)
-        require_same_density(checkpoint or backend, inner, last.coords, last.log_prob)
-    sampler = emcee.EnsembleSampler(
-        n_walkers, inner.dim, log_prob_and_parts, vectorize=True, backend=backend, **options
-    )
-    if known:
+    sampler = emcee.EnsembleSampler(n_walkers, inner.dim, log_prob_and_parts, vectorize=True, **options)
+    if backend.initialized and backend.iteration:
         starts = backend.get_last_sample()
+        require_same_density(checkpoint, inner, starts.coords, starts.log_prob)
     else:
         generator = np.random.RandomState(seed)
         found = _starts(key_start, inner, n_walkers, start_time + limit)
@@ -190,14 +187,6 @@ def _starts(key: jax.Array, density: ModelDensity, n: int, deadline: float) -> F
         f"sample_emcee: {len(starts)} of {_TRIES * n} prior draws have a finite posterior density; expected at least "
         f"{n}. Is the likelihood finite where the prior has its mass?"
     )
-
-
-def _require_shape(coords: FloatArray, n_walkers: int, density: ModelDensity) -> None:
-    if coords.shape != (n_walkers, density.dim):
-        raise ValueError(
-            f"sample_emcee: backend: expected {n_walkers} walkers in {density.dim} parameters; it holds a run of "
-            f"{coords.shape[0]} in {coords.shape[1]}. Use another file, or its number of walkers."
-        )
 
 
 def _run(

@@ -1,44 +1,58 @@
 """An ensemble sampler's run in a file, so that it can go on after a kill: all steps, and the generator's state.
 
-The file is replaced as a whole (a kill leaves the old one), checked by its checksum, and holds no pickle.
+The file is emcee's own: what its HDFBackend writes, and reads, with one attribute of ours that says whose run it is.
+Unlike emcee's backend we replace the file as a whole, so that a kill leaves the old one, and check it by its checksum.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._util.storage import load_file, require_arrays, save_file
+from .._util.checks import optional_import
+from .._util.storage import CHECKSUM, FORMAT, FileFormatError, checksum, load_file, require_arrays, write_atomically
 from .checkpoint import require_same_run
 
-KIND, SCHEMA = "emcee_run", 4  # with checksums from 2 on, moves from 3 on, proposals by name from 4 on
+KIND, SCHEMA = (
+    "emcee_run",
+    5,
+)  # checksums from 2 on, moves from 3 on, proposals by name from 4 on, emcee's HDF5 from 5 on
 
+_GROUP = "mcmc"  # emcee's default
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_GENERATOR = tuple(f"random_state_{j}" for j in range(5))  # attributes: name, keys, position, two of a cached normal
 _DIGITS = 64  # of a SHA-256
 _SINCE_3 = ("moves", "proposal", "proposal_share")
 
 
 def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:
     """Writes the steps in an emcee backend, with a record of which run they are, and whether it came to its end."""
-    name, keys, position, has_gauss, cached = backend.random_state
-    n = backend.iteration
-    arrays = {
-        "chain": backend.chain[:n],
-        "log_prob": backend.log_prob[:n],
-        "parts": backend.blobs[:n],
-        "accepted": np.asarray(backend.accepted, np.float64),
-        "generator": np.asarray(keys, np.float64),  # 32-bit integers: exact
-        "cached": np.array([cached]),
-    }
-    generator = {"name": name, "position": int(position), "has_gauss": int(has_gauss)}
-    return save_file(path, KIND, SCHEMA, {"about": about, "finished": finished, "generator": generator}, arrays)
-
-
-def _is_density(about: dict[str, Any]) -> bool:
-    """Returns whether walkers propose from a density that a checksum stands for, of another order in each process."""
-    return isinstance(about.get("proposal"), str) and len(about["proposal"]) == _DIGITS
+    h5py = optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+    n, path = backend.iteration, Path(path)
+    steps = {"chain": backend.chain[:n], "log_prob": backend.log_prob[:n], "blobs": backend.blobs[:n]}
+    arrays = {**steps, "accepted": np.asarray(backend.accepted, np.float64)}
+    header = {"kind": KIND, "schema": SCHEMA, "about": about, "finished": finished}
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        group = file.create_group(_GROUP)
+        group.attrs.update({"version": optional_import("emcee", "samplers", "sample_emcee").__version__})
+        group.attrs.update({"nwalkers": arrays["chain"].shape[1], "ndim": arrays["chain"].shape[2]})
+        group.attrs.update({"has_blobs": True, "iteration": n})
+        group.attrs.update(dict(zip(_GENERATOR, backend.random_state, strict=True)))
+        group.create_dataset("accepted", data=arrays["accepted"])
+        for name, array in steps.items():  # blobs are two numbers in one element of emcee's dataset
+            kind = np.dtype((array.dtype, array.shape[2:])) if name == "blobs" else array.dtype
+            shape = array.shape[:2] if name == "blobs" else array.shape
+            group.create_dataset(name, shape, kind, maxshape=(None, *shape[1:]))[...] = array
+        header[CHECKSUM] = _checksum(header, arrays, backend.random_state)
+        file.attrs[FORMAT] = json.dumps(header, allow_nan=False)
+    write_atomically(path, content.getvalue())
+    return path
 
 
 def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) -> bool:
@@ -48,27 +62,75 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
         FileFormatError: the file is damaged, or no run.
         ValueError: it is another run: other parameters, walkers, moves, proposals or key (named).
     """
-    stored = load_file(path, KIND, newest_schema=SCHEMA)
+    with Path(path).open("rb") as file:
+        is_hdf5 = file.read(len(_SIGNATURE)) == _SIGNATURE
+    record, arrays, state = _from_hdf5(path) if is_hdf5 else _from_safetensors(path, about)
+    require_same_run(path, record.get("about"), about)
+    steps, walkers, dim = np.shape(arrays.get("chain", np.empty((0, 0, 0))))
+    shapes: dict[str, tuple[int, ...]] = {
+        "chain": (steps, about["n_walkers"], len(about["names"])),
+        "log_prob": (steps, walkers),
+        "blobs": (steps, walkers, 2),
+        "accepted": (walkers,),
+    }
+    require_arrays(path, arrays, shapes)
+    backend.reset(walkers, dim)
+    backend.chain, backend.log_prob, backend.blobs = arrays["chain"], arrays["log_prob"], arrays["blobs"]
+    backend.accepted, backend.iteration, backend.random_state = arrays["accepted"], steps, state
+    return bool(record["finished"])
+
+
+def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray], state: Any) -> str:
+    name, keys, position, has_gauss, cached = state
+    generator = {"name": str(name), "position": int(position), "has_gauss": int(has_gauss)}
+    numbers = {"keys": np.asarray(keys), "cached": np.array([cached])}
+    return checksum({**header, "generator": generator}, {**arrays, **numbers})
+
+
+def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
+    """Returns the record, the arrays, and the generator's state in a file of today's."""
+    h5py = optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+    try:
+        with h5py.File(path, "r") as file:
+            if FORMAT not in file.attrs:
+                raise FileFormatError(
+                    f"checkpoint: {path}: expected a run that sample_emcee kept; it does not say whose run it "
+                    "holds, as files of emcee itself or another program don't. Use another file; read_chain reads it."
+                )
+            header, group = json.loads(file.attrs[FORMAT]), file[_GROUP]
+            arrays = {name: group[name][...] for name in ("chain", "log_prob", "blobs", "accepted")}
+            state = tuple(group.attrs[name] for name in _GENERATOR)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(f"checkpoint: {path}: damaged ({error}). Remove it to begin anew.") from error
+    if header.get("kind") != KIND or header.get("schema", 0) > SCHEMA:
+        raise FileFormatError(
+            f"checkpoint: {path}: expected {KIND!r} of schema {SCHEMA} or older; got {header.get('kind')!r} of "
+            f"{header.get('schema')!r}. It is of a newer version of this package: install that."
+        )
+    if header.get(CHECKSUM) != _checksum(header, arrays, state):
+        raise FileFormatError(f"checkpoint: {path}: damaged: its checksum is another. Remove it to begin anew.")
+    return header, arrays, state
+
+
+def _from_safetensors(path: Any, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
+    """Returns what `_from_hdf5` does of a file of schema 4 or older."""
+    stored = load_file(path, KIND, newest_schema=4)
     known = stored.record.get("about")
     if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
         known = {"space": "parameters", **{name: about[name] for name in _SINCE_3}, **known}
     if isinstance(known, dict) and stored.schema == 3 and _is_density(known) and _is_density(about):
         known = {**known, "proposal": about["proposal"]}
-    require_same_run(path, known, about)
-    steps, walkers, dim = np.shape(stored.arrays.get("chain", np.empty((0, 0, 0))))
-    shapes: dict[str, tuple[int, ...]] = {
-        "chain": (steps, about["n_walkers"], len(about["names"])),
-        "log_prob": (steps, walkers),
-        "parts": (steps, walkers, 2),
-        "accepted": (walkers,),
-        "generator": (624,),
-        "cached": (1,),
-    }
-    require_arrays(path, stored.arrays, shapes)
-    arrays, generator = stored.arrays, stored.record["generator"]
-    backend.reset(walkers, dim)
-    backend.chain, backend.log_prob, backend.blobs = arrays["chain"], arrays["log_prob"], arrays["parts"]
-    backend.accepted, backend.iteration = arrays["accepted"], steps
-    state = (generator["name"], arrays["generator"].astype(np.uint32), generator["position"], generator["has_gauss"])
-    backend.random_state = (*state, float(arrays["cached"][0]))
-    return bool(stored.record["finished"])
+    arrays, generator = dict(stored.arrays), stored.record["generator"]
+    numbers = {name: arrays.pop(name, np.empty(0)) for name in ("generator", "cached")}
+    require_arrays(path, numbers, {"generator": (624,), "cached": (1,)})
+    keys, cached = numbers["generator"].astype(np.uint32), float(numbers["cached"][0])
+    state = (generator["name"], keys, generator["position"], generator["has_gauss"], cached)
+    renamed = {"blobs" if name == "parts" else name: array for name, array in arrays.items()}
+    return {**stored.record, "about": known}, renamed, state
+
+
+def _is_density(about: dict[str, Any]) -> bool:
+    """Returns whether walkers propose from a density that a checksum stands for, of another order in each process."""
+    return isinstance(about.get("proposal"), str) and len(about["proposal"]) == _DIGITS

@@ -2,14 +2,14 @@
 
 analysis.json          the stages' names, in order; versions
 01_<name>/settings.json   what the stage was run with; another run is refused
-          run.safetensors     the sampler's checkpoint, where it has one
+          run.checkpoint      the sampler's, where it has one: emcee's HDF5, or pocoMC's run in safetensors
           chain.npz           what the sampler returned
           prior.safetensors   the flow learnt from it, with its quality report
           guards.json
           posterior.npz       the chain reweighted to the exact prior, if the last call asked for that; then
           prior_reweighted.safetensors, guards_reweighted.json   are the flow and the guards of it
           made_from.json      fingerprints of what these files were made from: where it has changed they are out of date
-          chain.stale.npz     a chain that was out of date, and was sampled again; run.stale.safetensors likewise
+          chain.stale.npz     a chain that was out of date, and was sampled again; run.stale.checkpoint likewise
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class StageFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.checkpoint = path / "run.safetensors"
+        former = path / "run.safetensors"  # its name before emcee's was HDF5
+        self.checkpoint = former if former.exists() else path / "run.checkpoint"
         self.chain, self.posterior = path / "chain.npz", path / "posterior.npz"
         self.settings, self.origins = path / "settings.json", path / "made_from.json"
 

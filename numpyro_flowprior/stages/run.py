@@ -213,7 +213,7 @@ def _sample(
     taken = inspect.signature(run.sampler).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     given: dict[str, Any] = {"progress": run.progress} if "progress" in taken or open_ended else {}
-    if files is not None and "checkpoint" in taken and "backend" not in options:
+    if files is not None and "checkpoint" in taken:
         given["checkpoint"] = files.checkpoint
     return run.sampler(key, density, **{**given, **options})
 

@@ -103,7 +103,9 @@ def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatAr
         part = slice(start, min(start + size, chain.n))
         rows = chain.samples[part]
         with jax.enable_x64(True):
-            z, log_det = in_batches(lambda theta: _unconstrained(theta, scale, space=chain.space.nameless()), rows, size=size)
+            z, log_det = in_batches(
+                lambda theta: _unconstrained(theta, scale, space=chain.space.nameless()), rows, size=size
+            )
         yield part, z, log_det
 
 
