@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpyro
 
+from .._util.progress import say
 from .._util.storage import write_atomically
 from ..chains.chain import Chain
 from ..diagnostics.comparison import Comparison, compare
@@ -197,8 +198,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
 @contextmanager
 def _timed(what: str, seconds: dict[str, float], name: str | None = None, *, progress: bool) -> Iterator[None]:
-    if progress:
-        print(f"-- {what}", flush=True)
+    say(what, progress=progress)
     start = time.perf_counter()
     yield
     seconds[name or what] = round(time.perf_counter() - start, 2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import FloatArray, float_array, shorten
-from .columns import table_of_columns, with_log_posterior
+from .columns import exponentiated, table_of_columns, with_log_posterior
 from .declared import ENTRIES, complaint_of_unused, declarations
 from .table import EVIDENCE, FIELDS, KINDS, Table
 
@@ -86,8 +86,7 @@ def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> T
     if published or nested:
         record = _renamed(record, _POCOMC)
     if nested:
-        logs = np.asarray(record.pop(nested), np.float64)
-        record["weights"] = np.exp(logs - logs.max())
+        record["weights"] = exponentiated(np.asarray(record.pop(nested), np.float64))
         for name in EVIDENCE:  # dynesty's are of every step: the last one is the run's
             record[name] = np.ravel(record[name])[-1] if record.get(name) is not None else None
     known = ("samples", *ENTRIES, *FIELDS, *EVIDENCE, *KINDS)

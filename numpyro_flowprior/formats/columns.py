@@ -136,7 +136,7 @@ def _fields(known: dict[str, Any], others: Mapping[str, np.ndarray]) -> tuple[di
     if len(given) > 1:
         raise ValueError(f"expected one column of weights; got {shorten(given, 40)}. Remove or rename the others.")
     for name in weights:
-        fields["weights"] = _exponentiated(single[name]) if _plain(name) in _LOG_WEIGHTS else single[name]
+        fields["weights"] = exponentiated(single[name]) if _plain(name) in _LOG_WEIGHTS else single[name]
         why[name] = "read as weights"
     chains = [name for name in single if _plain(name) in _CHAINS and _is_label(single[name])]
     if chains and "chain_id" not in fields:
@@ -145,7 +145,8 @@ def _fields(known: dict[str, Any], others: Mapping[str, np.ndarray]) -> tuple[di
     return fields, why | dict.fromkeys(chains, "numbers the chains")
 
 
-def _exponentiated(logs: np.ndarray) -> np.ndarray:
+def exponentiated(logs: np.ndarray) -> np.ndarray:
+    """Returns weights (n,) of log weights, the largest of them one."""
     finite = logs[np.isfinite(logs)]
     return np.exp(logs - (finite.max() if finite.size else 0.0))
 

@@ -49,11 +49,14 @@ def _header(path: Path) -> tuple[list[str], str | None, int]:
 def _first_lines(path: Path) -> list[tuple[int, str]]:
     """Returns the numbered lines that are not empty, up to the second that is no comment."""
     found: list[tuple[int, str]] = []
+    rows = 0
     with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                found.append((number, line.rstrip("\r\n")))
-            if sum(not text.startswith(_COMMENT) for _, text in found) == 2:
+            if not line.strip():
+                continue
+            found.append((number, line.rstrip("\r\n")))
+            rows += not line.startswith(_COMMENT)
+            if rows == 2:
                 break
     return found
 

@@ -221,8 +221,8 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         config, names = self.config, self.space.names
         flows = f"{config.members} flows" if config.members > 1 else "one flow"
         units = " x ".join(map(str, config.hidden))
-        couplings = f"{config.layers} pairs of {config.transformer} couplings, {units} units each"
-        return f"{len(names)} parameters: {shorten(names)}; {flows} of {couplings}"
+        pairs = f"{config.layers} pair{'s' * (config.layers != 1)} of {config.transformer} couplings"
+        return f"{len(names)} parameters: {shorten(names)}; {flows} of {pairs}, {units} units each"
 
     def __str__(self) -> str:
         space, report = self.space, self.info.get("report")

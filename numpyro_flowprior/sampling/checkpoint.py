@@ -23,6 +23,7 @@ _FORMER = {  # modules as checkpoints of earlier versions know them
     "numpyro_flowprior.priors.composed": "numpyro_flowprior.compose",
     "numpyro_flowprior.priors.conditional": "numpyro_flowprior.conditional",
     "numpyro_flowprior.priors.flow_prior": "numpyro_flowprior.prior",
+    "numpyro_flowprior.priors.numpy_prior": "numpyro_flowprior.numpy_prior",
     "numpyro_flowprior.models.latent": "numpyro_flowprior.latent",
 }
 _ADVICE = "Use another file, or remove this one to begin anew."
