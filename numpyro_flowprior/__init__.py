@@ -64,7 +64,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .training.fit import FlowFit, fit_flow
     from .training.grid import PAPER_GRID
     from .training.marginal import fit_marginal
-    from .training.scan import ScanResult, scan_flows
+    from .training.scan import scan_flows
+    from .training.scan_result import ScanResult
 
 _HOMES = {
     "_util.messages": ("ConvergenceWarning", "FlowPriorError", "FlowPriorWarning"),
@@ -114,7 +115,8 @@ _HOMES = {
     "training.fit": ("FlowFit", "fit_flow"),
     "training.grid": ("PAPER_GRID",),
     "training.marginal": ("fit_marginal",),
-    "training.scan": ("ScanResult", "scan_flows"),
+    "training.scan": ("scan_flows",),
+    "training.scan_result": ("ScanResult",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -34,7 +34,7 @@ BACKENDS = {
     "torch": {"sampling/pocomc.py"},
     "emcee": {"sampling/emcee.py"},
     "blackjax": {"sampling/blackjax.py"},
-    "h5py": {"formats/emcee.py"},
+    "h5py": {"formats/emcee.py", "sampling/ensemble_file.py"},
     "pyarrow": {"formats/frames.py"},
     "pandas": set(),
     "dynesty": set(),

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+ArrayLike = npt.ArrayLike  # JAX arrays, too: they have __array__
 
 _SHOWN = 5  # how many offending rows or names a message lists
 

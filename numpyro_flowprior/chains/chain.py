@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from .._util.checks import FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
+from .._util.checks import ArrayLike, FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
 from .._util.display import Displayed, columns_of_text
 from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorWarning
@@ -80,16 +80,16 @@ class Chain(Displayed):
 
     def __init__(
         self,
-        samples: Any,
+        samples: ArrayLike,
         space: ParameterSpace,
         *,
-        log_prob: Any = None,
-        log_prior: Any = None,
-        log_likelihood: Any = None,
-        weights: Any = None,
+        log_prob: ArrayLike | None = None,
+        log_prior: ArrayLike | None = None,
+        log_likelihood: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
         weights_kind: WeightsKind | None = None,
-        chain_id: Any = None,
-        family_id: Any = None,
+        chain_id: ArrayLike | None = None,
+        family_id: ArrayLike | None = None,
         rows: RowKind | None = None,
         log_evidence: float | None = None,
         log_evidence_error: float | None = None,
@@ -212,7 +212,7 @@ class Chain(Displayed):
         )
         return max(float(integrated_time(part[:, None], self.dependence.sequences)[0]) for part in parts)
 
-    def mean_and_error(self, values: Any) -> tuple[FloatArray, FloatArray]:
+    def mean_and_error(self, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Returns the weighted mean (k,) of functions of the rows, and its standard error (k,), dependence included.
 
         Args:
@@ -243,7 +243,7 @@ class Chain(Displayed):
         centred = self.samples - self.mean()
         return (centred * self.probabilities[:, None]).T @ centred
 
-    def quantile(self, q: Any) -> FloatArray:
+    def quantile(self, q: ArrayLike) -> FloatArray:
         """Returns weighted quantiles of each parameter, (..., d), at q (...) in [0, 1]. Zero weights do not count."""
         q = float_array(q, "quantile: q")
         if not ((q >= 0.0) & (q <= 1.0)).all():
@@ -306,7 +306,7 @@ class Chain(Displayed):
         length = max(length, self.n // _MOST_BLOCKS)
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
 
-    def take(self, rows: Any) -> Chain:
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Chain:
         """Returns the chosen rows, with everything that belongs to them."""
         parts = self._parts()
         for name in _PER_DRAW:

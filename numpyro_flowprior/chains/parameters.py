@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._util.checks import FloatArray, float_array, require_unique, shorten
+from .._util.checks import ArrayLike, FloatArray, float_array, require_unique, shorten
 
 _LONGEST_NAME = 200  # characters
 
@@ -43,8 +43,8 @@ class ParameterSpace:
     def __init__(
         self,
         names: Sequence[str],
-        lower: Any = -np.inf,
-        upper: Any = np.inf,
+        lower: ArrayLike = -np.inf,
+        upper: ArrayLike = np.inf,
         *,
         units: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
@@ -125,7 +125,7 @@ class ParameterSpace:
         """Returns the bounds, with numbers for names: what compiled functions depend on, whatever it is called."""
         return _nameless(self.lower, self.upper)
 
-    def contains(self, theta: Any) -> np.ndarray:
+    def contains(self, theta: ArrayLike) -> np.ndarray:
         """Returns whether each point (..., d) lies inside the closed support, (...,) of bool."""
         theta = np.asarray(theta)
         return np.all((theta >= self.lower) & (theta <= self.upper), axis=-1)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.stats import f as f_ratio
 
-from .._util.checks import FloatArray, positive_int
+from .._util.checks import ArrayLike, FloatArray, positive_int
 from .._util.display import Displayed
 from .._util.json_numbers import numbers, rounded
 from .._util.keys import seed_or_zero
@@ -203,7 +203,7 @@ def compare(
     a: Chain,
     b: Chain,
     *,
-    bounds: Any = None,
+    bounds: ArrayLike | None = None,
     bins: int | None = None,
     repeats: int = 32,
     modes: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._util.checks import FloatArray, float_array, positive_int, require_finite, shorten
+from .._util.checks import ArrayLike, FloatArray, float_array, positive_int, require_finite, shorten
 from ..chains.chain import Chain
 from .units import histogram_size, units_of
 
@@ -50,7 +50,7 @@ class MarginalKL:
         return tuple(combinations(self.names, 2))
 
 
-def marginal_kl(p: Chain, q: Chain, bounds: Any = None, bins: int | None = None) -> MarginalKL:
+def marginal_kl(p: Chain, q: Chain, bounds: ArrayLike | None = None, bins: int | None = None) -> MarginalKL:
     """Returns KL(p || q) of all one- and two-dimensional marginals, by histograms.
 
     Args:

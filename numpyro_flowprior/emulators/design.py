@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import qmc
 
-from .._util.checks import FloatArray, one_of, positive_int, shorten
+from .._util.checks import ArrayLike, FloatArray, one_of, positive_int, shorten
 from .._util.keys import seed_from_key
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace, require_space
@@ -33,7 +33,7 @@ def design_points(
     *,
     method: str = "maximin",
     chain: Chain | None = None,
-    existing: Any = None,
+    existing: ArrayLike | None = None,
 ) -> FloatArray:
     """Returns n points (n, d) at which to run the model.
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._util.checks import positive_int
+from .._util.checks import ArrayLike, positive_int
 from .._util.keys import seed_or_zero
 from ..chains.parameters import ParameterSpace, require_space
 from . import gaussian_process
@@ -75,13 +75,13 @@ class GPEmulator:
     @classmethod
     def fit(
         cls,
-        X: Any,
-        Y: Any,
+        X: ArrayLike,
+        Y: ArrayLike,
         space: ParameterSpace,
         *,
         n_components: int | float = 0.99,
         kernel: Any = "rbf",
-        Y_error: Any = None,
+        Y_error: ArrayLike | None = None,
         log_outputs: bool | Sequence[str] = False,
         restarts: int = 0,
         key: jax.Array | None = None,
@@ -177,7 +177,7 @@ class GPEmulator:
         names = checked_output_names(output_names, np.empty((1, len(state.outputs.mean))))
         return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))
 
-    def predict(self, theta: Any, *, log_scale: bool = False, allow_float32: bool = False) -> Prediction:
+    def predict(self, theta: ArrayLike, *, log_scale: bool = False, allow_float32: bool = False) -> Prediction:
         """Returns the outputs' predicted mean and covariance, in float64.
 
         The covariance is full: the components' predictive variances, which as in scikit-learn include the kernel's
@@ -203,11 +203,11 @@ class GPEmulator:
             return prediction
         return lognormal_moments(prediction, self._mask)
 
-    def component_moments(self, theta: Any, *, allow_float32: bool = False) -> Moments:
+    def component_moments(self, theta: ArrayLike, *, allow_float32: bool = False) -> Moments:
         """Returns mean and variance (..., p) of the component scores at theta (..., d); otherwise as `predict`."""
         return self._evaluate(gaussian_process.moments, theta, allow_float32)
 
-    def covariance_between(self, theta: Any) -> np.ndarray:
+    def covariance_between(self, theta: ArrayLike) -> np.ndarray:
         """Returns each output's covariance between points, (n, n, m) at theta (n, d), of logarithms for `log_outputs`.
 
         What scikit-learn's `predict(..., return_cov=True)` gives. `predict` has the covariance between outputs.
@@ -222,7 +222,7 @@ class GPEmulator:
         points = checked_points(theta, self.space.names)
         return gaussian_process.evaluate(function, self.state, points, allow_float32=allow_float32)
 
-    def validate(self, X: Any, Y: Any, *, Y_error: Any = None) -> EmulatorValidation:
+    def validate(self, X: ArrayLike, Y: ArrayLike, *, Y_error: ArrayLike | None = None) -> EmulatorValidation:
         """Returns the comparison with runs that the fit has not seen: R^2, residuals, coverage, a verdict.
 
         Outputs of `log_outputs` are compared by their logarithm.
@@ -247,7 +247,7 @@ class GPEmulator:
     def _mask(self) -> np.ndarray:
         return mask_of(self.log_outputs, self.output_names)
 
-    def leave_one_out(self, Y: Any) -> EmulatorValidation:
+    def leave_one_out(self, Y: ArrayLike) -> EmulatorValidation:
         """Returns the comparison of each run of the design with its prediction from all the others, in closed form.
 
         The kernels, scaling and principal components stay those of all runs, so that it is somewhat too favourable;

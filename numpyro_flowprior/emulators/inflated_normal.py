@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
-from numpyro.distributions.util import validate_sample
 
 from .._util.checks import FloatArray
+from .._util.validation import validated
 from .low_rank_normal import LOG_2PI, NormalAroundLoc
 from .precision import native, precise
 from .small_matrices import log_det_and_inverse
@@ -75,7 +75,7 @@ class InflatedNormal(NormalAroundLoc):
         return diagonal, jnp.asarray(self.fixed.factor) * root[..., None, :] / jnp.sqrt(diagonal)[..., :, None]
 
     @precise
-    @validate_sample
+    @validated
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
         self._require_event(value)

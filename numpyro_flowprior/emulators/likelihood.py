@@ -13,7 +13,15 @@ import numpy as np
 from numpyro.distributions import Distribution, MultivariateNormal
 from scipy.linalg import block_diag
 
-from .._util.checks import FloatArray, float_array, require_finite, require_nonnegative, require_unique, shorten
+from .._util.checks import (
+    ArrayLike,
+    FloatArray,
+    float_array,
+    require_finite,
+    require_nonnegative,
+    require_unique,
+    shorten,
+)
 from .._util.messages import FlowPriorWarning
 from .emulator import GPEmulator
 from .gaussian_process import Prediction
@@ -70,10 +78,10 @@ class EmulatorLikelihood:
     def __init__(
         self,
         emulators: GPEmulator | Sequence[GPEmulator] | Mapping[str, GPEmulator],
-        y_obs: Any,
-        cov_obs: Any,
+        y_obs: ArrayLike,
+        cov_obs: ArrayLike,
         *,
-        discrepancy_scale: Any = None,
+        discrepancy_scale: ArrayLike | None = None,
         log_scale: bool = True,
         allow_float32: bool = False,
     ):
@@ -155,7 +163,7 @@ class EmulatorLikelihood:
         xp: Any = jnp if isinstance(draws, jax.core.Tracer) else np
         return xp.where(self._logged, xp.exp(xp.where(self._logged, draws, 0.0)), draws)
 
-    def float32_error(self, theta: Any) -> float:
+    def float32_error(self, theta: ArrayLike) -> float:
         """Returns the largest difference in log density between 32 and 64 bits at points theta (n, d), n >= 1.
 
         What `allow_float32=True` costs. Measure it where the posterior is: far from it log densities, and so their

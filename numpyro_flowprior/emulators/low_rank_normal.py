@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import validate_sample
 
 from .._util.checks import FloatArray
+from .._util.validation import validated
 from .precision import native, precise
 from .small_matrices import log_det_and_squared
 
@@ -94,7 +94,7 @@ class LowRankNormal(NormalAroundLoc):
         return jnp.eye(factor.shape[0], dtype=factor.dtype) + scaled @ factor.T
 
     @precise
-    @validate_sample
+    @validated
     def log_prob(self, value: Any) -> jax.Array:
         """Returns the normalised log density at value (..., m)."""
         self._require_event(value)

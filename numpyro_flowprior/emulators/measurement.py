@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._util.checks import FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
+from .._util.checks import ArrayLike, FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
 from .._util.messages import FlowPriorWarning
 
 _SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
@@ -23,10 +23,10 @@ class Measurement(NamedTuple):
 
 
 def measurement_covariance(
-    statistical: Any,
-    systematic: Any = None,
+    statistical: ArrayLike,
+    systematic: ArrayLike | None = None,
     *,
-    positions: Any = None,
+    positions: ArrayLike | None = None,
     correlation_length: float | None = None,
     groups: Sequence[Any] | None = None,
     between_groups: float = 0.0,

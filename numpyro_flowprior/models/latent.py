@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpyro
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.util import validate_sample
 from numpyro.infer.reparam import Reparam
 
+from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 
 LATENT_SUFFIX = "_latent"  # of the site that is sampled in place of a prior's
@@ -55,7 +55,7 @@ class LatentDensity(Distribution):
         self.prior = prior
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
 
-    @validate_sample
+    @validated
     def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at latent points (..., d)."""
         return self.prior.latent_log_prob(value)

@@ -62,7 +62,7 @@ class Latent:
         return np.ones(size, bool) if self.imputed is None else _over_events(self.imputed, self.inner_shape).ravel()
 
 
-def trace_model(model: Any, args: tuple, kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+def trace_model(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     """Returns the trace of one run of the model under a key."""
     return forgetting(lambda: trace(seed(model, key)).get_trace(*args, **kwargs))
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, StudentT, biject_to, constraints
 from numpyro.distributions.transforms import Transform
-from numpyro.distributions.util import validate_sample
 
-from .._util.checks import FloatArray, float_array, shorten
+from .._util.checks import ArrayLike, FloatArray, float_array, shorten
 from .._util.leaves import as_jax
+from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from ..flows.support import Support, inside, log_normal_density
@@ -117,7 +117,7 @@ def points_of(value: Any, space: ParameterSpace, subject: str) -> jax.Array:
     return array.astype(jnp.result_type(array, float))
 
 
-@biject_to.register(Box)
+@biject_to.register(Box)  # type: ignore[untyped-decorator]
 def _box_to_transform(constraint: Box) -> BoxTransform:
     return BoxTransform(constraint.space)
 
@@ -138,7 +138,7 @@ class OverParameters(Distribution):
     def _hold(self) -> None:
         """Finds how float32 holds the parameters, where that is kept."""
 
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[untyped-decorator]
     def support(self) -> Box:
         """The declared support, a product of intervals, half lines and lines."""
         return Box(self.space)
@@ -173,8 +173,8 @@ class UniformPrior(OverParameters):
         self.held = held_by_float32(self.space, bounds.mean(axis=1), width)
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns minus the log volume (...,) at points (..., d) inside the box; -inf outside."""
         theta = points_of(value, self.space, "UniformPrior: value")
         log_volume = float(np.sum(np.log(np.diff(self.space.bounds, axis=1))))
@@ -214,7 +214,15 @@ class BroadPrior(OverParameters):
     pytree_data_fields = ("loc", "scale", "width")
     pytree_aux_fields = ("space", "held")
 
-    def __init__(self, space: ParameterSpace, scale: Any, loc: Any, width: Any, *, validate_args: bool | None = None):
+    def __init__(
+        self,
+        space: ParameterSpace,
+        scale: ArrayLike,
+        loc: ArrayLike,
+        width: ArrayLike,
+        *,
+        validate_args: bool | None = None,
+    ):
         self.space, self.loc = space, float_array(loc, "BroadPrior: loc", shape=(space.dim,))
         self.scale, self.width = (_positive(part, name, space) for part, name in ((scale, "scale"), (width, "width")))
         self._hold()
@@ -236,8 +244,8 @@ class BroadPrior(OverParameters):
         return StudentT(3.0, *as_jax((self.loc, self.width)))
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
         theta = points_of(value, self.space, "BroadPrior: value")
         z, log_det = Support(self.space, as_jax(self.scale)).inverse_and_log_det(theta)

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import validate_sample
 from numpyro.util import not_jax_tracer
 from scipy.stats import genpareto
 
-from .._util.checks import positive_int, real_in
+from .._util.checks import ArrayLike, positive_int, real_in
 from .._util.leaves import as_jax
+from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_inner, build_outer
 from .box import BroadPrior, OverParameters, keep_inside, points_of
@@ -48,11 +48,11 @@ class _Weakened(MonteCarloMoments, OverParameters):
         """How float32 holds the parameters, as of the prior."""
         return self.prior.held
 
-    def to_latent(self, theta: Any) -> jax.Array:
+    def to_latent(self, theta: ArrayLike) -> jax.Array:
         """Returns the points' coordinates (..., d) in the latent space of the prior."""
         return self.prior.to_latent(theta)
 
-    def from_latent(self, omega: Any) -> jax.Array:
+    def from_latent(self, omega: ArrayLike) -> jax.Array:
         """Returns the points (..., d), strictly inside the support, of those coordinates."""
         return self.prior.from_latent(omega)
 
@@ -86,13 +86,13 @@ class TemperedPrior(_Weakened):
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns power log p(theta) - log Z (...,) at points (..., d); -inf outside the support."""
         return self.power * self.prior.log_prob(value) - self.log_normalizer
 
     @in_full_resolution(points=False)
-    def latent_log_prob(self, omega: Any) -> jax.Array:
+    def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
         """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
         log_det = self.prior.latent_log_det(omega)
         return self.power * (self.prior.latent_log_prob(omega) - log_det) - self.log_normalizer + log_det
@@ -230,8 +230,8 @@ class RobustPrior(_Weakened):
         super().__init__(batch_shape=(), event_shape=prior.event_shape, validate_args=validate_args)
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
         learned, broad = self._parts(value)
         return jnp.logaddexp(learned, broad)
@@ -242,13 +242,13 @@ class RobustPrior(_Weakened):
         return jnp.log1p(-self.weight) + self.prior.log_prob(theta), jnp.log(self.weight) + broad
 
     @in_full_resolution(points=False)
-    def latent_log_prob(self, omega: Any) -> jax.Array:
+    def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
         """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
         broad = self.broad.log_prob(self.from_latent(omega)) + self.prior.latent_log_det(omega)
         return jnp.logaddexp(jnp.log1p(-self.weight) + self.prior.latent_log_prob(omega), jnp.log(self.weight) + broad)
 
     @in_full_resolution(points=False)
-    def probability_broad(self, value: Any) -> jax.Array:
+    def probability_broad(self, value: ArrayLike) -> jax.Array:
         """Returns the probability (...,) that points (..., d) came from the broad part.
 
         Averaged over a posterior's draws it is the posterior probability that the learned prior does not hold.
@@ -296,7 +296,7 @@ def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None
     return RobustPrior(prior, broad, weight)
 
 
-def broad_of(prior: Any) -> Distribution:
+def broad_of(prior: FlowPrior | TemperedPrior | RobustPrior) -> Distribution:
     """Returns a broad density on the support of a learned prior; of a robust one, its own broad part.
 
     A `BroadPrior`: flat on intervals, log-logistic on half lines with the chain's scale, and on lines a Student t of

@@ -8,15 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions.util import validate_sample
 from scipy.special import logsumexp
 
-from .._util.checks import FloatArray, real_in, shorten
+from .._util.checks import ArrayLike, FloatArray, real_in, shorten
 from .._util.leaves import as_jax
+from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.support import Support, inside
 from .box import OverParameters, keep_inside, points_of
 from .moments import MonteCarloMoments
+from .protocol import ParameterPrior
 from .resolution import Held, in_full_resolution
 
 _NODES = {1: 2001, 2: 301}  # per axis of the grid; odd, so that every other node makes a grid too
@@ -56,7 +57,7 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
 
     def __init__(
         self,
-        density: Any,
+        density: ParameterPrior,
         space: ParameterSpace,
         *,
         values: Any,
@@ -78,8 +79,8 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
         return getattr(self.density, "held", Held())
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., free); -inf outside the support."""
         theta = points_of(value, self.space, "ConditionalPrior: value")
         joint = self.density.log_prob(_completed(self.density.space, self.space, self.values, theta))
@@ -106,7 +107,7 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
 
 
 def condition_on(
-    density: Any, values: Mapping[str, float], *, scale: FloatArray, loc: FloatArray, width: FloatArray
+    density: ParameterPrior, values: Mapping[str, float], *, scale: FloatArray, loc: FloatArray, width: FloatArray
 ) -> ConditionalPrior:
     """Returns the density's conditional at the given values of all but one or two parameters.
 
@@ -167,12 +168,12 @@ def _completed(space: ParameterSpace, free: ParameterSpace, values: Any, theta: 
 
 
 def _on_grids(
-    density: Any, free: ParameterSpace, values: FloatArray, scale: FloatArray
+    density: ParameterPrior, free: ParameterSpace, values: FloatArray, scale: FloatArray
 ) -> Callable[[FloatArray], FloatArray]:
     """Returns the joint log density in unconstrained coordinates, as a function from axes (free, k) to its grid."""
 
     @jax.jit
-    def at(density: Any, z: jax.Array) -> jax.Array:
+    def at(density: ParameterPrior, z: jax.Array) -> jax.Array:
         support = Support(free, jnp.asarray(scale))
         theta, log_det = support.forward_and_log_det(z)
         return density.log_prob(_completed(density.space, free, values, keep_inside(theta, free))) + log_det

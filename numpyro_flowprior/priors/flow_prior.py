@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions.util import validate_sample
 
-from .._util.checks import FloatArray, plain_json, shorten
+from .._util.checks import ArrayLike, FloatArray, plain_json, shorten
 from .._util.display import Displayed, columns_of_text
 from .._util.leaves import as_jax
+from .._util.validation import validated
 from ..chains.parameters import ParameterSpace, require_space
 from ..flows.build import build_flow, build_latent_map, in_two_parts, latent_log_prob
 from ..flows.config import FlowConfig
@@ -93,8 +93,8 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         return self.space.names
 
     @in_full_resolution(points=False)
-    @validate_sample
-    def log_prob(self, value: Any, intermediates: Any = None) -> jax.Array:
+    @validated
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support.
 
         Computed in the precision of `value` (float64 where JAX has it enabled, and outside of traces where float32
@@ -112,7 +112,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         return _sample(self._arrays(), key, shape=shape, dtype=_working_dtype(), **self._static())
 
     @in_full_resolution(points=True)
-    def to_latent(self, theta: Any) -> Any:
+    def to_latent(self, theta: ArrayLike) -> Any:
         """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base.
 
         With several members the map is the first one's; the density there is close to its base, but not equal.
@@ -120,17 +120,17 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         return _to_latent(self._arrays(), self._points(theta, "theta"), **self._static())
 
     @in_full_resolution(points=True)
-    def from_latent(self, omega: Any) -> Any:
+    def from_latent(self, omega: ArrayLike) -> Any:
         """Returns the points (..., d), strictly inside the support, of latent coordinates."""
         return _from_latent(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
-    def latent_log_prob(self, omega: Any) -> jax.Array:
+    def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
         """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
         return _latent_log_prob(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
-    def latent_log_det(self, omega: Any) -> jax.Array:
+    def latent_log_det(self, omega: ArrayLike) -> jax.Array:
         """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
         return _latent_log_det(self._arrays(), self._points(omega, "omega"), **self._static())
 

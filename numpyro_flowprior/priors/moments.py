@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import Distribution
 
 from .._util.checks import FloatArray, positive_int, real_in
 from ..chains.parameters import ParameterSpace
+from .protocol import ParameterPrior
 from .resolution import in_full_resolution
 
 LEVELS = (0.05, 0.16, 0.5, 0.84, 0.95)
@@ -57,7 +59,7 @@ class MonteCarloSummary:
         return "\n".join(rows)
 
 
-def draws_of(density: Any, key: jax.Array, n: int) -> FloatArray:
+def draws_of(density: ParameterPrior | Distribution, key: jax.Array, n: int) -> FloatArray:
     """Returns n draws (n, d) of a density in float64, made in batches, so that memory does not grow with more."""
     with jax.enable_x64(True):
         keys = jax.random.split(key, -(-n // _BATCH))

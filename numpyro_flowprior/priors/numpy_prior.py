@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-from .._util.checks import FloatArray, float_array, positive_int
+from .._util.checks import ArrayLike, FloatArray, float_array, positive_int
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from ..flows.config import FlowConfig
@@ -64,7 +64,7 @@ class NumpyPrior:
         """Names of the parameters, in the order of the columns."""
         return self.space.names
 
-    def log_prob(self, theta: Any) -> Any:
+    def log_prob(self, theta: ArrayLike) -> Any:
         """Returns the normalised log density (...,) in float64 at points (..., d); -inf outside the support.
 
         Raises:

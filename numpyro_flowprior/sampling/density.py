@@ -19,7 +19,7 @@ from numpyro.handlers import reparam, seed, substitute, trace
 from numpyro.infer.util import compute_log_probs
 
 from .._util.batches import in_batches, padded_batches
-from .._util.checks import FloatArray, float_array, positive_int
+from .._util.checks import ArrayLike, FloatArray, float_array, positive_int
 from .._util.leaves import copied, forgetting
 from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
@@ -147,24 +147,24 @@ class ModelDensity:
             warnings.simplefilter("ignore", UserWarning)  # what there is to say of the model has been said
             return ModelDensity(model, *self._args, **self._kwargs)
 
-    def log_prior(self, x: Any) -> FloatArray:
+    def log_prior(self, x: ArrayLike) -> FloatArray:
         """Returns the log prior (n,) at points (n, d), normalised in the vector's coordinates; -inf outside."""
         return self._evaluate("log_prior", x)
 
-    def log_likelihood(self, x: Any) -> FloatArray:
+    def log_likelihood(self, x: ArrayLike) -> FloatArray:
         """Returns the log likelihood (n,) at points (n, d), factors included; -inf outside the support."""
         return self._evaluate("log_likelihood", x)
 
-    def log_posterior(self, x: Any) -> FloatArray:
+    def log_posterior(self, x: ArrayLike) -> FloatArray:
         """Returns log prior + log likelihood (n,), not normalised, at points (n, d); -inf outside the support."""
         return self._evaluate("log_posterior", x)
 
-    def log_prior_and_likelihood(self, x: Any) -> tuple[FloatArray, FloatArray]:
+    def log_prior_and_likelihood(self, x: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Returns log prior and log likelihood, (n,) each, in one evaluation of the model."""
         both = self._evaluate("both", x)
         return both[:, 0], both[:, 1]
 
-    def log_likelihood_by_site(self, x: Any, *, pointwise: bool = False) -> dict[str, FloatArray]:
+    def log_likelihood_by_site(self, x: ArrayLike, *, pointwise: bool = False) -> dict[str, FloatArray]:
         """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d).
 
         With `pointwise` that of each of its observations, {site: (n, *batch_shape)}: independent ones, given the
@@ -173,7 +173,7 @@ class ModelDensity:
         """
         return self._evaluate("pointwise" if pointwise else "by_site", x)
 
-    def deterministics(self, x: Any) -> dict[str, FloatArray]:
+    def deterministics(self, x: ArrayLike) -> dict[str, FloatArray]:
         """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d).
 
         And of the `unconstrained_sites`: they too are functions of the vector.
@@ -211,7 +211,7 @@ class ModelDensity:
                 f"{example}. Look for logarithms or roots of negative numbers, 0 / 0, and infinity less infinity."
             )
 
-    def constrain(self, x: Any) -> dict[str, FloatArray]:
+    def constrain(self, x: ArrayLike) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
         x = self._points(x)
         values = coordinates_of(self._latents, x)

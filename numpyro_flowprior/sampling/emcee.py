@@ -20,8 +20,8 @@ from ..chains.chain import Chain
 from .checkpoint import require_folder, require_same_density
 from .coordinates import Coordinates, resolved, sampled_in
 from .density import ModelDensity
-from .ensemble_file import read_run, write_run
-from .ensemble_moves import mixed, moves_of, recorded
+from .ensemble_file import h5py_module, read_run, write_run
+from .ensemble_moves import Proposal, mixed, moves_of, recorded
 from .record import INTERRUPTION, begin, run_record, seed_of
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
@@ -38,7 +38,7 @@ def sample_emcee(
     max_steps: int = 10_000,
     max_seconds: float | None = None,
     coordinates: Coordinates = "auto",
-    proposal: Any = None,
+    proposal: Proposal = None,
     proposal_share: float = 0.2,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -120,7 +120,7 @@ def sample_emcee(
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
     if checkpoint is not None:
-        optional_import("h5py", "samplers", "sample_emcee: checkpoint")  # now, not after 20 seconds
+        h5py_module()  # now, not after 20 seconds
     options["backend"] = backend = emcee.backends.Backend()
     about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": moved_in}
     about |= recorded(moves, proposal, proposal_share)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,9 +32,14 @@ _DIGITS = 64  # of a SHA-256
 _SINCE_3 = ("moves", "proposal", "proposal_share")
 
 
+def h5py_module() -> ModuleType:
+    """Returns h5py; ImportError says how it is installed."""
+    return optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+
+
 def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:
     """Writes the steps in an emcee backend, with a record of which run they are, and whether it came to its end."""
-    h5py = optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+    h5py = h5py_module()
     n, path = backend.iteration, Path(path)
     steps = {"chain": backend.chain[:n], "log_prob": backend.log_prob[:n], "blobs": backend.blobs[:n]}
     arrays = {**steps, "accepted": np.asarray(backend.accepted, np.float64)}
@@ -40,7 +47,7 @@ def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any],
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         group = file.create_group(_GROUP)
-        group.attrs.update({"version": optional_import("emcee", "samplers", "sample_emcee").__version__})
+        group.attrs.update({"version": version("emcee")})
         group.attrs.update({"nwalkers": arrays["chain"].shape[1], "ndim": arrays["chain"].shape[2]})
         group.attrs.update({"has_blobs": True, "iteration": n})
         group.attrs.update(dict(zip(_GENERATOR, backend.random_state, strict=True)))
@@ -89,7 +96,7 @@ def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray], state: Any)
 
 def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
     """Returns the record, the arrays, and the generator's state in a file of today's."""
-    h5py = optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+    h5py = h5py_module()
     try:
         with h5py.File(path, "r") as file:
             if FORMAT not in file.attrs:

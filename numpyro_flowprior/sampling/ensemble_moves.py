@@ -12,9 +12,11 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, real_in, shorten
+from ..priors.protocol import ParameterPrior
 from .checkpoint import described
 from .density import ModelDensity
 
+Proposal = ParameterPrior | str | None  # a density, or "prior"
 Moves = list[tuple[Any, float]]  # emcee's, and their weights
 
 
@@ -25,7 +27,7 @@ def moves_of(emcee: ModuleType, moves: Any) -> Moves:
     return [tuple(move) if isinstance(move, tuple | list) else (move, 1.0) for move in several]
 
 
-def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Any, share: float) -> Moves:
+def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Proposal, share: float) -> Moves:
     """Returns the moves mixed with independent proposals, a share of all steps; as they are if there are none."""
     if proposal is None:
         return moves
@@ -41,7 +43,7 @@ def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Any,
     return [*kept, (emcee.moves.MHMove(propose), share)]
 
 
-def recorded(moves: Moves, proposal: Any, share: float) -> dict[str, Any]:
+def recorded(moves: Moves, proposal: Proposal, share: float) -> dict[str, Any]:
     """Returns what a checkpoint keeps of how its walkers move, JSON-ready."""
     total = float(sum(weight for _, weight in moves))
     drawn_from = proposal if proposal is None or isinstance(proposal, str) else _fingerprint(proposal)
@@ -52,16 +54,16 @@ def recorded(moves: Moves, proposal: Any, share: float) -> dict[str, Any]:
     }
 
 
-def _fingerprint(proposal: Any) -> str:
+def _fingerprint(proposal: Proposal) -> str:
     """Returns the SHA-256 of a density: its type, settings, names, bounds and arrays."""
     return hashlib.sha256(json.dumps(described(proposal), sort_keys=True).encode()).hexdigest()
 
 
-def _proposed(density: ModelDensity, proposal: Any) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
+def _proposed(density: ModelDensity, proposal: Proposal) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
     """Returns what draws from a proposal, (key, n) -> (n, d), and its log density, (n, d) -> (n,)."""
     if isinstance(proposal, str) and proposal == "prior":
         return density.sample_prior, density.log_prior
-    if getattr(getattr(proposal, "space", None), "names", None) is None:
+    if isinstance(proposal, str | None) or getattr(getattr(proposal, "space", None), "names", None) is None:
         raise TypeError(f"sample_emcee: proposal: expected 'prior' or a FlowPrior; got {proposal!r}.")
     names = proposal.space.names
     if sorted(names) != sorted(density.names):

@@ -17,12 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.distributions import Distribution
 
 from .._util.batches import in_batches
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 from ..diagnostics.posterior_divergence import posterior_divergence
+from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.reweight import pareto_smoothed
 
@@ -59,7 +61,7 @@ class PriorError:
     pareto_k: float
 
 
-def exact_prior(density: ModelDensity, prior: Any, before: ExactDensity) -> ExactDensity:
+def exact_prior(density: ModelDensity, prior: ParameterPrior, before: ExactDensity) -> ExactDensity:
     """Returns the prior of a stage's model with the exact posterior `before` in place of the learned prior."""
     learned = [density.space.index(name) for name in prior.space.names]
     exact = [density.space.index(name) for name in before.names]
@@ -88,7 +90,7 @@ def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | N
     return ExactDensity(density.names, log_density, evidence is not None and (prior is None or prior.normalised))
 
 
-def log_prob_of(prior: Any, theta: FloatArray) -> FloatArray:
+def log_prob_of(prior: ParameterPrior | Distribution, theta: FloatArray) -> FloatArray:
     """Returns the log density (n,) of a NumPyro distribution at points (n, d), in float64."""
     return compiled(prior.log_prob)(theta)
 
@@ -126,7 +128,7 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     return PriorError(float(loss), error, k)
 
 
-def joint_loss(prior: Any, first: ModelDensity, joint: Chain) -> tuple[float, float]:
+def joint_loss(prior: ParameterPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:
     """Returns KL(J || J_q) in nats and its standard error: what a joint fit loses to a prior in place of a first stage.
 
     At the joint fit's own draws, so that no second stage's sampler takes part.

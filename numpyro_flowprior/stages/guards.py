@@ -21,6 +21,7 @@ from .._util.json_numbers import rounded
 from ..chains.chain import Chain
 from ..diagnostics.report import worst_verdict
 from ..priors.composed import RobustPrior
+from ..priors.protocol import ParameterPrior
 from ..sampling.broad_start import weighted_prior
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity, compiled, prior_error
@@ -102,7 +103,7 @@ class Guards(Displayed):
 def check_stage(
     key: jax.Array,
     density: ModelDensity,
-    prior: Any,
+    prior: ParameterPrior,
     chain: Chain,
     before: Chain,
     *,
@@ -171,7 +172,7 @@ def _uncorrected(density: ModelDensity, chain: Chain) -> Chain:
     return chain.replace(log_evidence=evidence, log_evidence_error=error)
 
 
-def _share_of_broad(prior: Any, chain: Chain) -> float:
+def _share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
     """Returns the posterior probability of a robust prior's broad part; 0 for others."""
     if not isinstance(prior, RobustPrior):
         return 0.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
+from numpyro.distributions import Distribution
 
 from .._util.checks import shorten
 from .._util.keys import seed_from_key
@@ -21,6 +22,7 @@ from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
+from ..sampling.protocol import Sampler
 from ..sampling.record import INTERRUPTION
 from ..sampling.reweight import psis_reweight
 from .analysis import StagedAnalysis, StageResult
@@ -43,9 +45,9 @@ class StageStopped(FlowPriorError, RuntimeError):
 def run_stages(
     key: jax.Array,
     stages: Iterable[Stage],
-    first_prior: Any,
+    first_prior: Distribution,
     *,
-    sampler: Callable[..., Chain] = sample_pocomc,
+    sampler: Sampler = sample_pocomc,
     sampler_options: Mapping[str, Any] | None = None,
     options: StageOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -95,7 +97,7 @@ class _Run:
     """What is the same for all stages of a run."""
 
     key: jax.Array
-    sampler: Callable[..., Chain]
+    sampler: Sampler
     sampler_options: Mapping[str, Any]
     options: StageOptions
     number: int
@@ -114,7 +116,7 @@ class _Before:
         done: the stages' results.
     """
 
-    prior: Any
+    prior: Distribution
     chain: Chain | None = None
     exact: ExactDensity | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -172,7 +174,7 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     )
 
 
-def _require_prior(stage: Stage, density: ModelDensity, prior: Any) -> None:
+def _require_prior(stage: Stage, density: ModelDensity, prior: Distribution) -> None:
     missing = [name for name in prior.space.names if name not in density.names]
     if missing:
         raise ValueError(

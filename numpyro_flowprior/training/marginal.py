@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
@@ -11,13 +10,14 @@ from .._util.checks import positive_int
 from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from ..priors.moments import draws_of
+from ..priors.protocol import ParameterPrior
 from .config import TrainConfig
 from .fit import FlowFit, fit_flow
 
 
 def fit_marginal(
     key: jax.Array,
-    prior: Any,
+    prior: ParameterPrior,
     names: Sequence[str],
     *,
     draws: int = 100_000,

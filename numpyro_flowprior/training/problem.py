@@ -14,6 +14,7 @@ from .steps import MOST_HELD, Data, Held, held, listed, make_rows, padded_size
 
 DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
 _LOOKED_AT = ("loss", "validation", "likelihood", "normalised")  # of TrainConfig, by `pose`
+_MOST_PADDED = 1 << 19  # rows of numbers in arrays of a few sizes: 65 MB in 30 parameters
 _COPIES = 8  # entries per row in the list that stands for uneven weights ...
 _MOST_LISTED = 4_000_000  # ... and at most in all, or one per row
 
@@ -69,7 +70,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
     zero = known_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
     held_p = None if log_p is None else np.maximum(log_p, top - DEPTH) - zero
-    rows = make_rows(x, held_p, padded_size(len(x)))
+    rows = make_rows(x, held_p, padded_size(len(x), _MOST_PADDED))
     longest = padded_size(seen.chain.n if np.ptp(probabilities) == 0.0 else _listed_at_most(seen.chain.n))
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
@@ -84,7 +85,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         data = Data(
             rows,
             listed(_by_weight(key_taught, taught, probabilities), longest),
-            listed(np.flatnonzero(reached & ~in_fold), len(rows.x)),
+            listed(np.flatnonzero(reached & ~in_fold), padded_size(len(x))),
         )
         nats = float(seen.log_det[drawn].mean())  # what turns -log q in x into nats in theta
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]

@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
 
 _WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
-_PADDED = 1 << 20  # rows up to which arrays are padded to powers of two; compiling costs little beside training on more
+_SIZES = tuple(1 << k for k in (13, 16, 19, 22))  # of arrays; longer ones are as long as they are
 MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
 _BATCH = 1024  # of those, evaluated at a time
 
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """Row numbers: the first `n` of an array (m,), m a power of two if it is not long; no array if there are none."""
+    """Row numbers: the first `n` of an array (m,), m being one of a few sizes; of an empty array if there are none."""
 
     numbers: jax.Array
     n: Any
@@ -113,9 +113,9 @@ def make_rows(x: FloatArray, log_p: FloatArray | None, size: int | None = None) 
     return Rows(jnp.asarray(padded_x), jnp.asarray(padded_p))
 
 
-def padded_size(n: int) -> int:
-    """Returns the size of arrays of n rows: a power of two, or n if they are many."""
-    return power_of_two(n) if n <= _PADDED else n
+def padded_size(n: int, most: int = _SIZES[-1]) -> int:
+    """Returns the size of arrays of n rows: one of a few up to `most`, or n; only memory is spent on what fills up."""
+    return next((size for size in _SIZES if n <= size <= most), n)
 
 
 def listed(numbers: np.ndarray, size: int) -> Listed:
