@@ -17,7 +17,7 @@ from numpyro_flowprior.chains.edges import off_the_edges
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
 from numpyro_flowprior.flows.layout import coupling_masks
-from numpyro_flowprior.training import defaults, losses
+from numpyro_flowprior.training import defaults, descent, losses
 from numpyro_flowprior.training import fit as fit_module
 from numpyro_flowprior.training.config import LOSSES
 from numpyro_flowprior.training.defaults import Piloted, default_configs
@@ -372,14 +372,14 @@ def test_diverged_training_is_told_and_keeps_the_best_weights(monkeypatch):
 
 def interrupt_after(monkeypatch, calls: int) -> None:
     """Presses Ctrl-C, as it were, at the given call of the compiled steps."""
-    counted, real = iter(range(1000)), fit_module.run_steps
+    counted, real = iter(range(1000)), descent.run_steps
 
     def run_steps(*args, **settings):
         if next(counted) >= calls:
             raise KeyboardInterrupt
         return real(*args, **settings)
 
-    monkeypatch.setattr(fit_module, "run_steps", run_steps)
+    monkeypatch.setattr(descent, "run_steps", run_steps)
 
 
 def test_an_interrupt_keeps_what_is_trained(monkeypatch):
@@ -678,18 +678,18 @@ def test_support_points_kept_for_validation_are_independent():
 
 
 def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):
-    trained = fit_module._train
+    train_group = descent.train_group
 
-    def one_fails(key, problem, config, train, label):
-        params, history = trained(key, problem, config, train, label)
-        if label is None and not failed:
+    def one_fails(keys, problems, config, train, label):
+        ((params, history),) = train_group(keys, problems, config, train, label)
+        if not failed:
             failed.append(1)
-            params = init_trained(key, config, problem.dim)
+            params = init_trained(keys[0], config, problems[0].dim)
             params["final"]["shift"] += 3.0
-        return params, history
+        return [(params, history)]
 
     failed: list[int] = []
-    monkeypatch.setattr(fit_module, "_train", one_fails)
+    monkeypatch.setattr(descent, "train_group", one_fails)
     chain, train = curved_chain(2000), TrainConfig(max_steps=300, batch_size=256, learning_rate=8e-3)
     prior = fit(chain, FlowConfig(layers=1, hidden=(16,), components=2, members=3, background=True), train).prior
     weights = prior.params["mixture"]["weights"]
@@ -734,7 +734,7 @@ def test_other_rates_lengths_and_rows_compile_nothing(loss, compiled):
     assert compiled() == 0
     problems = pose(KEY, prepare(curved_chain(850)), None, 3, train)
     for problem in problems:
-        fit_module._train(KEY, problem, replace(config, members=3), train, None)
+        descent.train_group([KEY], [problem], replace(config, members=3), train, None)
     assert compiled() <= 2  # the key's own
 
 
@@ -750,3 +750,40 @@ def test_rows_that_fill_up_count_for_nothing(normalised):
         padded = validation_loss(trained, *(held(*rows) for rows in some), amounts, config=TINY, form=form)
         whole = batch_loss(trained, *(make_rows(*rows) for rows in some), amounts, config=TINY, form=form)
         assert padded == pytest.approx(float(whole), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["nll", "log_variance"])
+def test_members_side_by_side_are_what_they_are_one_by_one(loss, monkeypatch):
+    """As on a GPU; each stops for itself, and keeps its own best weights."""
+    config = FlowConfig(layers=1, hidden=(8,), components=2, members=3)
+    train = TrainConfig(loss=loss, max_steps=400, eval_every=10, patience=2, learning_rate=0.02, batch_size=64)
+    problems = pose(KEY, prepare(curved_chain(700)), None, 3, train)
+    apart, histories = descent.train_members(KEY, problems, config, train, progress=False)
+    monkeypatch.setattr(descent, "side_by_side", lambda: True)
+    together, others = descent.train_members(KEY, problems, config, train, progress=False)
+    assert len({history.step[-1] for history in histories}) > 1
+    for one, other, history, expected in zip(together, apart, others, histories, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), one, other)
+        np.testing.assert_array_equal(history.step, expected.step)
+        np.testing.assert_allclose(history.validation_loss, expected.validation_loss, atol=1e-3)
+
+
+def test_an_interruption_side_by_side_keeps_all_members(monkeypatch):
+    config, train = (
+        FlowConfig(layers=1, hidden=(8,), components=2, members=3),
+        TrainConfig(max_steps=100, eval_every=20),
+    )
+    monkeypatch.setattr(descent, "side_by_side", lambda: True)
+    run, done = descent.run_steps_of_members, []
+
+    def interrupted(*arguments, **static):
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return run(*arguments, **static)
+
+    monkeypatch.setattr(descent, "run_steps_of_members", interrupted)
+    with pytest.warns(UserWarning, match="interrupted; keeping the best weights"):
+        found = fit(curved_chain(500), config, train)
+    assert found.prior.config.members == 3
+    assert all(history.interrupted and history.step[-1] == 40 for history in found.histories)

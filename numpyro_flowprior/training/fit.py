@@ -1,68 +1,38 @@
-"""fit_flow: train a flow on a chain.
-
-The host's side of training: splits, the loop over compiled chunks of steps, early stopping, what is written down. The
-host sees one validation loss per `eval_every` steps.
-"""
+"""fit_flow: train a flow on a chain: splits, pilots, members, their mixture, and the report."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from .._util.checks import FloatArray, shorten
+from .._util.checks import shorten
 from .._util.display import Displayed
 from .._util.messages import FlowPriorWarning
-from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
-from ..flows.build import init_trained, stack_members
+from ..flows.build import stack_members
 from ..flows.config import FlowConfig
 from ..flows.layout import Params, is_ensemble
 from ..priors.flow_prior import FlowPrior
 from .config import TrainConfig
 from .defaults import Piloted, default_configs
+from .descent import History, train_group, train_members
 from .mixture import mixture_weights
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
-from .steps import amounts_of, first_state, form_of, log_densities, run_steps, validation_loss
+from .steps import log_densities
 
 _LITTLE, _MANY = 0.01, 0.1  # of the mean weight, and share of such rows that makes them support points
 _TAUGHT = ("log_variance", "jeffreys")  # losses that teach the log density
 _LEAST_IN_REACH = 0.5  # of the draws, by weight: in up to 30 dimensions a Gaussian has nearly all
-
-
-@dataclass(frozen=True)
-class History:
-    """What happened during training.
-
-    Attributes:
-        step: (k,) steps done at each evaluation, starting with 0.
-        train_loss: (k,) mean loss over the steps since the evaluation before, nats (NaN at step 0).
-        validation_loss: (k,) the loss on validation rows, nats; for "nll" the mean of -log q in the parameters' units,
-            for "kl" and "jeffreys" the divergence (the former up to the constant of `chain.log_prob`).
-        seconds: wall time, compilation included.
-        interrupted: training was stopped by the keyboard; the best weights until then were kept.
-    """
-
-    step: np.ndarray
-    train_loss: FloatArray
-    validation_loss: FloatArray
-    seconds: float
-    interrupted: bool = False
-
-    @property
-    def best_step(self) -> int:
-        """The step whose weights were kept."""
-        return int(self.step[np.nanargmin(self.validation_loss)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,7 +123,7 @@ def fit_flow(
     if chosen.unexplained is not None:
         _warn_of_other_parameters(chosen.unexplained)
     problems = posed(config.members, train)
-    trained, histories = _train_members(key_train, problems, config, train, progress=progress)
+    trained, histories = train_members(key_train, problems, config, train, progress=progress)
     config = replace(config, members=len(trained))  # fewer if interrupted
     prior = FlowPrior(config, seen.space, _assembled(prepared.fixed, trained, problems, config, train))
     held_out = test if train.loss in _TAUGHT else test.replace(log_prob=None)
@@ -212,7 +182,7 @@ def _pilot(
     """Returns what a short training has learnt, at validation rows."""
     (problem,) = posed(1, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
-    trained, history = _train(key, problem, config, train, label)
+    ((trained, history),) = train_group([key], [problem], config, train, label)
     if history.interrupted:
         raise KeyboardInterrupt
     log_q, _ = log_densities(trained, problem.held_draws, config=config)
@@ -259,87 +229,3 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
             f"got {shorten(support_points.names, 40)}. A log density cannot be marginalised point by point."
         )
     return off_the_edges(support_points.select(chain.names).replace(space=chain.space))
-
-
-@dataclass
-class _Best:
-    """The best weights so far and the record of losses."""
-
-    trained: Params
-    loss: float = np.inf
-    step: int = 0
-    since: int = 0
-    rows: list[tuple[int, float, float]] = field(default_factory=list)
-
-    def update(self, step: int, trained: Params, train_loss: float, loss: float) -> None:
-        self.rows.append((step, train_loss, loss))
-        if loss < self.loss:
-            self.trained, self.loss, self.step, self.since = trained, loss, step, 0
-        else:
-            self.since += 1
-
-
-def _train_members(
-    key: jax.Array, problems: list[Problem], config: FlowConfig, train: TrainConfig, *, progress: bool
-) -> tuple[list[Params], tuple[History, ...]]:
-    """Returns trained parameters and history of each member; of those done when interrupted."""
-    results: list[tuple[Params, History]] = []
-    for k, problem in enumerate(problems):
-        label = "training flow" if len(problems) == 1 else f"training flow {k + 1}/{len(problems)}"
-        try:
-            results.append(_train(jax.random.fold_in(key, k), problem, config, train, label if progress else None))
-        except KeyboardInterrupt:
-            if not results:
-                raise
-            break
-        if results[-1][1].interrupted:
-            break
-    if len(results) < len(problems) or results[-1][1].interrupted:
-        warnings.warn("fit_flow: interrupted; keeping the best weights so far.", FlowPriorWarning, stacklevel=3)
-    trained, histories = zip(*results, strict=True)
-    return list(trained), histories
-
-
-def _train(
-    key: jax.Array, problem: Problem, config: FlowConfig, train: TrainConfig, label: str | None
-) -> tuple[Params, History]:
-    start = time.perf_counter()
-    form, amounts = form_of(train, int(problem.data.taught.n)), amounts_of(train)
-    compiled_for: Any = {"config": config.of_one_member(), "form": form}
-
-    def validate(trained: Params) -> float:
-        loss = validation_loss(trained, problem.held_draws, problem.held_points, amounts, **compiled_for)
-        return float(loss) - problem.offset
-
-    trained = init_trained(jax.random.fold_in(key, 0), config, problem.dim)
-    state = first_state(trained, amounts, form=form)
-    best = _Best(trained)
-    interrupted = False
-    with progress_bar(total=train.max_steps, desc=label, unit="step", disable=label is None) as bar:
-        try:
-            best.update(0, trained, np.nan, validate(trained))
-            for done in range(0, train.max_steps, train.eval_every):
-                steps = min(train.eval_every, train.max_steps - done)
-                chunk_key = jax.random.fold_in(key, done + 1)
-                trained, state, loss = run_steps(
-                    chunk_key, trained, state, problem.data, amounts, steps=steps, **compiled_for
-                )
-                best.update(done + steps, trained, float(loss) - problem.offset, validate(trained))
-                bar.update(steps)
-                bar.set_postfix(validation=f"{best.rows[-1][2]:.4f}", best=f"{best.loss:.4f}")
-                if not np.isfinite(best.rows[-1][2]):
-                    warnings.warn(
-                        f"fit_flow: the validation loss is {best.rows[-1][2]} after {done + steps} steps: training "
-                        f"diverged. The weights of step {best.step} are kept; try a lower learning rate.",
-                        FlowPriorWarning,
-                        stacklevel=4,
-                    )
-                    break
-                if best.since >= train.patience:
-                    break
-        except KeyboardInterrupt:
-            if not best.rows:
-                raise
-            interrupted = True
-    step, losses, validation = (np.array(column) for column in zip(*best.rows, strict=True))
-    return best.trained, History(step, losses, validation, time.perf_counter() - start, interrupted)

@@ -172,6 +172,15 @@ def run_steps(
     return trained, state, jnp.mean(losses)
 
 
+@partial(jax.jit, static_argnames=("config", "form", "steps"))
+def run_steps_of_members(
+    keys: jax.Array, trained: Params, state: Any, data: Data, amounts: Amounts, **static: Any
+) -> tuple[Params, Any, jax.Array]:
+    """Does what `run_steps` does for several members, of which all but the rows and amounts has a leading axis."""
+    axes = (0, 0, 0, Data(None, 0, 0), None)  # type: ignore[arg-type]
+    return jax.vmap(partial(run_steps, **static), in_axes=axes)(keys, trained, state, data, amounts)
+
+
 @partial(jax.jit, static_argnames=("config", "form"))
 def run_between(
     key: jax.Array,
@@ -272,6 +281,14 @@ def validation_loss(
     points_q = _flow_log_prob(trained, points, config) if form.loss == "log_variance" else points.rows.log_p
     counts = (draws.n, points.n)
     return _loss(draws.rows.log_p, log_q, points.rows.log_p, points_q, amounts, counts, form=form)
+
+
+@partial(jax.jit, static_argnames=("config", "form"))
+def validation_loss_of_members(
+    trained: Params, draws: Held, points: Held, amounts: Amounts, **static: Any
+) -> jax.Array:
+    """Returns the loss of each of several members, (K,), all but the amounts with a leading axis."""
+    return jax.vmap(partial(validation_loss, **static), in_axes=(0, 0, 0, None))(trained, draws, points, amounts)
 
 
 def _flow_log_prob(trained: Params, held: Held, config: FlowConfig) -> jax.Array:
