@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -165,3 +168,17 @@ loaded = {name for name in ("jax", "numpyro", "distrax", "optax") if name in sys
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_function_and_method_is_named_in_some_test():
+    words = {word for path in Path(__file__).parent.glob("*.py") for word in re.findall(r"\w+", path.read_text())}
+    unnamed = []
+    for name in numpyro_flowprior.__all__:
+        thing = getattr(numpyro_flowprior, name)
+        if inspect.isfunction(thing) and name not in words:
+            unnamed.append(name)
+        if inspect.isclass(thing) and thing.__module__.startswith("numpyro_flowprior"):
+            kinds = (FunctionType, property, classmethod, staticmethod)
+            members = [member for member, value in vars(thing).items() if isinstance(value, kinds)]
+            unnamed += [f"{name}.{m}" for m in members if not m.startswith("_") and m not in words]
+    assert unnamed == []

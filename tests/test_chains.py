@@ -395,3 +395,10 @@ def test_long_chains_are_dealt_in_a_bounded_number_of_blocks(monkeypatch):
     first, second = Chain(rows, ParameterSpace(["a", "b"])).split(0.5, jax.random.key(0))
     assert first.n == pytest.approx(1000, abs=40)
     assert len(np.unique(np.concatenate([first.samples, second.samples]), axis=0)) == 2000
+
+
+def test_what_is_compiled_depends_on_bounds_alone():
+    first = ParameterSpace(["a", "b"], [0.0, -np.inf], 1.0).nameless()
+    second = ParameterSpace(["x", "y"], [0.0, -np.inf], 1.0, units=["m", "s"]).nameless()
+    assert first == second != ParameterSpace(["a", "b"], 0.0, 1.0).nameless()
+    assert (first.names, first.lower, first.upper) == (("0", "1"), (0.0, -np.inf), (1.0, 1.0))

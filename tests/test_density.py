@@ -463,3 +463,14 @@ def weighted_constant():
 def test_sites_without_draws_are_refused_by_name(model, message):
     with pytest.raises(ValueError, match=message):
         ModelDensity(model)
+
+
+def test_one_point_inside_a_trace_is_what_many_are_outside():
+    density = ModelDensity(scalars, Y)
+    x = density.sample_prior(KEY, 3)
+    with jax.enable_x64(True):
+        traced = np.stack(jax.jit(jax.vmap(density.traced_log_densities))(x))
+        values = jax.jit(jax.vmap(density.site_values))(x)
+    np.testing.assert_allclose(traced, density.log_prior_and_likelihood(x), rtol=1e-12)
+    for site, expected in density.constrain(x).items():
+        np.testing.assert_array_equal(values[site], expected)

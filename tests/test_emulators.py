@@ -584,3 +584,9 @@ def test_low_rank_normal_samples_have_its_moments_and_it_survives_jit():
         assert (np.abs(draws[:, n].mean(0) - normal.mean[n]) < 0.025 * deviation).all()
         assert (np.abs(np.cov(draws[:, n].T) - covariance) < 0.035 * np.outer(deviation, deviation)).all()
     assert np.array_equal(normal.variance, np.diagonal(normal.covariance_matrix, axis1=1, axis2=2))
+
+
+def test_outputs_are_made_of_the_moments_of_components(emulator):
+    moments, outputs = emulator.component_moments(POINTS), emulator.state.outputs
+    expected = np.einsum("mp,np,kp->nmk", outputs.loadings, moments.variance, outputs.loadings) + outputs.truncation
+    np.testing.assert_allclose(emulator.predict(POINTS).covariance, expected, rtol=1e-9)

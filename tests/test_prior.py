@@ -220,3 +220,16 @@ def test_uniform_prior_against_scipy():
     np.testing.assert_allclose(draws.mean(axis=0), [1.0, 0.5], atol=0.2)
     with pytest.raises(ValueError, match="'c' have none"):
         UniformPrior(ParameterSpace(["c"], 0.0))
+
+
+def test_scales_of_half_lines_keep_their_digits_in_a_copy_of_float32():
+    prior = make_prior([(0.0, np.inf), (-np.inf, 2.0)], FlowConfig(layers=1, hidden=(4,)))
+    scales = np.array([1 / 3, 0.7])
+    prior = FlowPrior(prior.config, prior.space, {**prior.params, "support": {"scale": scales}})
+    np.testing.assert_array_equal(prior.support_scale, scales)
+    np.testing.assert_allclose(jax.tree.map(jnp.asarray, prior).support_scale, scales, rtol=1e-12)
+
+
+def test_a_members_program_knows_nothing_of_the_mixture():
+    config = FlowConfig(layers=2, members=5, background=True, support=False, whitening="diagonal")
+    assert config.of_one_member() == FlowConfig(layers=2)
