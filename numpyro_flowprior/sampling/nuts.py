@@ -61,7 +61,8 @@ def sample_nuts(
 
     Returns:
         A Chain with `chain_id`, log prior and log likelihood per draw; `info` holds R-hat, effective size, divergences,
-        acceptance, gradient evaluations, and whether it converged. If it did not, one warning says why.
+        acceptance, calls (of the density and its gradient, warm-up included), and whether it converged. If it did not,
+        one warning says why.
 
     Raises:
         TypeError, ValueError: numbers of the wrong kind, or other coordinates.
@@ -81,8 +82,10 @@ def sample_nuts(
     with jax.enable_x64(True):
         state = kernel.init(jax.random.split(key, n_chains), n_warmup, None, *density.arguments)
         program = _kept(density, (moved_in, n_warmup), options, lambda: _Program(kernel, density))
-        draws, fields, cause = _run(program, state, density, n_warmup, n_samples, start + limit, progress=progress)
-    settings = {"coordinates": moved_in, "n_warmup": n_warmup}
+        draws, fields, calls, cause = _run(
+            program, state, density, n_warmup, n_samples, start + limit, progress=progress
+        )
+    settings = {"coordinates": moved_in, "n_warmup": n_warmup, "calls": calls}
     return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
 
 
@@ -153,8 +156,9 @@ def _run(
     deadline: float,
     *,
     progress: bool,
-) -> tuple[FloatArray, dict[str, np.ndarray], str | None]:
-    """Returns draws (chains, n, d), the fields (chains, n) of each, and why there are fewer than wanted, if so.
+) -> tuple[FloatArray, dict[str, np.ndarray], int, str | None]:
+    """Returns draws (chains, n, d), the fields (chains, n) of each, how often the gradient was taken in all, and why
+    there are fewer draws than wanted, if so.
 
     In blocks of steps, which one compiled program makes: NumPyro's MCMC would compile each of them anew.
     """
@@ -163,18 +167,19 @@ def _run(
     advance = partial(program.advance, block=block)
     draws: list[FloatArray] = []
     fields: list[dict[str, np.ndarray]] = []
-    cause = None
+    calls, cause = 0, None
     with progress_bar(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
         try:
             for done in range(0, n_warmup, look):
                 if time.perf_counter() > deadline:
                     raise _too_late(done, n_warmup)
-                state = advance(state, min(look, n_warmup - done))[0]
-                jax.block_until_ready(state.z)
+                state, _, found = advance(state, min(look, n_warmup - done))
+                calls += int(found["num_steps"].sum())
                 bar.update(min(look, n_warmup - done))
             bar.set_description("NUTS")
             while sum(part.shape[1] for part in draws) < n_samples:
                 state, values, found = advance(state, block)
+                calls += int(found["num_steps"].sum())
                 draws.append(density.vector(values))
                 fields.append(jax.tree.map(np.asarray, found))
                 bar.update(draws[-1].shape[1])
@@ -186,7 +191,7 @@ def _run(
                 raise
             cause = INTERRUPTION
     whole = {name: np.concatenate([part[name] for part in fields], axis=1)[:, :n_samples] for name in _FIELDS}
-    return np.concatenate(draws, axis=1)[:, :n_samples], whole, cause
+    return np.concatenate(draws, axis=1)[:, :n_samples], whole, calls, cause
 
 
 def _too_late(done: int, n_warmup: int) -> TimeoutError:
@@ -233,7 +238,6 @@ def _chain(
         "n_samples": kept,
         "divergences": divergences,
         "acceptance": float(fields["accept_prob"].mean()),
-        "calls": int(fields["num_steps"].sum()),  # of the gradient, after the warm-up
         **report,
         "stopped_by": cause,
         "converged": not reasons and cause is None,
