@@ -17,7 +17,7 @@ quick: $(INSTALLED)
 # The tests compile far more than they compute: XLA's quick code generators halve their time. They are flags of the
 # pinned jaxlib; `make test QUICK_XLA=` runs the code that users get. Workers begin with neighbouring tests, which share
 # what their module makes, and take from each other at the end.
-QUICK_XLA := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0
+QUICK_XLA := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1
 
 test: $(INSTALLED)
 	XLA_FLAGS="$(QUICK_XLA)" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,12 @@ def pytest_configure(config) -> None:
 
 
 def pytest_collectstart() -> None:
-    """Imports NumPyro before ArviZ 1.x, whose lazy import of it leaves `numpyro.distributions.distribution` unset."""
-    import numpyro  # noqa: F401
+    """Imports NumPyro before ArviZ 1.x, whose lazy import of it leaves `numpyro.distributions.distribution` unset.
+
+    And without a word: its oldest version uses names that JAX gives up.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        import numpyro  # noqa: F401
 
 
 @pytest.fixture
