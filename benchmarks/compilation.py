@@ -63,16 +63,14 @@ def measured(x: str, y: float) -> Callable[[Any], None]:
 
 
 def stages(folder: Path, seed: int, n: int) -> None:
-    """Three stages of three parameters, sampled with emcee."""
+    """Runs stages of three parameters, sampled with BlackJAX."""
     broad = fp.UniformPrior(fp.ParameterSpace(list("abc"), -3.0, 3.0))
     listed = [fp.Stage(f"stage {k}", measured("abc"[k], 0.3 * k)) for k in range(n)]
-    options = {"max_steps": 3000}
     fp.run_stages(
         jax.random.key(seed),
         listed,
         broad,
-        sampler=fp.sample_emcee,
-        sampler_options=options,
+        sampler=fp.sample_blackjax,
         options=fp.StageOptions(override=True),
         folder=folder,
         progress=False,
@@ -117,7 +115,7 @@ def main() -> None:
     )
     line("with five members", lambda: fit(3, banana(5000, 3), replace(config, members=5), train))
     with tempfile.TemporaryDirectory() as folder:
-        line("run_stages, two stages of emcee", lambda: stages(Path(folder) / "one", 0, 2))
+        line("run_stages, two stages of 2,000 particles", lambda: stages(Path(folder) / "one", 0, 2))
         line("run_stages, three other ones", lambda: stages(Path(folder) / "three", 1, 3))
     density = fp.ModelDensity(measured("a", 0.1), fp.UniformPrior(fp.ParameterSpace(list("abc"), -3.0, 3.0)))
     for name, sampler in (
