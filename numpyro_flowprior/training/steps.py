@@ -105,12 +105,8 @@ def amounts_of(train: TrainConfig, **others: float) -> Amounts:
 
 def make_rows(x: FloatArray, log_p: FloatArray | None, size: int | None = None) -> Rows:
     """Returns rows in float32 on the device, followed by zeros up to a size."""
-    size = len(x) if size is None else size
-    padded_x, padded_p = np.zeros((size, x.shape[1]), np.float32), np.zeros(size, np.float32)
-    padded_x[: len(x)] = x
-    if log_p is not None:
-        padded_p[: len(x)] = log_p
-    return Rows(jnp.asarray(padded_x), jnp.asarray(padded_p))
+    log_p = np.zeros(len(x), np.float32) if log_p is None else log_p
+    return Rows(*(jnp.asarray(_filled_up(part, np.float32, size or len(x))) for part in (x, log_p)))
 
 
 def padded_size(n: int, most: int = _SIZES[-1]) -> int:
@@ -118,10 +114,18 @@ def padded_size(n: int, most: int = _SIZES[-1]) -> int:
     return next((size for size in _SIZES if n <= size <= most), n)
 
 
+def _filled_up(array: np.ndarray, dtype: Any, size: int) -> np.ndarray:
+    """Returns an array with zeros behind it, up to a size; not a copy, if it has that size."""
+    if len(array) == size:
+        return np.asarray(array, dtype)
+    padded = np.zeros((size, *array.shape[1:]), dtype)
+    padded[: len(array)] = array
+    return padded
+
+
 def listed(numbers: np.ndarray, size: int) -> Listed:
     """Returns row numbers in an array of a size; in an empty one if there are none."""
-    padded = np.zeros(size if len(numbers) else 0, np.int32)
-    padded[: len(numbers)] = numbers
+    padded = _filled_up(numbers, np.int32, size if len(numbers) else 0)
     return Listed(jnp.asarray(padded), np.int32(len(numbers)))
 
 
