@@ -363,7 +363,7 @@ def test_steps_are_counted_exactly():
 
 def test_diverged_training_is_told_and_keeps_the_best_weights(monkeypatch):
     losses = iter([1.0, 0.5, np.nan])
-    monkeypatch.setattr("numpyro_flowprior.training.fit.validation_loss", lambda *args, **settings: next(losses))
+    monkeypatch.setattr("numpyro_flowprior.training.descent.validation_loss", lambda *args, **settings: next(losses))
     with pytest.warns(UserWarning, match="the validation loss is nan after 20 steps: training diverged"):
         fitted = fit(correlated_chain(500), TINY, replace(QUICK, eval_every=10))
     assert (fitted.history.best_step, fitted.history.step[-1]) == (10, 20)
@@ -787,3 +787,14 @@ def test_an_interruption_side_by_side_keeps_all_members(monkeypatch):
         found = fit(curved_chain(500), config, train)
     assert found.prior.config.members == 3
     assert all(history.interrupted and history.step[-1] == 40 for history in found.histories)
+
+
+def test_members_have_equal_shapes_where_a_single_row_is_in_reach():
+    """One log density far too high: no member is taught it, as one keeps it for validation."""
+    chain = curved_chain(600)
+    log_prob = np.array(chain.log_prob)
+    log_prob[7] += 1e4
+    problems = pose(KEY, prepare(chain.replace(log_prob=log_prob)), None, 3, TrainConfig(loss="log_variance"))
+    shapes = [jax.tree.map(np.shape, (problem.data, problem.held_draws, problem.held_points)) for problem in problems]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert all(problem.data.pointed.n == problem.held_points.n == 0 for problem in problems)

@@ -20,11 +20,10 @@ from .._util.checks import optional_import
 from .._util.storage import CHECKSUM, FORMAT, FileFormatError, checksum, load_file, require_arrays, write_atomically
 from .checkpoint import require_same_run
 
-KIND, SCHEMA = (
-    "emcee_run",
-    5,
-)  # checksums from 2 on, moves from 3 on, proposals by name from 4 on, emcee's HDF5 from 5 on
+# With checksums from schema 2 on, moves from 3 on, proposals by name from 4 on, in emcee's HDF5 from 5 on.
+KIND, SCHEMA = "emcee_run", 5
 
+_SAFETENSORS = 4  # the last schema of files that are no HDF5
 _GROUP = "mcmc"  # emcee's default
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _GENERATOR = tuple(f"random_state_{j}" for j in range(5))  # attributes: name, keys, position, two of a cached normal
@@ -102,19 +101,21 @@ def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
             if FORMAT not in file.attrs:
                 raise FileFormatError(
                     f"checkpoint: {path}: expected a run that sample_emcee kept; it does not say whose run it "
-                    "holds, as files of emcee itself or another program don't. Use another file; read_chain reads it."
+                    "holds: emcee itself, or another program, wrote it. Use another file; read_chain reads it."
                 )
             header, group = json.loads(file.attrs[FORMAT]), file[_GROUP]
             arrays = {name: group[name][...] for name in ("chain", "log_prob", "blobs", "accepted")}
             state = tuple(group.attrs[name] for name in _GENERATOR)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, FileFormatError):
-            raise
+    except FileFormatError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"checkpoint: {path}: damaged ({error}). Remove it to begin anew.") from error
-    if header.get("kind") != KIND or header.get("schema", 0) > SCHEMA:
+    if not isinstance(header, dict) or header.get("kind") != KIND:
+        raise FileFormatError(f"checkpoint: {path}: expected a run of sample_emcee; it says that it is none.")
+    if header.get("schema") != SCHEMA:
         raise FileFormatError(
-            f"checkpoint: {path}: expected {KIND!r} of schema {SCHEMA} or older; got {header.get('kind')!r} of "
-            f"{header.get('schema')!r}. It is of a newer version of this package: install that."
+            f"checkpoint: {path}: expected schema {SCHEMA}; got {header.get('schema')!r}, of a newer version of this "
+            "package. Install that."
         )
     if header.get(CHECKSUM) != _checksum(header, arrays, state):
         raise FileFormatError(f"checkpoint: {path}: damaged: its checksum is another. Remove it to begin anew.")
@@ -123,7 +124,7 @@ def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
 
 def _from_safetensors(path: Any, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
     """Returns what `_from_hdf5` does of a file of schema 4 or older."""
-    stored = load_file(path, KIND, newest_schema=4)
+    stored = load_file(path, KIND, newest_schema=_SAFETENSORS)
     known = stored.record.get("about")
     if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
         known = {"space": "parameters", **{name: about[name] for name in _SINCE_3}, **known}

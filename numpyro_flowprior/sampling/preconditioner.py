@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal, multivariate_t
 
@@ -26,10 +25,11 @@ from ..training.config import TrainConfig
 from ..training.steps import (
     Data,
     Held,
-    Listed,
+    Rows,
     amounts_of,
     first_state,
     form_of,
+    listed,
     make_rows,
     run_between,
     validation_loss,
@@ -154,12 +154,12 @@ def _posed(
     x = np.linalg.solve(frame.tril, (u - frame.loc).T).T
     log_p = log_p + np.log(np.diagonal(frame.tril)).sum() - middle
 
-    draws, points, *held = (make_rows(x[rows], log_p[rows]) for rows in (drawn, pointed, held_drawn, held_pointed))
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), draws, points)
-    taught = np.arange(_TAUGHT, dtype=np.int32)
-    data = Data(both, Listed(jnp.asarray(taught), _TAUGHT), Listed(jnp.asarray(taught + _TAUGHT), _TAUGHT))
-    held_draws, held_points = (Held(part, _HELD) for part in held)
-    return data, (held_draws, held_points)
+    def rows(numbers: np.ndarray) -> Rows:
+        return make_rows(x[numbers], log_p[numbers])
+
+    taught = np.arange(_TAUGHT)
+    data = Data(rows(np.concatenate([drawn, pointed])), listed(taught, _TAUGHT), listed(taught + _TAUGHT, _TAUGHT))
+    return data, (Held(rows(held_drawn), _HELD), Held(rows(held_pointed), _HELD))
 
 
 def _numbers(key: jax.Array, shares: FloatArray, n: int) -> np.ndarray:

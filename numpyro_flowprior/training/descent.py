@@ -24,6 +24,7 @@ from ..flows.layout import Params
 from .config import TrainConfig
 from .problem import Problem
 from .steps import (
+    Data,
     amounts_of,
     first_state,
     form_of,
@@ -135,9 +136,8 @@ class _Group:
         self._alone = len(problems) == 1
         form = form_of(train, min(int(problem.data.taught.n) for problem in problems))
         self._amounts, self._static = amounts_of(train), {"config": config.of_one_member(), "form": form}
-        rows = problems[0].data.rows  # all share them
-        lists = self._stacked([(problem.data.taught, problem.data.pointed) for problem in problems])
-        self._data = problems[0].data._replace(rows=rows, taught=lists[0], pointed=lists[1])
+        lists = self._stacked([problem.data[1:] for problem in problems])
+        self._data = Data(problems[0].data.rows, *lists)  # all share the rows
         self._held = self._stacked([(problem.held_draws, problem.held_points) for problem in problems])
 
     def _stacked(self, trees: list[Any]) -> Any:

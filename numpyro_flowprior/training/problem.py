@@ -75,10 +75,13 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     reached = np.zeros(len(x), bool)
     if log_p is not None and train.loss == "log_variance":
         reached = log_p - top > -DEPTH
+    in_folds = [np.concatenate(parts) for parts in zip(folds[:members], more_folds[:members], strict=True)]
+    if any(np.count_nonzero(reached) == np.count_nonzero(reached[fold]) for fold in in_folds):
+        reached[:] = False  # a row or two, which some members could not be taught
     problems = []
     for k in range(members):
         in_fold = np.zeros(len(x), bool)
-        in_fold[folds[k]] = in_fold[more_folds[k]] = True
+        in_fold[in_folds[k]] = True
         taught = np.flatnonzero(~in_fold[: seen.chain.n])
         key_taught, key_held = jax.random.split(jax.random.fold_in(key_list, k))
         drawn = _drawn(key_held, folds[k], probabilities)
