@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import numpyro
 
 from .._util.progress import say
@@ -30,7 +31,8 @@ from ..priors.flow_prior import FlowPrior
 from ..sampling.density import ModelDensity
 from ..sampling.emcee import sample_emcee
 from ..sampling.pocomc import sample_pocomc
-from ..stages.exact import joint_loss
+from ..sampling.reweight import psis_reweight
+from ..stages.exact import exact_posterior, joint_loss
 from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
 from . import twin
@@ -100,26 +102,27 @@ class DemoResult:
             "divergence_with_the_flow": {"nats": self.lost[0], "error": self.lost[1]},
             "comparisons": {name: comparison.to_json() for name, comparison in self.comparisons.items()},
             "evidence": evidence,
-            "sum_of_stage_log_evidences": _evidence(self.chains, "stage1") + _evidence(self.chains, "stage2_pocomc"),
-            "joint_log_evidence": _evidence(self.chains, "joint"),
+            "sum_of_stage_log_evidences": self.log_evidence("stage1", "stage2_pocomc"),
+            "sum_of_stage_log_evidences_reweighted": self.log_evidence("stage1", "stage2_reweighted"),
+            "joint_log_evidence": self.log_evidence("joint"),
             "prior_report": self.fit.report.to_json(),
             "seconds": self.seconds,
         }
 
     def __str__(self) -> str:
-        head = f"{'second stage':16s} {'average KL':>10s} {'noise floor':>12s} {'excess [nats]':>18s}"
+        head = f"{'second stage':17s} {'average KL':>10s} {'noise floor':>12s} {'excess [nats]':>18s}"
         lines = [head]
         for name, found in self.comparisons.items():
             lines.append(
-                f"{name:16s} {found.kl.average:10.3f} {found.floor.mean():12.3f} "
+                f"{name:17s} {found.kl.average:10.3f} {found.floor.mean():12.3f} "
                 f"{found.excess:9.3f} +- {found.excess_error:.3f}"
             )
-        total = _evidence(self.chains, "stage1") + _evidence(self.chains, "stage2_pocomc")
-        joint = self.chains["joint"]
+        sums = [self.log_evidence("stage1", second) for second in ("stage2_pocomc", "stage2_reweighted")]
         lines += [
             "",
             f"the joint posterior with the flow in place of stage 1: KL {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
-            f"log evidence, stage 1 + stage 2: {total:.2f}; joint: {joint.log_evidence:.2f}",
+            f"log evidence, stage 1 + stage 2: {sums[0]:.2f}, reweighted to the exact prior: {sums[1]:.2f}; "
+            f"joint: {self.log_evidence('joint'):.2f}",
             f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
             "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in self.seconds.items()),
             "",
@@ -128,10 +131,10 @@ class DemoResult:
         ]
         return "\n".join(lines)
 
-
-def _evidence(chains: dict[str, Chain], name: str) -> float:
-    value = chains[name].log_evidence
-    return float("nan") if value is None else value
+    def log_evidence(self, *names: str) -> float:
+        """Returns the sum of the log evidences of some chains; NaN where one has none."""
+        values = [self.chains[name].log_evidence for name in names]
+        return float(sum(np.nan if value is None else value for value in values))
 
 
 def stage_model(prior: Any, likelihoods: dict[str, EmulatorLikelihood]) -> None:
@@ -177,6 +180,8 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
     with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):
         chains["stage2_pocomc"] = sample_pocomc(keys["stage2"], second, n_steps=_SECOND_STEPS, **settings)
         files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
+        exact = exact_posterior(first, chains["stage1"], None)
+        chains["stage2_reweighted"] = psis_reweight(chains["stage2_pocomc"], exact.log_density)
     with _timed("stage 2: gamma+Pb with emcee", seconds, "stage2_emcee", progress=progress):
         chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=size.emcee_steps, progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
@@ -186,7 +191,8 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         files.append(_write_netcdf(out / "joint.nc", chains["joint"], density))
 
     with _timed("comparison and pictures", seconds, "comparison", progress=progress):
-        comparisons = {name: compare(chains["joint"], chains[name]) for name in ("stage2_pocomc", "stage2_emcee")}
+        second_stages = ("stage2_pocomc", "stage2_reweighted", "stage2_emcee")
+        comparisons = {name: compare(chains["joint"], chains[name]) for name in second_stages}
         lost = joint_loss(fit.prior, first, chains["joint"])
         result = DemoResult(chains, fit, comparisons, lost, seconds, files)
         files += _draw(out, chains, fit.prior, keys["draws"])
