@@ -27,6 +27,19 @@ def prior(request) -> FlowPrior:
     return make_prior(request.param[1], request.param[2])
 
 
+DRAWN: dict = {}
+
+
+@pytest.fixture
+def draws(request, prior) -> np.ndarray:
+    """20,000 draws in float64, made once a prior: every shape that a test asks for is a compilation."""
+    name = request.node.callspec.id
+    if name not in DRAWN:
+        with jax.enable_x64(True):
+            DRAWN[name] = np.asarray(prior.sample(KEY, (20_000,)))
+    return DRAWN[name]
+
+
 def grid_integral(prior: FlowPrior, panels: int = 800) -> float:
     """Integrates a 2-D density by Gauss-Legendre in tan-transformed coordinates that end on the declared bounds."""
     points = []
@@ -77,7 +90,7 @@ def test_two_dimensional_density_is_normalised(row):
     assert grid_integral(make_prior(row[1], row[2])) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_samples_follow_the_density(prior):
+def test_samples_follow_the_density(prior, draws):
     """Importance estimate of the normalisation by draws: E_q[uniform-like weight / q] = 1 for any reference density.
 
     The reference is the base density pushed through the support alone; 5 standard errors, false alarms 6e-7.
@@ -85,7 +98,6 @@ def test_samples_follow_the_density(prior):
     reference = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
     reference.params["whitening"] = {k: v * (0.5 if k == "tril" else 1.0) for k, v in prior.params["whitening"].items()}
     with jax.enable_x64(True):
-        draws = prior.sample(KEY, (20_000,))
         inner = FlowPrior(reference.config, prior.space, {**reference.params, "support": prior.params["support"]})
         log_ratio = np.asarray(inner.log_prob(draws) - prior.log_prob(draws))
     ratio = np.exp(log_ratio)
@@ -105,11 +117,11 @@ def members_of(prior: FlowPrior) -> list[FlowPrior]:
     return [FlowPrior(config, prior.space, {**fixed, **one}) for one in picked]
 
 
-def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior):
+def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior, draws):
     members = members_of(prior)
     weights = prior.params["mixture"]["weights"] if len(members) > 1 else np.array([1.0, 0.0])
     with jax.enable_x64(True):
-        theta = prior.sample(KEY, (50,))
+        theta = jnp.asarray(draws[:5])
         gaussian = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
         fixed = {name: prior.params[name] for name in ("support", "whitening")}
         gaussian = FlowPrior(gaussian.config, prior.space, {**gaussian.params, **fixed})
@@ -118,10 +130,10 @@ def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior):
         np.testing.assert_allclose(prior.log_prob(theta), np.log(density), rtol=1e-9, atol=1e-9)
 
 
-def test_density_matches_autodiff_change_of_variables(prior):
+def test_density_matches_autodiff_change_of_variables(prior, draws):
     prior = members_of(prior)[0]
     with jax.enable_x64(True):
-        theta = prior.sample(KEY, (5,))
+        theta = jnp.asarray(draws[:5])
         base = build_whitened_flow(prior.config, prior.space.dim, prior.params, theta.dtype).distribution
         jacobian = jax.vmap(jax.jacfwd(prior.to_latent))(theta)
         expected = base.log_prob(prior.to_latent(theta)) + jnp.linalg.slogdet(jacobian)[1]
