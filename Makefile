@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo quick test slow lint format newest lowest clean
+.PHONY: demo quick test slow lint format newest lowest figures clean
 
 demo: $(INSTALLED)
 	$(BIN)/flowprior demo
@@ -40,6 +40,12 @@ newest: .venv-newest/.installed
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
+# What the structure is held to: circles of imports, signatures, what is compiled, and where the tests' time goes.
+figures: $(INSTALLED)
+	$(BIN)/python benchmarks/structure.py
+	$(BIN)/python benchmarks/compilation.py
+	$(MAKE) test PYTEST=--durations=25
 
 .venv-newest/.installed: pyproject.toml
 	$(NEWEST_PYTHON) -m venv .venv-newest
