@@ -35,7 +35,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 # The same tests with the newest versions of everything, and with the lowest that pyproject.toml names.
-newest: .venv-newest/.installed
+newest:
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 lowest: .venv-lowest/.installed
@@ -46,11 +48,6 @@ figures: $(INSTALLED)
 	$(BIN)/python benchmarks/structure.py
 	$(BIN)/python benchmarks/compilation.py
 	$(MAKE) test PYTEST=--durations=25
-
-.venv-newest/.installed: pyproject.toml
-	$(NEWEST_PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
-	touch $@
 
 .venv-lowest/.installed: pyproject.toml constraints-lowest.txt
 	$(LOWEST_PYTHON) -m venv .venv-lowest

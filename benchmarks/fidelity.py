@@ -89,7 +89,7 @@ def flowjax_flow(kind: str, seconds: float) -> Callable[[jax.Array, np.ndarray],
 def judge(key: jax.Array, chain: fp.Chain, *, exact: bool, peers: bool) -> list[tuple[str, ...]]:
     """Returns the table's rows for one chain."""
     key_split, key_train = jax.random.split(key)
-    train, test = chain.split(0.8, key_split)
+    train, test = chain.split(key_split, 0.8)
     prepared = prepare(train)
     held = apply_prepared(test, prepared.fixed)
     rows, seconds = [], 0.0

@@ -275,7 +275,7 @@ def learnt(folder: Path, *, progress: bool) -> str:
     rows = []
     for system, theirs in PAPER_TABLE.items():
         chain = first_fit(folder, system, progress=progress)
-        train, test = chain.split(0.8, jax.random.key(0))
+        train, test = chain.split(jax.random.key(0), 0.8)
         settings = {
             f"theirs, {loss} (theirs: {number})": (
                 fp.FlowConfig.paper(8),

@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     chain = read(options.data, options.chain)
     key_split, key_scan, key_fit = jax.random.split(jax.random.key(options.seed), 3)
-    train, test = chain.split(0.8, key_split)
+    train, test = chain.split(key_split, 0.8)
     grid = read_grid(options.grid)
 
     start = time.perf_counter()

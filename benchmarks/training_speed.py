@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the chains")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    train, test = read(options.data, "boundary_pb").split(0.8, jax.random.key(0))
+    train, test = read(options.data, "boundary_pb").split(jax.random.key(0), 0.8)
     train = train.replace(log_prob=None)
     runs = {f"ours, one flow, rate {rate:g}": ours(rate, train, test) for rate in RATES}
     for kind, label in (("coupling_flow", "coupling"), ("masked_autoregressive_flow", "masked autoregressive")):

@@ -118,7 +118,7 @@ def test_a_chain_and_its_model_keep_what_arviz_keeps_of_the_run(both):
                 continue
             found = getattr(ours, group)[name]
             named = {found.dims[j] if "_dim_" in dim else dim for j, dim in enumerate(variable.dims)}
-            assert set(found.dims) == named, name  # of deterministics ArviZ 0.20 does not know the plates
+            assert set(found.dims) == named, name
             np.testing.assert_allclose(found.values, variable.values, rtol=1e-9)
     assert ours.posterior["mean"].dims == ("chain", "draw", "rows")
     assert [name for name in ours.posterior.data_vars if "[" in str(name)] == []

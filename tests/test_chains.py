@@ -52,7 +52,7 @@ CHAIN_ERRORS = [
     (lambda: chain(weights=np.full(50, np.nan)), ValueError, "finite numbers"),
     (lambda: chain(log_prob=np.full(50, -np.inf)), ValueError, "chain.log_prob: expected finite"),
     (lambda: chain(chain_id=np.linspace(0, 1, 50)), ValueError, "50 integers"),
-    (lambda: chain().split(1.5, jax.random.key(0)), ValueError, r"in \(0, 1\)"),
+    (lambda: chain().split(jax.random.key(0), 1.5), ValueError, r"in \(0, 1\)"),
     (lambda: chain().thin(0), ValueError, "integer >= 1"),
     (lambda: chain().thin(2.5), TypeError, "integer"),
     (lambda: chain().quantile([0.5, 1.5]), ValueError, r"quantile: q: expected numbers in \[0, 1\]"),
@@ -133,7 +133,7 @@ def test_chains_stuck_apart_read_as_one_long_correlation():
 def test_split_of_correlated_rows_keeps_neighbours_together():
     samples = autoregression(8000, 0.95)[:, None]
     whole = Chain(samples, ParameterSpace(["x"]))
-    first, second = whole.split(0.75, jax.random.key(0))
+    first, second = whole.split(jax.random.key(0), 0.75)
     assert first.n + second.n == 8000
     assert first.n == pytest.approx(6000, rel=0.05)
     taken = np.isin(samples[:, 0], first.samples[:, 0])
@@ -343,13 +343,13 @@ def test_a_chain_is_read_like_a_file():
 def test_deal_gives_disjoint_parts_of_whole_blocks():
     rng = np.random.default_rng(0)
     chain = Chain(np.repeat(rng.normal(size=(300, 2)), 20, axis=0), ParameterSpace(["a", "b"]))
-    parts = chain.deal([0.5, 0.25, 0.25], jax.random.key(0))
+    parts = chain.deal(jax.random.key(0), [0.5, 0.25, 0.25])
     assert np.sort(np.concatenate(parts)).tolist() == list(range(chain.n))
     np.testing.assert_allclose([len(part) / chain.n for part in parts], [0.5, 0.25, 0.25], atol=0.05)
     cuts = [int(np.sum(np.diff(part) > 1)) for part in parts]
     assert max(cuts) < 40  # rows stay with their neighbours
     with pytest.raises(ValueError, match="expected at least 200 rows; got 100"):
-        chain.take(np.arange(100)).deal([1 / 200] * 200, jax.random.key(0))
+        chain.take(np.arange(100)).deal(jax.random.key(0), [1 / 200] * 200)
 
 
 def test_weighted_rows_are_dealt_with_their_weight():
@@ -359,7 +359,7 @@ def test_weighted_rows_are_dealt_with_their_weight():
     weighted = Chain(rng.normal(size=(3000, 2)), ParameterSpace(["a", "b"]), weights=weights)
     first_rows = set()
     for seed in range(20):
-        parts = weighted.deal([0.5, 0.3, 0.2], jax.random.key(seed))
+        parts = weighted.deal(jax.random.key(seed), [0.5, 0.3, 0.2])
         assert np.sort(np.concatenate(parts)).tolist() == list(range(3000))
         np.testing.assert_allclose([len(part) / 3000 for part in parts], [0.5, 0.3, 0.2], atol=0.005)
         shares = [weighted.probabilities[part].sum() for part in parts]
@@ -367,12 +367,12 @@ def test_weighted_rows_are_dealt_with_their_weight():
         first_rows.add(parts[0][0])
     assert len(first_rows) > 1
     with pytest.raises(ValueError, match="enough rows of positive weight for 5 parts .* got 2"):
-        weighted.replace(weights=1.0 * (np.arange(3000) < 2)).deal([0.2] * 5, jax.random.key(0))
+        weighted.replace(weights=1.0 * (np.arange(3000) < 2)).deal(jax.random.key(0), [0.2] * 5)
 
 
 def test_every_row_is_as_likely_in_a_part_as_its_fraction_says():
     weighted = chain(weights=np.arange(50) % 3 + 1.0)
-    counts = sum(np.bincount(weighted.deal([0.7, 0.3], jax.random.key(seed))[1], minlength=50) for seed in range(400))
+    counts = sum(np.bincount(weighted.deal(jax.random.key(seed), [0.7, 0.3])[1], minlength=50) for seed in range(400))
     assert abs(counts - 120.0).max() < 45  # binomial deviation 9.2; false alarms below 1e-4
 
 
@@ -392,7 +392,7 @@ def test_a_file_mapped_for_reading_is_not_copied_and_writable_memory_is(tmp_path
 def test_long_chains_are_dealt_in_a_bounded_number_of_blocks(monkeypatch):
     monkeypatch.setattr("numpyro_flowprior.chains.chain._MOST_BLOCKS", 50)
     rows = np.random.default_rng(0).normal(size=(2000, 2))
-    first, second = Chain(rows, ParameterSpace(["a", "b"])).split(0.5, jax.random.key(0))
+    first, second = Chain(rows, ParameterSpace(["a", "b"])).split(jax.random.key(0), 0.5)
     assert first.n == pytest.approx(1000, abs=40)
     assert len(np.unique(np.concatenate([first.samples, second.samples]), axis=0)) == 2000
 

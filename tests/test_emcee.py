@@ -323,9 +323,12 @@ def test_checkpoints_are_emcees_own_files(tmp_path):
     chain = sample_emcee(KEY, density, checkpoint=path, **SHORT)
     theirs = HDFBackend(path)
     assert theirs.iteration == chain.info["steps"] == 350
-    np.testing.assert_array_equal(
-        read_chain(path, names=["mu", "b"], burn_in=chain.info["burn_in"]).samples, chain.samples
-    )
+    for options in ({}, {"space": density.space}):
+        read = read_chain(path, **options, burn_in=chain.info["burn_in"])
+        assert read.names == density.names
+        np.testing.assert_array_equal(read.samples, chain.samples)
+    with pytest.raises(ValueError, match="its parameters are 'mu', 'b'|expected.*'c'|'c'"):
+        read_chain(path, names=["mu", "c"])
     blobs = np.swapaxes(theirs.get_blobs(discard=chain.info["burn_in"], thin=chain.info["thin"]), 0, 1).reshape(-1, 2)
     np.testing.assert_array_equal(blobs, np.column_stack([chain.log_prior, chain.log_likelihood]))
     longer = sample_emcee(KEY, density, **{**SHORT, "max_steps": 400})
@@ -346,6 +349,35 @@ def test_checkpoints_are_emcees_own_files(tmp_path):
         sample_emcee(KEY, density, checkpoint=tmp_path / "own.h5", **SHORT)
     with pytest.raises(TypeError, match="backend: expected none. Pass checkpoint="):
         sample_emcee(KEY, density, backend=own, **SHORT)
+
+
+@short
+def test_a_run_in_latent_coordinates_is_not_read_as_parameters(tmp_path):
+    prior = make_prior([(0.0, 1.0), (0.0, np.inf)], FlowConfig(layers=1, hidden=(8,)))
+
+    def model():
+        theta = numpyro.sample("theta", prior)
+        numpyro.sample("y", dist.Normal(theta.sum(), 0.5), obs=0.7)
+
+    density = ModelDensity(model)
+    run = {**SHORT, "max_steps": 20, "checkpoint": tmp_path / "run.h5"}
+    chain, again = (sample_emcee(KEY, density, coordinates="latent", **run) for _ in range(2))
+    np.testing.assert_array_equal(again.samples, chain.samples)
+    for space in (None, density.space):
+        with pytest.raises(ValueError, match="in latent coordinates.*The same call of sample_emcee"):
+            read_chain(tmp_path / "run.h5", space)
+    with pytest.raises(ValueError, match="the same 'coordinates'"):
+        sample_emcee(KEY, density, **run)
+
+
+@pytest.mark.parametrize("content", [b"", b"something else altogether"])
+def test_what_is_no_run_is_refused_as_a_checkpoint(tmp_path, content):
+    path, density = tmp_path / "run.h5", ModelDensity(gaussian, 0.7)
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="got neither.*Remove it to begin anew"):
+        sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    with pytest.raises(IsADirectoryError, match="expected a file, there or to be made; this is a folder"):
+        sample_emcee(KEY, density, checkpoint=tmp_path, **SHORT)
 
 
 KILLED = """

@@ -94,7 +94,7 @@ def test_a_few_families_are_known_with_the_error_of_a_few():
 
 def test_families_stay_together_when_rows_are_dealt():
     chain = relatives(np.random.default_rng(0))
-    first, second = chain.split(0.8, jax.random.key(0))
+    first, second = chain.split(jax.random.key(0), 0.8)
     assert not set(first.family_id) & set(second.family_id)
     assert first.n == pytest.approx(0.8 * chain.n, rel=0.1)
 

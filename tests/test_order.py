@@ -140,7 +140,7 @@ def test_rounded_values_are_no_copies():
 
 def neighbours_taught(chain: Chain) -> float:
     """Returns the share of held-out rows one of whose neighbours in time is taught."""
-    taught, held = chain.deal([0.9, 0.1], jax.random.key(0))
+    taught, held = chain.deal(jax.random.key(0), [0.9, 0.1])
     is_taught = np.zeros(chain.n, bool)
     is_taught[taught] = True
     period = chain.row_order.period
@@ -154,7 +154,7 @@ def test_held_out_rows_of_a_sequence_have_no_neighbours_in_training():
     for chain in (Chain(rows, PLANE, weights=counts), Chain(in_turn(5, 0.9), PLANE)):
         assert neighbours_taught(chain) < 0.1
     copies = Chain(RNG.permutation(METROPOLIS), PLANE)
-    taught, held = (copies.samples[part] for part in copies.deal([0.9, 0.1], jax.random.key(0)))
+    taught, held = (copies.samples[part] for part in copies.deal(jax.random.key(0), [0.9, 0.1]))
     assert not set(map(tuple, taught)) & set(map(tuple, held))
 
 
@@ -241,7 +241,7 @@ def test_what_was_recognised_is_kept_with_its_reason_until_the_rows_are_others()
         chain.take(np.arange(2000)),
         chain.select(["b", "a"]),
         chain.replace(info={}),
-        chain.split(0.5, KEY)[0],
+        chain.split(KEY, 0.5)[0],
     ):
         assert part.row_order == chain.row_order
     assert chain.replace(samples=CLOUD).rows == "sequence"
@@ -263,16 +263,16 @@ def test_a_column_that_is_constant_within_chains_is_no_trouble():
     ids = np.repeat([0, 1], 500)
     chain = Chain(np.column_stack([RNG.normal(size=1000), ids]), PLANE, chain_id=ids)
     assert chain.rows == "sequence"
-    assert sum(len(part) for part in chain.deal([0.5, 0.5], KEY)) == 1000
+    assert sum(len(part) for part in chain.deal(KEY, [0.5, 0.5])) == 1000
 
 
 def test_every_part_of_a_split_has_weight():
     late = np.where(np.arange(4000) < 300, RNG.integers(1, 5, 4000), 0)
     chain = Chain(autoregression(4000, 0.9), PLANE, weights=late)
-    assert all(chain.weights[rows].any() for rows in chain.deal([0.5, 0.5], KEY))
+    assert all(chain.weights[rows].any() for rows in chain.deal(KEY, [0.5, 0.5]))
     for seed in range(100):
         few = Chain(RNG.normal(size=(10, 2)), PLANE, rows="independent")
-        assert min(part.n for part in few.split(0.9, jax.random.key(seed))) >= 1
+        assert min(part.n for part in few.split(jax.random.key(seed), 0.9)) >= 1
 
 
 def test_independent_rows_of_a_weighted_sequence_have_its_weights():

@@ -10,7 +10,15 @@ import numpyro.distributions as dist
 import pytest
 from toys import make_prior
 
-from numpyro_flowprior import FlowConfig, ModelDensity, sample_emcee, sample_nuts, sample_pocomc, to_arviz
+from numpyro_flowprior import (
+    FlowConfig,
+    ModelDensity,
+    sample_blackjax,
+    sample_emcee,
+    sample_nuts,
+    sample_pocomc,
+    to_arviz,
+)
 
 KEY = jax.random.key(1)
 FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "progress": False}
@@ -109,6 +117,16 @@ def test_same_key_same_chain_quietly_and_global_generators_untouched(density, po
     np.testing.assert_array_equal(
         sample_emcee(KEY, density, n_walkers=8, max_steps=300, progress=False).samples, sampled.samples
     )
+
+
+@pytest.mark.parametrize("sampler", [sample_emcee, sample_nuts, sample_pocomc, sample_blackjax])
+def test_options_that_nobody_knows_are_refused_by_name(density, sampler):
+    for name, words in (("colour", "'colour' is no setting of it"), ("space", "It is called coordinates")):
+        with pytest.raises(TypeError, match=f"{sampler.__name__}: .*{words}"):
+            sampler(KEY, density, **{name: "latent"})
+    if sampler in (sample_nuts, sample_blackjax):
+        with pytest.raises(TypeError, match="'checkpoint' is no setting.*sample_pocomc and sample_emcee go on"):
+            sampler(KEY, density, checkpoint="run")
 
 
 def test_emcee_that_did_not_converge_says_so(density):

@@ -28,6 +28,7 @@ from numpyro_flowprior import (
     TrainConfig,
     load_stages,
     read_chain,
+    sample_emcee,
     write_chain,
 )
 from numpyro_flowprior.sampling.record import INTERRUPTION
@@ -200,6 +201,41 @@ def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_pat
     assert "not converged" in str(analysis)
 
 
+@pytest.mark.filterwarnings("ignore:sample_emcee. stopped", "ignore:.*R-hat", "ignore:.*The run is")
+def test_a_stage_that_did_not_converge_goes_on_with_more_steps(tmp_path):
+    """As the message says; the checkpoint goes on, and a stage that is done is not begun anew for a longer limit."""
+
+    def run(**options):
+        given = {"sampler": sample_emcee, "sampler_options": {"n_walkers": 8, **options}, "folder": tmp_path}
+        return run_stages(KEY, STAGES[:1], Flat(), **given, **QUICK).posterior
+
+    for max_steps in (50, 100):
+        with pytest.raises(StageStopped, match="Run it longer") as stopped:
+            run(max_steps=max_steps)
+        assert stopped.value.analysis.posterior.info["steps"] == max_steps
+    with pytest.raises(ValueError, match="the same 'n_walkers'"):  # the checkpoint's word
+        run(max_steps=3000, n_walkers=10)
+    done = run(max_steps=5000)
+    assert done.info["converged"]
+    np.testing.assert_array_equal(read_chain(tmp_path / "01_x" / "run.checkpoint").space.names, done.names)
+    np.testing.assert_array_equal(run(max_steps=8000, progress=False).samples, done.samples)
+    with pytest.raises(ValueError, match="the same 'sampler_options'"):
+        run(max_steps=5000, proposal="prior")
+
+
+def test_what_a_sampler_names_is_given_to_it(tmp_path):
+    got = []
+
+    def told(key, density, *, checkpoint, **options):
+        got.append((checkpoint, options))
+        return weighted(key, density)
+
+    run_stages(KEY, STAGES[:1], Flat(), sampler=told, folder=tmp_path, **QUICK)
+    run_stages(KEY, STAGES[:1], Flat(), sampler=told, **QUICK)
+    (in_folder, options), (nowhere, _) = got
+    assert (in_folder.name, options, nowhere) == ("run.checkpoint", {}, None)
+
+
 def test_options_that_are_objects_are_known_again_by_what_they_are(tmp_path):
     def moved(key, density, *, move, **options):
         return weighted(key, density, **options)
@@ -342,10 +378,11 @@ def test_options_that_are_no_truth_values_are_refused(field):
 
 def test_a_folder_that_knows_coordinates_by_their_former_name_goes_on(tmp_path):
     files, settings = StageFolder(tmp_path / "x"), {"name": "x", "sampler_options": {"space": "'latent'"}}
-    files.begin(settings)
-    files.begin({"name": "x", "sampler_options": {"coordinates": "'latent'"}})
+    files.begin(settings, override=False)
+    files.chain.touch()
+    files.begin({"name": "x", "sampler_options": {"coordinates": "'latent'"}}, override=True)
     with pytest.raises(ValueError, match="the same 'sampler_options'"):
-        files.begin({"name": "x", "sampler_options": {"coordinates": "'parameters'"}})
+        files.begin({"name": "x", "sampler_options": {"coordinates": "'parameters'"}}, override=True)
 
 
 def test_a_flow_of_the_same_draws_with_other_log_densities_is_trained_again(whole, tmp_path, monkeypatch):

@@ -729,7 +729,7 @@ def test_other_rates_lengths_and_rows_compile_nothing(loss, compiled):
     )
     fit(chain, config, train)
     compiled()
-    fit(chain, config, replace(train, max_steps=60, patience=2, learning_rate=1e-3, weight_decay=0.1, clip=1.0))
+    fit(chain, config, replace(train, max_steps=50, patience=2, learning_rate=1e-3, weight_decay=0.1, clip=1.0))
     fit(chain, config, replace(train, supervision=3.0, likelihood=0.5))
     assert compiled() == 0
     problems = pose(KEY, prepare(curved_chain(850)), None, 3, train)

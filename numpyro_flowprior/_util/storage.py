@@ -27,6 +27,7 @@ from .messages import FlowPriorError
 
 FORMAT = "numpyro_flowprior"
 CHECKSUM = "sha256"  # the checksum's name in the header
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # what its files begin with
 _CHECKSUM_SINCE = 2  # the first schema, of every kind, whose files have one
 
 
@@ -131,6 +132,12 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is HDF5, by its first bytes."""
+    with Path(path).open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
 
 
 def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) -> StoredFile:

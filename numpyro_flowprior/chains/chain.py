@@ -282,7 +282,7 @@ class Chain(Displayed):
         n = positive_int(n, "resample")
         return self.take(systematic_rows(key, self.probabilities, n)).replace(weights=None)
 
-    def split(self, fraction: float, key: jax.Array) -> tuple[Chain, Chain]:
+    def split(self, key: jax.Array, fraction: float) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
         Independent rows are dealt one by one, copies and families together, weighted ones so that each part has its
@@ -291,10 +291,10 @@ class Chain(Displayed):
         do).
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
-        first, second = self.deal([fraction, 1.0 - fraction], key)
+        first, second = self.deal(key, [fraction, 1.0 - fraction])
         return self.take(first), self.take(second)
 
-    def deal(self, fractions: Sequence[float], key: jax.Array) -> list[np.ndarray]:
+    def deal(self, key: jax.Array, fractions: Sequence[float]) -> list[np.ndarray]:
         """Returns row numbers, sorted, of disjoint parts with about the given fractions of the rows (see `split`)."""
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._util.checks import optional_import, positive_int, shorten
+from .._util.storage import FORMAT, is_hdf5
 from ..chains.autocorrelation import LONG_ENOUGH, burn_in_of, ensemble_time, thinning_of
 from .table import Table
 
@@ -32,7 +35,9 @@ def read_emcee(sampler: Any, *, burn_in: int | None = None, thin: int | None = N
 
 
 def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None = None, group: str = "mcmc") -> Table:
-    """Returns the table of an HDF5 file that emcee's HDFBackend wrote (see `read_emcee`).
+    """Returns the table of an HDF5 file that emcee's HDFBackend wrote, or `sample_emcee` (see `read_emcee`).
+
+    The latter's names its parameters. A run of it in other coordinates is refused: its columns are no parameters.
 
     Args:
         path: the file.
@@ -51,10 +56,34 @@ def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None 
             if not steps:
                 raise ValueError("expected a run; the file holds no steps.")
             chain, log_prob = run["chain"][:steps], run["log_prob"][:steps]
-            blobs = "blobs" in run
+            blobs, names = "blobs" in run, _names_in(file)
     except OSError as error:
         raise ValueError(f"not a readable HDF5 file ({error}). It may be truncated: copy it again.") from error
-    return _table(chain, log_prob, burn_in, thin, source=f"emcee HDF5, group {group!r}", blobs=blobs)
+    return _table(chain, log_prob, burn_in, thin, source=f"emcee HDF5, group {group!r}", blobs=blobs, names=names)
+
+
+def read_checkpoint(path: Path, *, burn_in: int | None = None, thin: int | None = None, group: str = "mcmc") -> Table:
+    """Returns the table of the run that a stage of `run_stages` keeps: emcee's (see `read_emcee_hdf5`), no other."""
+    if not is_hdf5(path):
+        raise ValueError(
+            "expected a run that sample_emcee kept; got that of another sampler, which it alone goes on from. What a "
+            "stage's sampler returned is in chain.npz beside it."
+        )
+    return read_emcee_hdf5(path, burn_in=burn_in, thin=thin, group=group)
+
+
+def _names_in(file: Any) -> tuple[str, ...] | None:
+    """Returns the parameters of a run that `sample_emcee` kept, None of another's; ValueError of other coordinates."""
+    header = json.loads(file.attrs[FORMAT]) if FORMAT in file.attrs else None
+    about = header.get("about") if isinstance(header, dict) else None
+    if not isinstance(about, Mapping):
+        return None
+    if about.get("coordinates", about.get("space")) == "latent":
+        raise ValueError(
+            "expected a run in the model's parameters; sample_emcee kept this one in latent coordinates, which only "
+            "its model turns into parameters. The same call of sample_emcee, with this checkpoint, returns the chain."
+        )
+    return tuple(about["names"])
 
 
 def _run_in(file: Any, group: str, h5py: Any) -> Any:
@@ -118,7 +147,14 @@ def _complaint_of_stuck(chain: np.ndarray, walkers: np.ndarray) -> tuple[str, ..
 
 
 def _table(
-    chain: np.ndarray, log_prob: np.ndarray, burn_in: int | None, thin: int | None, *, source: str, blobs: bool
+    chain: np.ndarray,
+    log_prob: np.ndarray,
+    burn_in: int | None,
+    thin: int | None,
+    *,
+    source: str,
+    blobs: bool,
+    names: tuple[str, ...] | None = None,
 ) -> Table:
     steps, walkers, dim = chain.shape
     alive, left_out, complaints = _alive(log_prob)
@@ -143,6 +179,7 @@ def _table(
     )
     return Table(
         samples.reshape(-1, dim),
+        names,
         fields={"log_prob": density.reshape(-1), "chain_id": np.repeat(np.flatnonzero(alive), kept)},
         info={
             "source": source,

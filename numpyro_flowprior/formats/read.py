@@ -25,7 +25,7 @@ from .arrays import read_array, read_dict
 from .bilby import read_bilby, read_bilby_result
 from .delimited import read_csv
 from .dynesty import read_dynesty
-from .emcee import read_emcee, read_emcee_hdf5
+from .emcee import read_checkpoint, read_emcee, read_emcee_hdf5
 from .frames import read_pandas, read_parquet
 from .from_arviz import read_arviz, read_netcdf
 from .getdist import files_of_root, read_getdist, read_mcsamples, roots_in
@@ -45,6 +45,7 @@ _FILES: dict[str, Reader] = {
     ".txt": read_getdist,
     ".h5": read_emcee_hdf5,
     ".hdf5": read_emcee_hdf5,
+    ".checkpoint": read_checkpoint,
     ".nc": read_netcdf,
     ".pkl": read_pickle,
     ".pickle": read_pickle,

@@ -18,7 +18,7 @@ from ..chains.chain import Chain
 from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
 from .density import ModelDensity
 from .genealogy import evidence_error
-from .record import INTERRUPTION, begin, run_record, seed_of
+from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .tempering import Programs
 from .unconstrained import NOTHING, Unconstrained, half_line_scales
 
@@ -43,6 +43,7 @@ def sample_blackjax(
     coordinates: Coordinates = "auto",
     max_seconds: float | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> Chain:
     """Returns posterior draws and the log evidence from tempered sequential Monte Carlo, in one compiled program.
 
@@ -64,6 +65,7 @@ def sample_blackjax(
         max_seconds: return what there is after this time, looked at between sweeps of moves, five or `n_steps`; None
             for no limit. Before the power reaches 1 that is NOT the posterior, and a warning says so.
         progress: show a progress bar.
+        **options: none: others are refused by name.
 
     Returns:
         A Chain of equally weighted draws, relatives next to each other and of one `family_id`, with log prior and log
@@ -79,6 +81,7 @@ def sample_blackjax(
     (2018), arXiv:1509.00394.
     """
     blackjax = optional_import("blackjax", "samplers", "sample_blackjax")
+    require_options("sample_blackjax", options)
     n_particles = positive_int(n_particles, "sample_blackjax: n_particles", minimum=100)
     target = real_in(target_ess, "sample_blackjax: target_ess", 0.0, 1.0, open_low=True, open_high=True)
     n_steps = None if n_steps is None else positive_int(n_steps, "sample_blackjax: n_steps")

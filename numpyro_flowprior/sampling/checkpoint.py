@@ -30,17 +30,24 @@ _ADVICE = "Use another file, or remove this one to begin anew."
 
 
 def require_folder(path: Any) -> None:
-    """Raises FileNotFoundError, before anything is run, if there is no folder for a checkpoint (None for none)."""
+    """Raises an OSError, before anything is run, if a checkpoint is a folder, or has none to be in (None for none)."""
     if path is not None and not Path(path).parent.is_dir():
         raise FileNotFoundError(f"checkpoint: {path}: the folder {Path(path).parent} does not exist. Make it first.")
+    if path is not None and Path(path).is_dir():
+        raise IsADirectoryError(f"checkpoint: {path}: expected a file, there or to be made; this is a folder.")
 
 
 def require_same_run(path: Any, known: Any, about: Mapping[str, Any]) -> None:
     """Raises ValueError, naming what differs, unless the record in a checkpoint is that of the run asked for."""
-    if known == about:
+    other = differing(in_todays_words(known) if isinstance(known, Mapping) else {}, about)
+    if not other:
         return
-    other = differing(known if isinstance(known, Mapping) else {}, about)
     raise ValueError(f"checkpoint: {path}: expected a run with the same {shorten(other)}; got another. {_ADVICE}")
+
+
+def in_todays_words(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint's record with the names of today: coordinates were once called space."""
+    return {"coordinates" if name == "space" else name: value for name, value in known.items()}
 
 
 def differing(known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:

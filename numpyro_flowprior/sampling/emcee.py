@@ -22,7 +22,7 @@ from .coordinates import Coordinates, resolved, sampled_in
 from .density import ModelDensity
 from .ensemble_file import h5py_module, read_run, write_run
 from .ensemble_moves import Proposal, mixed, moves_of, recorded
-from .record import INTERRUPTION, begin, run_record, seed_of
+from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 
 _CHECK_EVERY = 100  # steps between looks at the autocorrelation time
 _CHANGE = 0.05  # of it, from one look to the next, at which it is known well enough
@@ -67,9 +67,9 @@ def sample_emcee(
             exact. None for none.
         proposal_share: fraction of the steps that propose so, in (0, 1).
         checkpoint: a file that the run is kept in, written every 20 seconds and at the end: emcee's own HDF5, which
-            its HDFBackend and `read_chain` read. If it exists the run goes on from there, also after a kill, to the
-            same end (bit for bit, but for a move that counts its turns, such as GaussianMove(mode="sequential")); the
-            same call that is done already returns the same chain.
+            its HDFBackend and `read_chain` read (the latter not with coordinates="latent"). If it exists the run goes
+            on from there, also after a kill, to the same end (bit for bit, but for a move that counts its turns, such
+            as GaussianMove(mode="sequential")); the same call that is done already returns the same chain.
         progress: show a progress bar.
         **options: further arguments of `emcee.EnsembleSampler` (moves, ...); `moves` are mixed with the proposals.
 
@@ -82,7 +82,7 @@ def sample_emcee(
         TypeError: a `pool` or `backend` of emcee's.
         ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
             checkpoint of another run.
-        TimeoutError: time was up before the first step.
+        TimeoutError: time was up before the walkers had found where to start.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
@@ -110,6 +110,7 @@ def sample_emcee(
             "sample_emcee: backend: expected none. Pass checkpoint='run.h5': the file is that of emcee's HDFBackend, "
             "and says whose run it holds."
         )
+    require_options("sample_emcee", options, emcee.EnsembleSampler)
     moves = moves_of(emcee, options.pop("moves", None))
     options["moves"] = mixed(emcee, inner, moves, proposal, proposal_share)
     key_start, key_seed = jax.random.split(key)
@@ -122,7 +123,7 @@ def sample_emcee(
     if checkpoint is not None:
         h5py_module()  # now, not after 20 seconds
     options["backend"] = backend = emcee.backends.Backend()
-    about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "space": moved_in}
+    about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "coordinates": moved_in}
     about |= recorded(moves, proposal, proposal_share)
     finished = False
     if checkpoint is not None and Path(checkpoint).exists():

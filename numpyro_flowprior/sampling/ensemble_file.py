@@ -17,15 +17,23 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import optional_import
-from .._util.storage import CHECKSUM, FORMAT, FileFormatError, checksum, load_file, require_arrays, write_atomically
-from .checkpoint import require_same_run
+from .._util.storage import (
+    CHECKSUM,
+    FORMAT,
+    FileFormatError,
+    checksum,
+    is_hdf5,
+    load_file,
+    require_arrays,
+    write_atomically,
+)
+from .checkpoint import in_todays_words, require_same_run
 
 # With checksums from schema 2 on, moves from 3 on, proposals by name from 4 on, in emcee's HDF5 from 5 on.
 KIND, SCHEMA = "emcee_run", 5
 
 _SAFETENSORS = 4  # the last schema of files that are no HDF5
 _GROUP = "mcmc"  # emcee's default
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _GENERATOR = tuple(f"random_state_{j}" for j in range(5))  # attributes: name, keys, position, two of a cached normal
 _DIGITS = 64  # of a SHA-256
 _SINCE_3 = ("moves", "proposal", "proposal_share")
@@ -68,9 +76,7 @@ def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) 
         FileFormatError: the file is damaged, or no run.
         ValueError: it is another run: other parameters, walkers, moves, proposals or key (named).
     """
-    with Path(path).open("rb") as file:
-        is_hdf5 = file.read(len(_SIGNATURE)) == _SIGNATURE
-    record, arrays, state = _from_hdf5(path) if is_hdf5 else _from_safetensors(path, about)
+    record, arrays, state = _from_hdf5(path) if is_hdf5(path) else _from_safetensors(path, about)
     require_same_run(path, record.get("about"), about)
     steps, walkers, dim = np.shape(arrays.get("chain", np.empty((0, 0, 0))))
     shapes: dict[str, tuple[int, ...]] = {
@@ -124,10 +130,16 @@ def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
 
 def _from_safetensors(path: Any, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
     """Returns what `_from_hdf5` does of a file of schema 4 or older."""
-    stored = load_file(path, KIND, newest_schema=_SAFETENSORS)
+    try:
+        stored = load_file(path, KIND, newest_schema=_SAFETENSORS)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"checkpoint: {path}: expected a run that sample_emcee kept, in HDF5 or in the safetensors of earlier "
+            f"versions; got neither ({error}) Remove it to begin anew."
+        ) from error
     known = stored.record.get("about")
     if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
-        known = {"space": "parameters", **{name: about[name] for name in _SINCE_3}, **known}
+        known = {"coordinates": "parameters", **{name: about[name] for name in _SINCE_3}, **in_todays_words(known)}
     if isinstance(known, dict) and stored.schema == 3 and _is_density(known) and _is_density(about):
         known = {**known, "proposal": about["proposal"]}
     arrays, generator = dict(stored.arrays), stored.record["generator"]

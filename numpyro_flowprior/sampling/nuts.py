@@ -22,7 +22,7 @@ from ..chains.checks import check_convergence
 from ..models.sites import without_masks
 from .coordinates import Coordinates, chain_of_draws, resolved, sampled_in
 from .density import ModelDensity
-from .record import INTERRUPTION, begin, run_record, seed_of
+from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 
 _BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
@@ -75,6 +75,7 @@ def sample_nuts(
     n_chains = positive_int(n_chains, "sample_nuts: n_chains")
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
     moved_in = resolved(coordinates, density, "sample_nuts", auto="latent")
+    require_options("sample_nuts", options, NUTS)
     start = begin(key, density)
     model = _Whole(sampled_in(density, moved_in)[0].model, density.imputed_sites)
     options = {"init_strategy": init_to_sample, **options}

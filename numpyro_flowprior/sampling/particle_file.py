@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._util.storage import FileFormatError, load_file, save_file
-from .checkpoint import require_same_run
+from .checkpoint import in_todays_words, require_same_run
 
 KIND, SCHEMA = "particle_run", 3  # checksums from schema 2 on; what a flow given as an object is from schema 3 on
 
@@ -98,7 +98,7 @@ def _in_todays_terms(known: Mapping[str, Any], about: Mapping[str, Any]) -> dict
 
     It has the type alone of a flow given as an object, and of options their text, with addresses in memory.
     """
-    today, texts = {"space": "parameters", **known}, known.get("options")
+    today, texts = {"coordinates": "parameters", **in_todays_words(known)}, known.get("options")
     if isinstance(about["flow"], list) and known.get("flow") == about["flow"][0]:
         today["flow"] = about["flow"]
     if isinstance(texts, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from .particle_keeper import Keeper
 from .particle_report import results_of
 from .particle_run import watched
 from .preconditioner import Preconditioner
-from .record import INTERRUPTION, begin, run_record, seed_of
+from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 
 OURS = "realnvp"
 _THEIRS = ("nsf3", "nsf6", "nsf12", "maf3", "maf6", "maf12")
@@ -177,7 +176,7 @@ def sample_pocomc(
         "options": described(options),
         "flow": flow if isinstance(flow, str) else [type(flow).__name__, re.sub(_LOADED, "", repr(flow))],
         "precondition": precondition,
-        "space": moved_in,
+        "coordinates": moved_in,
     }
     require_folder(checkpoint)
     torch = optional_import("torch", "samplers", "sample_pocomc")
@@ -232,12 +231,10 @@ def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
 
 
 def _checked_options(pocomc: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(pocomc.Sampler.__init__).parameters
     for name in options:
         if name in _REFUSED:
             raise TypeError(f"sample_pocomc: {name}: not to be set: {_REFUSED[name]}.")
-        if name not in known:
-            raise TypeError(f"sample_pocomc: {name!r} is no setting of it, nor of pocomc.Sampler.")
+    require_options("sample_pocomc", options, pocomc.Sampler)
     return options
 
 

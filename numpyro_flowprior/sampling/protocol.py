@@ -13,7 +13,8 @@ from .density import ModelDensity
 class Sampler(Protocol):
     """Draws from a density: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or one of your own.
 
-    One that takes `progress` or `checkpoint` is given them.
+    One whose signature names `progress` or `checkpoint` is given them by `run_stages`: how much to show, and a file to
+    keep an unfinished run in.
     """
 
     def __call__(self, key: jax.Array, density: ModelDensity, *arguments: Any, **options: Any) -> Chain:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +16,10 @@ from .density import ModelDensity
 
 INTERRUPTION = "an interruption"  # by the keyboard: what `stopped_by` of a run's record says then
 _LOOK = 0x100C  # folded into a sampler's key for the draws that are looked at, so that all other draws stay theirs
+_INSTEAD = {  # of options that are called otherwise, or that some samplers do not have
+    "space": "It is called coordinates.",
+    "checkpoint": "Its runs are not kept in a file: sample_pocomc and sample_emcee go on after a kill.",
+}
 _PACKAGES = {"nuts": "numpyro"}  # that a sampler is from, if it has not its own name
 
 
@@ -26,6 +32,22 @@ def begin(key: jax.Array, density: ModelDensity) -> float:
     start = time.perf_counter()
     density.require_numbers(jax.random.fold_in(key, _LOOK))
     return start
+
+
+def require_options(sampler: str, options: Mapping[str, Any], backend: type | None = None) -> None:
+    """Raises TypeError, naming them, for options that the class that does the work does not have (None: none at all).
+
+    Args:
+        sampler: who was given them.
+        options: what it does not know itself.
+        backend: the class whose arguments they are to be.
+    """
+    known = () if backend is None else inspect.signature(backend).parameters
+    for name in options:
+        if name not in known:
+            other = "" if backend is None else f", nor of {backend.__module__.split('.')[0]}.{backend.__name__}"
+            advice = f" {_INSTEAD[name]}" if name in _INSTEAD else ""
+            raise TypeError(f"{sampler}: {name!r} is no setting of it{other}.{advice}")
 
 
 def seed_of(key: jax.Array) -> int:

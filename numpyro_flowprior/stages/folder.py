@@ -29,6 +29,7 @@ from .._util.messages import FlowPriorWarning
 from .._util.storage import FileFormatError, remove_leftovers, write_atomically
 from ..chains.chain import Chain
 from ..diagnostics.report import QualityReport
+from ..formats.npz import read_npz
 from ..formats.read import read_chain
 from ..formats.write import write_chain
 from ..priors.flow_prior import FlowPrior
@@ -39,6 +40,7 @@ from .origin import chain_fingerprint, learnt_from, prior_fingerprint
 
 SCHEMA = 1
 ANALYSIS = "analysis.json"
+_ONLY_LENGTHS = {"max_steps", "max_seconds", "progress"}  # options that make no other run
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
@@ -64,8 +66,16 @@ class StageFolder:
         """Returns the file of the guards of the chain, or of the reweighted one."""
         return self.path / f"guards{'_reweighted' * reweighted}.json"
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
-        """Makes the folder, or raises ValueError if it is that of a stage with other settings (named)."""
+    def begin(self, settings: Mapping[str, Any], *, override: bool) -> None:
+        """Makes the folder, or raises ValueError if it is that of a stage with other settings (named).
+
+        How long a sampler may run, and what it shows, is no such setting; none of the sampler's options is while the
+        stage has no chain that counts. The checkpoint, if there is one, is the sampler's to refuse.
+
+        Args:
+            settings: of the stage.
+            override: whether a chain that is not converged counts.
+        """
         self.path.mkdir(exist_ok=True)
         made = [make(reweighted=which) for make in (self.prior, self.guards) for which in (False, True)]
         for file in (self.checkpoint, self.chain, self.posterior, self.settings, self.origins, *made):
@@ -73,12 +83,24 @@ class StageFolder:
         if not self.settings.exists():
             write_json(self.settings, settings)
             return
-        other = differing(_in_todays_words(read_json(self.settings)), settings)
+        known = _in_todays_words(read_json(self.settings))
+        other = differing(known, settings)
+        if other == ["sampler_options"]:
+            former, now = (which["sampler_options"] for which in (known, settings))
+            if set(differing(former, now)) <= _ONLY_LENGTHS:
+                return
+            if not self.has_chain(override=override):
+                write_json(self.settings, settings)
+                return
         if other:
             raise ValueError(
                 f"run_stages: {self.path}: expected a stage run with the same {shorten(other)}; got another. Use "
                 "another folder, or remove this one, and those of later stages, to run it anew."
             )
+
+    def has_chain(self, *, override: bool) -> bool:
+        """Returns whether there is a chain that is not to be sampled again: converged, or taken as it is."""
+        return self.chain.exists() and (override or read_npz(self.chain).info.get("converged") is not False)
 
     def made_from(self, file: Path, origin: Mapping[str, str]) -> bool:
         """Returns whether a file is there, and is known to have been made from this."""

@@ -64,7 +64,8 @@ def run_stages(
         stages: the analyses, in order.
         first_prior: a NumPyro distribution; the first model's first argument.
         sampler: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or a function of the same signature
-            (key, density, **options) that returns a Chain.
+            (key, density, **options) that returns a Chain; one whose signature names `progress` or `checkpoint` is
+            given them.
         sampler_options: keyword arguments of the sampler in all stages.
         options: how stages are learnt, corrected and begun; None for StageOptions().
         folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
@@ -137,7 +138,7 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     names = kept_names(stage, density.names)
     settings = _settings(run, stage, names, first=number == 0)
     if files is not None:
-        files.begin(settings)
+        files.begin(settings, override=options.override)
     say(f"stage {stage.name!r}: {getattr(run.sampler, '__name__', 'the sampler')}", progress=progress)
     sample = partial(_sample, run, key_sample, {**run.sampler_options, **stage.sampler_options}, files)
     try:
@@ -191,7 +192,7 @@ def _settings(run: _Run, stage: Stage, names: tuple[str, ...], *, first: bool) -
         "name": stage.name,
         "key": seed_from_key(run.key),
         "sampler": getattr(run.sampler, "__name__", type(run.sampler).__name__),
-        "sampler_options": {name: _text(value) for name, value in sorted(given.items()) if name != "backend"},
+        "sampler_options": {name: _text(value) for name, value in sorted(given.items())},
         "hands_on": list(names),
         "config": None if options.config is None else options.config.to_json(),
         "train": None if options.train is None else options.train.to_json(),
@@ -213,11 +214,8 @@ def _sample(
     run: _Run, key: jax.Array, options: Mapping[str, Any], files: StageFolder | None, density: ModelDensity
 ) -> Chain:
     taken = inspect.signature(run.sampler).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    given: dict[str, Any] = {"progress": run.progress} if "progress" in taken or open_ended else {}
-    if files is not None and "checkpoint" in taken:
-        given["checkpoint"] = files.checkpoint
-    return run.sampler(key, density, **{**given, **options})
+    given = {"progress": run.progress, "checkpoint": None if files is None else files.checkpoint}
+    return run.sampler(key, density, **{**{name: given[name] for name in given if name in taken}, **options})
 
 
 def _exact_prior(stage: Stage, density: ModelDensity, before: _Before, *, psis: bool) -> ExactDensity | None:

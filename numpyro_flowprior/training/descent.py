@@ -99,7 +99,8 @@ def train_group(
 ) -> list[tuple[Params, History]]:
     """Returns the best weights and the history of members that are trained in one program.
 
-    Each stops for itself, and its weights are those that it would have alone, to rounding.
+    Each stops for itself, and its weights are those that it would have alone, to rounding: but where folds are so short
+    that they alone decide the batch, which is then that of the shortest.
     """
     start = time.perf_counter()
     group = _Group(problems, config, train)
@@ -136,6 +137,7 @@ class _Group:
         self._alone = len(problems) == 1
         form = form_of(train, min(int(problem.data.taught.n) for problem in problems))
         self._amounts, self._static = amounts_of(train), {"config": config.of_one_member(), "form": form}
+        self._most = train.eval_every
         lists = self._stacked([problem.data[1:] for problem in problems])
         self._data = Data(problems[0].data.rows, *lists)  # all share the rows
         self._held = self._stacked([(problem.held_draws, problem.held_points) for problem in problems])
@@ -153,7 +155,8 @@ class _Group:
         """Returns weights and state after some steps, and each member's mean loss over them, nats."""
         run = run_steps if self._alone else run_steps_of_members
         key = keys[0] if self._alone else jnp.stack(keys)
-        trained, state, losses = run(key, trained, state, self._data, self._amounts, steps=steps, **self._static)
+        given = key, trained, state, self._data, self._amounts, steps
+        trained, state, losses = run(*given, most=self._most, **self._static)
         return trained, state, np.atleast_1d(np.asarray(losses, np.float64)) - self._offsets
 
     def validate(self, trained: Params) -> FloatArray:

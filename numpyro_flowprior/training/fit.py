@@ -107,7 +107,7 @@ def fit_flow(
     chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     support_points = _checked_support(chain, support_points, train)
-    seen, test = chain.split(0.9, key_test)
+    seen, test = chain.split(key_test, 0.9)
     del chain  # a copy, if draws sat on an edge
     prepared = prepare(seen, (config or FlowConfig()).whitening)
     support = None if support_points is None else apply_prepared(support_points, prepared.fixed)

@@ -145,7 +145,7 @@ def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndar
 def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:
     """Returns the row numbers that each member chooses its weights by; after a single member's, those of the rest."""
     shares = [validation, 1.0 - validation] if members == 1 else [1.0 / members] * members
-    return chain.deal(shares, key)
+    return chain.deal(key, shares)
 
 
 def _by_weight(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

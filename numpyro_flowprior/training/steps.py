@@ -157,32 +157,40 @@ def first_state(trained: Params, amounts: Amounts, *, form: Form) -> Any:
     return optimiser(form, amounts).init(trained)
 
 
-@partial(jax.jit, static_argnames=("config", "form", "steps"))
+@partial(jax.jit, static_argnames=("config", "form", "most"))
 def run_steps(
     key: jax.Array,
     trained: Params,
     state: Any,
     data: Data,
     amounts: Amounts,
+    steps: Any,
     *,
     config: FlowConfig,
     form: Form,
-    steps: int,
+    most: int,
 ) -> tuple[Params, Any, jax.Array]:
-    """Returns the weights and optimiser state after `steps` steps, and the mean loss over them."""
-    chosen = _choose(key, data, (steps,), form)
+    """Returns the weights and optimiser state after `steps` steps, at most `most`, and the mean loss over them."""
+    chosen = _choose(key, data, (most,), form)
     step = partial(_step, data=data, config=config, form=form, amounts=amounts)
-    (trained, state), losses = jax.lax.scan(step, (trained, state), chosen)
-    return trained, state, jnp.mean(losses)
+
+    def body(j: Any, carry: Any) -> Any:
+        trained, state, total = carry
+        after, loss = step((trained, state), jax.tree.map(lambda rows: rows[j], chosen))
+        return *after, total + loss
+
+    total = jnp.zeros((), data.rows.x.dtype)
+    trained, state, total = jax.lax.fori_loop(0, steps, body, (trained, state, total))
+    return trained, state, total / steps
 
 
-@partial(jax.jit, static_argnames=("config", "form", "steps"))
+@partial(jax.jit, static_argnames=("config", "form", "most"))
 def run_steps_of_members(
-    keys: jax.Array, trained: Params, state: Any, data: Data, amounts: Amounts, **static: Any
+    keys: jax.Array, trained: Params, state: Any, data: Data, amounts: Amounts, steps: Any, **static: Any
 ) -> tuple[Params, Any, jax.Array]:
-    """Does what `run_steps` does for several members, of which all but the rows and amounts has a leading axis."""
-    axes = (0, 0, 0, Data(None, 0, 0), None)  # type: ignore[arg-type]
-    return jax.vmap(partial(run_steps, **static), in_axes=axes)(keys, trained, state, data, amounts)
+    """Does what `run_steps` does for several members, of which all but rows, amounts and steps has a leading axis."""
+    axes = (0, 0, 0, Data(None, 0, 0), None, None)  # type: ignore[arg-type]
+    return jax.vmap(partial(run_steps, **static), in_axes=axes)(keys, trained, state, data, amounts, steps)
 
 
 @partial(jax.jit, static_argnames=("config", "form"))
