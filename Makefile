@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo quick test slow lint format newest lowest figures clean
+.PHONY: demo quick test slow lint format newest lowest figures docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/flowprior demo
@@ -43,6 +43,15 @@ newest:
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
+# The site, in docs/_build/html; notebooks run the first time, and when they have changed.
+docs: .venv-docs/.installed
+	.venv-docs/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+.venv-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
 # What the structure is held to: circles of imports, signatures, what is compiled, and where the tests' time goes.
 figures: $(INSTALLED)
 	$(BIN)/python benchmarks/structure.py
@@ -61,4 +70,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-docs docs/_build docs/api docs/notebooks docs/results demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

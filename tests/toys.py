@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -130,6 +133,17 @@ def coarse_products(function, *arguments):
     products = [found for found in operations(function, *arguments) if found.primitive.name == "dot_general"]
     best = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     return len(products), [found for found in products if found.params["precision"] != best]
+
+
+def names_that_are_missing(code: str) -> list[tuple[str, str]]:
+    """Returns the (module, name) that code imports and that do not exist."""
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    names = [(node.module, alias.name) for node in imports for alias in node.names]
+    return [
+        (module, name)
+        for module, name in names
+        if not (hasattr(import_module(module), name) or find_spec(f"{module}.{name}"))
+    ]
 
 
 def run_stages(key, stages, first_prior, **given):
