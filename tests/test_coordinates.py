@@ -113,7 +113,7 @@ def test_proposals_and_checkpoints_know_the_space(tmp_path):
     first = sample_emcee(KEY, density, coordinates="latent", proposal="prior", checkpoint=path, **options)
     again = sample_emcee(KEY, density, coordinates="latent", proposal="prior", checkpoint=path, **options)
     np.testing.assert_array_equal(again.samples, first.samples)
-    with pytest.raises(ValueError, match="the same 'names', 'space'"):
+    with pytest.raises(ValueError, match="the same 'coordinates', 'names'"):
         sample_emcee(KEY, density, proposal="prior", checkpoint=path, **options)
     with pytest.raises(ValueError, match="expected 'prior' with coordinates='latent'; got a density over parameters"):
         sample_emcee(KEY, density, coordinates="latent", proposal=ONE, **options)

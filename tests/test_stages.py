@@ -402,7 +402,7 @@ def test_an_interruption_stops_the_run_even_if_overridden_and_its_chain_is_not_t
 
     run = {"folder": tmp_path, "override": True, **QUICK}
     interrupted.__name__ = "weighted"
-    with pytest.raises(StageStopped, match="'x': interrupted"):
+    with pytest.raises(StageStopped, match="'x': interrupted. This sampler keeps no checkpoint"):
         run_stages(KEY, STAGES, Flat(), sampler=interrupted, **run)
     with pytest.raises(FileNotFoundError, match="'x', has no chain yet"):
         load_stages(tmp_path)

@@ -80,7 +80,7 @@ def sample_blackjax(
     Source: Del Moral, Doucet, Jasra (2006), JRSS B 68, 411; ter Braak (2006), Stat. Comput. 16, 239; Lee and Whiteley
     (2018), arXiv:1509.00394.
     """
-    blackjax = optional_import("blackjax", "samplers", "sample_blackjax")
+    blackjax = optional_import("blackjax", "blackjax", "sample_blackjax")
     require_options("sample_blackjax", options)
     n_particles = positive_int(n_particles, "sample_blackjax: n_particles", minimum=100)
     target = real_in(target_ess, "sample_blackjax: target_ess", 0.0, 1.0, open_low=True, open_high=True)

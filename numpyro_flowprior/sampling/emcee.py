@@ -86,7 +86,7 @@ def sample_emcee(
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
-    emcee = optional_import("emcee", "samplers", "sample_emcee")
+    emcee = optional_import("emcee", "emcee", "sample_emcee")
     n_walkers = max(64, 4 * density.dim) if n_walkers is None else n_walkers
     n_walkers = positive_int(n_walkers, "sample_emcee: n_walkers", minimum=2 * density.dim)
     n_walkers += n_walkers % 2

@@ -41,7 +41,7 @@ _SINCE_3 = ("moves", "proposal", "proposal_share")
 
 def h5py_module() -> ModuleType:
     """Returns h5py; ImportError says how it is installed."""
-    return optional_import("h5py", "samplers", "sample_emcee: checkpoint")
+    return optional_import("h5py", "emcee", "sample_emcee: checkpoint")
 
 
 def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:

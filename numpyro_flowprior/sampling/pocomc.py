@@ -150,7 +150,7 @@ def sample_pocomc(
 
     Source: Karamanis et al. (2022), MNRAS 516, 1644 and arXiv:2207.05660.
     """
-    pocomc = optional_import("pocomc", "samplers", "sample_pocomc")
+    pocomc = optional_import("pocomc", "pocomc", "sample_pocomc")
     sizes = {
         name: positive_int(value, f"sample_pocomc: {name}")
         for name, value in {"n_effective": n_effective, "n_active": n_active, "n_total": n_total}.items()
@@ -179,7 +179,7 @@ def sample_pocomc(
         "coordinates": moved_in,
     }
     require_folder(checkpoint)
-    torch = optional_import("torch", "samplers", "sample_pocomc")
+    torch = optional_import("torch", "pocomc", "sample_pocomc")
     with _global_generators_restored(torch):
         target = _Target(inner, key_prior)
         run = watched(pocomc.Sampler)(

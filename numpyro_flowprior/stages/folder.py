@@ -66,7 +66,7 @@ class StageFolder:
         """Returns the file of the guards of the chain, or of the reweighted one."""
         return self.path / f"guards{'_reweighted' * reweighted}.json"
 
-    def begin(self, settings: Mapping[str, Any], *, override: bool) -> None:
+    def begin(self, settings: Mapping[str, Any], *, override: bool = False) -> None:
         """Makes the folder, or raises ValueError if it is that of a stage with other settings (named).
 
         How long a sampler may run, and what it shows, is no such setting; none of the sampler's options is while the

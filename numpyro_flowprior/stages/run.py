@@ -254,6 +254,10 @@ def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFol
     """Returns the exception that ends a run in a stage, with what was found and what can be done."""
     if result.chain.info.get("stopped_by") == INTERRUPTION:
         why, advice = "interrupted", ""
+        if files is not None and not files.checkpoint.exists():
+            advice = (
+                " This sampler keeps no checkpoint, so the stage begins again; its draws are in this error's analysis."
+            )
     elif result.report is None:
         advice = (
             " Run it longer (sampler_options, or those of the stage), or pass StageOptions(override=True) to go on "

@@ -54,8 +54,7 @@ def sampled(
     if chain is not None and (options.override or chain.info.get("converged") is not False):
         return chain
     chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
-    goes_on = chain.info.get("stopped_by") == INTERRUPTION and files is not None and files.checkpoint.exists()
-    if files is not None and not goes_on:  # from the checkpoint
+    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
         write_chain(files.chain, chain)
     return chain
 
