@@ -111,7 +111,7 @@ def main() -> None:
     line("three given flows", lambda: fit(3, banana(5000, 3), config, train))
     line(
         "with another patience, length and rate",
-        lambda: fit(3, banana(5000, 3), config, replace(train, patience=5, max_steps=500, learning_rate=1e-3)),
+        lambda: fit(3, banana(5000, 3), config, replace(train, patience=5, max_steps=530, learning_rate=1e-3)),
     )
     line("with five members", lambda: fit(3, banana(5000, 3), replace(config, members=5), train))
     with tempfile.TemporaryDirectory() as folder:

@@ -327,7 +327,7 @@ def test_checkpoints_are_emcees_own_files(tmp_path):
         read = read_chain(path, **options, burn_in=chain.info["burn_in"])
         assert read.names == density.names
         np.testing.assert_array_equal(read.samples, chain.samples)
-    with pytest.raises(ValueError, match="its parameters are 'mu', 'b'|expected.*'c'|'c'"):
+    with pytest.raises(ValueError, match=r"expected columns for 'mu', 'c'; 'c' missing from \['mu', 'b'\]"):
         read_chain(path, names=["mu", "c"])
     blobs = np.swapaxes(theirs.get_blobs(discard=chain.info["burn_in"], thin=chain.info["thin"]), 0, 1).reshape(-1, 2)
     np.testing.assert_array_equal(blobs, np.column_stack([chain.log_prior, chain.log_likelihood]))
@@ -343,6 +343,10 @@ def test_checkpoints_are_emcees_own_files(tmp_path):
     np.testing.assert_array_equal(sampler.get_chain()[-1], last)
     with pytest.raises(FileFormatError, match="damaged: its checksum"):  # its steps are no longer ours
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
+    with h5py.File(path, "a") as file:
+        file.attrs["numpyro_flowprior"] = "{"
+    with pytest.raises(ValueError, match="its record of which run it holds is damaged"):
+        read_chain(path)
     own = HDFBackend(tmp_path / "own.h5")
     emcee.EnsembleSampler(8, 2, log_prob, vectorize=True, backend=own).run_mcmc(theirs.get_chain()[-1], 10)
     with pytest.raises(FileFormatError, match="does not say whose run it holds.*read_chain"):
@@ -378,6 +382,9 @@ def test_what_is_no_run_is_refused_as_a_checkpoint(tmp_path, content):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
     with pytest.raises(IsADirectoryError, match="expected a file, there or to be made; this is a folder"):
         sample_emcee(KEY, density, checkpoint=tmp_path, **SHORT)
+    path = path.rename(tmp_path / "run.checkpoint")
+    with pytest.raises(ValueError, match="that of another sampler.*chain.npz beside it"):
+        read_chain(path)
 
 
 KILLED = """

@@ -121,7 +121,7 @@ def test_ensembles_are_the_mixture_of_their_members_and_a_gaussian(prior, draws)
     members = members_of(prior)
     weights = prior.params["mixture"]["weights"] if len(members) > 1 else np.array([1.0, 0.0])
     with jax.enable_x64(True):
-        theta = jnp.asarray(draws[:5])
+        theta = jnp.asarray(draws[:50])
         gaussian = make_prior(prior.space.bounds, FlowConfig(layers=0, base="normal"), strength=0.0)
         fixed = {name: prior.params[name] for name in ("support", "whitening")}
         gaussian = FlowPrior(gaussian.config, prior.space, {**gaussian.params, **fixed})

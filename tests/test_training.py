@@ -738,6 +738,14 @@ def test_other_rates_lengths_and_rows_compile_nothing(loss, compiled):
     assert compiled() <= 2  # the key's own
 
 
+def test_a_chunk_is_no_longer_than_the_training():
+    """A billion steps between evaluations are not drawn for a training of 20, and the batches are the same."""
+    train = TrainConfig(max_steps=20, eval_every=20)
+    often, once = (fit(curved_chain(900), TINY, replace(train, eval_every=n)).prior for n in (20, 10**9))
+    for one, other in zip(jax.tree.leaves(often.params), jax.tree.leaves(once.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("normalised", [False, True])
 def test_rows_that_fill_up_count_for_nothing(normalised):
     """The loss of padded rows, by batches, is that of the rows alone, all at once."""

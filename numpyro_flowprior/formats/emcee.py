@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,8 @@ def read_emcee(sampler: Any, *, burn_in: int | None = None, thin: int | None = N
 def read_emcee_hdf5(path: Path, *, burn_in: int | None = None, thin: int | None = None, group: str = "mcmc") -> Table:
     """Returns the table of an HDF5 file that emcee's HDFBackend wrote, or `sample_emcee` (see `read_emcee`).
 
-    The latter's names its parameters. A run of it in other coordinates is refused: its columns are no parameters.
+    A file of `sample_emcee` also gives the names of the parameters. If its walkers moved in latent coordinates, it is
+    refused, because its columns are not parameters.
 
     Args:
         path: the file.
@@ -74,16 +74,19 @@ def read_checkpoint(path: Path, *, burn_in: int | None = None, thin: int | None 
 
 def _names_in(file: Any) -> tuple[str, ...] | None:
     """Returns the parameters of a run that `sample_emcee` kept, None of another's; ValueError of other coordinates."""
-    header = json.loads(file.attrs[FORMAT]) if FORMAT in file.attrs else None
-    about = header.get("about") if isinstance(header, dict) else None
-    if not isinstance(about, Mapping):
+    if FORMAT not in file.attrs:
         return None
+    try:
+        about = json.loads(file.attrs[FORMAT])["about"]
+        names = tuple(about["names"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError("its record of which run it holds is damaged. Copy the file again.") from error
     if about.get("coordinates", about.get("space")) == "latent":
         raise ValueError(
             "expected a run in the model's parameters; sample_emcee kept this one in latent coordinates, which only "
             "its model turns into parameters. The same call of sample_emcee, with this checkpoint, returns the chain."
         )
-    return tuple(about["names"])
+    return names
 
 
 def _run_in(file: Any, group: str, h5py: Any) -> Any:

@@ -65,7 +65,7 @@ def sample_blackjax(
         max_seconds: return what there is after this time, looked at between sweeps of moves, five or `n_steps`; None
             for no limit. Before the power reaches 1 that is NOT the posterior, and a warning says so.
         progress: show a progress bar.
-        **options: none: others are refused by name.
+        **options: there are none; what is given is refused by name.
 
     Returns:
         A Chain of equally weighted draws, relatives next to each other and of one `family_id`, with log prior and log

@@ -79,7 +79,7 @@ def sample_emcee(
 
     Raises:
         ImportError: emcee is not installed, or h5py, which a checkpoint needs.
-        TypeError: a `pool` or `backend` of emcee's.
+        TypeError: a `pool` or `backend` of emcee's, or an option that emcee does not have.
         ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
             checkpoint of another run.
         TimeoutError: time was up before the walkers had found where to start.

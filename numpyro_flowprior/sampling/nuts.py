@@ -65,7 +65,7 @@ def sample_nuts(
         one warning says why.
 
     Raises:
-        TypeError, ValueError: numbers of the wrong kind, or other coordinates.
+        TypeError, ValueError: numbers of the wrong kind, other coordinates, or an option that NUTS does not have.
         TimeoutError: time was up before the warm-up was over; the message says how far it came.
 
     Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.

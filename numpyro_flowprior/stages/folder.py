@@ -69,8 +69,8 @@ class StageFolder:
     def begin(self, settings: Mapping[str, Any], *, override: bool = False) -> None:
         """Makes the folder, or raises ValueError if it is that of a stage with other settings (named).
 
-        How long a sampler may run, and what it shows, is no such setting; none of the sampler's options is while the
-        stage has no chain that counts. The checkpoint, if there is one, is the sampler's to refuse.
+        Options that limit the length of a run, or what it shows, may differ. While the stage has no chain that counts,
+        all options of the sampler may; the sampler itself refuses a checkpoint of another run.
 
         Args:
             settings: of the stage.
@@ -86,8 +86,8 @@ class StageFolder:
         known = _in_todays_words(read_json(self.settings))
         other = differing(known, settings)
         if other == ["sampler_options"]:
-            former, now = (which["sampler_options"] for which in (known, settings))
-            if set(differing(former, now)) <= _ONLY_LENGTHS:
+            changed = differing(known.get("sampler_options", {}), settings["sampler_options"])
+            if set(changed) <= _ONLY_LENGTHS:
                 return
             if not self.has_chain(override=override):
                 write_json(self.settings, settings)

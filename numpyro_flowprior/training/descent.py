@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._util.batches import power_of_two
 from .._util.checks import FloatArray
 from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
@@ -99,8 +100,8 @@ def train_group(
 ) -> list[tuple[Params, History]]:
     """Returns the best weights and the history of members that are trained in one program.
 
-    Each stops for itself, and its weights are those that it would have alone, to rounding: but where folds are so short
-    that they alone decide the batch, which is then that of the shortest.
+    Each stops for itself, and its weights are those that it would have alone, to rounding. An exception are rows so few
+    that they set the batch size: all members then have that of the smallest.
     """
     start = time.perf_counter()
     group = _Group(problems, config, train)
@@ -137,7 +138,7 @@ class _Group:
         self._alone = len(problems) == 1
         form = form_of(train, min(int(problem.data.taught.n) for problem in problems))
         self._amounts, self._static = amounts_of(train), {"config": config.of_one_member(), "form": form}
-        self._most = train.eval_every
+        self._most = min(train.eval_every, power_of_two(train.max_steps))  # not all lengths have programs of their own
         lists = self._stacked([problem.data[1:] for problem in problems])
         self._data = Data(problems[0].data.rows, *lists)  # all share the rows
         self._held = self._stacked([(problem.held_draws, problem.held_points) for problem in problems])
