@@ -215,7 +215,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         (jax.random.key(9), density, {}, "the same 'seed'"),
         (KEY, density, {"n_walkers": 10}, "the same 'n_walkers'"),
         (KEY, ModelDensity(two_modes), {}, "the same 'names'"),
-        (KEY, ModelDensity(gaussian, 5.0), {}, "this model and data; its log densities are others"),
+        (KEY, ModelDensity(gaussian, 5.0), {}, "this model and data; its log densities differ"),
     ):
         with pytest.raises(ValueError, match=message):
             sample_emcee(key, model, checkpoint=path, **{**SHORT, **options})

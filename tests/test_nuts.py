@@ -167,7 +167,7 @@ def test_a_time_limit_returns_the_first_draws_of_that_key_quietly(density, chain
 def test_time_that_ends_in_the_warm_up_is_an_error(density, monkeypatch, n_samples, looks, done):
     """Its steps are not draws of the posterior. It is looked at ten times at least, however many draws are wanted."""
     clock(monkeypatch, looks)
-    words = f"max_seconds: time was up after {done} of 300 steps of the warm-up.*Allow more, or lower n_warmup"
+    words = f"max_seconds: time was up after {done} of 300 steps of the warm-up.*Allow more time, or lower n_warmup"
     with pytest.raises(TimeoutError, match=words):
         sample_nuts(KEY, density, **{**FEW, "n_samples": n_samples, "max_seconds": 600.0})
     with pytest.raises(TimeoutError, match="after 0 of 300 steps"):

@@ -144,7 +144,7 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, left):
         (KEY, density, {"flow": "maf3"}, "the same 'flow'"),
         (KEY, density, {"n_effective": 300}, "the same 'n_effective'"),
         (KEY, density, {"transform": "logit"}, "the same 'options'"),
-        (KEY, ModelDensity(sharp, Y + 0.5), {}, "this model and data; its log densities are others"),
+        (KEY, ModelDensity(sharp, Y + 0.5), {}, "this model and data; its log densities differ"),
     ):
         with pytest.raises(ValueError, match=message):
             sample_pocomc(key, model, checkpoint=left, **{**FAST, **options})

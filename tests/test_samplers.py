@@ -11,14 +11,17 @@ import pytest
 from toys import make_prior
 
 from numpyro_flowprior import (
+    FileFormatError,
     FlowConfig,
     ModelDensity,
+    read_chain,
     sample_blackjax,
     sample_emcee,
     sample_nuts,
     sample_pocomc,
     to_arviz,
 )
+from numpyro_flowprior.sampling.state_file import StateFile
 
 KEY = jax.random.key(1)
 FAST = {"n_effective": 256, "n_active": 128, "n_total": 1000, "n_evidence": 1000, "progress": False}
@@ -124,9 +127,90 @@ def test_options_that_nobody_knows_are_refused_by_name(density, sampler):
     for name, words in (("colour", "'colour' is no setting of it"), ("space", "It is called coordinates")):
         with pytest.raises(TypeError, match=f"{sampler.__name__}: .*{words}"):
             sampler(KEY, density, **{name: "latent"})
-    if sampler in (sample_nuts, sample_blackjax):
-        with pytest.raises(TypeError, match="'checkpoint' is no setting.*sample_pocomc and sample_emcee go on"):
-            sampler(KEY, density, checkpoint="run")
+
+
+SHORT_NUTS = {"n_samples": 40, "n_warmup": 40, "n_chains": 2, "progress": False}
+SHORT_BLACKJAX = {"n_particles": 200, "n_steps": 5, "progress": False}
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@pytest.mark.filterwarnings("ignore:sample_(nuts|blackjax).")
+@pytest.mark.parametrize(("sampler", "options"), [(sample_nuts, SHORT_NUTS), (sample_blackjax, SHORT_BLACKJAX)])
+def test_a_killed_run_goes_on_to_the_same_draws(density, sampler, options, tmp_path, monkeypatch):
+    file, write = tmp_path / "run.checkpoint", StateFile.write
+    undisturbed = sampler(KEY, density, **options)
+    written = []
+
+    def dying(self, *args):
+        if len(written) in (1, 7):
+            written.append("killed")
+            raise Killed
+        write(self, *args)
+        written.append("written")
+
+    monkeypatch.setattr(StateFile, "write", dying)
+    for _ in range(3):
+        try:
+            found = sampler(KEY, density, checkpoint=file, **options)
+        except Killed:
+            continue
+        break
+    assert written.count("killed") >= 1
+    np.testing.assert_array_equal(found.samples, undisturbed.samples)
+    assert found.info["calls"] == undisturbed.info["calls"]
+    assert found.log_evidence == undisturbed.log_evidence
+    written.clear()
+    again = sampler(KEY, density, checkpoint=file, **options)
+    assert not written  # nothing was left to do
+    np.testing.assert_array_equal(again.samples, undisturbed.samples)
+
+
+@pytest.mark.filterwarnings("ignore:sample_(nuts|blackjax).")
+@pytest.mark.parametrize(("sampler", "options"), [(sample_nuts, SHORT_NUTS), (sample_blackjax, SHORT_BLACKJAX)])
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, sampler, options, tmp_path):
+    file = tmp_path / "run.checkpoint"
+    sampler(KEY, density, checkpoint=file, **options)
+    with pytest.raises(ValueError, match="the same 'seed'"):
+        sampler(jax.random.key(2), density, checkpoint=file, **options)
+    name = "n_warmup" if sampler is sample_nuts else "n_steps"
+    with pytest.raises(ValueError, match=f"the same '{name}'"):
+        sampler(KEY, density, checkpoint=file, **{**options, name: 7})
+    with pytest.raises(ValueError, match="this model and data; its log densities differ"):
+        sampler(KEY, ModelDensity(conjugate, Y + 0.5), checkpoint=file, **options)
+    other, others = (sample_nuts, SHORT_NUTS) if sampler is sample_blackjax else (sample_blackjax, SHORT_BLACKJAX)
+    with pytest.raises(ValueError, match="the same 'sampler'; got another"):
+        other(KEY, density, checkpoint=file, **others)
+    with pytest.raises(ValueError, match="expected a run that sample_emcee kept"):
+        read_chain(file)
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FileFormatError, match="damaged"):
+        sampler(KEY, density, checkpoint=file, **options)
+    with pytest.raises(FileNotFoundError, match="Make it first"):
+        sampler(KEY, density, checkpoint=tmp_path / "none" / "run", **options)
+
+
+@pytest.mark.filterwarnings("ignore:sample_nuts. not converged")
+def test_more_draws_of_nuts_are_added_to_those_in_its_checkpoint(density, tmp_path):
+    file = tmp_path / "run.checkpoint"
+    first = sample_nuts(KEY, density, checkpoint=file, **SHORT_NUTS)
+    more = sample_nuts(KEY, density, checkpoint=file, **{**SHORT_NUTS, "n_samples": 100})
+    fewer = sample_nuts(KEY, density, checkpoint=file, **{**SHORT_NUTS, "n_samples": 30})
+    whole = more.samples.reshape(2, 100, -1)
+    np.testing.assert_array_equal(first.samples.reshape(2, 40, -1), whole[:, :40])
+    np.testing.assert_array_equal(fewer.samples.reshape(2, 30, -1), whole[:, :30])
+    at_once = sample_nuts(KEY, density, **{**SHORT_NUTS, "n_samples": 100})
+    np.testing.assert_allclose(more.samples, at_once.samples, rtol=1e-6)
+    assert more.info["calls"] > first.info["calls"]
+
+
+def test_time_that_ends_in_the_warm_up_is_not_lost_with_a_checkpoint(density, tmp_path):
+    with pytest.raises(TimeoutError, match=r"The same call goes on from .*run\.checkpoint"):
+        sample_nuts(KEY, density, checkpoint=tmp_path / "run.checkpoint", max_seconds=0.0, **SHORT_NUTS)
 
 
 def test_emcee_that_did_not_converge_says_so(density):

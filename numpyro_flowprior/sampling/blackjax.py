@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ from .._util.leaves import forgetting
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
+from .checkpoint import require_same_values
 from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
 from .density import ModelDensity
 from .genealogy import evidence_error
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
+from .state_file import StateFile
 from .tempering import Programs
 from .unconstrained import NOTHING, Unconstrained, half_line_scales
 
@@ -41,41 +44,46 @@ def sample_blackjax(
     target_ess: float = 0.5,
     n_steps: int | None = None,
     coordinates: Coordinates = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Chain:
     """Returns posterior draws and the log evidence from tempered sequential Monte Carlo, in one compiled program.
 
-    Particles start at draws from the prior. The likelihood is raised to powers from 0 to 1, each as far up as leaves
-    `target_ess` of the particles effective; then they are resampled and moved. A move adds a multiple of the difference
-    of two particles of the other half (differential evolution), tuned to an acceptance of a quarter; every tenth adds
-    the whole difference, which carries particles between modes.
+    Particles start at draws from the prior. The likelihood is raised to powers from 0 to 1. Each power is as high as
+    leaves an effective fraction `target_ess` of the particles; then they are resampled and moved. A move adds a
+    multiple of the difference of two particles of the other half (differential evolution), tuned to an acceptance of a
+    quarter. Every tenth move adds the whole difference, which carries particles between modes. Interrupting with the
+    keyboard returns the particles as they are.
 
     Args:
         key: JAX random key.
         density: the posterior; it need not be differentiable.
         n_particles: particles, and draws returned.
-        target_ess: effective fraction of the particles that each step of the power leaves, in (0, 1).
-        n_steps: moves of each particle at each power; None for as many as it takes to forget where it was resampled, by
-            fives, at most 100.
-        coordinates: what the particles move in; the chain is in the model's parameters whatever it is. "parameters" for
-            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
-            same if it has none; "auto" for "latent".
-        max_seconds: return what there is after this time, looked at between sweeps of moves, five or `n_steps`; None
-            for no limit. Before the power reaches 1 that is NOT the posterior, and a warning says so.
+        target_ess: effective fraction of the particles after each increase of the power, in (0, 1).
+        n_steps: moves of each particle at each power. None for as many as the particles need to leave the points where
+            they were resampled, in steps of five, at most 100.
+        coordinates: the coordinates in which the particles move. The returned chain is always in the model's
+            parameters. "parameters": the model's own. "latent": those in which its learned priors are close to a
+            standard normal (`LatentReparam`); the model's own if it has no learned prior. "auto": "latent".
+        checkpoint: a file in which the run is kept, written after each power. If it exists the run goes on from there,
+            also after a kill, to the same draws bit for bit. Repeating a finished call returns the same chain.
+        max_seconds: time limit, checked after every five moves (or `n_steps`); None for no limit. The particles are
+            returned as they are. Before the power reaches 1 they are NOT from the posterior, and a warning says so.
         progress: show a progress bar.
-        **options: there are none; what is given is refused by name.
+        **options: none exist; any that is given is refused by name.
 
     Returns:
-        A Chain of equally weighted draws, relatives next to each other and of one `family_id`, with log prior and log
-        likelihood, log evidence and its error from the particles' genealogy. `info` holds temperatures (powers),
-        acceptance and moves at each, surviving ancestors, effective size, calls of the likelihood, and whether it
-        converged. If it did not, one warning says why.
+        A Chain of equally weighted draws with log prior, log likelihood, the log evidence and its error from the
+        particles' genealogy. Draws with a common ancestor are adjacent and have the same `family_id`. `info` holds the
+        temperatures (powers), acceptance and moves at each, surviving ancestors, effective sample size, calls of the
+        likelihood, and whether the run converged. If it did not, one warning says why.
 
     Raises:
         ImportError: blackjax is not installed.
-        TypeError, ValueError: arguments of the wrong kind, or a likelihood that is zero at all prior draws.
+        TypeError, ValueError: arguments of the wrong kind, a likelihood that is zero at all prior draws, or a
+            checkpoint of another run.
 
     Source: Del Moral, Doucet, Jasra (2006), JRSS B 68, 411; ter Braak (2006), Stat. Comput. 16, 239; Lee and Whiteley
     (2018), arXiv:1509.00394.
@@ -89,11 +97,13 @@ def sample_blackjax(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_blackjax: max_seconds", 0.0, np.inf)
     start = begin(key, density)
     inner, _ = sampled_in(density, moved_in)
+    about = {"sampler": "blackjax", "names": list(density.names), "seed": seed_of(key), "coordinates": moved_in}
+    about |= {"n_particles": n_particles, "target_ess": target, "n_steps": n_steps}
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
         unconstrained = Unconstrained(inner, half_line_scales(keys[0], inner))
         programs = Programs(blackjax, unconstrained, target, n_steps or _SWEEP)
-        run = _Run(n_particles)
+        run = _Run(n_particles, StateFile(checkpoint, about))
         cause = _temper(run, programs, keys[1:], start + limit, fixed=n_steps is not None, progress=progress)
         points = unconstrained.points(run.state.particles["z"])
     samples = points if inner is density else parameters_of(density, inner, points)
@@ -102,10 +112,18 @@ def sample_blackjax(
 
 @dataclass
 class _Run:
-    """The particles, and what is known of how they came to be where they are."""
+    """The particles, and the statistics of how they came to be where they are.
+
+    Attributes:
+        n: number of particles.
+        file: where the run is kept.
+        state: blackjax's: particles, weights, power.
+        ancestor: (n,) the first particle from which each descends.
+    """
 
     n: int
-    state: Any = None  # blackjax's: particles, weights, power
+    file: StateFile
+    state: Any = None
     ancestor: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     log_evidence: float = 0.0
     error: float = 0.0
@@ -115,6 +133,27 @@ class _Run:
     moves: list[int] = field(default_factory=list)
     correlation: list[float] = field(default_factory=list)
     calls: int = 0
+
+    def save(self) -> None:
+        """Writes the checkpoint, if the run is kept."""
+        numbers = {name: getattr(self, name) for name in (*_NUMBERS, *_AT_EACH_POWER)}
+        self.file.write(self.state, {"ancestor": self.ancestor}, numbers)
+
+    def restore(self, programs: Programs) -> None:
+        """Goes on from the checkpoint, if there is one and it is of this run."""
+        found = self.file.read(self.state)
+        if found is None:
+            return
+        self.state, arrays, numbers = found
+        known = self.state.particles
+        today = forgetting(lambda: programs.prepare(known["z"]))
+        require_same_values(self.file.path, *({k: v for k, v in p.items() if k != "z"} for p in (today, known)))
+        self.ancestor = arrays["ancestor"]
+        vars(self).update(numbers)
+
+
+_NUMBERS = ("log_evidence", "error", "scale", "calls")
+_AT_EACH_POWER = ("powers", "acceptance", "moves", "correlation")
 
 
 def _temper(
@@ -137,6 +176,7 @@ def _temper(
                 bar.set_postfix(power=f"{run.powers[-1]:.2g}", acceptance=f"{run.acceptance[-1]:.2f}")
                 if not whole:
                     return "the time limit"
+                run.save()
         except KeyboardInterrupt:
             if not run.powers:
                 raise
@@ -154,6 +194,7 @@ def _begin(run: _Run, programs: Programs, key: jax.Array) -> None:
         )
     run.state = programs.state(particles)
     run.ancestor, run.calls = np.arange(run.n), run.n
+    run.restore(programs)
 
 
 def _settle(run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool) -> bool:

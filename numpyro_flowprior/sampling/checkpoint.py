@@ -26,7 +26,7 @@ _FORMER = {  # modules as checkpoints of earlier versions know them
     "numpyro_flowprior.priors.numpy_prior": "numpyro_flowprior.numpy_prior",
     "numpyro_flowprior.models.latent": "numpyro_flowprior.latent",
 }
-_ADVICE = "Use another file, or remove this one to begin anew."
+_ADVICE = "Use another file, or remove this one to begin again."
 
 
 def require_folder(path: Any) -> None:
@@ -108,12 +108,21 @@ def _of_object(value: Any, kind: str, depth: int) -> Any:
 
 def has_density(density: ModelDensity, x: FloatArray, log_prob: FloatArray) -> bool:
     """Returns whether a density has the log densities (n,) at points x (n, d), up to another machine's rounding."""
-    return bool(np.allclose(density.log_posterior(x), log_prob, rtol=_ROUNDING, atol=_ROUNDING))
+    return _agree(density.log_posterior(x), log_prob)
 
 
 def require_same_density(path: Any, density: ModelDensity, x: FloatArray, log_prob: FloatArray) -> None:
     """Raises ValueError unless the density has the log densities (n,) that a checkpoint has at its points x (n, d)."""
-    if not has_density(density, x, log_prob):
+    require_same_values(path, {"log_prob": density.log_posterior(x)}, {"log_prob": log_prob})
+
+
+def require_same_values(path: Any, found: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raises ValueError unless log densities, by name, are those in a checkpoint, up to another machine's rounding."""
+    if not all(_agree(found[name], stored[name]) for name in stored):
         raise ValueError(
-            f"checkpoint: {path}: expected a run of this model and data; its log densities are others. {_ADVICE}"
+            f"checkpoint: {path}: expected a run of this model and data; its log densities differ. {_ADVICE}"
         )
+
+
+def _agree(a: Any, b: Any) -> bool:
+    return bool(np.allclose(a, b, rtol=_ROUNDING, atol=_ROUNDING))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,17 +15,19 @@ import numpy as np
 from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
 
-from .._util.checks import FloatArray, positive_int, real_in
+from .._util.checks import positive_int, real_in
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.checks import check_convergence
 from ..models.sites import without_masks
+from .checkpoint import described, require_same_density
 from .coordinates import Coordinates, chain_of_draws, resolved, sampled_in
 from .density import ModelDensity
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
+from .state_file import StateFile
 
-_BLOCKS = 10  # that warm-up and draws are made in, at least: between two of them the clock is looked at
+_BLOCKS = 10  # of warm-up and of draws, at least; between two of them the clock is read and the checkpoint written
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
 _FIELDS = ("diverging", "accept_prob", "num_steps")
 
@@ -37,36 +40,42 @@ def sample_nuts(
     n_warmup: int = 1000,
     n_chains: int = 4,
     coordinates: Coordinates = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Chain:
-    """Returns posterior draws of NumPyro's NUTS, in float64, of chains that start at draws from the prior.
+    """Returns posterior draws from NumPyro's NUTS in float64. The chains start at draws from the prior.
+
+    Interrupting with the keyboard after the warm-up returns the draws that there are.
 
     Args:
         key: JAX random key.
         density: the posterior; its model must be differentiable.
-        n_samples: draws that each chain keeps.
-        n_warmup: steps that adapt step size and mass matrix, and are dropped.
+        n_samples: draws kept of each chain.
+        n_warmup: steps that adapt the step size and the mass matrix; they are dropped.
         n_chains: chains, run side by side in one compiled program.
-        coordinates: what the chains move in; the chain is in the model's parameters whatever it is. "parameters" for
-            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
-            same if it has none; "auto" for "latent". NUTS moves best there; modes that a prior keeps apart are better
-            left to `sample_pocomc`.
-        max_seconds: return what there is after this time, looked at ten times after the warm-up (a tenth of the draws
-            is made in any case) and ten times in it, where it is an error: there is nothing to return. None for no
-            limit.
+        coordinates: the coordinates in which the chains move. The returned chain is always in the model's parameters.
+            "parameters": the model's own. "latent": those in which its learned priors are close to a standard normal
+            (`LatentReparam`); the model's own if it has no learned prior. "auto": "latent". NUTS moves best there. Use
+            `sample_pocomc` for modes that a prior keeps apart.
+        checkpoint: a file in which the run is kept. It is written ten times in the warm-up and ten times afterwards. If
+            it exists the run goes on from there, also after a kill, to the same draws bit for bit. Repeating a finished
+            call returns the same chain; a larger `n_samples` adds draws to it.
+        max_seconds: time limit; None for no limit. It is checked ten times in the warm-up, where it is an error, since
+            there is nothing to return; and after each tenth of the draws, where the draws so far are returned.
         progress: show a progress bar.
         **options: further arguments of `numpyro.infer.NUTS` (target_accept_prob, dense_mass, max_tree_depth, ...).
 
     Returns:
-        A Chain with `chain_id`, log prior and log likelihood per draw; `info` holds R-hat, effective size, divergences,
-        acceptance, calls (of the density and its gradient, warm-up included), and whether it converged. If it did not,
-        one warning says why.
+        A Chain with `chain_id`, log prior and log likelihood of each draw. `info` holds R-hat, effective sample size,
+        divergences, acceptance, calls (evaluations of the density and its gradient, with the warm-up), and whether the
+        run converged. If it did not, one warning says why.
 
     Raises:
-        TypeError, ValueError: numbers of the wrong kind, other coordinates, or an option that NUTS does not have.
-        TimeoutError: time was up before the warm-up was over; the message says how far it came.
+        TypeError, ValueError: numbers of the wrong kind, unknown coordinates, an option that NUTS does not have, or a
+            checkpoint of another run.
+        TimeoutError: the time limit was reached in the warm-up; the message says how far it came.
 
     Source: Hoffman and Gelman (2014), JMLR 15, 1593; Phan, Pradhan, Jankowiak (2019), arXiv:1912.11554.
     """
@@ -79,14 +88,17 @@ def sample_nuts(
     start = begin(key, density)
     model = _Whole(sampled_in(density, moved_in)[0].model, density.imputed_sites)
     options = {"init_strategy": init_to_sample, **options}
+    about = {"sampler": "nuts", "names": list(density.names), "seed": seed_of(key), "coordinates": moved_in}
+    about |= {"n_warmup": n_warmup, "n_chains": n_chains, "options": described(options)}
     kernel = NUTS(model, **options)
     with jax.enable_x64(True):
         state = kernel.init(jax.random.split(key, n_chains), n_warmup, None, *density.arguments)
         program = _kept(density, (moved_in, n_warmup), options, lambda: _Program(kernel, density))
-        draws, fields, calls, cause = _run(
-            program, state, density, n_warmup, n_samples, start + limit, progress=progress
-        )
-    settings = {"coordinates": moved_in, "n_warmup": n_warmup, "calls": calls}
+        run = _Run(density, StateFile(checkpoint, about), state)
+        cause = _advance(run, program, n_warmup, n_samples, start + limit, progress=progress)
+    draws = np.concatenate(run.draws, axis=1)[:, :n_samples]
+    fields = {name: np.concatenate([part[name] for part in run.fields], axis=1)[:, :n_samples] for name in _FIELDS}
+    settings = {"coordinates": moved_in, "n_warmup": n_warmup, "calls": run.calls}
     return _chain(density, draws, fields, settings, run=(seed_of(key), start), cause=cause)
 
 
@@ -148,64 +160,110 @@ def _kept(density: ModelDensity, settings: Any, options: dict[str, Any], make: C
     return program
 
 
-def _run(
-    program: _Program,
-    state: Any,
-    density: ModelDensity,
-    n_warmup: int,
-    n_samples: int,
-    deadline: float,
-    *,
-    progress: bool,
-) -> tuple[FloatArray, dict[str, np.ndarray], int, str | None]:
-    """Returns draws (chains, n, d), the fields (chains, n) of each, how often the gradient was taken in all, and why
-    there are fewer draws than wanted, if so.
+@dataclass
+class _Run:
+    """Where the chains are, and how they came there; brought back from its file if there is one.
 
-    In blocks of steps, which one compiled program makes: NumPyro's MCMC would compile each of them anew.
+    Attributes:
+        file: where the run is kept.
+        state: NumPyro's, of all chains.
+        warmed: steps of the warm-up done.
+        calls: gradients taken.
+        draws, fields: blocks (chains, steps, d) of draws, and (chains, steps) of the fields of each.
+    """
+
+    density: ModelDensity
+    file: StateFile
+    state: Any
+    warmed: int = 0
+    calls: int = 0
+    draws: list[np.ndarray] = field(default_factory=list)
+    fields: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        found = self.file.read(self.state)
+        if found is None:
+            return
+        self.state, arrays, record = found
+        require_same_density(self.file.path, self.density, arrays["points"], arrays["log_prob"])
+        self.warmed, self.calls = int(record["warmed"]), int(record["calls"])
+        if "draws" in arrays:
+            self.draws, self.fields = [arrays["draws"]], [{name: arrays[name] for name in _FIELDS}]
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of each chain."""
+        return sum(part.shape[1] for part in self.draws)
+
+    def add(self, advanced: tuple[Any, Any, Any], steps: int, *, warmup: bool) -> None:
+        """Takes the state after a block of steps, the sites' values in each, and the fields; writes the checkpoint."""
+        state, values, found = advanced
+        found = {name: np.asarray(rows)[:, :steps] for name, rows in found.items()}
+        points = self.density.vector({site: np.asarray(rows)[:, :steps] for site, rows in values.items()})
+        self.state, self.calls = state, self.calls + int(found["num_steps"].sum())
+        if warmup:
+            self.warmed += steps
+        else:
+            self.draws.append(points)
+            self.fields.append(found)
+        if self.file.path is not None:
+            self._write(points[:, -1])
+
+    def _write(self, points: np.ndarray) -> None:
+        arrays = {"points": points, "log_prob": self.density.log_posterior(points)}
+        if self.draws:  # joined once, not at every writing
+            self.draws = [np.concatenate(self.draws, axis=1)]
+            self.fields = [{name: np.concatenate([part[name] for part in self.fields], axis=1) for name in _FIELDS}]
+            arrays |= {"draws": self.draws[0], **self.fields[0]}
+        self.file.write(self.state, arrays, {"warmed": self.warmed, "calls": self.calls})
+
+
+def _advance(
+    run: _Run, program: _Program, n_warmup: int, n_samples: int, deadline: float, *, progress: bool
+) -> str | None:
+    """Runs the warm-up and the draws, and returns what stopped it before the end, if anything did.
+
+    It runs in blocks of steps, which share one compiled program; NumPyro's MCMC would compile one for each length.
     """
     block = -(-n_samples // _BLOCKS)
     look = min(block, -(-n_warmup // _BLOCKS))
-    advance = partial(program.advance, block=block)
-    draws: list[FloatArray] = []
-    fields: list[dict[str, np.ndarray]] = []
-    calls, cause = 0, None
-    with progress_bar(total=n_warmup + n_samples, desc="NUTS, warm-up", unit="step", disable=not progress) as bar:
+    done = run.warmed + min(run.n_draws, n_samples)
+    total = n_warmup + n_samples
+    with progress_bar(total=total, desc="NUTS, warm-up", unit="step", initial=done, disable=not progress) as bar:
         try:
-            for done in range(0, n_warmup, look):
+            while run.warmed < n_warmup:
                 if time.perf_counter() > deadline:
-                    raise _too_late(done, n_warmup)
-                state, _, found = advance(state, min(look, n_warmup - done))
-                calls += int(found["num_steps"].sum())
-                bar.update(min(look, n_warmup - done))
+                    raise _too_late(run, n_warmup)
+                steps = min(look, n_warmup - run.warmed)
+                run.add(program.advance(run.state, steps, block=block), steps, warmup=True)
+                bar.update(steps)
             bar.set_description("NUTS")
-            while sum(part.shape[1] for part in draws) < n_samples:
-                state, values, found = advance(state, block)
-                calls += int(found["num_steps"].sum())
-                draws.append(density.vector(values))
-                fields.append(jax.tree.map(np.asarray, found))
-                bar.update(draws[-1].shape[1])
-                if time.perf_counter() > deadline:
-                    cause = "the time limit"
-                    break
+            while run.n_draws < n_samples:
+                run.add(program.advance(run.state, block, block=block), block, warmup=False)
+                bar.update(block)
+                if time.perf_counter() > deadline and run.n_draws < n_samples:
+                    return "the time limit"
         except KeyboardInterrupt:
-            if not draws:
+            if not run.draws:
                 raise
-            cause = INTERRUPTION
-    whole = {name: np.concatenate([part[name] for part in fields], axis=1)[:, :n_samples] for name in _FIELDS}
-    return np.concatenate(draws, axis=1)[:, :n_samples], whole, calls, cause
+            return INTERRUPTION
+    return None
 
 
-def _too_late(done: int, n_warmup: int) -> TimeoutError:
+def _too_late(run: _Run, n_warmup: int) -> TimeoutError:
+    advice = "Allow more time, or lower n_warmup."
+    if run.file.path is not None:
+        advice = f"The same call goes on from {run.file.path}."
     return TimeoutError(
-        f"sample_nuts: max_seconds: time was up after {done} of {n_warmup} steps of the warm-up. Until it is over the "
-        "sampler is not adapted, and its chains may still be on their way to the posterior: there are no draws to "
-        "return. Allow more, or lower n_warmup."
+        f"sample_nuts: max_seconds: time was up after {run.warmed} of {n_warmup} steps of the warm-up. There are no "
+        "draws to return: before the warm-up is over the sampler is not adapted, and its chains may not have reached "
+        f"the posterior. {advice}"
     )
 
 
 def _chain(
     density: ModelDensity,
-    draws: FloatArray,
+    draws: np.ndarray,
     fields: dict[str, np.ndarray],
     settings: dict[str, Any],
     *,

@@ -40,7 +40,7 @@ from .origin import chain_fingerprint, learnt_from, prior_fingerprint
 
 SCHEMA = 1
 ANALYSIS = "analysis.json"
-_ONLY_LENGTHS = {"max_steps", "max_seconds", "progress"}  # options that make no other run
+_ONLY_LENGTHS = {"max_steps", "n_samples", "max_seconds", "progress"}  # options that make no other run
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
