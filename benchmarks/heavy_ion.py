@@ -209,7 +209,7 @@ def draw(analyses: dict[str, fp.StagedAnalysis], joint: fp.Chain, path: Path) ->
     legends = {"joint fit": joint, "Au+Au": first, "Au+Au, then Pb+Pb": second, "Pb+Pb, then Au+Au": reverse}
     names = [shared[j] for j in np.sort(np.argsort(width)[:DRAWN])]
     drawn = {label: chain.select(shared) for label, chain in legends.items()}
-    fp.plot_corner(drawn, names=names, bins=30, full_range=True).savefig(path, dpi=75)
+    fp.plot_corner(drawn, names=names, full_range=True).savefig(path, dpi=75)
 
 
 def viscosities(chain: fp.Chain, temperature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,123 +6,160 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
-from .canvas import COLOURS, few_ticks, line_sample, new_figure, readable
+from .canvas import COLOURS, LINES, axes_for, few_ticks, line_sample, new_figure, readable, short_numbers
+from .smooth import Marginal, smooth_joint, smooth_marginal
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
 CONTOUR_MASSES = (0.3935, 0.8647, 0.9889)
-_BINS = 75
 _MARGIN = 0.08  # of the range of the draws, around parameters without bounds
-_DASHES = ("solid", "dashed", "dotted")
+_MOST_ROWS = 200_000  # that a picture is made of
+_CELL, _SIDES = 1.55, (0.85, 0.12, 0.8, 0.12)  # inches: a panel; left, right, below, above all panels
+_FONT, _LONG_LABEL = 9.0, 18  # points; characters that fit beside a panel
+_GRID, _FINEST_GRID = 120, 500  # points along an axis
+_PRIOR = {"color": "#8a8a8a", "linestyle": "dotted"}
+_PRIOR_DRAWS = 50_000
+_TRUTH = {"color": "black", "lw": 0.8, "alpha": 0.7}
 
 
 def plot_corner(
     chains: Mapping[str, Chain],
     *,
     names: Sequence[str] | None = None,
-    full_range: bool = False,
+    prior: Any = None,
     truth: Mapping[str, float] | None = None,
+    full_range: bool = False,
     title: str | None = None,
-    bins: int = _BINS,
+    axes: Any = None,
 ) -> Any:
     """Returns a matplotlib Figure of all one- and two-dimensional marginals of several chains.
 
-    Contours enclose the highest-density regions of 39.3, 86.5 and 98.9 % (1, 2 and 3 sigma of a two-dimensional
-    normal; solid, dashed, dotted) of smoothed weighted histograms.
+    Contours enclose the highest-density regions of 39.3, 86.5 and 98.9 % of the draws (1, 2 and 3 sigma of a
+    two-dimensional normal). Densities are kernel estimates, corrected at bounds, whose widths adapt to the draws; at
+    most 200,000 rows of each chain, evenly spaced, are used.
 
     Args:
-        chains: {legend: chain}; parameters are matched by name.
+        chains: {legend: chain}; parameters are matched by name. The first is filled.
         names: which parameters to draw; None for those that all chains share, in the order of the first.
-        full_range: axes span the declared bounds (the prior box), where there are any, not the range of the draws.
+        prior: a Chain of draws from the prior, or a prior over named parameters (FlowPrior, UniformPrior), to draw in
+            grey; None for none. It may lack parameters.
         truth: {name: value} to mark.
-        title: above the figure.
-        bins: bins of the histograms along each axis.
+        full_range: axes span the declared bounds (the prior box), where there are any, not the range of the draws.
+        title: above the legend.
+        axes: (d, d) matplotlib axes to draw in; None for a new figure.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no chain, or a name that some chain lacks.
+        ValueError: no chain, a name that some chain lacks, or other than (d, d) axes.
     """
     names = _shared_names(chains, names)
-    selected = {legend: chain.select(names) for legend, chain in chains.items()}
-    limits = _limits(list(selected.values()), full_range=full_range)
-    space = next(iter(selected.values())).space
-    size = max(1.55 * len(names), 3.0)
-    figure = new_figure("plot_corner", size + 0.6, size + 0.6)
-    axes = figure.subplots(len(names), len(names), squeeze=False)
-    for row in range(len(names)):
-        for column in range(len(names)):
-            axis = axes[row, column]
+    drawn = [_Drawn(chain.select(names)) for chain in chains.values()]
+    limits = _limits([each.chain for each in drawn], full_range=full_range)
+    styles = [{"color": COLOURS[j % len(COLOURS)], "linestyle": LINES[j % len(LINES)]} for j in range(len(drawn))]
+    background = None if prior is None else _Drawn(_prior_chain(prior, names))
+    space, count = drawn[0].chain.space, len(names)
+    given = axes_for("plot_corner", axes, count**2, f"{count} x {count}, one for each pair of parameters")
+    panels = _panels(count) if given is None else np.array(given, dtype=object).reshape(count, count)
+    for row in range(count):
+        for column in range(count):
+            axis = panels[row, column]
             if column > row:
                 axis.set_visible(False)
                 continue
-            for index, chain in enumerate(selected.values()):
-                colour = COLOURS[index % len(COLOURS)]
-                _draw_cell(axis, chain, (row, column), limits, colour, bins, filled=index == 0)
-            _mark_truth(axis, truth, space.names, row, column)
+            pair = (names[column], names[row])
+            for j, (each, style) in enumerate(zip(drawn, styles, strict=True)):
+                _draw_cell(axis, each, pair, limits[[column, row]], style, filled=j == 0)
+            if background is not None:
+                _draw_cell(axis, background, pair, limits[[column, row]], _PRIOR, filled=False)
+            _mark_truth(axis, truth, pair)
             _finish_cell(axis, space, limits, row, column)
-    _legend(figure, list(selected), title)
-    figure.subplots_adjust(left=0.10, right=0.985, bottom=0.10, top=0.985, wspace=0.06, hspace=0.06)
-    return figure
+    panels[0, 0].figure.align_labels()
+    legends = dict(zip(chains, styles, strict=True)) | ({} if background is None else {"prior": _PRIOR})
+    _legend(panels, legends, title)
+    return panels[0, 0].figure
+
+
+class _Drawn:
+    """A chain, as many of its rows as a picture is made of, and the marginals of its parameters."""
+
+    def __init__(self, chain: Chain):
+        step = -(-chain.n // _MOST_ROWS)
+        self.chain = chain
+        samples, self.weights = chain.samples[::step], chain.probabilities[::step]
+        self.effective_size = min(chain.effective_size, float(len(samples)))
+        self.marginals: dict[str, Marginal] = {
+            name: smooth_marginal(column, self.weights, self.effective_size, tuple(bounds))
+            for name, column, bounds in zip(chain.names, samples.T, chain.space.bounds, strict=True)
+        }
 
 
 def _draw_cell(
-    axis: Any, chain: Chain, cell: tuple[int, int], limits: FloatArray, colour: str, bins: int, *, filled: bool
+    axis: Any, drawn: _Drawn, pair: tuple[str, str], limits: FloatArray, style: dict[str, str], *, filled: bool
 ) -> None:
-    row, column = cell
-    if row == column:
-        centres, density = density_1d(chain, column, limits, bins)
-        axis.plot(centres, density, color=colour, lw=1.3)
-        if filled:
-            axis.fill_between(centres, density, color=colour, alpha=0.15, lw=0)
+    """Draws the density of one parameter, or of two: {x, y}, inside of limits (2, 2)."""
+    if not all(name in drawn.marginals for name in pair):
         return
-    x, y, density = density_2d(chain, (column, row), limits, bins)
-    levels = highest_density_levels(density, CONTOUR_MASSES)
-    x, y = (np.array([limits[j, 0], *grid, limits[j, 1]]) for j, grid in ((column, x), (row, y)))
-    density = np.pad(density, 1, mode="edge")  # from the outermost bins' centres to the edges of the cell
+    first, second = (drawn.marginals[name] for name in pair)
+    if pair[0] == pair[1]:
+        x, density = first.curve()
+        axis.plot(x, density / density.max(), lw=1.4, **style)
+        if filled:
+            axis.fill_between(x, density / density.max(), color=style["color"], alpha=0.15, lw=0)
+        return
+    joint = smooth_joint(first, second, drawn.weights, drawn.effective_size)
+    fine = int(np.clip(_GRID / np.sqrt(1.0 - min(joint.correlation**2, 1.0 - 1e-9)), _GRID, _FINEST_GRID))
+    x, y = (
+        np.linspace(max(part.edges[0], low), min(part.edges[-1], high), fine)
+        for part, (low, high) in zip((first, second), limits, strict=True)
+    )
+    density = joint.on_grid(x, y).T
+    levels = [level for level in joint.levels(CONTOUR_MASSES) if 0.0 < level < density.max()]
+    # an edge of the draws that is not the panel's closes the contours
+    x, y, density = _closed(x, y, density, limits)
     if filled:
         for level in levels:
-            axis.contourf(x, y, density.T, levels=[level, density.max() * 1.01], colors=[colour], alpha=0.13)
-    axis.contour(x, y, density.T, levels=levels[::-1], colors=[colour], linestyles=_DASHES[::-1], linewidths=1.1)
+            axis.contourf(x, y, density, levels=[level, density.max() * 1.01], colors=[style["color"]], alpha=0.16)
+    if levels:
+        colour, line = style["color"], style["linestyle"]
+        axis.contour(x, y, density, levels=levels[::-1], colors=[colour], linestyles=[line], linewidths=1.1)
 
 
-def density_1d(chain: Chain, column: int, limits: FloatArray, bins: int) -> tuple[FloatArray, FloatArray]:
-    """Returns bin centres and the smoothed weighted density of one parameter, (bins,) each."""
-    low, high = limits[column]
-    counts, edges = np.histogram(chain.samples[:, column], bins, range=(low, high), weights=chain.probabilities)
-    smooth = gaussian_filter(counts, _smoothing(chain, 5), mode="reflect") / (edges[1] - edges[0])
-    return 0.5 * (edges[1:] + edges[:-1]), smooth
-
-
-def density_2d(
-    chain: Chain, columns: tuple[int, int], limits: FloatArray, bins: int
+def _closed(
+    x: FloatArray, y: FloatArray, density: FloatArray, limits: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Returns bin centres of both parameters (bins,) and their smoothed weighted joint density (bins, bins)."""
-    first, second = (chain.samples[:, j] for j in columns)
-    ranges = limits[list(columns)]
-    counts, x, y = np.histogram2d(first, second, bins=bins, range=ranges, weights=chain.probabilities)
-    smooth = gaussian_filter(counts, _smoothing(chain, 6), mode="reflect")
-    return 0.5 * (x[1:] + x[:-1]), 0.5 * (y[1:] + y[:-1]), smooth
+    """Returns a grid with zeros around it, just beyond each side at which the grid ends inside of the panel."""
+    for axis, (grid, (low, high)) in enumerate(zip((x, y), limits, strict=True)):
+        step = 1e-6 * (high - low)
+        before, after = int(grid[0] > low + step), int(grid[-1] < high - step)
+        grid = np.concatenate([[grid[0] - step] * before, grid, [grid[-1] + step] * after])
+        pad = [(0, 0), (0, 0)]
+        pad[1 - axis] = (before, after)
+        density = np.pad(density, pad)
+        x, y = (grid, y) if axis == 0 else (x, grid)
+    return x, y, density
 
 
-def _smoothing(chain: Chain, power: int) -> float:
-    """Returns the width of the smoothing kernel in bins: 1.5 for 20,000 draws, wider for fewer."""
-    return float(np.clip(1.5 * (20_000 / chain.effective_size) ** (1 / power), 1.2, 4.0))
+def _prior_chain(prior: Any, names: Sequence[str]) -> Chain:
+    """Returns draws of a prior's parameters that are among some names."""
+    if not isinstance(prior, Chain):
+        draws = np.asarray(prior.sample(jax.random.key(0), (_PRIOR_DRAWS,)))
+        prior = Chain(draws, prior.space)
+    return prior.select([name for name in names if name in prior.names])
 
 
-def highest_density_levels(density: FloatArray, masses: Sequence[float]) -> list[float]:
-    """Returns the density above which the given masses lie, falling; levels that coincide are set slightly apart."""
-    ordered = np.sort(density.ravel())[::-1]
-    cumulative = np.cumsum(ordered) / ordered.sum()
-    ranks = np.minimum(np.searchsorted(cumulative, masses), len(ordered) - 1)
-    levels = ordered[ranks].tolist()
-    for j in range(1, len(levels)):
-        levels[j] = min(levels[j], levels[j - 1] * (1 - 1e-6))
-    return levels
+def _panels(count: int) -> Any:
+    """Returns axes (count, count) of a new figure, with room for labels in inches."""
+    left, right, below, above = _SIDES
+    size = max(_CELL * count, 3.0)
+    width, height = size + left + right, size + below + above
+    figure = new_figure("plot_corner", width, height)
+    sides = {"left": left / width, "right": 1 - right / width, "bottom": below / height, "top": 1 - above / height}
+    return figure.subplots(count, count, squeeze=False, gridspec_kw={**sides, "wspace": 0.06, "hspace": 0.06})
 
 
 def _shared_names(chains: Mapping[str, Chain], names: Sequence[str] | None) -> list[str]:
@@ -143,21 +180,18 @@ def _shared_names(chains: Mapping[str, Chain], names: Sequence[str] | None) -> l
 def _limits(chains: list[Chain], *, full_range: bool) -> FloatArray:
     low = np.min([chain.quantile([0.0005])[0] for chain in chains], axis=0)
     high = np.max([chain.quantile([0.9995])[0] for chain in chains], axis=0)
-    margin = _MARGIN * (high - low)
+    margin = np.where(high > low, _MARGIN * (high - low), np.maximum(1e-6 * np.abs(high), 1e-12))
     bounds = chains[0].space.bounds
     drawn = np.column_stack([np.maximum(low - margin, bounds[:, 0]), np.minimum(high + margin, bounds[:, 1])])
     return np.where(np.isfinite(bounds), bounds, drawn) if full_range else drawn
 
 
-def _mark_truth(axis: Any, truth: Mapping[str, float] | None, names: tuple[str, ...], row: int, column: int) -> None:
-    if truth is None:
-        return
-    x, y = truth.get(names[column]), truth.get(names[row])
-    style = {"color": "black", "lw": 0.7, "alpha": 0.6}
+def _mark_truth(axis: Any, truth: Mapping[str, float] | None, pair: tuple[str, str]) -> None:
+    x, y = ((truth or {}).get(name) for name in pair)
     if x is not None:
-        axis.axvline(x, **style)
-    if y is not None and row != column:
-        axis.axhline(y, **style)
+        axis.axvline(x, **_TRUTH)
+    if y is not None and pair[0] != pair[1]:
+        axis.axhline(y, **_TRUTH)
 
 
 def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int, column: int) -> None:
@@ -166,28 +200,51 @@ def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int,
     axis.tick_params(labelsize=8, direction="in")
     if row == column:
         axis.set_yticks([])
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0.0, 1.08)
     else:
         axis.set_ylim(*limits[row])
         axis.yaxis.set_major_locator(few_ticks(3, prune="both"))
     if row == len(space) - 1:
-        axis.set_xlabel(_label(space, column), fontsize=9)
+        label = _label(axis.xaxis, space, column, limits)
+        axis.set_xlabel(label, fontsize=_font(label))
         axis.tick_params(axis="x", rotation=45)
     else:
-        axis.set_xticklabels([])
+        axis.tick_params(axis="x", labelbottom=False)
     if column == 0 and row > 0:
-        axis.set_ylabel(_label(space, row), fontsize=9)
+        label = _label(axis.yaxis, space, row, limits)
+        axis.set_ylabel(label, fontsize=_font(label))
     elif column > 0:
-        axis.set_yticklabels([])
+        axis.tick_params(axis="y", labelleft=False)
 
 
-def _label(space: ParameterSpace, column: int) -> str:
+def _label(axis: Any, space: ParameterSpace, column: int, limits: FloatArray) -> str:
     unit = re.sub(r"\^(-?\d+)", r"$^{\1}$", space.units[column] or "")  # GeV^-2 with its exponent raised
-    return readable(f"{space.labels[column]} [{unit}]" if unit else space.labels[column])
+    low, high = limits[column]
+    return readable(short_numbers(axis, float(low), float(high), space.labels[column], unit))
 
 
-def _legend(figure: Any, legends: list[str], title: str | None) -> None:
-    handles = [line_sample(COLOURS[j % len(COLOURS)], lw=2) for j in range(len(legends))]
-    figure.legend(
-        handles, list(map(readable, legends)), loc="upper right", bbox_to_anchor=(0.98, 0.98), title=title, fontsize=10
+def _font(label: str) -> float:
+    return float(np.clip(_FONT * _LONG_LABEL / max(len(label), 1), 6.0, _FONT))
+
+
+def _legend(panels: Any, styles: Mapping[str, dict[str, str]], title: str | None) -> None:
+    """Puts the legend where no panel is: above the diagonal; inside of the only panel, if there is one."""
+    handles = [line_sample(style["color"], ls=style["linestyle"], lw=2) for style in styles.values()]
+    labels = list(map(readable, styles))
+    count = len(panels)
+    corner = panels[0, 0].get_position()
+    right, top = panels[0, -1].get_position().x1, corner.y1
+    if count == 1:
+        panels[0, 0].legend(handles, labels, loc="best", title=title, fontsize=8, frameon=False)
+        return
+    panels[0, 0].figure.legend(
+        handles,
+        labels,
+        loc="upper right",
+        bbox_to_anchor=(right, top),
+        borderaxespad=0.0,
+        title=title,
+        fontsize=8 if count == 2 else 10,
+        title_fontsize=9 if count == 2 else 11,
+        frameon=False,
     )
