@@ -6,9 +6,9 @@ A chain goes in, a normalizing flow learns its density, and a NumPyro distributi
     prior = fit_flow(jax.random.key(0), chain).prior
     theta = numpyro.sample("theta", prior)
 
-Importing the package changes nothing global, and loads a module when a name of it is first used: `load_numpy` needs no
-JAX. Optional dependencies (pocoMC, emcee, BlackJAX, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are imported when
-they are first needed.
+Importing the package changes no global state. A module is loaded when one of its names is first used, so `load_numpy`
+does not need JAX. Optional dependencies (pocoMC, emcee, BlackJAX, scikit-learn, ArviZ, matplotlib, h5py, pyarrow) are
+imported when they are first needed.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._util.version import __version__ as __version__
 
-if TYPE_CHECKING:  # for type checkers and editors; the table below says the same at run time, as a test makes sure
+if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table below is the same
     from ._util.messages import ConvergenceWarning, FlowPriorError, FlowPriorWarning
     from ._util.storage import FileFormatError
     from .chains.chain import Chain
@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the table below says the sam
     from .stages.folder import load_stages
     from .stages.guards import Guards, check_stage
     from .stages.html import write_report
+    from .stages.pictures import plot_guards, plot_stages
     from .stages.run import StageStopped, run_stages
     from .stages.stage import Stage, StageOptions
     from .stages.tension import Tension, tension
@@ -108,6 +109,7 @@ _HOMES = {
     "stages.folder": ("load_stages",),
     "stages.guards": ("Guards", "check_stage"),
     "stages.html": ("write_report",),
+    "stages.pictures": ("plot_guards", "plot_stages"),
     "stages.run": ("StageStopped", "run_stages"),
     "stages.stage": ("Stage", "StageOptions"),
     "stages.tension": ("Tension", "tension"),
@@ -168,7 +170,9 @@ __all__ = [
     "plot_comparison",
     "plot_corner",
     "plot_emulator",
+    "plot_guards",
     "plot_quality",
+    "plot_stages",
     "psis_reweight",
     "quality_report",
     "read_chain",
@@ -188,7 +192,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Returns a public name from its module (PEP 562), and keeps it here."""
+    """Returns a public name from its module (PEP 562), and stores it here."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)

@@ -12,18 +12,22 @@ from toys import correlated_chain, mixture_prior
 from numpyro_flowprior import (
     Chain,
     EmulatorValidation,
+    Guards,
     ParameterSpace,
     UniformPrior,
     compare,
     plot_comparison,
     plot_corner,
     plot_emulator,
+    plot_guards,
     plot_quality,
+    plot_stages,
     quality_report,
 )
 from numpyro_flowprior.plots.canvas import offset_and_exponent
 from numpyro_flowprior.plots.corner import CONTOUR_MASSES
 from numpyro_flowprior.plots.smooth import smooth_joint, smooth_marginal
+from numpyro_flowprior.stages.findings import Finding
 
 
 def truncated_normal(rng, n):
@@ -296,3 +300,72 @@ def test_formulae_and_what_is_none_are_drawn(tmp_path):
 def test_only_a_validation_is_drawn():
     with pytest.raises(TypeError, match="expected an EmulatorValidation; got ndarray"):
         plot_emulator(np.ones(3))
+
+
+def test_every_plot_draws_into_the_axes_that_it_is_given():
+    """And leaves the figure's title to its owner; another number of axes is refused by name."""
+    prior = mixture_prior(2, [(1.0, 0.0, 1.0)])
+    rows = np.random.default_rng(0).normal(size=(1000, 2))
+    chain = Chain(rows, prior.space)
+    validation = EmulatorValidation(("y",), rows[:60, :1], np.full((60, 1), 0.2), rows[:60, :1] + 0.1)
+    comparison = compare(chain, chain, repeats=1, modes={}, classify=False)
+    stages = {"one": chain, "two": chain}
+    for plot, subject, count in (
+        (plot_quality, quality_report(jax.random.key(0), prior, chain), 6),
+        (plot_emulator, validation, 4),
+        (plot_comparison, comparison, 3),
+        (plot_stages, stages, 2),
+        (plot_guards, Guards((), {}), 4),
+    ):
+        figure = Figure()
+        axes = figure.subplots(1, count)
+        assert plot(subject, axes=axes) is figure
+        assert figure.get_suptitle() == ""
+        with pytest.raises(ValueError, match=f"{plot.__name__}: axes: expected {count} .*; got 1. Leave it out"):
+            plot(subject, axes=axes[:1])
+
+
+def test_stages_are_drawn_as_intervals_that_tighten(tmp_path):
+    """Points at medians, lines over 68 and 95 %; widths relative to the first stage that has the parameter."""
+    rng = np.random.default_rng(0)
+    space = ParameterSpace(["a", "t"], units=["GeV", ""], labels=["$a$", "t"])
+    first = Chain(rng.normal(0.0, 1.0, (4000, 1)), space.select(["a"]))
+    second = Chain(rng.normal([1.0, 2.4e6], [0.5, 1e-3], (4000, 2)), space)
+    figure = plot_stages({"one": first, "two": second}, truth={"a": 0.0})
+    a, epoch = figure.axes
+    low, high = a.lines[4].get_xdata()  # two intervals and a median of the first stage, then the second's 68 %
+    np.testing.assert_allclose([low, high], np.quantile(second.samples[:, 0], [0.16, 0.84]), rtol=1e-3)
+    assert float(a.texts[0].get_text().removeprefix("\N{MULTIPLICATION SIGN} ")) == pytest.approx(0.5, rel=0.06)
+    assert a.get_xlabel() == "$a$ [GeV]"
+    assert epoch.get_xlabel().startswith("t $-$ 2400000")
+    assert [text.get_text() for text in epoch.texts] == ["not a parameter"]
+    figure.savefig(tmp_path / "s.png")
+    with pytest.raises(ValueError, match="names: expected some of 'a', 't'; got 'z'"):
+        plot_stages({"one": first, "two": second}, names=["z"])
+    with pytest.raises(ValueError, match="at least one stage"):
+        plot_stages({})
+
+
+def test_guards_are_drawn_with_their_limits_and_what_is_not_known_says_so(tmp_path):
+    numbers = {
+        "prior_error": {"loss": 0.2, "loss_error": 0.01, "pareto_k": 0.3},
+        "rows_rested_on": 40.0,
+        "rows_rested_on_error": 10.0,
+        "tension": {"shift": {"a": 2.0, "b": -0.1}, "pull": {"a": 4.5, "b": None}},
+        "prior_predictive": {"observed": -12.0, "mean": -3.0, "std": 1.0, "p_value": 1e-4},
+    }
+    guards = Guards((Finding("KL", "fail", "0.2 nats"), Finding("rows", "info", "40")), numbers)
+    figure = plot_guards(guards, title="heavy")
+    loss, rows, shifts, data = figure.axes
+    assert figure.get_suptitle() == "heavy: FAIL\nfail: KL: 0.2 nats"
+    assert [text.get_text().strip() for text in loss.texts] == ["warn", "fail"]
+    assert float(rows.lines[0].get_xdata()[0]) == 40.0
+    assert [text.get_text() for text in shifts.texts] == ["+4.5"]
+    assert data.lines[0].get_xdata()[0] == -12.0
+    figure.savefig(tmp_path / "g.png")
+    unknown = plot_guards(
+        Guards((), {"prior_error": None, "prior_predictive": {**numbers["prior_predictive"], "mean": None}})
+    )
+    assert [axis.texts[0].get_text() for axis in unknown.axes] == ["not known"] * 4
+    with pytest.raises(TypeError, match=r"expected the Guards of one stage; got dict. Pass analysis.guards\[name\]"):
+        plot_guards({})

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from .._util.checks import FloatArray, shorten
 from ..diagnostics.comparison import Comparison
-from .canvas import COLOURS, few_ticks, line_sample, new_figure, readable
+from .canvas import COLOURS, axes_for, few_ticks, line_sample, new_figure, readable
 
 _FIRST, _SECOND, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _CHANCE = 1e-3  # that a difference of equal shares is red, for the panel as a whole
@@ -22,39 +22,44 @@ def plot_comparison(
     labels: Sequence[str] | None = None,
     legends: tuple[str, str] = ("first", "second"),
     title: str | None = None,
+    axes: Any = None,
 ) -> Any:
     """Returns a matplotlib Figure of `compare(a, b)`.
 
-    From the left: the divergence of each parameter's marginal beside its noise floor (grey, with the standard deviation
-    of its repeats; where cells are empty, chance may go several times as far), the shift of the mean, the ratio of the
-    widths; below, if the chains have modes, the share of each mode in either chain with its standard error, and their
-    difference (red if a normal variable exceeds it once in a thousand panels).
+    From the left: the divergence of each parameter's marginal and its noise floor (grey, with the standard deviation of
+    its repeats; chance may exceed it several times where cells are empty), the shift of the mean, the ratio of the
+    widths. Below, if the chains have modes: the share of each mode in either chain with its standard error, and the
+    difference (red if chance exceeds it in at most one of a thousand panels).
 
     Args:
         comparison: what `compare` found.
         labels: (d,) names to show; None for the parameters' own.
         legends: what the reference a and the chain b are called.
         title: above the figure.
+        axes: three matplotlib axes, four if the chains have modes; None for a new figure with a title.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: labels of another number than parameters.
+        ValueError: another number of labels than parameters, or another number of axes.
     """
     shown = _shown(comparison.kl.names, labels)
     modes = [(mode, mode.ranges(shown[mode.parameter])) for mode in comparison.modes]
     heights = [max(2.4, 1.3 + 0.24 * len(shown))]
     if modes:
         heights.append(1.2 + 0.26 * sum(len(ranges) for _, ranges in modes))
-    figure = new_figure("plot_comparison", 10.0, 0.9 + sum(heights), layout="constrained")
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    divergences, shifts, widths = parts[0].subplots(1, 3, width_ratios=[1.3, 1.0, 1.0])
+    panels = axes_for("plot_comparison", axes, 3 + bool(modes), "divergences, shifts, widths" + ", modes" * bool(modes))
+    if panels is None:
+        figure = new_figure("plot_comparison", 10.0, 0.9 + sum(heights), layout="constrained")
+        parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        panels = [*parts[0].subplots(1, 3, width_ratios=[1.3, 1.0, 1.0]), *(part.subplots() for part in parts[1:])]
+        figure.suptitle(_title(comparison, legends, title), fontsize=11, x=0.01, ha="left")
+    divergences, shifts, widths = panels[:3]
     _draw_divergences(divergences, comparison, list(shown.values()))
     _draw_points(shifts, comparison.shift, 0.0, r"shift of the mean [$\sigma$ of the reference]", "Shifts")
     _draw_points(widths, comparison.width_ratio, 1.0, "standard deviation / reference's", "Widths")
     if modes:
-        _draw_modes(parts[1].subplots(), modes, legends)
-    figure.suptitle(_title(comparison, legends, title), fontsize=11, x=0.01, ha="left")
-    return figure
+        _draw_modes(panels[3], modes, legends)
+    return panels[0].get_figure(root=True)
 
 
 def _shown(names: Sequence[str], labels: Sequence[str] | None) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -218,9 +217,8 @@ def _finish_cell(axis: Any, space: ParameterSpace, limits: FloatArray, row: int,
 
 
 def _label(axis: Any, space: ParameterSpace, column: int, limits: FloatArray) -> str:
-    unit = re.sub(r"\^(-?\d+)", r"$^{\1}$", space.units[column] or "")  # GeV^-2 with its exponent raised
-    low, high = limits[column]
-    return readable(short_numbers(axis, float(low), float(high), space.labels[column], unit))
+    low, high = map(float, limits[column])
+    return readable(short_numbers(axis, low, high, space.labels[column], space.units[column] or ""))
 
 
 def _font(label: str) -> float:

@@ -1,4 +1,4 @@
-"""plot_emulator: predictions of an emulator beside the runs of the model, in one figure."""
+"""plot_emulator: predictions of an emulator compared with runs of the model, in one figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from ..emulators.validation import EmulatorValidation
-from .canvas import COLOURS, VERDICT_COLOURS, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable
 
 _FOUND, _GREY, _BAND = COLOURS[0], "#8a8a8a", "#dcdcdc"
 _NAMED = 45  # outputs that there is room to name
@@ -17,16 +17,22 @@ _LEVELS = np.linspace(0.02, 0.98, 49)
 _WIDEST = 5.0  # standardised residuals shown
 
 
-def plot_emulator(validation: EmulatorValidation) -> Any:
+def plot_emulator(validation: EmulatorValidation, *, axes: Any = None) -> Any:
     """Returns a matplotlib Figure of `emulator.validate(X, Y)` or `emulator.leave_one_out(Y)`.
 
-    From the upper left: predictions against runs, each output in units of its spread; R^2 of each output; residuals in
-    units of the predicted standard deviation, beside the standard normal; the coverage of central intervals of all
-    probabilities, all outputs together (blue) and each (thin), beside what chance gives one output (grey, 95 %).
+    From the upper left: predictions against runs, each output in units of its spread; residuals in units of the
+    predicted standard deviation, with the standard normal density; R^2 of each output; the coverage of central
+    intervals of all probabilities, for all outputs together (blue) and for each (thin), with the range that chance
+    gives for one output (grey, 95 %).
+
+    Args:
+        validation: what `emulator.validate` or `emulator.leave_one_out` returned.
+        axes: four matplotlib axes, in the order above; None for a new figure with the verdict as its title.
 
     Raises:
         TypeError: not a validation.
         ImportError: matplotlib is not installed.
+        ValueError: another number of axes.
     """
     if not isinstance(validation, EmulatorValidation):
         raise TypeError(
@@ -35,19 +41,23 @@ def plot_emulator(validation: EmulatorValidation) -> Any:
         )
     m = len(validation.output_names)
     named = m <= _NAMED
-    figure = new_figure("plot_emulator", 9.5, max(7.0, 2.5 + 0.2 * m if named else 7.0), layout="constrained")
-    (runs, residuals), (r2, coverage) = figure.subplots(2, 2)
+    panels = axes_for("plot_emulator", axes, 4, "runs, residuals, R^2, coverage")
+    if panels is None:
+        figure = new_figure("plot_emulator", 9.5, max(7.0, 2.5 + 0.2 * m if named else 7.0), layout="constrained")
+        panels = list(figure.subplots(2, 2).ravel())
+        reasons = "".join(f"\n{textwrap.shorten(reason, 115)}" for _, reason in validation.reasons[:3])
+        title = f"{validation.verdict.upper()}: {len(validation.residuals)} runs, {m} outputs{reasons}"
+        colour = VERDICT_COLOURS[validation.verdict]
+        figure.suptitle(title, fontsize=11, color=colour, x=0.01, ha="left", parse_math=False)
+    runs, residuals, r2, coverage = panels
     _draw_runs(runs, validation)
     _draw_r2(r2, validation, named)
     _draw_residuals(residuals, validation)
     _draw_coverage(coverage, validation)
-    for axis in (runs, r2, residuals, coverage):
+    for axis in panels:
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
-    reasons = "".join(f"\n{textwrap.shorten(reason, 115)}" for _, reason in validation.reasons[:3])
-    title = f"{validation.verdict.upper()}: {len(validation.residuals)} runs, {m} outputs{reasons}"
-    figure.suptitle(title, fontsize=11, color=VERDICT_COLOURS[validation.verdict], x=0.01, ha="left", parse_math=False)
-    return figure
+    return panels[0].figure
 
 
 def _draw_runs(axis: Any, validation: EmulatorValidation) -> None:

@@ -13,28 +13,30 @@ from .._util.checks import FloatArray
 from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.report import FALSE_ALARMS, QualityReport
 from ..priors.flow_prior import FlowPrior
-from .canvas import COLOURS, VERDICT_COLOURS, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _MOST_REASONS = 4  # that the title has room for
 _WIDTH = 12.5  # inches
 
 
-def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | None = None) -> Any:
+def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | None = None, axes: Any = None) -> Any:
     """Returns a matplotlib Figure of a quality report.
 
-    Grey is what chance gives a right prior, blue what was found, red what is beyond chance (two-sided, one in a
-    thousand for the panel as a whole). From the upper left: the divergence of each parameter and of each pair beside
-    their noise floors; the tails of each parameter; the ranks of held-out rows among the prior's draws; the regions of
-    lowest density; the classifier.
+    Grey is what chance gives for a correct prior. Blue was found, and red was found and is beyond chance (two-sided,
+    one in a thousand for each panel as a whole). From the upper left: the divergence of each parameter with its noise
+    floor; the tails of each parameter; the divergence of each pair above its noise floor; the ranks of held-out rows
+    among draws from the prior; the regions of lowest density; the classifier.
 
     Args:
-        report: the report of `quality_report`; or a prior, made or loaded, for the one that its fit or its file holds.
+        report: what `quality_report` returned; or a prior, for the report that its fit or its file holds.
         labels: (d,) names to show; None for the parameters' names (for a prior, its labels).
+
+        axes: six matplotlib axes, in the order above; None for a new figure with the verdict as its title.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the prior holds no report, or one of an earlier version.
+        ValueError: the prior holds no report, or one of an earlier version; or another number of axes.
     """
     if isinstance(report, FlowPrior):
         labels = report.space.labels if labels is None else labels
@@ -42,26 +44,37 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
             raise ValueError("plot_quality: the prior holds no report. Make one with quality_report.")
         report = QualityReport.from_json(report.info["report"])
     labels = report.comparison.kl.names if labels is None else labels
-    height = max(3.1, 0.8 + 0.2 * len(labels))
-    figure = new_figure("plot_quality", _WIDTH, height + 4.3, layout="constrained")
     names = list(map(readable, labels))
-    top, bottom = figure.subfigures(2, 1, height_ratios=[height, 3.1])
-    divergences, tails, pairs = top.subplots(1, 3, width_ratios=[1.0, 0.8, 1.15])
-    ranks, densities, classifier = bottom.subplots(1, 3, width_ratios=[1.15, 0.8, 1.0])
+    panels = axes_for("plot_quality", axes, 6, "divergences, tails, pairs, ranks, densities, classifier")
+    if panels is None:
+        panels = _panels(report, len(names))
+    divergences, tails, pairs, ranks, densities, classifier = panels
     size = float(np.interp(len(names), [10, 30], [9.0, 6.0]))
     _draw_divergences(divergences, report, names, size)
     _draw_tails(tails, report, size)
-    _draw_pairs(top, pairs, report, names, size)
+    _draw_pairs(pairs, report, names, size)
     _draw_ranks(ranks, report, names)
     _draw_densities(densities, report)
     _draw_classifier(classifier, report)
-    for axis in (divergences, tails, pairs, ranks, densities, classifier):
+    for axis in panels:
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
+    return divergences.get_figure(root=True)
+
+
+def _panels(report: QualityReport, parameters: int) -> list[Any]:
+    """Returns the axes of a new figure, with its title and legend."""
+    height = max(3.1, 0.8 + 0.2 * parameters)
+    figure = new_figure("plot_quality", _WIDTH, height + 4.3, layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[height, 3.1])
+    panels = [
+        *top.subplots(1, 3, width_ratios=[1.0, 0.8, 1.15]),
+        *bottom.subplots(1, 3, width_ratios=[1.15, 0.8, 1.0]),
+    ]
     figure.suptitle(_title(report), fontsize=11, color=VERDICT_COLOURS[report.verdict], x=0.01, ha="left")
-    legend = "grey: what chance gives a right prior; red: beyond chance, by one in a thousand for a panel; "
-    figure.supxlabel(legend + "a warning needs size as well", fontsize=8, color="#555555")
-    return figure
+    legend = "grey: what chance gives for a correct prior; red: beyond chance (one in a thousand for each panel); "
+    figure.supxlabel(legend + "a warning needs a large difference as well", fontsize=8, color="#555555")
+    return panels
 
 
 def _title(report: QualityReport) -> str:
@@ -117,7 +130,7 @@ def _draw_tails(axis: Any, report: QualityReport, size: float) -> None:
     axis.set_title("Tails at the lower ($\\blacktriangleleft$), upper ($\\blacktriangleright$) end")
 
 
-def _draw_pairs(figure: Any, axis: Any, report: QualityReport, names: list[str], size: float) -> None:
+def _draw_pairs(axis: Any, report: QualityReport, names: list[str], size: float) -> None:
     found, count = report.comparison, len(names)
     axis.set_title("Pairs: KL above the noise floor [nats]")
     if count < 2:
@@ -136,7 +149,7 @@ def _draw_pairs(figure: Any, axis: Any, report: QualityReport, names: list[str],
     axis.set_xticks(np.arange(count - 1), names[:-1], rotation=90, fontsize=size)
     axis.set_yticks(np.arange(count - 1), names[1:], fontsize=size)
     axis.spines[["top", "right"]].set_visible(False)
-    bar = figure.colorbar(image, ax=axis, pad=0.02)
+    bar = axis.figure.colorbar(image, ax=axis, pad=0.02)
     bar.locator = few_ticks(4)
     bar.ax.axhline(min(reach, bar.vmax), color=_ODD, lw=1.2)
     bar.ax.tick_params(labelsize=8)
