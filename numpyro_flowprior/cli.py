@@ -1,6 +1,7 @@
-"""The command line: `flowprior demo | fit | scan | check | info | sample | plot | report`, and what each command takes.
+"""The command line: `flowprior demo | fit | scan | check | info | sample | plot | report`, and its options.
 
-What they do is in commands.py, which is loaded when one is run: help and `info` answer without loading JAX.
+The commands themselves are in commands.py, which is loaded only when one is run. Help and `info` therefore work without
+JAX.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .priors.prior_file import read_prior
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 for a prior or an analysis that fails, 2 for bad input."""
+    """Runs a command and returns its status: 0, 1 if a prior or analysis fails, 2 for bad input, 130 if interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args([f" {word}" if _is_negative_number(word) else word for word in arguments])
     try:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_negative_number(word: str) -> bool:
-    """Returns whether argparse would take a number, such as -inf or -1e-3, for an option."""
+    """Returns whether a word is a negative number, such as -inf or -1e-3, which argparse would take for an option."""
     try:
         return word.startswith("-") and float(word) <= 0.0
     except ValueError:
@@ -44,106 +45,118 @@ def _is_negative_number(word: str) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flowprior", description="The posterior of one analysis as the prior of the next."
+        prog="flowprior", description="Use the posterior of one analysis as the prior of the next."
     )
     parser.add_argument("--version", action="version", version=f"flowprior {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="the two-stage analysis on a closed-form stand-in, beside the joint fit")
-    demo.add_argument("-o", "--output", type=Path, default=Path("demo_output"), help="folder (default: demo_output)")
+    demo = commands.add_parser("demo", help="run the two-stage analysis and the joint fit on a closed-form stand-in")
+    demo.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)"
+    )
     demo.add_argument("--quick", action="store_true", help="fewer samples: under two minutes")
     _add_run_options(demo)
 
     fit = commands.add_parser("fit", help="train a prior on a chain")
     _add_chain_options(fit)
-    fit.add_argument("-o", "--output", type=Path, default=Path("prior.safetensors"), help="default: prior.safetensors")
-    fit.add_argument("--picture", type=Path, help="corner plot of chain and flow (default: beside the output, .png)")
-    fit.add_argument("--no-picture", action="store_true", help="draw none")
+    fit.add_argument(
+        "-o", "--output", type=Path, default=Path("prior.safetensors"), help="prior file (default: prior.safetensors)"
+    )
+    fit.add_argument("--picture", type=Path, help="corner plot of chain and flow (default: next to the output, .png)")
+    fit.add_argument("--no-picture", action="store_true", help="do not draw a corner plot")
     for name, type_, text in (
-        ("layers", int, "pairs of couplings in one flow"),
-        ("max-steps", int, "of training"),
+        ("layers", int, "pairs of couplings in each flow"),
+        ("max-steps", int, "maximum number of training steps"),
         ("batch-size", int, "rows per step"),
-        ("learning-rate", float, "peak"),
+        ("learning-rate", float, "peak learning rate"),
     ):
-        fit.add_argument(f"--{name}", type=type_, help=f"{text} (default: what suits the chain)")
+        fit.add_argument(f"--{name}", type=type_, help=f"{text} (default: chosen for the chain)")
     fit.add_argument(
         "--log-prob",
         choices=("check", "trust", "ignore"),
         default="check",
-        help="the chain's log density: teach it if held-out rows agree, always, or never (default: %(default)s)",
+        help="train on the chain's log density if held-out rows agree, always, or never (default: %(default)s)",
     )
     _add_metadata_options(fit)
     _add_run_options(fit)
 
-    scan = commands.add_parser("scan", help="try a grid of settings, train a prior with the best")
+    scan = commands.add_parser("scan", help="compare a grid of settings and train a prior with the best")
     _add_chain_options(scan)
     scan.add_argument(
-        "--grid", default="quick", help="quick, paper, or a JSON file of lists by field name (default: %(default)s)"
+        "--grid",
+        default="quick",
+        help="quick, paper, or a JSON file that maps field names to lists (default: %(default)s)",
     )
     scanned: dict[str, Any] = {"layers": int, "batch-size": int, "learning-rate": float, "loss": str}
     for name, type_ in scanned.items():
-        scan.add_argument(f"--{name}", type=type_, nargs="+", help="values to try, instead of the grid's")
-    scan.add_argument("--rows", type=int, nargs="+", help="rows that candidates are trained on, rung by rung")
-    scan.add_argument("--finalists", type=int, default=4, help="candidates trained in full (default: %(default)s)")
-    scan.add_argument("--folder", type=Path, help="keeps what is done: after a kill the same command goes on")
-    scan.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
-    scan.add_argument("--csv", type=Path, help="table of all candidates")
-    scan.add_argument("-o", "--output", type=Path, default=Path("best.safetensors"), help="default: best.safetensors")
+        scan.add_argument(f"--{name}", type=type_, nargs="+", help="values to try instead of those in the grid")
+    scan.add_argument("--rows", type=int, nargs="+", help="number of rows that candidates are trained on, per rung")
+    scan.add_argument(
+        "--finalists", type=int, default=4, help="maximum number of candidates trained in full (default: %(default)s)"
+    )
+    scan.add_argument("--folder", type=Path, help="folder for the outcomes; after a kill the same command continues")
+    scan.add_argument("--workers", type=int, default=1, help="number of processes (default: %(default)s)")
+    scan.add_argument("--csv", type=Path, help="write a table of all candidates to this CSV file")
+    scan.add_argument(
+        "-o", "--output", type=Path, default=Path("best.safetensors"), help="prior file (default: best.safetensors)"
+    )
     _add_metadata_options(scan)
     _add_run_options(scan)
 
-    check = commands.add_parser("check", help="judge a prior on a chain that its training did not see")
+    check = commands.add_parser("check", help="check a prior on a chain that was not used to train it")
     check.add_argument("prior", type=Path, help="a prior file")
     _add_chain_options(check)
     check.add_argument("--json", action="store_true", help="print the report as JSON")
-    check.add_argument("--picture", type=Path, help="draw the report into this file (default: no picture)")
+    check.add_argument("--picture", type=Path, help="plot the report to this file (default: no plot)")
     _add_run_options(check)
 
-    info = commands.add_parser("info", help="the model card of a prior file")
+    info = commands.add_parser("info", help="show the model card of a prior file")
     info.add_argument("prior", type=Path, help="a prior file")
     info.add_argument("--json", action="store_true", help="print everything as JSON")
-    info.add_argument("--picture", type=Path, help="draw the report that the file holds")
+    info.add_argument("--picture", type=Path, help="plot the report in the prior file to this file")
 
-    sample = commands.add_parser("sample", help="draw from a prior")
+    sample = commands.add_parser("sample", help="draw samples from a prior")
     sample.add_argument("prior", type=Path, help="a prior file")
     sample.add_argument("-n", type=int, default=10_000, help="number of draws (default: %(default)s)")
-    sample.add_argument("-o", "--output", type=Path, default=Path("draws.npz"), help=".npz, .csv or .parquet")
+    sample.add_argument(
+        "-o", "--output", type=Path, default=Path("draws.npz"), help=".npz, .csv or .parquet file (default: draws.npz)"
+    )
     _add_run_options(sample)
 
-    plot = commands.add_parser("plot", help="corner plot of chains and priors")
+    plot = commands.add_parser("plot", help="make a corner plot of chains and priors")
     plot.add_argument("sources", nargs="+", type=Path, help="chains, and prior files (.safetensors)")
-    plot.add_argument("-o", "--output", type=Path, default=Path("corner.png"), help="default: corner.png")
+    plot.add_argument("-o", "--output", type=Path, default=Path("corner.png"), help="plot file (default: corner.png)")
     _add_run_options(plot)
 
-    report = commands.add_parser("report", help="a staged analysis as one HTML file; status 1 if it fails")
-    report.add_argument("folder", type=Path, help="that run_stages(folder=...) wrote")
+    report = commands.add_parser("report", help="report a staged analysis in one HTML file; exit status 1 if it fails")
+    report.add_argument("folder", type=Path, help="folder that run_stages(folder=...) wrote")
     report.add_argument("-o", "--output", type=Path, help="HTML file (default: report.html in the folder)")
-    report.add_argument("--title", default="Staged analysis", help="its heading (default: %(default)s)")
+    report.add_argument("--title", default="Staged analysis", help="heading of the report (default: %(default)s)")
     _add_run_options(report)
     return parser
 
 
 def _add_chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("chain", type=Path, help="a chain: npz, csv, GetDist root, NetCDF, ... (see read_chain)")
-    parser.add_argument("--parameters", metavar="A,B,...", help="only these columns, in this order (default: all)")
+    parser.add_argument("--parameters", metavar="A,B,...", help="use only these columns, in this order (default: all)")
     parser.add_argument(
         "--bounds",
         nargs=3,
         action="append",
         default=[],
         metavar=("NAME", "LOW", "HIGH"),
-        help="support of a parameter; -inf and inf for none (default: the file's, else unbounded)",
+        help="bounds of a parameter; -inf or inf for none (default: those in the file, else unbounded)",
     )
 
 
 def _add_metadata_options(parser: argparse.ArgumentParser) -> None:
     for name in HEADLINE:
-        parser.add_argument(f"--{name}", help="kept in the file and shown on its model card")
+        parser.add_argument(f"--{name}", help="stored in the file and shown on its model card")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, help="of the random key (default: %(default)s)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the random key (default: %(default)s)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress bars")
 
 
 def _seed(word: str) -> int:

@@ -1,4 +1,4 @@
-"""What the commands of the command line do; each is little more than one call of the package. Parsed in cli.py."""
+"""The commands of the command line; each is little more than one call of the package. cli.py parses the options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .training.scan_result import ScanResult
 
 
 def _require_folder(*paths: Path) -> None:
-    """Raises before the work is done, not after, if there is no folder to write into."""
+    """Raises FileNotFoundError if the folder of an output does not exist, before any work is done."""
     for path in paths:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
@@ -53,14 +53,14 @@ def _read(options: Namespace) -> Chain:
 
 
 def demo(options: Namespace) -> int:
-    """Runs the stand-in's analysis into a folder and prints what it found."""
+    """Runs the demo, writes its results into a folder and prints a summary."""
     size = QUICK if options.quick else FULL
     print(run_demo(options.output, size, seed=options.seed, progress=not options.quiet))
     return 0
 
 
 def fit(options: Namespace) -> int:
-    """Trains a prior on a chain, prints its report, saves it and draws it beside the chain; status 1 if it fails."""
+    """Trains a prior on a chain, prints its report, saves it and plots it with the chain; status 1 if it fails."""
     picture = options.picture or options.output.with_suffix(".png")
     _require_folder(options.output, picture)
     chain = _read(options)
@@ -78,7 +78,7 @@ def fit(options: Namespace) -> int:
 
 
 def scan(options: Namespace) -> int:
-    """Tries a grid of settings, prints the table, trains a prior with the best and saves it."""
+    """Compares a grid of settings, prints the table, trains a prior with the best settings and saves it."""
     _require_folder(options.output, *([options.csv] if options.csv else []))
     chain, grid = _read(options), read_grid(options.grid)
     asked = {name: getattr(options, name) for name in ("layers", "batch_size", "learning_rate", "loss")}
@@ -127,7 +127,7 @@ def _write_table(path: Path, found: ScanResult) -> None:
 
 
 def check(options: Namespace) -> int:
-    """Judges a prior on another chain and prints the report; status 1 if it fails."""
+    """Checks a prior on another chain and prints the report; status 1 if it fails."""
     if options.picture:
         _require_folder(options.picture)
     prior = FlowPrior.load(options.prior)
@@ -140,14 +140,14 @@ def check(options: Namespace) -> int:
 
 
 def picture(options: Namespace) -> None:
-    """Draws the report that a prior's file holds."""
+    """Plots the report in a prior file."""
     _require_folder(options.picture)
     plot_quality(FlowPrior.load(options.prior)).savefig(options.picture, dpi=110)
     print(f"wrote {options.picture}", file=sys.stderr if options.json else sys.stdout)
 
 
 def sample(options: Namespace) -> int:
-    """Writes draws of a prior, with their log density."""
+    """Writes draws from a prior, with their log density."""
     _require_folder(options.output)
     require_writable(options.output)
     prior = FlowPrior.load(options.prior)
@@ -167,14 +167,14 @@ def plot(options: Namespace) -> int:
         is_prior = path.suffix == ".safetensors"
         name = path.name if path.name not in chains else str(path)
         if name in chains:
-            raise ValueError(f"{path}: given twice; each chain is drawn once.")
+            raise ValueError(f"{path}: given twice. Give each chain or prior once.")
         chains[name] = _draws(FlowPrior.load(path), key, 100_000) if is_prior else read_chain(path)
     _save_corner(options.output, chains)
     return 0
 
 
 def report(options: Namespace) -> int:
-    """Writes the report of a staged analysis and prints what it says in short; status 1 if the analysis fails."""
+    """Writes the report of a staged analysis and prints a summary; status 1 if the analysis fails."""
     output = options.output or options.folder / "report.html"
     _require_folder(output)
     analysis = load_stages(options.folder)

@@ -128,7 +128,7 @@ FILES = [
     (text("c.npy", "text"), "not a readable npy file"),
     (numpy_files(np.zeros((3, 2)), np.zeros((3, 3))), "part 2: expected the columns of part 1"),
     (several("a,b\n1,2\n3,4\n", "a,c\n1,2\n3,4\n"), r"part 2: expected the columns of part 1, \('a', 'b'\); got"),
-    (several("a,weight\n1,2\n2,3\n", "a\n1\n2\n"), "part 2: 'weights' present in some of the parts only"),
+    (several("a,weight\n1,2\n2,3\n", "a\n1\n2\n"), "part 2: 'weights' present in only some of the parts"),
     (several("a\n1\n2\n", "a\n1\nx\n"), "c1.csv: line 3: expected numbers; got 'x'"),
     (text("c.txt", "1 2 0.5\n"), r"expected names in 'c.paramnames', or a first line '# weight minuslogpost"),
     (text("c_1.txt", "1 2 0.5\n"), "'c_1.paramnames', 'c.paramnames'"),
@@ -156,7 +156,7 @@ FILES = [
     (text("x.json", '{"label": "x"}'), "the file has 'label'"),
     (bilby(posterior=None), "expected a bilby result"),
     (bilby(posterior=content_of(a=None)), "expected columns .*'a' missing from"),
-    (bilby(posterior=content_of(a=["x"] * N)), "expected numbers for the search parameters; 'a'"),
+    (bilby(posterior=content_of(a=["x"] * N)), "expected numbers for the search parameters; got other values in 'a'"),
     (bilby(posterior=content_of(a=[0.5])), "expected columns of equal length"),
     (bilby(posterior=content_of(a=[2.0] * N)), "inside the bounds"),
     (hdf5(lambda file: None), "expected emcee's group 'mcmc' .* the file has nothing"),
@@ -182,7 +182,7 @@ OBJECTS = [
     (lambda folder: DRAWS.astype(str), "real numbers"),
     (lambda folder: np.where(DRAWS > 1, np.nan, DRAWS), "NaN or infinity"),
     (lambda folder: {}, "at least one parameter column; got only nothing"),
-    (lambda folder: {1: DRAWS}, "expected names as keys; got 1"),
+    (lambda folder: {1: DRAWS}, "expected string keys; got 1"),
     (lambda folder: {"a": 1.0}, "column 'a': expected one value per draw"),
     (lambda folder: {"a": DRAWS[:, 0], "b": DRAWS[:3, 0]}, "expected columns of equal length"),
     (lambda folder: {"a": ["x"]}, "column 'a': expected an array of real numbers"),
@@ -190,7 +190,7 @@ OBJECTS = [
     (lambda folder: {"chain": DRAWS, "logl": np.ones(3), "logp": np.ones(2)}, "expected equal shapes"),
     (lambda folder: {"chain": DRAWS, "logz": np.ones(3)}, "log_evidence: expected one number"),
     (lambda folder: {"samples": DRAWS, "names": ["a"]}, r"expected shape \(n, 1\)"),
-    (lambda folder: pandas.DataFrame(DRAWS), "expected names as columns; got 0, 1"),
+    (lambda folder: pandas.DataFrame(DRAWS), "expected strings as column names; got 0, 1"),
     (lambda folder: pandas.DataFrame(DRAWS, columns=["a", "a"]), "'a' occur more than once"),
     (lambda folder: pandas.DataFrame({"a": ["x", "y"]}), "column 'a': expected an array of real numbers"),
     (lambda folder: pandas.DataFrame({"a": [1.0], "chain_id": [0.5]}), "chain_id: expected whole numbers; got 0.5"),
@@ -201,7 +201,7 @@ OBJECTS = [
     (stranger("numpyro.infer", get_samples=None, last_state=None), "expected an MCMC that has run"),
     (stranger("pocomc.x"), "expected a pocomc.Sampler"),
     (stranger("pocomc.x", posterior=None, particles=None), "expected a sampler that has run"),
-    (stranger("dynesty.x"), "expected results of dynesty; got Odd without samples, logwt, logz, logl"),
+    (stranger("dynesty.x"), "expected dynesty results; got Odd without samples, logwt, logz, logl"),
     (stranger("bilby.x"), "expected a bilby Result with a posterior"),
     (stranger("getdist.x"), "expected a getdist.MCSamples; got Odd"),
     (stranger("arviz.x", groups=lambda: ["prior"]), "expected a group 'posterior'; got 'prior'"),
@@ -282,7 +282,9 @@ def test_steps_before_walkers_are_told():
 
 def test_draws_grouped_by_chain_in_a_dictionary_are_no_parameters():
     draws = np.random.default_rng(0).normal(size=(3, 100))
-    with pytest.raises(ValueError, match="expected more rows than parameters; got 3 of 200. .* flatten draws"):
+    with pytest.raises(
+        ValueError, match="expected more rows than parameters; got 3 rows of 200 parameters. .* flatten them"
+    ):
         read_chain({"a": draws, "b": draws + 1.0})
 
 
@@ -309,7 +311,7 @@ def test_masked_values_are_refused():
     masked = np.ma.masked_where(
         np.arange(600).reshape(300, 2) % 50 == 0, np.random.default_rng(0).normal(size=(300, 2))
     )
-    with pytest.raises(ValueError, match="expected every value; got 12 that are masked"):
+    with pytest.raises(ValueError, match="expected no masked values; got 12"):
         read_chain(masked)
     assert read_chain(np.ma.array(np.random.default_rng(0).normal(size=(300, 2)))).n == 300
 

@@ -105,7 +105,7 @@ def test_whole_numbers_may_be_a_parameter(source):
 @pytest.mark.parametrize("name", ["index", "iteration", "step"])
 def test_row_numbers_that_repeat_are_told(source, name):
     columns = {**PARAMETERS, name: INSIDE}  # of four chains, one after the other
-    with pytest.warns(UserWarning, match=f"'{name}': left out, as the name is that of a row number"):
+    with pytest.warns(UserWarning, match=f"'{name}': left out, because the name denotes a row number"):
         assert read_chain(source(columns)).names == ("a", "b")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,13 +154,13 @@ def test_a_row_for_each_element_of_a_vector_is_refused(tmp_path, form, vector):
 
 def test_pointwise_log_likelihoods_are_told(source):
     columns = {**PARAMETERS, "log_lik[1]": A, "log_lik[2]": B}
-    with pytest.warns(UserWarning, match=r"'log_lik\[1\]', 'log_lik\[2\]': left out, as the name is that of a log"):
+    with pytest.warns(UserWarning, match=r"'log_lik\[1\]', 'log_lik\[2\]': left out, because the name denotes a log"):
         assert read_chain(source(columns)).names == ("a", "b")
 
 
 def test_columns_of_cobaya_are_told(source):
     columns = {**PARAMETERS, "minuslogpost": A, "minuslogprior__0": A, "chi2__planck": A}
-    with pytest.warns(UserWarning, match="minus a log density.* with the other sign"):
+    with pytest.warns(UserWarning, match="minus a log density.* change its sign"):
         assert read_chain(source(columns)).names == ("a", "b")
 
 
@@ -178,7 +178,7 @@ def test_weights_in_a_column_are_what_they_are_whatever_the_index():
 
 
 def test_a_column_that_counts_is_left_out_and_told(source):
-    with pytest.warns(UserWarning, match=r"'evaluation': left out, as it counts the rows"):
+    with pytest.warns(UserWarning, match=r"'evaluation': left out, because it counts the rows"):
         chain = read_chain(source({**PARAMETERS, "evaluation": 7 + 3.0 * np.arange(N)}))
     assert chain.names == ("a", "b")
     with pytest.warns(UserWarning, match="autocorrelation time"):  # as a parameter it is one that hardly moves
@@ -189,7 +189,7 @@ def test_a_column_that_counts_is_left_out_and_told(source):
 @pytest.mark.parametrize("name", ["logp", "lnprob", "LogLikelihood", "log_like", "lnlike", "logL", "lp", "logpdf"])
 def test_a_log_density_of_unclear_kind_is_left_out_and_told(source, name):
     columns = {**PARAMETERS, name: -0.5 * (A**2 + B**2)}
-    with pytest.warns(UserWarning, match=rf"'{name}': left out, as the name is that of a log density"):
+    with pytest.warns(UserWarning, match=rf"'{name}': left out, because the name denotes a log density"):
         chain = read_chain(source(columns))
     assert chain.names == ("a", "b")
     assert chain.log_prob is None
@@ -295,7 +295,7 @@ def test_a_csv_file_that_says_all_is_written_without_a_word(tmp_path):
 @pytest.mark.parametrize("name", ["logp", "Weight", "log_prob", "lp__", "log_w"])
 def test_a_parameter_that_would_not_be_read_back_is_not_written(tmp_path, name):
     chain = Chain(np.column_stack([A, B]), ParameterSpace(["a", name]))
-    with pytest.raises(ValueError, match=rf"{name}.*is no parameter. Write an npz file"):
+    with pytest.raises(ValueError, match=rf"{name}.*would not be read back as a parameter. Write an npz file"):
         write_chain(tmp_path / "c.csv", chain)
     with pytest.raises(ValueError, match="Write an npz file"):
         write_chain(tmp_path / "c.csv", chain.select([name]))

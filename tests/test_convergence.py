@@ -77,7 +77,7 @@ BAD_CHAINS = [
     (chains(shift=1.0), r"R-hat: got 1\.\d+ for a \(at most 1\.01\).* The chains disagree"),
     (Chain(slow(2000, 0.99), SPACE), r"2000 rows hold \d+ \(autocorrelation time \d+ rows\).*run the analysis longer"),
     (Chain(slow(2000, 0.99), SPACE, weights=np.full(2000, 2.0)), r"2000 rows hold \d+ \(autocorrelation time"),
-    (chains().replace(weights=1.0 * (np.arange(2000) < 20) + 1e-9), "the weights sit on few rows"),
+    (chains().replace(weights=1.0 * (np.arange(2000) < 20) + 1e-9), "few rows have most of the weight"),
 ]
 
 

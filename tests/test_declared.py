@@ -77,7 +77,7 @@ def test_no_bound_may_be_none():
     ("entry", "message"),
     [
         ({"bounds": {"a": 3}}, r"bounds: 'a': expected \(lower, upper\), with None for no bound; got 3"),
-        ({"bounds": BOUNDS, "lower": [0.0, 0.0]}, "bounds: expected them alone; got 'lower' beside"),
+        ({"bounds": BOUNDS, "lower": [0.0, 0.0]}, "bounds: expected no separate lower or upper; got 'lower'"),
     ],
 )
 def test_bounds_of_another_form_are_refused_in_words(entry, message):

@@ -104,10 +104,14 @@ BAD = {
     "n": (dict(n=1), ValueError, "n: expected an integer >= 2"),
     "fraction": (dict(n=2.5), TypeError, "n: expected an integer"),
     "method": (dict(method="grid"), ValueError, "method: expected one of 'maximin', 'sobol'"),
-    "no bounds": (dict(space=OPEN), ValueError, "space: expected finite bounds to fill; not so for 'b'"),
+    "no bounds": (dict(space=OPEN), ValueError, "space: expected finite bounds; got infinite ones for 'b'"),
     "chain": (dict(chain=np.ones((5, 3))), TypeError, "chain: expected a Chain; got ndarray"),
     "names": (dict(chain=posterior(50).select(["a", "b"])), ValueError, "'c'"),
-    "existing alone": (dict(existing=np.ones((2, 3))), ValueError, "existing: expected a chain as well"),
+    "existing alone": (
+        dict(existing=np.ones((2, 3))),
+        ValueError,
+        "existing: expected a chain as well; got none. Pass chain",
+    ),
     "existing": (dict(chain=posterior(50), existing=np.ones((2, 2))), ValueError, r"existing: expected shape \(n, 3\)"),
 }
 

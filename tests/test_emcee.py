@@ -345,11 +345,11 @@ def test_checkpoints_are_emcees_own_files(tmp_path):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
     with h5py.File(path, "a") as file:
         file.attrs["numpyro_flowprior"] = "{"
-    with pytest.raises(ValueError, match="its record of which run it holds is damaged"):
+    with pytest.raises(ValueError, match="the record of which run it holds is damaged"):
         read_chain(path)
     own = HDFBackend(tmp_path / "own.h5")
     emcee.EnsembleSampler(8, 2, log_prob, vectorize=True, backend=own).run_mcmc(theirs.get_chain()[-1], 10)
-    with pytest.raises(FileFormatError, match="does not say whose run it holds.*read_chain"):
+    with pytest.raises(FileFormatError, match="does not record which run it holds.*read_chain"):
         sample_emcee(KEY, density, checkpoint=tmp_path / "own.h5", **SHORT)
     with pytest.raises(TypeError, match="backend: expected none. Pass checkpoint="):
         sample_emcee(KEY, density, backend=own, **SHORT)
@@ -378,12 +378,12 @@ def test_a_run_in_latent_coordinates_is_not_read_as_parameters(tmp_path):
 def test_what_is_no_run_is_refused_as_a_checkpoint(tmp_path, content):
     path, density = tmp_path / "run.h5", ModelDensity(gaussian, 0.7)
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match="got neither.*Remove it to begin anew"):
+    with pytest.raises(FileFormatError, match="got neither.*Remove it to begin again"):
         sample_emcee(KEY, density, checkpoint=path, **SHORT)
     with pytest.raises(IsADirectoryError, match="expected a file, there or to be made; this is a folder"):
         sample_emcee(KEY, density, checkpoint=tmp_path, **SHORT)
     path = path.rename(tmp_path / "run.checkpoint")
-    with pytest.raises(ValueError, match="that of another sampler.*chain.npz beside it"):
+    with pytest.raises(ValueError, match="got one of another sampler.*chain.npz, in the same folder"):
         read_chain(path)
 
 

@@ -389,8 +389,8 @@ def test_verdicts_of_right_wrong_and_useless_emulators():
         "too small: 8": (1.3 * normal, "warn"),
         "too small: 6": (2.2 * normal, "fail"),
         "too small for 'y2'": (normal * np.where(np.arange(6) == 2, 2.5, 1.0), "warn"),
-        "too large: residuals of 0.29 sigma": (0.3 * normal, "warn"),
-        "rows 7 are": (normal + np.where(np.arange(200) == 7, 8.0, 0.0)[:, None], "warn"),
+        "too large: rms residual of 0.29 sigma": (0.3 * normal, "warn"),
+        "rows 7: rms residual up to": (normal + np.where(np.arange(200) == 7, 8.0, 0.0)[:, None], "warn"),
     }
     for message, (residuals, verdict) in cases.items():
         found = _validation(residuals)

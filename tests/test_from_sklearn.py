@@ -255,7 +255,10 @@ BAD_MODELS = {
         lambda: [trained(), GaussianProcessRegressor(NOISY, optimizer=None).fit(X[:20], Y[:20, 0])],
         "trained at the same points",
     ),
-    "several each": (lambda: [trained(y=Y), trained(y=Y)], "one output each, or one process of several"),
+    "several each": (
+        lambda: [trained(y=Y), trained(y=Y)],
+        "one output each, or one process with several outputs; got neither",
+    ),
     "changed": (lambda: _changed(trained()), "differ from scikit-learn's by up to"),
     "inputs": (
         lambda: GaussianProcessRegressor(R(1.0) + W(0.1)).fit(X[:, :2], Y),
@@ -313,7 +316,7 @@ def test_wrong_arguments_are_refused_by_name():
             GPEmulator.from_sklearn(wrong, SPACE)
     with pytest.raises(TypeError, match="space: expected a ParameterSpace"):
         GPEmulator.from_sklearn(trained(), SPACE.names)
-    with pytest.raises(ValueError, match="these lead to 3"):
+    with pytest.raises(ValueError, match="outputs: expected transformers to 4 targets; got transformers to 3"):
         GPEmulator.from_sklearn(trained(y=Y), SPACE, outputs=PCA(3).fit(Y))
     with pytest.raises(ValueError, match="truncation: expected shape"):
         GPEmulator.from_sklearn(trained(), SPACE, truncation=np.eye(2))

@@ -86,7 +86,7 @@ def test_points_that_cosmomc_rejects_are_dead(tmp_path):
     assert chain.n == N - 1
     assert np.isfinite(chain.log_prob).all()
     weights[7] = 1
-    with pytest.warns(UserWarning, match="Left out are 1 of 2000 rows, at a -log posterior of 1e30"):
+    with pytest.warns(UserWarning, match="Rejected points are left out: 1 of 2000 rows, with a -log posterior of 1e30"):
         assert read_chain(write(tmp_path, "c", weights, second)).n == N - 1
 
 
@@ -95,7 +95,7 @@ def test_rejected_points_are_told_of_cobaya_too(tmp_path):
     lines = path.read_text().splitlines()
     cells = lines[5].split()
     path.write_text("\n".join([*lines[:5], " ".join([cells[0], "1e30", *cells[2:]]), *lines[6:]]) + "\n")
-    with pytest.warns(UserWarning, match="Left out are 1 of 2000 rows"):
+    with pytest.warns(UserWarning, match="Rejected points are left out: 1 of 2000 rows"):
         assert read_chain(path, sampled=["a", "b"]).n == N - 1
 
 

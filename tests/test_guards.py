@@ -110,7 +110,7 @@ def test_a_posterior_that_is_not_narrower_in_any_direction_has_no_test(shift):
     found = tension(gaussian(rng, [0, 0], np.eye(2)), gaussian(rng, [shift, 0], np.eye(2)))
     assert found.freedom == 0
     assert np.isnan([found.p_value, found.sigma, *found.pull]).all()
-    assert "not narrower than the one before in any direction" in found.reason
+    assert "not narrower than the previous one in any direction" in found.reason
     assert say.of_tension(found) == Finding("shifts of the parameters", "info", f"no test: {found.reason}")
     few = tension(gaussian(rng, [0, 0], np.eye(2), 4), gaussian(rng, [0, 0], 0.1 * np.eye(2), 2))
     assert "fewer than two independent rows" in few.reason
@@ -300,7 +300,7 @@ def test_guards_come_back_from_their_record():
     assert again == guards
     assert again.verdict == "warn"
     assert "-> look" in str(again)
-    with pytest.raises(ValueError, match="lacks a part"):
+    with pytest.raises(ValueError, match="lacks an entry"):
         Guards.from_json({"findings": []})
 
 
@@ -319,41 +319,49 @@ MANY, FEW, NONE = WeightedPrior(210.0, 12.3, 0.07), WeightedPrior(3.0, 12.3, 0.6
 @pytest.mark.parametrize(
     ("finding", "verdict", "words"),
     [
-        (say.of_error(GOOD_PRIOR, 0.0, corrected=False), "pass", "loses 0.0100 +- 0.0020 nats to it (Pareto k"),
-        (say.of_error(PriorError(0.3, 0.2, 0.3), 0.0, corrected=False), "warn", "too large an error to tell"),
-        (say.of_error(PriorError(0.3, 0.01, 0.3), 0.3, corrected=False), "pass", "up to 0.3567 nats are the price"),
-        (say.of_error(PriorError(0.3, 0.01, 0.3), 0.9, corrected=False), "fail", "90 % of the posterior is the broad"),
+        (say.of_error(GOOD_PRIOR, 0.0, corrected=False), "pass", "learned prior is 0.0100 +- 0.0020 nats (Pareto k"),
+        (say.of_error(PriorError(0.3, 0.2, 0.3), 0.0, corrected=False), "warn", "the standard error is too large"),
+        (say.of_error(PriorError(0.3, 0.01, 0.3), 0.3, corrected=False), "pass", "up to 0.3567 nats are due to the"),
+        (
+            say.of_error(PriorError(0.3, 0.01, 0.3), 0.9, corrected=False),
+            "fail",
+            "90 % of the posterior comes from the broad",
+        ),
         (say.of_error(PriorError(0.3, 0.01, 0.3), 1.0, corrected=False), "fail", "100 % of the posterior"),
-        (say.of_error(PriorError(INF, INF, INF), 0.0, corrected=False), "fail", "too far apart, or too few draws"),
-        (say.of_error(PriorError(NAN, NAN, 0.3), 0.0, corrected=True), "fail", "too far apart, or too few draws"),
+        (say.of_error(PriorError(INF, INF, INF), 0.0, corrected=False), "fail", "too far apart, or the draws too few"),
+        (say.of_error(PriorError(NAN, NAN, 0.3), 0.0, corrected=True), "fail", "too far apart, or the draws too few"),
         (say.of_error(PriorError(0.0, 0.0, -INF), 0.0, corrected=False), "pass", "(equal weights)"),
-        (say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=False), "fail", "though its draws lie among them"),
-        (say.of_rows(NO_ROWS, [], FAR_BEYOND, known=False), "fail", "fewer than one; too few to learn from"),
-        (say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=True), "info", "judged by the exact density, in the first"),
-        (say.of_rows(FEW_ROWS, [], None, known=False), "fail", "12 +- 1; too few to learn from"),
-        (say.of_rows(FEW_ROWS, ["c"], None, known=False), "info", "the stage's own parameters (c); a lower bound"),
-        (say.of_rows(MANY_ROWS, ["c"], None, known=False), "pass", "210 +- 12, fewer than without the stage's own"),
+        (say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=False), "fail", "although the draws lie among the rows"),
+        (say.of_rows(NO_ROWS, [], FAR_BEYOND, known=False), "fail", "fewer than one; too few to train on"),
+        (
+            say.of_rows(NO_ROWS, [], NOTHING_BEYOND, known=True),
+            "info",
+            "judged in the first line, with the exact density",
+        ),
+        (say.of_rows(FEW_ROWS, [], None, known=False), "fail", "12 +- 1; too few to train on"),
+        (say.of_rows(FEW_ROWS, ["c"], None, known=False), "info", "that this stage adds (c); this is a lower bound"),
+        (say.of_rows(MANY_ROWS, ["c"], None, known=False), "pass", "210 +- 12, reduced by the parameters that this"),
         (say.of_beyond(NOTHING_BEYOND, MANY_ROWS, known=False), "pass", "0.0 +- 0.2 % (1.0 % by chance)"),
         (say.of_beyond(NOTHING_BEYOND, NO_ROWS, known=False), "info", "judged above, by their number"),
         (
             say.of_beyond(NOTHING_BEYOND, NO_ROWS, known=True),
             "info",
-            "the rows there are enough is judged by the exact",
+            "there are enough rows is judged in the first line",
         ),
         (say.of_beyond(FAR_BEYOND, NO_ROWS, known=False), "fail", "80.0 +- 0.2 %"),
-        (say.of_beyond(FAR_BEYOND, NO_ROWS, known=True), "info", "judged by the exact density, in the first line"),
+        (say.of_beyond(FAR_BEYOND, NO_ROWS, known=True), "info", "judged in the first line, with the exact density"),
         (
             say.of_sampler(MANY, 32_768, FINE),
             "pass",
-            "log evidence by the sampler 12.34 +- 0.02; by 32,768 prior draws (effective size 210) 12.30 +- 0.07",
+            "log evidence from the sampler 12.34 +- 0.02; from 32,768 prior draws (effective size 210) 12.30 +- 0.07",
         ),
-        (say.of_sampler(WeightedPrior(210.0, 13.3, 0.07), 32_768, FINE), "fail", "it missed a part"),
-        (say.of_sampler(FEW, 32_768, FINE), "warn", "too few to tell"),
-        (say.of_sampler(NONE, 32_768, FINE), "warn", "none of 32,768 prior draws has a"),
+        (say.of_sampler(WeightedPrior(210.0, 13.3, 0.07), 32_768, FINE), "fail", "the sampler missed a region"),
+        (say.of_sampler(FEW, 32_768, FINE), "warn", "too few draws to compare"),
+        (say.of_sampler(NONE, 32_768, FINE), "warn", "the likelihood is zero at all 32,768 prior draws"),
         (
             say.of_sampler(FEW, 32_768, FINE.replace(info={"start": "broad"})),
             "info",
-            "the sampler began at a broad prior",
+            "the sampler started from a broad prior",
         ),
         (
             say.of_sampler(MANY, 9, FINE.replace(log_evidence_error=NAN)),
@@ -361,12 +369,16 @@ MANY, FEW, NONE = WeightedPrior(210.0, 12.3, 0.07), WeightedPrior(3.0, 12.3, 0.6
             "12.34 (error unknown)",
         ),
         (say.of_sampler(MANY, 9, FINE.replace(log_evidence=-INF)), "info", "not known"),
-        (say.of_overlooked(Overlooked(0, 0.0, None)), "pass", "none, all rows lead to where it has draws"),
+        (say.of_overlooked(Overlooked(0, 0.0, None)), "pass", "none, all rows lead to regions with draws"),
         (say.of_overlooked(Overlooked(3, 1.0, {"a": 1.0})), "fail", "100.0 +- 0.0 % of the posterior"),
         (say.of_overlooked(None, known=False), "info", "the exact density is unknown"),
         (say.of_prediction(PredictiveCheck(-3.2, -1.2, 1.5, 0.2), MANY), "pass", "2.0 nats below the mean of 999"),
-        (say.of_prediction(PredictiveCheck(-3.2, -1.2, 1.5, 0.2), FEW), "info", "too few prior draws count for a test"),
-        (say.of_prediction(PredictiveCheck(-INF, -1.2, 1.5, 1e-3), NONE), "warn", "none of 4,096 prior draws has a"),
+        (say.of_prediction(PredictiveCheck(-3.2, -1.2, 1.5, 0.2), FEW), "info", "prior draws is too small for a test"),
+        (
+            say.of_prediction(PredictiveCheck(-INF, -1.2, 1.5, 1e-3), NONE),
+            "warn",
+            "the data is zero at all 4,096 prior draws",
+        ),
         (say.of_prediction(PredictiveCheck(-INF, NAN, NAN, 1.0), NONE), "info", "not known"),
         (say.of_sensitivity({"a": {"prior": NAN, "likelihood": 0.1}}), "info", "no finite value"),
     ],
@@ -395,7 +407,7 @@ def test_the_evidence_is_told_once(monkeypatch):
     prior = SimpleNamespace(space=density.space)
     found = check_stage(jax.random.key(2), density, prior, chain, before)
     lines = [each for each in found.findings if f"{chain.log_evidence:.2f}" in each.text]
-    assert [each.subject for each in lines] == ["sampler against weighted prior draws"], found
+    assert [each.subject for each in lines] == ["sampler compared with weighted prior draws"], found
     assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
 
 

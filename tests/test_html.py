@@ -236,7 +236,10 @@ def test_command(analysis, tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["none"], "the folder none does not exist"),
-        (["none", "-o", "report.html"], "no analysis.json there. Name a folder that run_stages(folder=...) wrote"),
+        (
+            ["none", "-o", "report.html"],
+            "expected a folder that run_stages(folder=...) wrote; got no analysis.json in it",
+        ),
         ([".", "-o", "missing/report.html"], "Make it first"),
     ],
 )

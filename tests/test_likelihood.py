@@ -220,7 +220,7 @@ BAD_LIKELIHOODS = {
     "not symmetric": (np.zeros(5), SKEWED, "cov_obs: expected a symmetric"),
     "indefinite": (np.zeros(5), INDEFINITE, "smallest eigenvalue.* is -0.559"),
     "singular": (np.zeros(5), np.ones((5, 5)), "cov_obs: expected a positive definite"),
-    "no variance": (np.zeros(5), np.diag([1.0, 0, 1, 1, 1]), "positive variances.*'y1'"),
+    "no variance": (np.zeros(5), np.diag([1.0, 0, 1, 1, 1]), "positive variances.*got zero or negative ones for 'y1'"),
     "measurements": (np.zeros(4), ONE, r"y_obs: expected shape \(5\); got \(4,\)"),
     "nothing measured": (np.full(5, np.nan), ONE, "y_obs: expected measured values; all are NaN"),
     "infinite": (np.full(5, np.inf), ONE, "y_obs: expected finite"),
@@ -315,7 +315,7 @@ def test_an_indefinite_block_is_named(emulators):
         EmulatorLikelihood({"AuAu": emulators[0], "PbPb": emulators[1]}, np.zeros(8), covariance)
     between = np.eye(8)
     between[0, 7] = between[7, 0] = 1.2
-    with pytest.raises(ValueError, match="correlations between them are at fault"):
+    with pytest.raises(ValueError, match="correlations between blocks are the cause"):
         EmulatorLikelihood(list(emulators), np.zeros(8), between)
 
 
@@ -474,7 +474,7 @@ def test_log_outputs_are_named_positive_and_kept_in_files(logged, tmp_path):
     for log_outputs, error, message in (
         (["q"], ValueError, "log_outputs: expected some of 'y0'.*got 'q'"),
         ("y0", TypeError, "expected True, False, or names"),
-        (True, ValueError, "expected positive values.*not so for .*'y3'"),
+        (True, ValueError, "expected positive values.*got zero or negative ones for .*'y3'"),
     ):
         with pytest.raises(error, match=message):
             GPEmulator.fit(X, first_model(X), SPACE, log_outputs=log_outputs, progress=False)

@@ -30,14 +30,14 @@ Parameters
 
 Architecture
   2 flows mixed as densities; over a Gaussian background; weights 0.317, 0.633; background 0.05
-  2 pairs of spline couplings of 3 bins, permuted masks; networks of 4 hidden units, log-scales within 1, hull 4
-  base a mixture of 2 Gaussians; whitened by mean and covariance; exactly normalised on the bounds
-  1,108 trained numbers
+  2 pairs of spline couplings with 3 bins, permuted masks; networks with 4 hidden units, log-scales bounded by 1, hull 4
+  base: a mixture of 2 Gaussians; whitened by mean and covariance; exactly normalised on the bounds
+  1,108 trained parameters
 
 Training
   loss nll, steps 300
 
-Quality, on rows that no training saw
+Quality, on rows not used in training
   verdict: PASS
   held-out log density: -1.25 +- 0.01 nats
   gain over a Gaussian: 0.2 +- 0.01 nats
@@ -50,13 +50,13 @@ def test_the_card_of_a_file():
     stored = read_prior(DATA / "prior_schema_2.safetensors")
     text = card_text(stored)
     assert text.startswith(CARD)
-    assert f"schema 2; content as written, SHA-256 {stored.checksum}" in text
+    assert f"schema 2; content matches its checksum, SHA-256 {stored.checksum}" in text
     assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("name", ["prior_schema_1_single", "prior_schema_1_ensemble"])
 def test_the_card_of_an_old_file_says_that_it_has_no_checksum(name):
-    assert "schema 1: it has no checksum" in card_text(read_prior(DATA / f"{name}.safetensors"))
+    assert "schema 1: no checksum" in card_text(read_prior(DATA / f"{name}.safetensors"))
 
 
 @pytest.mark.parametrize("row", PRIOR_TABLE, ids=PRIOR_IDS)

@@ -39,9 +39,9 @@ ODD_FILES = [
     ({"mcmc__chain__model_0": RNG.normal(size=(5, 2, 8, 1, 3)), "mcmc__log_like": RNG.normal(size=(5, 2, 8))}, "Eryn"),
     (
         {"mcmc__chain": RNG.normal(size=(50, 2, 8, 3)), "mcmc__log_prob": RNG.normal(size=(50, 2, 8))},
-        r"mcmc/chain: expected \(steps, walkers, parameters\), of one ensemble; got shape \(50, 2, 8, 3\)",
+        r"mcmc/chain: expected shape \(steps, walkers, parameters\), for one ensemble; got shape \(50, 2, 8, 3\)",
     ),
-    ({"posterior__a": RNG.normal(size=50), "label": "x"}, "If it is bilby's, read it with"),
+    ({"posterior__a": RNG.normal(size=50), "label": "x"}, "If bilby wrote it, read it with"),
     ({"other__chain": np.zeros((5, 4, 2))}, r"the file has 'other' with 'chain'. Pass group=..."),
 ]
 
@@ -117,7 +117,7 @@ def test_names_name_the_columns_of_an_array():
     assert read_chain(draws, names=["theta[2]", "theta[0]"]).names == ("theta[2]", "theta[0]")
     bounded = read_chain({"samples": draws, "lower": [-9.0, -8.0, -7.0]}, names=["c", "a", "b"])
     np.testing.assert_array_equal(bounded.space.lower, [-9.0, -8.0, -7.0])
-    with pytest.raises(ValueError, match="names: expected 3, one for each column, as the source has no names"):
+    with pytest.raises(ValueError, match="names: expected 3, one for each column of a source without names"):
         read_chain(draws, names=["a", "b"])
 
 

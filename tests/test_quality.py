@@ -71,14 +71,24 @@ DEFECTS = {
     "bridge between modes": (two_modes(bridge=0.1), two_modes(), "warn", "marginal of 'p0' differs"),
     "missing correlation": (NORMAL, correlated, "warn", "'p0' and 'p1' together differ"),
     "bent, uncorrelated": (NORMAL, bent, "warn", "'p0' and 'p1' together differ"),
-    "tails too heavy": (WIDE_TAILS, NORMAL, "warn", "of lowest density: a tail too heavy"),
-    "tails too thin": (NORMAL, WIDE_TAILS, "warn", "of lowest density: a tail too thin"),
+    "tails too heavy": (WIDE_TAILS, NORMAL, "warn", "of lowest density: this tail is too heavy"),
+    "tails too thin": (NORMAL, WIDE_TAILS, "warn", "of lowest density: this tail is too thin"),
     "too wide": ([(1.0, 0.0, 1.15)], NORMAL, "warn", "too wide (held-out rows are where its density is high)"),
     "too narrow": ([(1.0, 0.0, 0.85)], NORMAL, "warn", "too narrow (held-out rows are where its density is low)"),
     "shifted": ([(1.0, [0.25, 0.0], 1.0)], NORMAL, "warn", "means differ by up to 0.2"),
-    "far off": ([(1.0, [0.8, 0.0], 1.0)], NORMAL, "fail", "a classifier tells its draws from held-out rows"),
-    "missing mode": (NORMAL, [(0.96, 0.0, 1.0), (0.04, [4.5, 0.0], 0.3)], "fail", "upper end of 'p0': a tail too thin"),
-    "spurious mode": ([(0.95, 0.0, 1.0), (0.05, [5.0, 0.0], 0.3)], NORMAL, "warn", "of its draws are beyond the chain"),
+    "far off": ([(1.0, [0.8, 0.0], 1.0)], NORMAL, "fail", "a classifier distinguishes prior draws from held-out rows"),
+    "missing mode": (
+        NORMAL,
+        [(0.96, 0.0, 1.0), (0.04, [4.5, 0.0], 0.3)],
+        "fail",
+        "upper end of 'p0': this tail is too thin",
+    ),
+    "spurious mode": (
+        [(0.95, 0.0, 1.0), (0.05, [5.0, 0.0], 0.3)],
+        NORMAL,
+        "warn",
+        "of the prior draws are beyond the chain",
+    ),
 }
 
 

@@ -202,7 +202,7 @@ FORMATS = [  # source, space, what the chain holds, words of info["log_prob"]
     (lambda folder: pandas.DataFrame(columns()), None, {**ALL, **NAMED}, "column 'log_prob'"),
     (a_csv, None, {**ALL, **NAMED}, "column 'log_prob'"),
     (a_parquet, None, {**ALL, **NAMED}, "column 'log_prob'"),
-    (an_npy, SPACE, BOUNDED, "samples alone"),
+    (an_npy, SPACE, BOUNDED, "only samples"),
     (getdist_files, None, GETDIST, "prior included"),
     (lambda folder: getdist_files(folder, 1), None, {**GETDIST, "chain_id": None}, "prior included"),
     (mcsamples, None, GETDIST, "prior included"),
@@ -342,7 +342,7 @@ def test_of_a_long_emcee_run_as_many_rows_are_kept_but_two_in_an_autocorrelation
     burn_in, tau = chain.info["burn_in"], chain.info["autocorrelation_time"]
     every = {"as many": -(-12 * (3000 - burn_in) // most), "half tau": int(tau / 2)}[thin]
     assert chain.info["thin"] == every > 1
-    assert chain.info["left_out"]["thinning"] == f"all but every {every}. step"
+    assert chain.info["left_out"]["thinning"] == f"one of every {every} steps is kept"
     np.testing.assert_array_equal(chain.samples[:, 0], sampler.get_chain(discard=burn_in)[::every, :, 0].T.ravel())
 
 

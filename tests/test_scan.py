@@ -150,7 +150,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(tmp_path, monkeypatch, counted
 
     with monkeypatch.context() as patch:
         patch.setattr(rungs, "run_task", impatient)
-        with pytest.warns(UserWarning, match="interrupted; the table is of what was done"):
+        with pytest.warns(UserWarning, match="interrupted; the table shows what was done"):
             part = run(SIX, folder=tmp_path / "scan")
     assert part.interrupted
     assert {row["status"] for row in part.table} == {"finished", "stopped", "waiting"}
@@ -226,7 +226,7 @@ def test_failing_candidates_are_rows(monkeypatch):
     assert result.table[1]["message"] == "log q is not finite at 451 of 451 rows"
     assert result.table[2]["message"] == "MemoryError: out of memory"
     failed = run({"layers": [2], "loss": ["nll", "jeffreys"]})
-    with pytest.raises(ValueError, match="no candidate was trained; the first: MemoryError: out of memory"):
+    with pytest.raises(ValueError, match="no candidate was trained; message of the first: MemoryError: out of memory"):
         _ = failed.best
     assert "2 candidates: 2 failed" in str(failed)
 
@@ -419,7 +419,7 @@ REFUSED = [
     (lambda: run({"layers": 2}), TypeError, r"grid: layers: expected a list of values; got 2. .* write \[2\]"),
     (lambda: run({"loss": "nll"}), TypeError, "grid: loss: expected a list"),
     (lambda: run({"layers": [2, -1]}), ValueError, "FlowConfig.layers"),
-    (lambda: run({"max_steps": [10]}), ValueError, "'max_steps' cannot be scanned: `rows` says"),
+    (lambda: run({"max_steps": [10]}), ValueError, "'max_steps' cannot be scanned: `rows` sets"),
     (lambda: run({"members": [1, 2]}), ValueError, "'members' cannot be scanned"),
     (lambda: run({"layers": [2, 2]}), ValueError, "candidates that differ; .*layers=2.* more than once"),
     (lambda: run([]), ValueError, "expected at least one candidate"),
@@ -513,8 +513,8 @@ def test_command_stops_when_interrupted(on_disk, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--grid", "large"], "large: no such file. Give one, or the name of a grid: quick, paper"),
-        (["--grid", "CHAIN"], "expected a JSON object of lists by field name"),
+        (["--grid", "large"], "large: no such file. Pass a JSON file or the name of a grid: quick, paper"),
+        (["--grid", "CHAIN"], "expected a JSON object that maps field names to lists"),
         (["--loss", "mse"], "TrainConfig.loss"),
         (["--workers", "0"], "workers"),
         (["--csv", "missing/t.csv"], "Make it first"),

@@ -339,7 +339,7 @@ def test_parameters_are_chosen_by_name(tmp_path, kind):
     assert (one.names, one.log_prob) == (("b",), None)
     with pytest.raises(ValueError, match="'c' missing from"):
         read(path, {**options_of(kind), "names": ["c"]})
-    with pytest.raises(ValueError, match="names: expected none beside a space"):
+    with pytest.raises(ValueError, match="names: expected none together with a space"):
         read(path, {**options_of(kind), "names": ["a"], "space": ParameterSpace(["a"])})
 
 
@@ -399,7 +399,7 @@ def test_what_bounds_cannot_hold_of_a_bilby_prior_is_told(tmp_path):
     notes = read(bilby_file(tmp_path, priors))[0].info["priors"]
     assert {name: note.split(":")[0].split(",")[0] for name, note in notes.items()} == {
         "a": "periodic",
-        "b": "its bounds move with other parameters",
+        "b": "its bounds depend on other parameters",
         "ratio": "a constraint on the other parameters",
     }
 
@@ -409,7 +409,7 @@ def test_equal_weights_do_not_tell_minus_log_posterior_from_minus_two_log_likeli
     path = write_getdist(tmp_path, replace(WHOLE, weights=np.ones(N)), untouched)
     chain, _ = read(path)
     assert chain.log_prob is None
-    assert "PolyChord's equal-weight files" in chain.info["left_out"]["log_prob"]
+    assert "equal-weight files of PolyChord" in chain.info["left_out"]["log_prob"]
     assert read(path, {"log_posterior": True})[0].log_prob is not None
     assert read(write_getdist(tmp_path, WHOLE, untouched), {"log_posterior": False})[0].log_prob is None
 
@@ -478,4 +478,4 @@ def test_arrays_of_an_npz_file_under_other_names_are_told(tmp_path):
     np.savez(tmp_path / "c.npz", samples=WHOLE.draws, names=["a", "b"], lower=[0.0, -9.0], upper=[1.0, 9.0], logp=[0.0])
     chain, said = read(tmp_path / "c.npz")
     assert chain.space.bounds.tolist() == [[0.0, 1.0], [-9.0, 9.0]]
-    assert any("Arrays that were not used: 'logp'; a chain has" in text for text in said)
+    assert any("Arrays that were not used: 'logp'. A chain has" in text for text in said)

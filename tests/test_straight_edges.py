@@ -142,7 +142,7 @@ def test_the_report_of_rows_in_a_triangle_warns_and_advises():
     report = fit_flow(jax.random.key(0), Chain(rows, space), config, train, progress=False).report
     assert report.verdict != "pass"
     assert report.edges[0].names == ("light", "heavy")
-    assert any("of x < y: x and y - x" in reason for reason in report.reasons)
+    assert any("for x < y: x and y - x" in reason for reason in report.reasons)
     assert "heavy" in report.statements["edges"]
     back = QualityReport.from_json(report.to_json())
     assert back.edges == report.edges

@@ -1,1 +1,1 @@
-"""What knows nothing of statistics: checks, batches, arrays for JAX, progress, storage, numbers for JSON."""
+"""Helpers without any statistics: checks, batches, arrays for JAX, progress, storage, numbers for JSON."""

@@ -1,4 +1,4 @@
-"""Batches of a few sizes, so that compiled functions meet no new one."""
+"""Batches of a few fixed sizes, so that functions are not recompiled for every number of points."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from .checks import FloatArray
 
-_SMALLEST, _LARGEST = 8, 2048  # batches are padded to powers of two between these, longer ones are cut
+_SMALLEST, _LARGEST = 8, 2048  # batches are padded to a power of two in this range; longer ones are cut
 
 
 def power_of_two(n: int) -> int:
-    """Returns the least power of two that is n or more."""
+    """Returns the smallest power of two >= n."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def padded_batches(n: int, size: int | None = None) -> list[tuple[int, int, int]]:
-    """Returns (start, rows, padded rows) of the batches that n points are cut into, all of one size if it is given."""
+    """Returns (start, rows, padded rows) of each batch of n points. If `size` is given, all batches have it."""
     batches = []
     longest = size or _LARGEST
     for start in range(0, n, longest):
@@ -31,18 +31,18 @@ def padded_batches(n: int, size: int | None = None) -> list[tuple[int, int, int]
 def in_batches(
     function: Callable[[FloatArray], Any], points: FloatArray, filler: Any = None, *, size: int | None = None
 ) -> Any:
-    """Returns what a function of many points (n, d) gives, a pytree with leaves (n, ...), as NumPy arrays of our own.
+    """Returns the values of a function at many points (n, d): a pytree of new NumPy arrays (n, ...).
 
-    It is called with batches of a few sizes, or of one, filled up with copies of their last point; with `filler` (d,)
-    alone, for the leaves' shapes, if there are no points.
+    The function is called with batches of a few sizes, or of one size. Short batches are padded with copies of their
+    last point. Without points, the function is called at `filler` (d,) alone, to find the shapes of the leaves.
 
     Args:
-        function: of points (m, d).
+        function: a function of points (m, d).
         points: (n, d).
-        filler: a point; None where there are points for certain.
-        size: of all batches; None for powers of two up to 2048.
+        filler: a point (d,); None if there is at least one point.
+        size: size of all batches; None for powers of two up to 2048.
     """
-    if size is None and _SMALLEST <= len(points) <= _LARGEST and len(points) & (len(points) - 1) == 0:  # most samplers
+    if size is None and _SMALLEST <= len(points) <= _LARGEST and len(points) & (len(points) - 1) == 0:  # no padding
         return jax.tree.map(np.array, function(points))
     parts = []
     for start, rows, padded in padded_batches(len(points), size) or [(0, 0, 1)]:

@@ -1,7 +1,7 @@
-"""Validation of what users hand in, and the wording of its messages.
+"""Validation of user input, and the wording of its messages.
 
-Every message names the subject, what was expected, what came, and what to do. Domain rules (what makes a chain
-valid, say) live with their types; here are only the pieces that several types share.
+Every message names the subject, what was expected, what was given, and what to do. Domain rules (for example what
+makes a chain valid) are defined with their types. This module has only the checks that several types share.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-ArrayLike = npt.ArrayLike  # JAX arrays, too: they have __array__
+ArrayLike = npt.ArrayLike  # includes JAX arrays, which have __array__
 
 _SHOWN = 5  # how many offending rows or names a message lists
 
 
 def shorten(items: Iterable[Any], most: int = _SHOWN) -> str:
-    """Returns the items as text, the first `most` of them, then how many more there are."""
+    """Returns the first `most` items as text, and the number of further items."""
     items = list(items)
     text = ", ".join(repr(item) if isinstance(item, str) else str(item) for item in items[:most])
     return text if len(items) <= most else f"{text}, ... ({len(items) - most} more)"
 
 
 def printable(text: str) -> str:
-    """Returns text whose control characters, which could steer a terminal or break a page, are escapes."""
+    """Returns text with control characters escaped, because they could control a terminal or break a page."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -38,12 +38,12 @@ def float_array(value: Any, subject: str, *, shape: tuple[int | None, ...] | Non
 
     Args:
         value: anything NumPy can turn into an array of real numbers.
-        subject: how messages name it, e.g. "chain.samples".
-        shape: expected shape; None for an axis of any length, or None altogether for any shape.
+        subject: its name in messages, e.g. "chain.samples".
+        shape: expected shape, with None for an axis of any length; None for any shape.
 
     Raises:
         TypeError: the values are not real numbers.
-        ValueError: the shape is not the expected one.
+        ValueError: the shape is not the expected one, or values are masked.
     """
     try:
         array = np.asarray(value)
@@ -51,8 +51,8 @@ def float_array(value: Any, subject: str, *, shape: tuple[int | None, ...] | Non
         raise TypeError(f"{subject}: expected an array of real numbers; got {type(value).__name__}.") from error
     if np.ma.is_masked(value):
         raise ValueError(
-            f"{subject}: expected every value; got {np.ma.count_masked(value)} that are masked. "
-            "Take the rows that have none, or fill them."
+            f"{subject}: expected no masked values; got {np.ma.count_masked(value)}. "
+            "Remove the rows that have masked values, or fill them in."
         )
     if array.dtype.kind not in "fiu":
         kind = "complex numbers" if array.dtype.kind == "c" else f"dtype {array.dtype}"
@@ -68,7 +68,7 @@ def _shape_fits(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bo
 
 
 def require_finite(array: FloatArray, subject: str, *, columns: Sequence[str] | None = None) -> None:
-    """Raises ValueError if any value is NaN or infinite, naming the columns (or rows) at fault."""
+    """Raises ValueError if a value is NaN or infinite. The message gives counts per column, or the first index."""
     bad = ~np.isfinite(array)
     if not bad.any():
         return
@@ -92,13 +92,13 @@ def _first_index(mask: np.ndarray) -> Any:
 
 
 def require_nonnegative(array: FloatArray, expected: str) -> None:
-    """Raises ValueError, beginning with what was expected, if a value is below zero; NaN is not."""
+    """Raises ValueError if a value is negative; NaN passes. The message begins with `expected`."""
     if (array < 0).any():
-        raise ValueError(f"{expected} >= 0; got {np.nanmin(array):g}. Take their abs().")
+        raise ValueError(f"{expected} >= 0; got {np.nanmin(array):g}. Pass their absolute values.")
 
 
 def positive_int(value: Any, subject: str, *, minimum: int = 1) -> int:
-    """Returns `value` as an int of at least `minimum`; bools and fractions are refused."""
+    """Returns `value` as an int of at least `minimum`; bools and floats are refused."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{subject}: expected an integer >= {minimum}; got {value!r}.")
     if value < minimum:
@@ -109,9 +109,9 @@ def positive_int(value: Any, subject: str, *, minimum: int = 1) -> int:
 def real_in(
     value: Any, subject: str, low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> float:
-    """Returns `value`, a number of Python's, NumPy's or JAX's, as a float between `low` and `high`.
+    """Returns a Python, NumPy or JAX number as a float between `low` and `high`.
 
-    Each end is included unless said to be open.
+    Each end is included unless it is declared open.
     """
     interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
     is_scalar = isinstance(value, int | float) or (getattr(value, "shape", None) == () and value.dtype.kind in "fiu")
@@ -126,21 +126,22 @@ def real_in(
 
 
 def plain_numbers(frozen: Any) -> None:
-    """Turns the NumPy scalars among a frozen dataclass's fields into Python's own, which JSON can hold."""
+    """Replaces NumPy scalars in the fields of a frozen dataclass by Python numbers, which JSON can hold."""
     for name, value in vars(frozen).items():
         if isinstance(value, np.generic):
             object.__setattr__(frozen, name, value.item())
 
 
 def plain_json(value: Any, subject: str, *, depth: int = 50) -> Any:
-    """Returns a copy of a JSON-ready value, made of Python's own types; tuples become lists.
+    """Returns a copy of a JSON-ready value that has only built-in Python types; tuples become lists.
 
     Raises:
-        TypeError: a part is of a type that JSON does not have, or a key is not a string (named, e.g. metadata.doi[2]).
+        TypeError: a part has a type that JSON lacks, or a key is not a string. The message names the part, e.g.
+            metadata.doi[2].
         ValueError: a part is NaN, infinite, not valid Unicode, or nested deeper than `depth`.
     """
     if depth == 0:
-        raise ValueError(f"{subject[:200]}: nested too deeply for a file, or within itself. Make it flatter.")
+        raise ValueError(f"{subject[:200]}: nested too deeply for a file, or contains itself. Make it flatter.")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -180,14 +181,14 @@ def one_of(value: Any, subject: str, allowed: Sequence[str]) -> str:
 
 
 def require_unique(names: Sequence[str], expected: str) -> None:
-    """Raises ValueError, beginning with what was expected, if a name occurs more than once."""
+    """Raises ValueError if a name occurs more than once. The message begins with `expected`."""
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"{expected}; {shorten(repeated)} occur more than once.")
 
 
 def optional_import(module: str, extra: str, purpose: str) -> ModuleType:
-    """Returns an optional dependency, or raises ImportError saying which extra of ours brings it."""
+    """Returns an optional dependency, or raises ImportError with the extra of this package that installs it."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How results show themselves: a short line in a list, the whole table in print, the same in a notebook."""
+"""How results are displayed: `repr` is one line, `str` the whole table, and a notebook shows the table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .checks import printable
 
 
 class Displayed:
-    """Base of results: `str` is the table, `_headline` what `repr` says in one line, and notebooks show the table."""
+    """Base class of results: `str` is the table, `repr` shows the one-line `_headline`, notebooks show the table."""
 
     def _headline(self) -> str:
-        """Returns what the result is, in a few words."""
+        """Returns a summary of the result in a few words."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -22,8 +22,8 @@ class Displayed:
 
 
 def columns_of_text(rows: list[list[str]]) -> str:
-    """Returns rows of cells as lines of aligned columns, the first of them to the left."""
-    rows = [[printable(cell) for cell in row] for row in rows]  # names in a file may hold anything
+    """Returns rows of cells as lines of text in aligned columns. The first column is left-aligned."""
+    rows = [[printable(cell) for cell in row] for row in rows]  # names in a file may contain any character
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,4 +1,4 @@
-"""Numbers in JSON records: four significant digits, and null for the NaN and infinity that JSON lacks."""
+"""Numbers in JSON records: four significant digits, and null for NaN and infinity, which JSON lacks."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def rounded(values: Any) -> Any:
 
 
 def numbers(values: Any) -> FloatArray:
-    """Returns an array of what `rounded` made; None becomes NaN."""
+    """Returns the array for a list that `rounded` returned; None becomes NaN."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""JAX keys for generators that are not JAX's."""
+"""Seeds for other random generators, made from JAX keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def seed_from_key(key: jax.Array) -> list[int]:
-    """Returns integers that seed NumPy-style generators, from a JAX key of the old or the typed kind."""
+    """Returns integers that seed NumPy-style generators, from a legacy or typed JAX key."""
     data = jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     return np.asarray(data, dtype=np.uint32).ravel().tolist()
 

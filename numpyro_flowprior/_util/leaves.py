@@ -1,8 +1,8 @@
-"""NumPy arrays into traced code.
+"""NumPy arrays as constants in traced code.
 
-JAX remembers a NumPy array that a trace has met as a constant, by identity and with the float type of that trace, as
-long as the trace lives: met again in the other type, the very same array is refused (0.10 to 0.12,
-"RuntimeProgramInputMismatch"). A copy is met once.
+A NumPy array can be a constant in a JAX trace. JAX then remembers the array, by object identity and with the float type
+of the trace, for as long as the trace lives. JAX 0.10 to 0.12 refuses the same array in the other float type
+("RuntimeProgramInputMismatch"). A new copy for each trace avoids this.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _MARKS = ("RuntimeProgramInputMismatch", "Cannot lower jaxpr with verifier error
 
 
 def as_jax(tree: Any) -> Any:
-    """Returns a pytree with its NumPy leaves as JAX arrays, in the float type that holds here, each through a copy."""
+    """Returns a pytree with copies of its NumPy leaves as JAX arrays, in the current float type."""
     return jax.tree.map(jnp.asarray, copied(tree))
 
 
 def copied(tree: Any) -> Any:
-    """Returns a pytree with copies of its NumPy leaves, which no trace has met yet."""
+    """Returns a pytree with copies of its NumPy leaves, which no trace has used yet."""
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def forgetting(call: Callable[[], T]) -> T:
-    """Returns call(); if a NumPy array that it closes over was met in the other precision, a second time.
+    """Returns call(), and calls again if a NumPy array in its closure was first traced in the other precision.
 
-    In between JAX's caches are cleared, which costs recompilations, and nothing else.
+    JAX's caches are cleared before the second call. The only cost is recompilation.
     """
     try:
         return call()

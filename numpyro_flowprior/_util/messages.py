@@ -1,4 +1,4 @@
-"""What the package raises and warns with, beside Python's own errors for wrong values and types."""
+"""Errors and warnings of the package. Wrong values and types raise Python's own ValueError and TypeError."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class FlowPriorError(Exception):
 
 
 class FlowPriorWarning(UserWarning):
-    """Base of the package's warnings: something that a user should hear of."""
+    """Base of the package's warnings: something that the user should know."""
 
 
 class ConvergenceWarning(FlowPriorWarning):
-    """A run or a chain is not converged, was stopped before its end, or holds too few independent draws."""
+    """A run or a chain has not converged, was stopped early, or has too few independent draws."""

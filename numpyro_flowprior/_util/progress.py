@@ -1,6 +1,6 @@
-"""Progress of long work: a bar where somebody looks at it, and a line now and then where it goes to a file or a pipe.
+"""Progress of long computations: a bar in a terminal or notebook, and occasional lines in a file or a pipe.
 
-A bar rewrites its line many times a second. In a file each of these is kept: a fit of twenty seconds wrote tens of
+A bar rewrites its line many times a second, and a file keeps every version. A fit of twenty seconds wrote tens of
 kilobytes.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 _LOG = logging.getLogger("numpyro_flowprior")
-_BETWEEN = 10.0  # seconds between two lines of one process, at least
+_BETWEEN = 10.0  # minimum seconds between two lines of one process
 
 
 def progress_bar(
@@ -27,42 +27,43 @@ def progress_bar(
     initial: int = 0,
     disable: bool = False,
 ) -> Any:
-    """Returns tqdm's bar in a terminal or notebook, else what writes lines in its place, at most one in ten seconds.
+    """Returns a tqdm bar in a terminal or notebook, else a replacement that writes at most one line in ten seconds.
 
     Args:
-        iterable: what to go through, if anything.
-        desc: what is done.
-        unit: what it is counted in.
-        total: how many of them there are; None if nobody knows.
-        initial: how many are done.
+        iterable: what to iterate over, if anything.
+        desc: name of the task.
+        unit: what is counted.
+        total: total number of units; None if unknown.
+        initial: number of units already done.
         disable: write nothing.
     """
-    disable = disable or sys.stderr is None  # under pythonw, and some services
+    disable = disable or sys.stderr is None  # stderr is None under pythonw and in some services
     kind = tqdm if disable or is_looked_at() else Lines
     return kind(iterable, desc=desc, unit=unit, total=total, initial=initial, disable=disable)
 
 
 def say(text: str, *, progress: bool) -> None:
-    """Writes a line on what begins, where progress is shown, and logs it in any case."""
+    """Logs a line about the task that begins, and writes it to standard error if progress is shown."""
     _LOG.info(text)
     if progress and sys.stderr is not None:
         print(f"-- {text}", file=sys.stderr, flush=True)
 
 
 def is_looked_at() -> bool:
-    """Returns whether what is written to standard error is shown at once: in a terminal, or in a notebook."""
+    """Returns whether standard error is shown directly to the user: in a terminal or a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", bool)())
 
 
 class Lines:
-    """Has what is used of tqdm, and writes whole lines: at the start, now and then, and at the end.
+    """Replacement for a tqdm bar that writes whole lines: at the start, at intervals, and at the end.
 
-    Where short works follow each other, as the pilots and members of a fit, lines of all of them are ten seconds apart,
-    but for the end of one whose start was told.
+    It has the methods of tqdm that the package uses. Short tasks may follow each other, such as the pilots and members
+    of a fit. Their lines are at least ten seconds apart. The exception is the last line of a task that wrote a line at
+    its start.
     """
 
-    _written = -_BETWEEN  # when the last line was, of any of them
+    _written = -_BETWEEN  # time of the last line of any instance
 
     def __init__(
         self,
@@ -93,22 +94,22 @@ class Lines:
         self.close()
 
     def update(self, n: int = 1) -> None:
-        """Counts further ones."""
+        """Adds n to the count."""
         self.n += n
         self.refresh()
 
     def set_postfix(self, values: Any = None, refresh: bool = True, **more: Any) -> None:
-        """Takes numbers to tell beside the count."""
+        """Sets the numbers to show next to the count."""
         self._postfix = {**(values or {}), **more}
         if refresh:
             self.refresh()
 
     def set_description(self, desc: str) -> None:
-        """Takes another name of what is done."""
+        """Sets the name of the task."""
         self.desc = desc
 
     def refresh(self) -> bool:
-        """Writes a line if the last one is long ago; returns whether it did."""
+        """Writes a line if the last one was long enough ago; returns whether it did."""
         if self.disable or time.monotonic() - Lines._written < _BETWEEN:
             return False
         self._write()

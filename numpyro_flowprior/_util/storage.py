@@ -1,9 +1,9 @@
 """The package's file format: named arrays in safetensors, everything else in one JSON header. No pickle.
 
-From schema 2 on the header has a checksum of all that the file holds (`checksum`), so that damage is found.
+From schema 2 on, the header has a checksum of the whole content of the file (`checksum`), so that damage is detected.
 
-This module knows nothing of what it stores: a kind ("flow_prior", "gp_emulator"), a schema version, a JSON record
-and a dictionary of arrays. What they mean, and whether they fit together, is for the type that loads them.
+A file has a kind ("flow_prior", "gp_emulator"), a schema version, a JSON record and a dictionary of arrays. This module
+does not interpret them. The type that loads the file knows their meaning and checks that they fit together.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .checks import plain_json, shorten
 from .messages import FlowPriorError
 
 FORMAT = "numpyro_flowprior"
-CHECKSUM = "sha256"  # the checksum's name in the header
-_HDF5 = b"\x89HDF\r\n\x1a\n"  # what its files begin with
-_CHECKSUM_SINCE = 2  # the first schema, of every kind, whose files have one
+CHECKSUM = "sha256"  # key of the checksum in the header
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # first bytes of an HDF5 file
+_CHECKSUM_SINCE = 2  # first schema, for every kind, with a checksum
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """What a file holds: kind, schema version, JSON record, arrays by name, and its checksum (None before schema 2)."""
+    """Content of a file: kind, schema version, JSON record, arrays by name, and checksum (None before schema 2)."""
 
     kind: str
     schema: int
@@ -43,24 +43,24 @@ class StoredFile:
 
 
 class FileFormatError(FlowPriorError, ValueError):
-    """A file is not what it should be; the message says which file, what is wrong and what to do."""
+    """A file does not have the expected format. The message says which file, what is wrong and what to do."""
 
 
 def save_file(
     path: str | os.PathLike[str], kind: str, schema: int, record: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> Path:
-    """Writes a file atomically (a crash leaves the old one, or none) and returns its path.
+    """Writes a file atomically and returns its path. A crash leaves the old file, or none.
 
     Args:
         path: where to write; the folder must exist.
         kind: what is stored, e.g. "flow_prior".
         schema: version of the record's and arrays' layout, >= 1.
         record: JSON-ready description.
-        arrays: name to array; stored in their own dtypes.
+        arrays: arrays by name; each is stored in its own dtype.
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        TypeError, ValueError: a part of the record is not JSON-ready (named).
+        TypeError, ValueError: a part of the record is not JSON-ready; the message names it.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -76,9 +76,9 @@ def save_file(
 def checksum(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """Returns the SHA-256 (hex) of a file's content.
 
-    Of the header without the checksum, as JSON with sorted keys, no spaces, in UTF-8, and a newline; then of each
-    array, by name in sorted order: [name, dtype, shape] as such JSON, a newline, and its bytes, little-endian,
-    in C order.
+    The digest is of the header without the checksum, as JSON (sorted keys, no spaces, UTF-8), and a newline. The arrays
+    follow, sorted by name. Each adds [name, dtype, shape] as JSON of the same form, a newline, and its bytes,
+    little-endian, in C order.
     """
     digest = hashlib.sha256(_canonical({key: value for key, value in header.items() if key != CHECKSUM}))
     for name, array in sorted(arrays.items()):
@@ -94,7 +94,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Removes the temporary neighbours that writes of `path` left when they were killed; nobody else may write it."""
+    """Removes the temporary files that killed writes of `path` left. No other process may be writing `path`."""
     path = Path(path)
     if path.parent.is_dir():
         for temporary in path.parent.iterdir():
@@ -107,14 +107,14 @@ def _prefix(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes bytes as a file that is there whole or not at all."""
+    """Writes bytes to a file, either completely or not at all."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a temporary neighbour to write to; it is flushed to disk and renamed over `path` if nothing goes wrong."""
+    """Opens a temporary file next to `path`. It is flushed to disk and renamed to `path` if there is no error."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -135,22 +135,22 @@ def _umask() -> int:
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is HDF5, by its first bytes."""
+    """Returns whether a file begins with the signature of HDF5."""
     with Path(path).open("rb") as file:
         return file.read(len(_HDF5)) == _HDF5
 
 
 def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) -> StoredFile:
-    """Reads a file of the given kind.
+    """Returns the content of a file of the given kind.
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: the file is not safetensors, is truncated or damaged, has no header of ours, holds another
-            kind, or was written by a newer version of the package.
+        FileFormatError: the file is not safetensors, is truncated or damaged, has no header of this package, is of
+            another kind, or was written by a newer version of the package.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise FileFormatError(f"{path}: expected a file; got a folder or a device. Name the {kind} file in it.")
+        raise FileFormatError(f"{path}: expected a file; got a folder or a device. Pass the path of the {kind} file.")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. Expected a {kind} file written by this package.")
     header, arrays = _read(path)
@@ -169,15 +169,15 @@ def load_file(path: str | os.PathLike[str], kind: str, *, newest_schema: int) ->
 
 
 def _require_checksum(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises FileFormatError if a file's content is not what was written; schema 1 had no checksum."""
+    """Raises FileFormatError if the content of a file has changed since it was written; schema 1 had no checksum."""
     stored = header.get(CHECKSUM)
     if stored is None and header["schema"] < _CHECKSUM_SINCE:
         return
     found = checksum(header, arrays)
     if stored != found:
         raise FileFormatError(
-            f"{path}: its content has the checksum {found}; expected {stored!r}, as when it was written. "
-            "The file is damaged or was altered: copy it again."
+            f"{path}: its content has the checksum {found}; expected {stored!r}, computed when it was written. "
+            "The file is damaged or was changed: copy it again."
         )
 
 
@@ -204,7 +204,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def require_arrays(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises FileFormatError unless the arrays are exactly the expected ones: names, shapes, finite floats."""
+    """Raises FileFormatError unless the arrays have exactly the expected names and shapes, and are finite floats."""
     missing = sorted(expected.keys() - arrays.keys())
     unknown = sorted(arrays.keys() - expected.keys())
     if missing or unknown:

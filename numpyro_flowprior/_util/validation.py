@@ -1,4 +1,4 @@
-"""NumPyro's check of a distribution's arguments, with the type that it has: it comes without."""
+"""The argument check of NumPyro for `log_prob`, with the type annotations that it lacks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def validated(method: Method) -> Method:
-    """Returns `log_prob` of a distribution, which warns of values outside the support if it is asked to validate."""
+    """Returns the `log_prob` of a distribution, which warns about values outside the support if validation is on."""
     checked: Method = validate_sample(method)
     return checked

@@ -1,1 +1,1 @@
-"""What an analysis leaves behind: named parameters, chains, and their formats."""
+"""The results of an analysis: named parameters, chains of draws, and statistics of dependent rows."""

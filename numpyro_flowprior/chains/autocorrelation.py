@@ -1,4 +1,4 @@
-"""The integrated autocorrelation time of a chain: how many rows make one independent draw."""
+"""The integrated autocorrelation time of a chain: how many rows correspond to one independent draw."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy.fft import irfft, next_fast_len, rfft
 from .._util.checks import FloatArray
 
 _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
-LONG_ENOUGH = 50.0  # autocorrelation times after which emcee's documentation trusts a run
-_BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble's run
-_MANY_KEPT = 200_000  # rows of an ensemble above which some are left out
-_MOST_ROWS = 200_000  # longer sequences are judged on their first rows; tau is far shorter than that
+LONG_ENOUGH = 50.0  # autocorrelation times that a run needs, according to the documentation of emcee
+_BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble run
+_MANY_KEPT = 200_000  # an ensemble run with more rows is thinned
+_MOST_ROWS = 200_000  # only the first rows of longer sequences are used; tau is far shorter than that
 
 
 def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None) -> FloatArray:
@@ -23,7 +23,7 @@ def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None
 
     Args:
         samples: (n, d) rows in the order in which they were drawn.
-        chain_id: (n,) which chain each row belongs to; None for a single chain.
+        chain_id: (n,) the chain of each row; None for a single chain.
     """
     return integrated_time(samples, sequences_of(len(samples), chain_id))
 
@@ -32,9 +32,9 @@ def sequences_of(n: int, chain_id: np.ndarray | None, period: int = 1) -> list[n
     """Returns the row numbers of each sequence, in the order of its steps.
 
     Args:
-        n: rows.
-        chain_id: (n,) which chain each row belongs to; None for a single chain, or
-        period: as many walkers that take turns.
+        n: number of rows.
+        chain_id: (n,) the chain of each row; None for a single chain, or for walkers that take turns.
+        period: number of walkers that take turns; used only without `chain_id`.
     """
     if chain_id is None:
         return [np.arange(k, n, period) for k in range(min(period, n))]
@@ -43,12 +43,14 @@ def sequences_of(n: int, chain_id: np.ndarray | None, period: int = 1) -> list[n
 
 
 def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: float = 1.0) -> list[np.ndarray]:
-    """Returns the row of every so many steps of each sequence: rows as often as they count.
+    """Returns, for each sequence, the row numbers at evenly spaced steps.
+
+    A row that stands for many steps occurs several times.
 
     Args:
         sequences: row numbers of each sequence.
-        counts: (n,) steps that each row stands for, or its weight; None for one.
-        every: steps from one to the next.
+        counts: (n,) number of steps that each row stands for, or its weight; None for one step each.
+        every: distance in steps.
     """
     found = []
     for rows in sequences:
@@ -62,8 +64,8 @@ def steps_of(sequences: Sequence[np.ndarray], counts: FloatArray | None, every: 
 def integrated_time(values: FloatArray, sequences: Sequence[np.ndarray]) -> FloatArray:
     """Returns the integrated autocorrelation time of each column, (d,), in rows; at least 1.
 
-    tau = 1 + 2 sum_t rho(t), with the autocorrelation rho averaged over sequences (about the mean of all of them, so
-    that chains stuck in different places read as long correlations) and summed up to Sokal's automatic window.
+    tau = 1 + 2 sum_t rho(t), summed up to Sokal's automatic window. The autocorrelation rho is averaged over the
+    sequences. It is taken about the mean of all sequences, so chains stuck in different places give a large tau.
 
     Args:
         values: (n, d).
@@ -73,7 +75,7 @@ def integrated_time(values: FloatArray, sequences: Sequence[np.ndarray]) -> Floa
     """
     mean = values.mean(axis=0)
     chains = [values[rows[:_MOST_ROWS]] - mean for rows in sequences]
-    varies = np.ptp(values, axis=0) > 0  # about a rounded mean, a constant column would look like one long correlation
+    varies = np.ptp(values, axis=0) > 0  # with a rounded mean, a constant column would look like a long correlation
     longest = max(len(chain) for chain in chains)
     covariance = np.zeros((longest, values.shape[1]))
     for chain in chains:
@@ -88,9 +90,9 @@ def integrated_time(values: FloatArray, sequences: Sequence[np.ndarray]) -> Floa
 
 
 def ensemble_time(steps: FloatArray) -> float:
-    """Returns the longest autocorrelation time of any parameter, in steps, of an ensemble's run (steps, walkers, d).
+    """Returns the longest autocorrelation time, in steps, of any parameter in an ensemble run (steps, walkers, d).
 
-    The first tenth of the run is left aside: it may still remember where the walkers started.
+    The first tenth of the run is left out, because it may still depend on where the walkers started.
     """
     kept = steps[len(steps) // 10 :]
     flat = np.swapaxes(kept, 0, 1).reshape(-1, steps.shape[-1])
@@ -99,14 +101,14 @@ def ensemble_time(steps: FloatArray) -> float:
 
 
 def burn_in_of(tau: float, steps: int) -> int:
-    """Returns how many steps of an ensemble's run to drop: five autocorrelation times, at most half of the run."""
+    """Returns how many steps of an ensemble run to drop: five autocorrelation times, at most half of the run."""
     return min(int(np.ceil(_BURN_IN * tau)), steps // 2)
 
 
 def thinning_of(tau: float, steps: int, walkers: int) -> int:
-    """Returns n to keep every n-th of an ensemble's steps.
+    """Returns n such that every n-th step of an ensemble run is kept.
 
-    All are kept, for a tail needs every row, up to 200,000 rows of all walkers. Of more every n-th, n at most half an
-    autocorrelation time.
+    Up to 200,000 rows of all walkers, every step is kept, because the tails need every row. Longer runs are thinned, by
+    half an autocorrelation time at most.
     """
     return max(1, min(int(tau / 2), -(-steps * walkers // _MANY_KEPT)))

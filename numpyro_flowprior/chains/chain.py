@@ -1,4 +1,4 @@
-"""Chain: what an analysis leaves behind, and what every part of the package takes and returns."""
+"""Chain: weighted draws of named parameters, which every part of the package takes and returns."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .parameters import ParameterSpace, require_space
 WeightsKind = Literal["importance", "counts"]
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "weights", "chain_id", "family_id")
-_BLOCKS = 40  # how many blocks a correlated chain is cut into before blocks are dealt to the two parts of a split
-_LONGEST_STAY = 1e5  # steps of a Markov chain at one row, beyond which weights are taken for importance weights
-_WHOLE = 1e-6  # how far counts may be from whole numbers
-_MOST_BLOCKS = 100_000  # more would take time and memory, and would not make the parts any better
+_BLOCKS = 40  # a correlated chain is cut into at least this many blocks before a split
+_LONGEST_STAY = 1e5  # weights with a larger range are importance weights, not steps of a Markov chain at a row
+_WHOLE = 1e-6  # allowed distance of counts from whole numbers
+_MOST_BLOCKS = 100_000  # more blocks would take time and memory, without better parts
 
 
 class Chain(Displayed):
@@ -43,19 +43,19 @@ class Chain(Displayed):
         log_prior: (n,) normalised log prior per draw, if known.
         log_likelihood: (n,) log likelihood per draw, if known.
         weights: (n,) non-negative weights, any scale; None for equal weights.
-        weights_kind: what they are. "counts": how many steps a Markov chain stayed at each row (GetDist, CosmoMC,
-            Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws). None:
-            counts if they are whole multiples of the smallest, else importance weights. Equal weights are none.
-        chain_id: (n,) integer label of the Markov chain (or walker) each row belongs to; None for one sequence.
-        family_id: (n,) integer label of the draw that each row descends from: particles of sequential Monte Carlo have
-            common ancestors, and those of one family are not independent, whatever their chains. Such rows have no
-            order in time. None if no rows are related.
-        rows: what their order means. "sequence": in time, neighbours may be near copies. "independent": nothing, as in
-            sorted, shuffled or nested-sampling files. None: what the rows themselves show (chains.order); if nothing,
-            a sequence, and independent with importance weights.
+        weights_kind: meaning of the weights. "counts": how many steps a Markov chain stayed at each row (GetDist,
+            CosmoMC, Cobaya, MontePython). "importance": importance weights (nested samplers, pocoMC, reweighted draws).
+            None: counts if they are multiples of the smallest, else importance weights. Equal weights are dropped.
+        chain_id: (n,) integer label of the Markov chain (or walker) of each row; None for one sequence.
+        family_id: (n,) integer label of the ancestor of each row. Particles of sequential Monte Carlo have common
+            ancestors, and particles of one family are dependent, even in different chains. Such rows have no order in
+            time. None if no rows are related.
+        rows: meaning of the row order. "sequence": order in time; neighbours may be near copies. "independent": no
+            meaning, as in sorted, shuffled or nested-sampling files. None: recognised from the rows (chains.order). If
+            nothing is recognised, rows with importance weights are independent, and all others are a sequence.
         log_evidence: log of the normalising constant (marginal likelihood), if known.
         log_evidence_error: its standard error.
-        info: free-form record of where the chain comes from (sampler, seed, versions).
+        info: free-form record of the origin of the chain (sampler, seed, versions).
 
     Raises:
         TypeError: not real numbers, or `space` is not a ParameterSpace.
@@ -71,12 +71,12 @@ class Chain(Displayed):
     weights: FloatArray | None
     weights_kind: WeightsKind | None
     chain_id: np.ndarray | None
-    family_id: np.ndarray | None = None  # of chains that were pickled without
+    family_id: np.ndarray | None = None  # default for chains pickled without this field
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
     _rows: RowKind | None
-    _inherited: RowOrder | None = None  # what was recognised in the chain that this one was made of
+    _inherited: RowOrder | None = None  # row order recognised in the chain that this one was made from
 
     def __init__(
         self,
@@ -116,8 +116,8 @@ class Chain(Displayed):
         }
         if family_id is not None and rows == "sequence":
             raise ValueError(
-                "chain.family_id: expected none with rows='sequence'; of rows in time the order tells what depends on "
-                "what, of families their labels do. Leave one of them out."
+                "chain.family_id: expected none with rows='sequence'; got both. The dependence of rows follows "
+                "from their order in time or from family labels, not from both. Leave one out."
             )
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
@@ -145,37 +145,37 @@ class Chain(Displayed):
 
     @property
     def probabilities(self) -> FloatArray:
-        """Weights normalised to sum to one, (n,); 1/n each where there are none."""
+        """Weights normalised to sum to one, (n,); 1/n each without weights."""
         if self.weights is None:
             return np.full(self.n, 1.0 / self.n)
         return self.weights / self.weights.sum()
 
     @property
     def constant_columns(self) -> tuple[str, ...]:
-        """Names of the parameters that take one value only among rows of positive weight."""
+        """Names of the parameters with a single value among the rows of positive weight."""
         rows = self.samples if self.weights is None else self.samples[self.weights > 0]
         same = np.ptp(rows, axis=0) == 0.0
         return tuple(name for name, flat in zip(self.names, same, strict=True) if flat)
 
     @cached_property
     def row_order(self) -> RowOrder:
-        """What the order of the rows is taken to mean, and why."""
+        """The meaning of the row order, and the reason for it."""
         if self._inherited is not None:
             return self._inherited
         if self._rows == "independent":
-            return RowOrder("independent", "as was said")
+            return RowOrder("independent", "declared with `rows`")
         if self.family_id is not None:
             return RowOrder("independent", "the rows have family labels")
         if self._rows == "sequence":
             in_turn = None if self.chain_id is not None else walkers_in_turn(self.samples)
-            return in_turn or RowOrder("sequence", "as was said")
+            return in_turn or RowOrder("sequence", "declared with `rows`")
         importance = self.weights_kind == "importance"
         density = self.log_prob if self.log_likelihood is None else self.log_likelihood
         return recognised(self.samples, self.chain_id, importance=importance, density=density)
 
     @property
     def rows(self) -> RowKind:
-        """What the order of the rows means: "sequence" or "independent"."""
+        """The meaning of the row order: "sequence" or "independent"."""
         return self._rows or self.row_order.kind
 
     @cached_property
@@ -188,13 +188,13 @@ class Chain(Displayed):
 
     @cached_property
     def effective_size(self) -> float:
-        """Number of independent draws that would know the parameters as well: the one effective size of a chain.
+        """Number of independent draws that would determine the means of the parameters equally well.
 
-        Of a sequence it is that of the mean that is known least, of any parameter: n over the longest integrated
-        autocorrelation time; with counts or weights by the same theory (chains.effective), as GetDist has it. Of
-        independent rows it is Kish's (sum w)^2 / sum w^2, copies of a row counting as one. Rows with family labels are
-        worth what the mean known least is, and Kish's size at most. It is about means: how much of a density's shape
-        the rows can teach is another number.
+        For a sequence it is n over the longest integrated autocorrelation time of any parameter. With counts or weights
+        the same theory applies (chains.effective), as in GetDist. For independent rows it is Kish's
+        (sum w)^2 / sum w^2, where copies of a row count as one. For rows with family labels it is the smallest value of
+        any parameter, and at most Kish's. It refers to means only. How well the rows determine the shape of a density
+        is a different number.
         """
         if self.dependence.sequences is not None and self.weights is None:
             return self.n / self.autocorrelation_time
@@ -202,7 +202,7 @@ class Chain(Displayed):
 
     @cached_property
     def autocorrelation_time(self) -> float:
-        """The longest integrated autocorrelation time of any parameter, in rows; 1 where their order means nothing."""
+        """The longest integrated autocorrelation time of any parameter, in rows; 1 if independent, or below 10 rows."""
         if self.dependence.sequences is None or self.n < 10:
             return 1.0
         if self.weights is None:
@@ -213,10 +213,12 @@ class Chain(Displayed):
         return max(float(integrated_time(part[:, None], self.dependence.sequences)[0]) for part in parts)
 
     def mean_and_error(self, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Returns the weighted mean (k,) of functions of the rows, and its standard error (k,), dependence included.
+        """Returns the weighted mean (k,) of functions of the rows, and its standard error (k,).
+
+        The error accounts for the dependence between rows.
 
         Args:
-            values: (n, k) or (n,), then both are numbers; finite wherever the weight is positive.
+            values: (n, k), or (n,) to get two numbers; finite wherever the weight is positive.
         """
         array = float_array(values, "mean_and_error: values")
         columns = array[:, None] if array.ndim == 1 else array
@@ -227,7 +229,7 @@ class Chain(Displayed):
     def r_hat(self) -> FloatArray | None:
         """Rank-normalised split R-hat of each parameter, (d,): 1 where the chains agree, at most 1.01 if converged.
 
-        None without two chains of four rows, with importance weights and for independent rows (see
+        None with fewer than two chains of four rows, with importance weights, and for independent rows (see
         `convergence.r_hat`).
         """
         if self.weights_kind == "importance" or self.rows == "independent":
@@ -261,7 +263,7 @@ class Chain(Displayed):
     def select(self, names: Sequence[str]) -> Chain:
         """Returns the chain of the named parameters (their marginal).
 
-        The per-draw log densities belong to the full set of parameters and are dropped, unless the names are only
+        The per-draw log densities belong to the full set of parameters. They are dropped, unless the names are only
         reordered.
         """
         space = self.space.select(names)
@@ -272,30 +274,30 @@ class Chain(Displayed):
         return self._heir(Chain(self.samples[:, columns], space, **parts))
 
     def thin(self, n: int) -> Chain:
-        """Returns every n-th row of each sequence (of the rows as they stand where their order means nothing)."""
+        """Returns every n-th row of each sequence, or of all rows if their order has no meaning."""
         step = positive_int(n, "thin")
         sequences = self.dependence.sequences or [np.arange(self.n)]
         return self.take(np.sort(np.concatenate([rows[::step] for rows in sequences])))
 
     def resample(self, key: jax.Array, n: int) -> Chain:
-        """Returns n equally weighted rows, drawn by systematic resampling (the least added noise)."""
+        """Returns n equally weighted rows, drawn by systematic resampling, which adds the least noise."""
         n = positive_int(n, "resample")
         return self.take(systematic_rows(key, self.probabilities, n)).replace(weights=None)
 
     def split(self, key: jax.Array, fraction: float) -> tuple[Chain, Chain]:
         """Returns two disjoint parts, the first with about `fraction` of the rows.
 
-        Independent rows are dealt one by one, copies and families together, weighted ones so that each part has its
-        share of the heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, at least 40 blocks
-        in all, so that near-copies of a row do not land in both parts (in short chains of slow samplers the nearest
-        do).
+        Independent rows are dealt one by one, but copies and families stay together. If rows have weights, each part
+        gets its share of the heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, so that
+        near-copies of a row do not end up in both parts. There are at least 40 blocks. In short chains with long
+        autocorrelation times the blocks are therefore shorter, and some near-copies do end up in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal(key, [fraction, 1.0 - fraction])
         return self.take(first), self.take(second)
 
     def deal(self, key: jax.Array, fractions: Sequence[float]) -> list[np.ndarray]:
-        """Returns row numbers, sorted, of disjoint parts with about the given fractions of the rows (see `split`)."""
+        """Returns sorted row numbers of disjoint parts with about the given fractions of the rows (see `split`)."""
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
         generator, tau = _generator(key), self.autocorrelation_time
@@ -307,21 +309,21 @@ class Chain(Displayed):
         return deal_blocks(generator, blocks_of(sequences, length), self.probabilities, fractions)
 
     def take(self, rows: np.ndarray | Sequence[int] | slice) -> Chain:
-        """Returns the chosen rows, with everything that belongs to them."""
+        """Returns the chain of the chosen rows, with all their fields."""
         parts = self._parts()
         for name in _PER_DRAW:
             if parts[name] is not None:
                 parts[name] = parts[name][rows]
         samples = self.samples[rows]
         if samples.base is None:
-            samples.setflags(write=False)  # ours alone: it need not be copied again
+            samples.setflags(write=False)  # a new array, which need not be copied again
         return self._heir(Chain(samples, self.space, **parts))
 
     def replace(self, **changes: Any) -> Chain:
         """Returns a copy with some fields changed.
 
-        Of new weights the kind is told by themselves, if it is not given. What was recognised in the order of the rows
-        stays, unless samples, chain ids, families or `rows` are new, or the weights were all that it went by.
+        The kind of new weights is inferred from them if it is not given. The recognised row order is kept, unless the
+        samples, chain ids, families or `rows` change. New weights also discard it if it was based only on them.
         """
         parts = {"samples": self.samples, "space": self.space, **self._parts()}
         unknown = changes.keys() - parts.keys()
@@ -330,7 +332,7 @@ class Chain(Displayed):
         if "weights" in changes and "weights_kind" not in changes:
             changes["weights_kind"] = None
         if changes.keys() & {"samples", "chain_id"}:
-            parts["chain_id"] = self.chain_id  # without what was recognised
+            parts["chain_id"] = self.chain_id  # without walkers that were recognised
         forget = {"samples", "chain_id", "family_id", "rows"} | (
             {"weights"} if self.row_order.why == IMPORTANCE else set()
         )
@@ -339,7 +341,7 @@ class Chain(Displayed):
         return made if changes.keys() & forget else self._heir(made)
 
     def _heir(self, made: Chain) -> Chain:
-        """Returns a chain made of this one's rows, which shows less of their order, with what was seen here."""
+        """Returns `made` with the row order recognised in this chain, because its own rows show less of it."""
         if made._rows is None:
             object.__setattr__(made, "_inherited", replace(self.row_order, period=1))
         return made
@@ -347,12 +349,12 @@ class Chain(Displayed):
     def _parts(self) -> dict[str, Any]:
         names = (*_PER_DRAW, "weights_kind", "log_evidence", "log_evidence_error", "info")
         parts = {**{name: getattr(self, name) for name in names}, "rows": self._rows}
-        if self.chain_id is None and self.row_order.period > 1:  # some rows or columns would not show it
+        if self.chain_id is None and self.row_order.period > 1:  # a subset of rows or columns may not show it
             parts["chain_id"] = np.arange(self.n) % self.row_order.period
         return parts
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of names, samples, weights, families and row order: it identifies the chain."""
+        """Returns the SHA-256 of names, samples, weights, families and row order, which identifies the chain."""
         digest = hashlib.sha256("\0".join(self.names).encode())
         digest.update(self.samples.data)
         if self.weights is not None:
@@ -378,12 +380,12 @@ class Chain(Displayed):
         for j, name in enumerate(self.names):
             lower, upper = self.space.bounds[j]
             mean, deviation = numbers[:2, j]
-            apart = np.log10(abs(mean) / deviation) if mean and deviation else 0.0  # an epoch has digits to spare
+            apart = np.log10(abs(mean) / deviation) if mean and deviation else 0.0  # an epoch needs more digits
             digits = int(np.clip(np.ceil(apart) + 3, 6, 17))
             rows.append(
                 [name, *(f"{x:.{digits}g}" for x in numbers[:, j]), f"({lower:.6g}, {upper:.6g})", self.space.units[j]]
             )
-        size = f"{self.effective_size:.0f} effective draws of {self.row_order.kind} rows"
+        size = f"effective sample size {self.effective_size:.0f}; rows: {self.row_order.kind}"
         return f"{self!r}\n{size}\n{columns_of_text(rows)}"
 
 
@@ -414,7 +416,7 @@ def _checked_samples(samples: Any, space: ParameterSpace) -> FloatArray:
 
 
 def _is_constant(array: FloatArray) -> bool:
-    """Returns whether nobody can change the values: read-only memory, or a file mapped for reading."""
+    """Returns whether the values cannot change: read-only memory, or a file mapped for reading."""
     owner = array if array.base is None else array.base
     return not array.flags.writeable and (owner is array or (isinstance(owner, np.memmap) and owner.mode == "r"))
 
@@ -451,7 +453,7 @@ def _checked_weights(weights: Any, n: int) -> FloatArray | None:
     if (array < 0).any():
         raise ValueError(
             f"chain.weights: expected non-negative weights; {int((array < 0).sum())} of {n} are negative "
-            f"(smallest {array.min():g}). Log weights need exponentiating first."
+            f"(smallest {array.min():g}). If they are log weights, exponentiate them."
         )
     total = array.sum()
     if not (total > 0 and np.isfinite(total)):
@@ -460,10 +462,10 @@ def _checked_weights(weights: Any, n: int) -> FloatArray | None:
 
 
 def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | None, WeightsKind | None]:
-    """Returns the weights and what they are; equal weights are none, and multiples of the smallest are counts.
+    """Returns the weights and their kind. Equal weights give None, and whole multiples of the smallest are counts.
 
-    Multiples of 0.1 or 0.01 are importance weights that were rounded; of 0.0001 they may be counts of 10,000 steps in
-    all, divided by their sum.
+    Multiples of 0.1, 0.01, ... are rounded importance weights if their sum exceeds one. If it does not, they may be
+    counts divided by their sum, for example multiples of 0.0001 from 10,000 steps.
     """
     if kind is not None:
         one_of(kind, "chain.weights_kind", get_args(WeightsKind))
@@ -479,14 +481,14 @@ def _checked_kind(kind: Any, weights: FloatArray | None) -> tuple[FloatArray | N
         return weights, "importance"
     if kind == "counts" and not are_counts(weights):
         raise ValueError(
-            "chain.weights: expected whole numbers, the steps that a Markov chain stayed at each row; got fractions, "
+            "chain.weights: expected whole numbers with weights_kind='counts', the steps at each row; got fractions, "
             f"{shorten(weights[np.round(weights) != weights], 3)}. Pass weights_kind='importance'."
         )
     return weights, kind
 
 
 def _is_decimal_place(step: float) -> bool:
-    """Returns whether a step is 0.1, 0.01, ...: that of rounded numbers."""
+    """Returns whether a step is 0.1, 0.01, ..., as in rounded numbers."""
     places = -np.log10(step)
     return bool(places > 0.5 and abs(places - np.round(places)) < _WHOLE)
 

@@ -1,4 +1,4 @@
-"""Whether a chain is fit for use: converged, and with enough independent draws. In numbers and in words."""
+"""Checks of a chain, as numbers and as text: has it converged, and does it have enough independent draws?"""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from .._util.checks import FloatArray
 from .autocorrelation import autocorrelation_time
 from .chain import Chain
 
-_FEWEST_ROWS = 100  # shorter chains are not judged
+_FEWEST_ROWS = 100  # shorter chains are not checked
 _WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
-_FALSE_ALARM = 1e-3  # how often converged chains are said to disagree
-_SLOW = 1.5  # rows of autocorrelation time from which on it is what makes draws few
-_FEWEST_DRAWS = 400.0  # effective draws that the same section asks of four chains
+_FALSE_ALARM = 1e-3  # probability that converged chains are reported to disagree
+_SLOW = 1.5  # autocorrelation time, in rows, above which it is named as the cause of few draws
+_FEWEST_DRAWS = 400.0  # effective draws that the same section recommends for four chains
 
 
 def check_convergence(chain: Chain, *, walkers: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """Returns effective size, autocorrelation time and R-hat of a chain, and sentences on what makes it unfit.
+    """Returns effective size, autocorrelation time and R-hat of a chain, and a message for each failed check.
 
     Args:
-        chain: what was read.
-        walkers: whether the chain ids are an ensemble's walkers: many, short and dependent, which R-hat does not judge.
+        chain: the chain that was read.
+        walkers: whether the chain ids are the walkers of an ensemble. These are many, short and dependent, so R-hat is
+            not computed.
     """
     ratios = None if walkers else chain.r_hat
     report: dict[str, Any] = {
@@ -44,17 +45,17 @@ def _of_r_hat(chain: Chain, ratios: FloatArray | None) -> list[str]:
     if not high:
         return []
     return [
-        f"R-hat: got {'; '.join(high)}, the limit being that of converged chains of this length. "
+        f"R-hat: got {'; '.join(high)}. Converged chains of this length rarely exceed the limit. "
         "The chains disagree: leave out the burn-in, or run them longer."
     ]
 
 
 def _r_hat_by_chance(chain: Chain) -> FloatArray:
-    """Returns the R-hat that converged chains exceed in one parameter of a thousandth of all readings, (d,).
+    """Returns the R-hat of each parameter, (d,), that converged chains exceed in any of them with probability 0.001.
 
-    Means of k halves with n effective draws each scatter so that n (R-hat^2 - 1) is chi^2 / (k - 1), k - 1 degrees of
-    freedom. The autocorrelation that gives n is that within chains: about their common mean it would hide the very
-    disagreement.
+    For the means of k halves with n effective draws each, n (R-hat^2 - 1) is distributed as chi^2 / (k - 1), with k - 1
+    degrees of freedom. The autocorrelation time that gives n is taken about the mean of each chain. If it were taken
+    about the common mean, it would hide the disagreement.
     """
     ids = np.zeros(chain.n, dtype=int) if chain.chain_id is None else chain.chain_id
     labels, codes = np.unique(ids, return_inverse=True)
@@ -70,12 +71,12 @@ def _of_size(chain: Chain) -> list[str]:
     size = chain.effective_size
     if size >= min(_FEWEST_DRAWS, chain.n / 2):
         return []
-    cause = "rows repeat" if chain.weights is None else "the weights sit on few rows"
+    cause = "rows repeat" if chain.weights is None else "few rows have most of the weight"
     if chain.family_id is not None:
         cause = "rows have common ancestors"
     if chain.rows == "sequence" and chain.autocorrelation_time > _SLOW:
         cause = f"autocorrelation time {chain.autocorrelation_time:.0f} rows"
     return [
-        f"Effective size: expected {_FEWEST_DRAWS:.0f} independent draws or more; {chain.n} rows hold {size:.0f} "
-        f"({cause}). What is learnt from them is noise beyond that: run the analysis longer."
+        f"Effective size: expected at least {_FEWEST_DRAWS:.0f} independent draws; {chain.n} rows hold {size:.0f} "
+        f"({cause}). A density learnt from so few draws is noisy: run the analysis longer."
     ]

@@ -1,4 +1,4 @@
-"""Whether chains agree: R-hat."""
+"""R-hat: a test of whether chains agree."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from scipy.stats import rankdata
 from .._util.checks import FloatArray
 from .autocorrelation import sequences_of, steps_of
 
-_MOST_ROWS = 200_000  # of longer chains evenly spaced rows are ranked: R-hat does not depend on how many
+_MOST_ROWS = 200_000  # evenly spaced rows of longer chains are ranked; R-hat does not depend on their number
 
 
 def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray | None = None) -> FloatArray | None:
     """Returns the rank-normalised split R-hat of each column, (d,); None without at least two chains of four rows.
 
-    Each chain is cut into halves, rows are replaced by normal scores of their ranks, and R-hat^2 is the variance of all
-    over the mean variance within a half; the larger of that and the same of |x - median|, which sees scales that
-    disagree. One for converged chains; NaN for a constant column, infinite for chains stuck at different values.
+    Each chain is cut into halves, and values are replaced by the normal scores of their ranks. R-hat^2 is the variance
+    of all rows over the mean variance within a half. The result is the larger of R-hat for x and for |x - median|; the
+    latter detects different scales. It is 1 for converged chains, NaN for a constant column, and infinite for chains
+    stuck at different values.
 
     Args:
         samples: (n, d) rows in the order in which they were drawn.
-        chain_id: (n,) which chain each row belongs to.
-        weights: (n,) how often each row was repeated; None for once. Weights that are no counts give None: such rows
-            are no sequence in time.
+        chain_id: (n,) the chain of each row.
+        weights: (n,) how often each row was repeated; None for once. Weights that are not counts give None, because
+            such rows are not a sequence in time.
 
     Source: Vehtari et al. (2021), Bayesian Analysis 16, 667, eq. (1)-(4), (13), (14).
     """
@@ -41,7 +42,7 @@ def r_hat(samples: FloatArray, chain_id: np.ndarray | None, weights: FloatArray 
 
 
 def are_counts(weights: FloatArray | None) -> bool:
-    """Returns whether weights say how often a Markov chain stayed at each row (None: once), and are no densities."""
+    """Returns whether weights are whole numbers: how many steps a Markov chain stayed at each row (None: one)."""
     return weights is None or bool((np.round(weights) == weights).all())
 
 

@@ -1,4 +1,4 @@
-"""Draws that sit exactly on a declared bound: rounded values, which no density on the open box can hold."""
+"""Draws exactly on a declared bound: rounded values, where a density on the open box is not defined."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from .._util.messages import FlowPriorWarning
 from .chain import Chain
 
-_PILED = 0.01  # share of the draws exactly on a bound above which the user is told
+_PILED = 0.01  # share of the draws exactly on a bound above which the user is warned
 
 
 def off_the_edges(chain: Chain) -> Chain:
     """Returns the chain with draws that sit exactly on a bound moved inside.
 
-    A value on the bound is a rounded one. Such draws are spread evenly over half the distance to the nearest draw off
-    the bound, in the order of the rows. A warning tells when more than one per cent of the draws are concerned: then
-    the density may have an atom there, which no flow can hold.
+    Such values are assumed to be rounded. In the order of the rows, they are spread evenly over half the distance to
+    the nearest draw off the bound. There is a warning if they are more than one per cent of the draws. The density may
+    then have an atom on the bound, which no flow can represent.
     """
     samples = chain.samples
     for j, name in enumerate(chain.names):
@@ -32,7 +32,7 @@ def off_the_edges(chain: Chain) -> Chain:
             if count > _PILED * chain.n:
                 warnings.warn(
                     f"chain: {count} of {chain.n} draws of {name!r} sit exactly on the bound {bound:g}; they are "
-                    "taken for rounded values and spread just inside. If the parameter was clipped there, use the "
+                    "treated as rounded values and moved just inside. If the parameter was clipped there, use the "
                     "unclipped draws.",
                     FlowPriorWarning,
                     stacklevel=3,

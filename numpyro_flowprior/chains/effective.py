@@ -1,14 +1,15 @@
-"""How well averages over a chain's rows are known: rows that repeat, follow each other, or have weights.
+"""Errors of averages over the rows of a chain, which may repeat, follow each other, or have weights.
 
-One formula serves all chains. The weighted mean of f is sum p f, with probabilities p that sum to one; its error is
-that of the sum of u = p (f - mean), whose terms are independent, or copies of each other, or a sequence in time:
+The same approach serves all chains. The weighted mean of f is sum p f, with probabilities p that sum to one. Its error
+is that of the sum of u = p (f - mean). The terms may be independent, copies of each other, in families, or a sequence
+in time:
 
     variance = sum u^2                    independent rows
              = sum (sum of copies' u)^2   rows that repeat
-             = (k - 1) / k sum (sum of a family's u / (1 - its p))^2    rows of k families, which is the jackknife
-             = tau sum u^2                a sequence, tau the integrated autocorrelation time of u
+             = (k - 1) / k sum (sum of a family's u / (1 - its p))^2    rows of k families (jackknife)
+             = tau sum u^2                a sequence; tau is the integrated autocorrelation time of u
 
-Multiplicities of a Markov chain need no case of their own: u of a row that counts three times is that of three steps.
+Multiplicities of a Markov chain need no separate case: u of a row that counts three times is the sum of three steps.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import numpy as np
 from .._util.checks import FloatArray
 from .autocorrelation import integrated_time
 
-_FEWEST = 10  # rows of a sequence whose autocorrelation is looked at
-_LOOKED_AT = 50_000  # rows that tell whether equal rows are copies
-_ON_GRID = 1e-3  # relative precision of a grid's step
-_CHANCE = 3.0  # equal pairs, and times as many as by chance, that rounding explains
+_FEWEST = 10  # with fewer rows, tau is not estimated but taken as 1
+_LOOKED_AT = 50_000  # number of rows used to decide whether equal rows are copies
+_ON_GRID = 1e-3  # relative precision of the step of a grid
+_CHANCE = 3.0  # rounding explains this many equal pairs, plus this many times those expected by chance
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Dependence:
     """How rows depend on each other.
 
     Attributes:
-        sequences: row numbers of each sequence in time; None for rows whose order means nothing.
-        copies: (n,) the number of the distinct row that each row is a copy of, for rows without an order; None for all
+        sequences: row numbers of each sequence in time; None if the row order has no meaning.
+        copies: (n,) number of the distinct row that each row is a copy of, for rows without an order; None if all are
             distinct.
-        families: (n,) the number of the family that each row belongs to, from 0, for rows without an order; None for
-            none. Rows of one family depend on each other, nobody knows how; families do not.
+        families: (n,) family number of each row, from 0, for rows without an order; None without families. Rows of one
+            family depend on each other in an unknown way. Different families are independent.
     """
 
     sequences: Sequence[np.ndarray] | None = None
@@ -46,7 +47,7 @@ class Dependence:
 
     @property
     def groups(self) -> np.ndarray | None:
-        """The number (n,) of the family, or distinct row, of each row without an order; None for all independent."""
+        """The family, or else the distinct row, of each row without an order, (n,); None if all are independent."""
         return self.copies if self.families is None else self.families
 
 
@@ -61,7 +62,7 @@ def mean_and_error(
     Args:
         values: (n, k) functions of the rows, finite wherever the probability is positive.
         probabilities: (n,) weights that sum to one.
-        dependence: of the rows.
+        dependence: how the rows depend on each other.
     """
     found = [_of_column(column, probabilities, dependence) for column in values.T]  # one by one: they may be long
     return np.array([mean for mean, _ in found]), np.array([error for _, error in found])
@@ -74,12 +75,12 @@ def _of_column(values: FloatArray, probabilities: FloatArray, dependence: Depend
 
 
 def error_of_sum(parts: FloatArray, probabilities: FloatArray, dependence: Dependence) -> float:
-    """Returns the standard error of a sum over rows whose expectation is zero.
+    """Returns the standard error of a sum over rows with expectation zero.
 
     Args:
-        parts: (n,) the terms of the sum.
+        parts: (n,) terms of the sum.
         probabilities: (n,) weights of the rows, which sum to one.
-        dependence: of the rows.
+        dependence: how the rows depend on each other.
     """
     if dependence.sequences is not None:
         tau = integrated_time(parts[:, None], dependence.sequences)[0] if len(parts) >= _FEWEST else 1.0
@@ -92,13 +93,14 @@ def error_of_sum(parts: FloatArray, probabilities: FloatArray, dependence: Depen
 
 
 def _jackknifed(parts: FloatArray, shares: FloatArray) -> float:
-    """Returns the error of a sum over families from what it were without each; infinite for one family.
+    """Returns the jackknife error of a sum over families, from leaving out one at a time; infinite for one family.
 
-    Few families, or unlike ones, move the mean that their own deviations are taken from: plain squares are too small.
+    The deviations are from a mean that the families themselves shift, if they are few or unequal. The sum of their
+    squares alone would therefore be too small.
 
     Args:
-        parts: (k,) what each family adds to the sum.
-        shares: (k,) their weights, which sum to one.
+        parts: (k,) contribution of each family to the sum.
+        shares: (k,) weights of the families, which sum to one.
     """
     parts, shares = parts[shares > 0.0], shares[shares > 0.0]
     if len(shares) < 2:
@@ -108,9 +110,10 @@ def _jackknifed(parts: FloatArray, shares: FloatArray) -> float:
 
 
 def effective_size(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> float:
-    """Returns how many independent draws of equal weight would know the means of all columns as well.
+    """Returns how many independent draws of equal weight would determine the means of all columns equally well.
 
-    Of independent rows, and of copies, that is Kish's effective size, whatever the columns are, and never more.
+    For independent rows and copies this is Kish's effective size, for any columns. Otherwise it is the smallest size of
+    any column, at least 1 and at most Kish's.
     """
     size = kish(probabilities, dependence.copies)
     if dependence.sequences is None and dependence.families is None:
@@ -119,7 +122,7 @@ def effective_size(samples: FloatArray, probabilities: FloatArray, dependence: D
 
 
 def effective_sizes(samples: FloatArray, probabilities: FloatArray, dependence: Dependence) -> FloatArray:
-    """Returns how many independent draws would know each column's mean as well, (d,); n for a constant column."""
+    """Returns how many independent draws would determine the mean of each column equally well, (d,); n if constant."""
     mean, error = mean_and_error(samples, probabilities, dependence)
     variance = np.array([probabilities @ (x - m) ** 2 for x, m in zip(samples.T, mean, strict=True)])
     varies = error > 0
@@ -135,8 +138,8 @@ def kish(probabilities: FloatArray, copies: np.ndarray | None = None) -> float:
 def copies_of(samples: FloatArray) -> np.ndarray | None:
     """Returns the number of the distinct row that each row (n, d) is a copy of, (n,); None if there are no copies.
 
-    Equal rows are copies unless rounding explains them: values of the column with the most values on a grid, of which
-    about as many are equal as are one step apart.
+    Equal rows are copies unless rounding explains them. Rounded values lie on a grid, and about as many pairs are equal
+    as are one step apart. The column with the most distinct values is tested for this.
     """
     if not _are_copies(samples[:_LOOKED_AT]):
         return None
@@ -144,11 +147,11 @@ def copies_of(samples: FloatArray) -> np.ndarray | None:
 
 
 def _marks(samples: FloatArray) -> np.ndarray:
-    """Returns a number (n,) for each row that is equal for equal rows, and for others next to never: a hash."""
-    factors: Any = 2 * np.random.default_rng(0).integers(0, 2**62, samples.shape[1]) + 1  # odd: no bit is lost
+    """Returns a hash (n,) of each row: the same number for equal rows, and almost never for different ones."""
+    factors: Any = 2 * np.random.default_rng(0).integers(0, 2**62, samples.shape[1]) + 1  # odd, so no bit is lost
     marks = np.zeros(len(samples), np.uint64)
     for j, factor in enumerate(factors.tolist()):
-        bits = np.ascontiguousarray(samples[:, j] + 0.0).view(np.uint64)  # -0 is 0
+        bits = np.ascontiguousarray(samples[:, j] + 0.0).view(np.uint64)  # turns -0 into 0
         marks = (marks ^ (bits * np.uint64(factor))) * np.uint64(factor)
         marks ^= marks >> np.uint64(29)
     return marks
@@ -158,7 +161,7 @@ def _are_copies(samples: FloatArray) -> bool:
     if len(np.unique(_marks(samples))) == len(samples):
         return False
     found = [np.unique(column, return_counts=True) for column in samples.T]
-    values, counts = max(found, key=lambda column: len(column[0]))  # that of the column with the most values
+    values, counts = max(found, key=lambda column: len(column[0]))  # the column with the most values
     equal = float(np.sum(counts * (counts - 1.0)) / 2.0)
     gaps = np.diff(values)
     next_to = np.isclose(gaps, gaps.min(initial=np.inf), rtol=_ON_GRID)  # one step of a grid, if there is one

@@ -1,8 +1,9 @@
-"""What the order of a chain's rows means: a sequence in time, walkers in turn, or nothing.
+"""The meaning of the row order of a chain: a sequence in time, walkers in turn, or no meaning.
 
-Markov chains are sequences: neighbours are near copies, and statistics, splits and blocks follow the order. Files often
-lost it: nested samplers' posteriors are sorted by likelihood, published rows are shuffled, ensembles are flattened with
-their walkers in turn. What shows in the rows is recognised here; what does not, the user says.
+Markov chains are sequences: neighbours are near copies, and statistics, splits and blocks follow the order. Files have
+often lost this order. Posteriors of nested samplers are sorted by likelihood, published rows are shuffled, and
+ensembles are flattened with their walkers in turn. This module recognises the order from the rows. The user must
+declare what the rows do not show.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ from .effective import copies_of
 
 RowKind = Literal["sequence", "independent"]
 
-IMPORTANCE = "importance weights"  # why rows are taken as independent where nothing else shows
-_CONSTANT = 1e-9  # standard deviation, of scores of unit variance, that is rounding
-_FEWEST = 100  # rows below which nothing is recognised
-_MOST_ROWS = 20_000  # rows that are looked at
-_LONGEST = 4096  # period that is looked for: walkers in turn
-_CLEAR = 6.0  # standard errors by which a correlation counts
-_FAR = 30  # rows apart: beyond neighbours, within any trend of a sorted file
-_LOCAL = 0.8  # of the squared distance of rows that far apart: neighbours of a Markov chain are nearer than this
-_SORTED = 0.999  # share of neighbours in order, in a sorted column
-_PARTS = 12  # that a file is cut into, to see whether their densities are in order ...
-_TREND = 0.9  # ... by Kendall's tau: as much by chance in one of 10^6 files
-_MOST_COMPARED, _NEIGHBOURS, _CHUNK = 1500, 5, 500  # rows whose neighbours are looked for, how many, rows at a time
-_FLATTEST = 1e-6  # of the widest direction's variance: flatter ones are rounding
+IMPORTANCE = "importance weights"  # why rows are taken as independent if no other pattern is found
+_CONSTANT = 1e-9  # smaller standard deviations, of scores of unit variance, are rounding errors
+_FEWEST = 100  # with fewer rows nothing is recognised
+_MOST_ROWS = 20_000  # number of rows examined
+_LONGEST = 4096  # longest period searched, for walkers in turn
+_CLEAR = 6.0  # standard errors by which a correlation must differ from zero
+_FAR = 30  # distance in rows: beyond neighbours, but short compared with any trend of a sorted file
+_LOCAL = 0.8  # squared distance of neighbours in a Markov chain, relative to rows that far apart: less than this
+_SORTED = 0.999  # fraction of neighbours in order, in a sorted column
+_PARTS = 12  # a file is cut into this many parts, to test whether their densities are in order ...
+_TREND = 0.9  # ... by Kendall's tau, which exceeds this by chance in one of 10^6 files
+_MOST_COMPARED, _NEIGHBOURS, _CHUNK = 1500, 5, 500  # rows tested, neighbours of each, rows at a time
+_FLATTEST = 1e-6  # directions with less variance, relative to the widest, are rounding errors
 
 
 @dataclass(frozen=True)
 class RowOrder:
-    """What the order of rows means, and why it is taken to.
+    """The meaning of the row order, and the reason for it.
 
     Attributes:
         kind: "sequence" (in time, as a Markov chain made them) or "independent" (their order means nothing).
-        why: in words.
-        period: walkers that take turns in a sequence: row i is of walker i modulo period; 1 for none.
+        why: the reason, as text.
+        period: number of walkers that take turns in a sequence (row i belongs to walker i modulo period); 1 for none.
     """
 
     kind: RowKind
@@ -57,7 +58,7 @@ class RowOrder:
 
 
 def checked_rows(rows: object) -> RowKind | None:
-    """Returns what a user says of the order of rows, None for nothing said."""
+    """Returns the row order that the user declared, or None if none was declared."""
     if rows is None:
         return None
     one_of(rows, "chain.rows", get_args(RowKind))
@@ -67,25 +68,25 @@ def checked_rows(rows: object) -> RowKind | None:
 def recognised(
     samples: FloatArray, chain_id: np.ndarray | None, *, importance: bool, density: FloatArray | None
 ) -> RowOrder:
-    """Returns what the rows themselves tell of their order.
+    """Returns the row order that the rows themselves show.
 
-    - A column of log densities that rises or falls from row to row: the file is sorted, its order means nothing.
-    - A correlation at one lag, and its multiples, that is not there between them: walkers in turn.
-    - Neighbours no nearer to each other than rows thirty apart, in a density that falls or rises through the whole
-      file: sorted by a likelihood that is not in it.
-    - Copies of rows far from each other: shuffled, or resampled.
-    - Neighbours nearer than rows thirty apart, in any parameter: a sequence, importance weights or not.
+    - A column of log densities rises or falls from row to row: the file is sorted, and its order has no meaning.
+    - There is a correlation at one lag and its multiples, but not between them: walkers in turn.
+    - Neighbours are no nearer to each other than rows thirty apart, and the density falls or rises through the whole
+      file: the rows are sorted by a likelihood that the file does not contain.
+    - Copies of rows are far from each other: the rows are shuffled, or resampled.
+    - Neighbours are nearer than rows thirty apart, in any parameter: a sequence, with or without importance weights.
 
-    Otherwise rows with importance weights are independent, and all others a sequence (whose autocorrelation time then
-    is one, if they are shuffled or thinned).
+    Otherwise rows with importance weights are independent, and all others are a sequence. If these are shuffled or
+    thinned, their autocorrelation time is one.
 
     Args:
         samples: (n, d) rows.
-        chain_id: (n,) which chain each row belongs to, or None.
+        chain_id: (n,) the chain of each row, or None.
         importance: whether there are importance weights.
         density: (n,) log density, or log likelihood, of the rows; None if unknown.
     """
-    default = RowOrder("sequence", "nothing else shows")
+    default = RowOrder("sequence", "no other pattern was found")
     if importance:
         default = RowOrder("independent", IMPORTANCE)
     if len(samples) < _FEWEST:
@@ -104,7 +105,7 @@ def recognised(
     if len(apart) and np.mean(apart == 1) < 0.5:
         return _of_copies_apart(apart)
     if _falls_or_rises(samples):
-        why = "the density of the rows falls or rises through the file: it is sorted, as by a likelihood"
+        why = "the density of the rows falls or rises through the file: it seems sorted by a likelihood"
         return RowOrder("independent", why)
     return default
 
@@ -124,7 +125,7 @@ def _neighbours_are_near(samples: FloatArray, chain_id: np.ndarray | None) -> bo
 
 
 def _between_copies(samples: FloatArray) -> np.ndarray:
-    """Returns how many rows lie between a row and its next copy, one to one; empty if there are no copies."""
+    """Returns the distance, in rows, from each row to its next copy; empty if there are no copies."""
     copies = copies_of(samples)
     if copies is None:
         return np.empty(0, dtype=int)
@@ -133,7 +134,7 @@ def _between_copies(samples: FloatArray) -> np.ndarray:
 
 
 def _of_copies_apart(apart: np.ndarray) -> RowOrder:
-    """Returns the order of rows whose copies are not neighbours: of walkers in turn they are one turn apart."""
+    """Returns the row order if copies are not neighbours. Copies of walkers in turn are one turn apart."""
     steps, counts = np.unique(apart, return_counts=True)
     usual = int(steps[np.argmax(counts)])
     if usual > 1 and counts.max() > 0.5 * len(apart):
@@ -142,7 +143,7 @@ def _of_copies_apart(apart: np.ndarray) -> RowOrder:
 
 
 def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
-    """Returns the order of a sequence without chain ids in which walkers take turns, None if none do."""
+    """Returns the row order of a sequence without chain ids if walkers take turns in it, else None."""
     z = _scores(samples[:_MOST_ROWS])
     if len(z) < _FEWEST or not z.size:
         return None
@@ -155,7 +156,7 @@ def walkers_in_turn(samples: FloatArray) -> RowOrder | None:
 
 
 def is_sorted(density: FloatArray, chain_id: np.ndarray | None = None) -> bool:
-    """Returns whether densities (n,) rise, or fall, from row to row of each chain: then their order means nothing."""
+    """Returns whether densities (n,) rise, or fall, from row to row of each chain, so that the order has no meaning."""
     parts = [density[rows] for rows in sequences_of(len(density), chain_id)]
     steps = np.concatenate([np.diff(part) for part in parts])
     moved = steps[steps != 0.0]
@@ -163,14 +164,14 @@ def is_sorted(density: FloatArray, chain_id: np.ndarray | None = None) -> bool:
 
 
 def _scores(samples: FloatArray) -> FloatArray:
-    """Returns the normal scores (n, k) of the rows' ranks, of the columns that vary."""
+    """Returns the normal scores of the ranks, (n, k), in the k columns that vary."""
     varying = samples[:, np.ptp(samples, axis=0) > 0.0]
     scores = ndtri((rankdata(varying, axis=0) - 0.375) / (len(samples) + 0.25))
     return scores / scores.std(axis=0)
 
 
 def _within_chains(z: FloatArray, chain_id: np.ndarray | None) -> FloatArray:
-    """Returns the scores less each chain's mean: chains that sit in different places are no trend."""
+    """Returns the scores minus the mean of each chain, so that chains in different places do not look like a trend."""
     if chain_id is None:
         return z
     labels, codes = np.unique(chain_id, return_inverse=True)
@@ -189,10 +190,10 @@ def _autocorrelation(z: FloatArray, longest: int) -> FloatArray:
 
 
 def _period(correlation: FloatArray, error: float) -> int:
-    """Returns the lag of walkers that take turns, 0 if there is none.
+    """Returns the period of walkers that take turns, 0 if there is none.
 
-    There the correlation peaks, and at twice the lag; between the walkers there is less. An antithetic chain, whose
-    correlation changes its sign from lag to lag, has more of it at lag one than at lag two.
+    The correlation peaks at this lag and at twice this lag, and is smaller in between. The correlation of an antithetic
+    chain changes its sign from lag to lag, but is stronger at lag one than at lag two.
     """
     lags = np.arange(2, (len(correlation) - 2) // 2)
     if not len(lags):
@@ -211,8 +212,8 @@ def _period(correlation: FloatArray, error: float) -> int:
 def _falls_or_rises(samples: FloatArray) -> bool:
     """Returns whether the density of the rows has one trend through the whole file.
 
-    The density is that of the rows about each of them, by the distance to its nearest neighbours. A chain that moves
-    from mode to mode changes it at once and here and there, a burn-in in the first part alone.
+    The density at each row is estimated from the distance to its nearest neighbours. It also changes in a chain that
+    moves from mode to mode, but abruptly and in several places, and during burn-in, but only in the first part.
     """
     if len(samples) < _PARTS * _FEWEST // 4:
         return False
@@ -226,12 +227,12 @@ def _falls_or_rises(samples: FloatArray) -> bool:
 
 
 def _to_neighbours(z: FloatArray) -> FloatArray:
-    """Returns the squared distance of each row (n, d) to the nearest few others, where columns have no correlation."""
+    """Returns the squared distance of each row (n, d) to its fifth nearest neighbour, in whitened coordinates."""
     variances, axes = np.linalg.eigh(np.cov(z.T).reshape(z.shape[1], -1))
     white = z @ axes / np.sqrt(np.maximum(variances, _FLATTEST * variances[-1]))
     squares = np.sum(white**2, axis=1)
     distances = []
     for part in np.array_split(white, len(white) // _CHUNK + 1):
         apart = np.sum(part**2, axis=1)[:, None] - 2.0 * part @ white.T + squares
-        distances.append(np.partition(apart, _NEIGHBOURS, axis=1)[:, _NEIGHBOURS])  # the row itself is one
+        distances.append(np.partition(apart, _NEIGHBOURS, axis=1)[:, _NEIGHBOURS])  # index 0 is the row itself
     return np.concatenate(distances)

@@ -1,4 +1,4 @@
-"""The box of parameters: names, bounds, units, labels and their order. Nothing about samples or densities."""
+"""The parameters: their names, bounds, units, labels and order. Nothing about samples or densities."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ParameterSpace:
 
     Args:
         names: (d,) unique, non-empty strings of at most 200 characters.
-        lower: (d,) lower bounds, `-inf` for none; a scalar serves all.
-        upper: (d,) upper bounds, `inf` for none; a scalar serves all.
+        lower: (d,) lower bounds, `-inf` for none; a scalar applies to all.
+        upper: (d,) upper bounds, `inf` for none; a scalar applies to all.
         units: (d,) units as text, or None.
-        labels: (d,) labels for pictures (LaTeX welcome), or None to use the names.
+        labels: (d,) labels for plots (LaTeX is allowed), or None to use the names.
 
     Raises:
         TypeError: names or bounds of the wrong type.
-        ValueError: repeated names, lengths that differ, NaN bounds, or `lower >= upper` (named).
+        ValueError: repeated names, lengths that differ, NaN bounds, or `lower >= upper`; the message has the names.
     """
 
     __slots__ = ("_key", "labels", "lower", "names", "units", "upper")
@@ -78,7 +78,7 @@ class ParameterSpace:
         return np.column_stack([self.lower, self.upper])
 
     def index(self, name: str) -> int:
-        """Returns the column of a parameter, found by name."""
+        """Returns the column number of a parameter."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -94,7 +94,7 @@ class ParameterSpace:
         return _rebuild(*fields)
 
     def as_dict(self, theta: Any) -> dict[str, Any]:
-        """Returns {name: theta[..., j]} for an array with parameters along its last axis, NumPy or JAX."""
+        """Returns {name: theta[..., j]} for a NumPy or JAX array with parameters along its last axis."""
         if theta.shape[-1:] != (self.dim,):
             raise ValueError(f"theta: expected a last axis of {self.dim} parameters; got shape {theta.shape}.")
         return {name: theta[..., j] for j, name in enumerate(self.names)}
@@ -111,7 +111,7 @@ class ParameterSpace:
         return np.stack([np.asarray(values[name], dtype=np.float64) for name in self.names], axis=-1)
 
     def repeated(self, site: str, copies: int) -> ParameterSpace:
-        """Returns the parameters of several copies, `site[0].name` and so on; the space itself of a single one."""
+        """Returns the space of several copies, with names `site[0].name` and so on; the space itself for one copy."""
         if copies == 1:
             return self
         names = [f"{site}[{copy}].{name}" for copy in range(copies) for name in self.names]
@@ -122,11 +122,11 @@ class ParameterSpace:
         return ParameterSpace(self.names, units=self.units, labels=self.labels)
 
     def nameless(self) -> ParameterSpace:
-        """Returns the bounds, with numbers for names: what compiled functions depend on, whatever it is called."""
+        """Returns a space with the same bounds and numbers as names, so that compiled functions ignore the names."""
         return _nameless(self.lower, self.upper)
 
     def contains(self, theta: ArrayLike) -> np.ndarray:
-        """Returns whether each point (..., d) lies inside the closed support, (...,) of bool."""
+        """Returns whether each point (..., d) lies inside the closed support, as bool (...,)."""
         theta = np.asarray(theta)
         return np.all((theta >= self.lower) & (theta <= self.upper), axis=-1)
 
@@ -142,7 +142,7 @@ class ParameterSpace:
 
     @classmethod
     def from_json(cls, record: Any) -> ParameterSpace:
-        """Returns the space that `to_json` described; ValueError if the record is not such a description."""
+        """Returns the space that `to_json` described. Raises ValueError if the record is not such a description."""
         fields = ("names", "lower", "upper", "units", "labels")
         if not isinstance(record, Mapping) or any(not isinstance(record.get(field), list) for field in fields):
             raise ValueError(f"parameter space: expected a record with the lists {shorten(fields)}; got {record!r}.")
@@ -173,7 +173,7 @@ def require_space(space: Any, subject: str = "space") -> None:
 
 
 def merge_spaces(spaces: Sequence[ParameterSpace]) -> ParameterSpace:
-    """Returns the concatenation of several spaces; a name that occurs twice is an error."""
+    """Returns the concatenation of several spaces. Raises ValueError if a name occurs twice."""
     fields = zip(*(space._key for space in spaces), strict=True)
     return _rebuild(*([value for values in field for value in values] for field in fields))
 
@@ -209,7 +209,9 @@ def _checked_bounds(value: Any, names: tuple[str, ...], which: str) -> FloatArra
         )
     if np.isnan(array).any():
         bad = [names[j] for j in np.flatnonzero(np.isnan(array))]
-        raise ValueError(f"{which} bounds: NaN for {shorten(bad)}. Use -inf or inf where there is no bound.")
+        raise ValueError(
+            f"{which} bounds: expected numbers; got NaN for {shorten(bad)}. Use -inf or inf where there is no bound."
+        )
     return array
 
 

@@ -1,4 +1,4 @@
-"""Columns that belong together as arrays: `x[0]`, `x[1]`, ... are one variable x of a shape."""
+"""Columns that form arrays: `x[0]`, `x[1]`, ... are one variable x with a shape."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 
 from .._util.checks import shorten
 
-_ELEMENT = re.compile(r"(.+?)\[(\d+(?:,\d+)*)\](?:\.(.+))?")  # x[1], x[1,2] and, of a repeated prior, theta[1].a
+_ELEMENT = re.compile(r"(.+?)\[(\d+(?:,\d+)*)\](?:\.(.+))?")  # x[1], x[1,2], or theta[1].a in a repeated prior
 _OF_ARVIZ = ("chain", "draw")
 
 
 @dataclass(frozen=True)
 class Variable:
-    """Columns that are one array.
+    """Columns that form one array.
 
     Attributes:
-        names: of its columns, raveled in C order.
-        shape: of the array; () for a scalar, which is a column under its own name.
-        dims: names of its dimensions.
-        coords: {dimension: values along it}, where there are names for them.
+        names: names of the columns, raveled in C order.
+        shape: shape of the array; () for a scalar, which is a column with its own name.
+        dims: names of the dimensions.
+        coords: {dimension: values along it}, for dimensions with values.
     """
 
     names: tuple[str, ...]
@@ -33,22 +33,24 @@ class Variable:
 
 
 def parameter_dim(site: str) -> str:
-    """Returns the name of the dimension along the parameters of a site whose prior has named ones."""
+    """Returns the name of the dimension along the parameters, for a site with a prior over named parameters."""
     return f"{site}_parameter"
 
 
 def storable(name: str) -> str:
-    """Returns a name that NetCDF and xarray's trees take: a slash, which is theirs, becomes a dot."""
+    """Returns a name that NetCDF and the trees of xarray allow: slashes, which separate groups, become dots."""
     return name.replace("/", ".")
 
 
 def all_storable(arrays: Mapping[str, Variable]) -> dict[str, Variable]:
-    """Returns variables, and their dimensions, under names that ArviZ can keep; ValueError if two become one."""
+    """Returns variables and their dimensions with names that ArviZ can store. Raises ValueError if two are equal."""
     renamed = {}
     for name, array in arrays.items():
         known = storable(name)
         if known in renamed:
-            raise ValueError(f"to_arviz: expected names that differ with dots for slashes; got {known!r} twice.")
+            raise ValueError(
+                f"to_arviz: expected names that still differ when slashes become dots; got {known!r} twice. Rename one."
+            )
         coords = {storable(dim): values for dim, values in array.coords.items()}
         renamed[known] = replace(array, dims=tuple(map(storable, array.dims)), coords=coords)
     return renamed
@@ -60,9 +62,9 @@ def default_dims(name: str, rank: int) -> tuple[str, ...]:
 
 
 def variables_of(names: Sequence[str]) -> dict[str, Variable]:
-    """Returns the variables that columns of these names are; what is no element of a whole array is a scalar.
+    """Returns the variables that columns with these names form. A column outside a complete array is a scalar.
 
-    A whole array has each element of its shape once: `x[0]` and `x[2]` without `x[1]` are two scalars.
+    A complete array has each element of its shape once. `x[0]` and `x[2]` without `x[1]` are two scalars.
     """
     groups: dict[str, dict[tuple[Any, ...], str]] = {}
     for name in names:
@@ -82,18 +84,19 @@ def variables_of(names: Sequence[str]) -> dict[str, Variable]:
 def labels_of(
     arrays: Mapping[str, Variable], dims: Mapping[str, Sequence[str]], coords: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
-    """Returns the arguments dims and coords of ArviZ's converters for the variables of one object.
+    """Returns the arguments `dims` and `coords` of the ArviZ converters, for the variables of one object.
 
-    A dimension that has the name of a variable, "chain" or "draw", or two sizes, gets another name.
+    A dimension gets another name if its name is that of a variable, "chain" or "draw", or would have two sizes.
 
     Args:
-        arrays: the variables, with dimensions of their own.
-        dims: a user's names of dimensions, by variable.
-        coords: a user's values along dimensions.
+        arrays: the variables, with their default dimensions.
+        dims: names of dimensions from the user, by variable.
+        coords: values along dimensions from the user.
 
     Raises:
-        ValueError: a variable named as a dimension of ArviZ's; dims of no variable here, or not as many as it has;
-            coords of no dimension here, or not as many as its size; a dimension of two sizes.
+        ValueError: a variable has the name of an ArviZ dimension. Or `dims` has an unknown variable, the wrong number
+            of names, or the name of a variable. Or `coords` has an unknown dimension, or the wrong number of values.
+            Or a dimension has two sizes.
     """
     reserved = [name for name in _OF_ARVIZ if name in arrays]
     if reserved:
@@ -106,7 +109,7 @@ def labels_of(
         if name not in arrays or len(given) != len(arrays[name].shape) or isinstance(given, str) or taken & {*given}:
             shapes = {known: array.shape for known, array in arrays.items()}
             raise ValueError(
-                "to_arviz: dims: expected a list of names for each dimension of a variable, none of them a variable's; "
+                "to_arviz: dims: expected a list of names for each dimension of a variable, not names of variables; "
                 f"got {name!r}: {given!r}. The shapes are {shorten(shapes, 20)}."
             )
     sizes: dict[str, int] = {}
@@ -129,14 +132,14 @@ def labels_of(
     for dim, values in coords.items():
         if sizes.get(dim) != len(values):
             raise ValueError(
-                "to_arviz: coords: expected a value for each place along a dimension; "
+                "to_arviz: coords: expected one value for each position along a dimension; "
                 f"got {len(values)} for {dim!r}. The dimensions are {shorten(sizes, 20)}."
             )
     return {"dims": found, "coords": {**along, **{dim: list(values) for dim, values in coords.items()}}}
 
 
 def _array(site: str, elements: dict[tuple[Any, ...], str]) -> Variable | None:
-    """Returns an array of elements {(index..., parameter or None): column}; None if they are not the whole of one."""
+    """Returns the array with elements {(index..., parameter or None): column}; None if it is not complete."""
     if len({len(key) for key in elements}) > 1:
         return None
     parameters = list(dict.fromkeys(key[-1] for key in elements))

@@ -1,1 +1,1 @@
-"""Is it right: divergences with their noise floors, reports on a prior, comparisons of chains."""
+"""Tests of priors and chains: divergences with noise floors, quality reports and comparisons of chains."""

@@ -1,4 +1,4 @@
-"""compare: how far apart are two chains of the same parameters, and how much of it is noise."""
+"""compare: the differences between two chains of the same parameters, and how much of them is noise."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from .two_sample import ClassifierTest, classifier_test
 from .units import units_of
 from .whitening import whitening
 
-_MOST_CLASSIFIED = 10_000  # rows of either chain that the classifier sees
-_CLEARLY = 3.0  # standard deviations above those of noise, from which on a first-order variance is one of difference
-_MOST_ROWS = 200_000  # of either chain in the histograms
-_FEWEST_CLASSIFIED = 20  # with fewer, a fold may hold rows of one chain alone
+_MOST_CLASSIFIED = 10_000  # rows of each chain that the classifier uses, at most
+_CLEARLY = 3.0  # a first-order variance this many standard deviations above noise shows a real difference
+_MOST_ROWS = 200_000  # rows of each chain in the histograms, at most
+_FEWEST_CLASSIFIED = 20  # with fewer rows of a chain, a fold may contain rows of one chain only
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """Two chains compared, the first being the reference.
+    """Comparison of two chains, a and b; a is the reference.
 
     Attributes:
         kl: divergences KL(a || b) of the marginals, nats.
-        floor: (repeats,) average divergences between parts of the rows of both without a difference: what noise alone
-            gives, nats.
-        floor_mean, floor_std: mean and standard deviation over the repeats of each parameter's and pair's own, nats.
+        floor: (repeats,) noise floor: average divergences between random parts of the pooled rows, nats.
+        floor_mean, floor_std: mean and standard deviation over the repeats of the floor of each marginal, nats.
         shift: (d,) difference of the means b - a, in standard deviations of a.
-        width_ratio: (d,) standard deviation of b over that of a.
-        bins: of the histograms along each axis, at most.
+        width_ratio: (d,) standard deviation of b divided by that of a.
+        bins: largest number of histogram bins along an axis.
         modes: shares of separated modes, by parameter.
-        classifier: whether a classifier tells rows of a from rows of b; None if it was not asked, or had too few.
-        first_order: standard error of the average divergence that is there because a and b differ, nats; zero if they
-            do not.
+        classifier: how well a classifier distinguishes rows of a from rows of b; None if not requested, or with too few
+            rows.
+        first_order: additional standard error of the average divergence if a and b differ, nats; zero if no difference
+            is found.
     """
 
     kl: MarginalKL
@@ -67,8 +67,9 @@ class Comparison(Displayed):
     def excess_error(self) -> float:
         """Standard error of the excess, nats.
 
-        The standard deviation of the floor over its repeats, with that of their mean; and, where a and b differ, what
-        their finite numbers of draws leave open of the difference (`first_order`). NaN with a single repeat.
+        It combines the standard deviation of the floor over the repeats, the standard error of the mean floor and, if a
+        and b differ, the uncertainty of their difference due to finite numbers of draws (`first_order`). NaN with a
+        single repeat.
         """
         repeats = len(self.floor)
         if repeats < 2:
@@ -77,11 +78,11 @@ class Comparison(Displayed):
 
     @property
     def worst(self) -> tuple[str, float, float]:
-        """The parameter or pair farthest above its floor, in its standard deviations; the excess and its error, nats.
+        """The parameter or pair with the most significant excess over its floor; its excess and error, nats.
 
-        It is the largest of many: between equal densities of seven parameters it is two or three errors large;
-        `chances` has probabilities, for bins that are filled. Without the floors' scatter
-        (a single repeat) it is the one with the largest excess.
+        Significance is the excess divided by the standard deviation of the floor. With a single repeat, which gives no
+        standard deviation, the largest excess is used. This is the largest of many values: for equal densities of seven
+        parameters it is typically two or three errors. `chances` gives probabilities, for bins that are filled.
         """
         names = [*self.kl.names, *(" and ".join(pair) for pair in self.kl.pairs)]
         value, mean, std = (
@@ -92,12 +93,13 @@ class Comparison(Displayed):
         return names[j], float(excess[j]), float(std[j])
 
     def chances(self) -> MarginalKL:
-        """Returns the probability of divergences as large between samples of one density, for independent rows.
+        """Returns p-values: the probabilities of divergences at least this large if a and b have the same density.
 
-        They are then proportional to a chi-square variable, of one degree of freedom less than there are cells if all
-        are well filled, as they are in bins of equal mass (Wilks 1938). Many cells of a pair are not: their number
-        follows from the mean and variance of the floors, of all pairs together. The floor's mean, over few repeats, is
-        uncertain in the same way, and the ratio follows an F distribution.
+        They hold for independent rows. The divergences are then proportional to a chi-square variable. If all cells are
+        well filled, as with bins of equal mass, it has one degree of freedom less than there are cells (Wilks 1938).
+        Many cells of a pair are not well filled. The degrees of freedom of pairs are therefore estimated from the mean
+        and variance of the floors, for all pairs together. The mean floor over few repeats also follows a chi-square
+        distribution, so that the ratio of divergence and mean floor follows an F distribution.
         """
         one, two = (
             f_ratio.sf(value / np.where(floor > 0, floor, np.inf), freedom, freedom * len(self.floor))
@@ -115,10 +117,10 @@ class Comparison(Displayed):
 
     @property
     def _freedom(self) -> tuple[float, float]:
-        """Degrees of freedom of the divergences of parameters and of pairs.
+        """Degrees of freedom of the divergences of single parameters and of pairs.
 
-        The variance of the pairs' floors is taken one standard error up: too few degrees of freedom err on the side of
-        chance.
+        The variance of the floors of pairs is increased by one standard error. This gives fewer degrees of freedom and
+        larger p-values, which is conservative.
         """
         mean, std = self.floor_mean.two_d, self.floor_std.two_d
         if not (std > 0).any():
@@ -127,9 +129,9 @@ class Comparison(Displayed):
         return self.bins - 1.0, 2.0 * float(np.mean(mean**2)) / variance
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON lacks, becomes null.
+        """Returns a JSON-ready record; numbers have four digits, and NaN, which JSON does not allow, becomes null.
 
-        Modes and classifier are left out where there are none.
+        Modes and classifier are left out if the comparison has none.
         """
         names = self.kl.names
         test = self.classifier
@@ -142,7 +144,7 @@ class Comparison(Displayed):
             "excess_error": rounded(self.excess_error),
             "first_order": rounded(self.first_order),
             **{f"marginal_kl{end}": dict(zip(names, rounded(kl.one_d), strict=True)) for end, kl in parts.items()},
-            **{f"pair_kl{end}": rounded(kl.two_d) for end, kl in parts.items()},  # in itertools.combinations' order
+            **{f"pair_kl{end}": rounded(kl.two_d) for end, kl in parts.items()},  # order of itertools.combinations
             "bins": self.bins,
             "floors": rounded(self.floor),
             "shift_in_sigma": dict(zip(names, rounded(self.shift), strict=True)),
@@ -153,7 +155,7 @@ class Comparison(Displayed):
 
     @classmethod
     def from_json(cls, record: Any) -> Comparison:
-        """Returns the comparison that `to_json` described, to four digits; KeyError if a part is missing."""
+        """Returns the comparison from a record of `to_json`, to four digits; KeyError if an entry is missing."""
         names = tuple(record["marginal_kl"])
 
         def marginals(end: str) -> MarginalKL:
@@ -186,7 +188,7 @@ class Comparison(Displayed):
             )
         name, excess, error = self.worst
         compared = len(self.kl.one_d) + len(self.kl.two_d)
-        rows.append(f"farthest above its floor, of {compared}: {name}, by {excess:.4f} +- {error:.4f} nats")
+        rows.append(f"most significant excess of {compared} marginals: {name}, {excess:.4f} +- {error:.4f} nats")
         if self.modes:
             rows += [f"{'share of the mode at':>30s} {'first':>19s} {'second':>19s} {'difference/sigma':>16s}"]
             rows += [str(mode) for mode in self.modes]
@@ -210,28 +212,28 @@ def compare(
     classify: bool = True,
     key: jax.Array | None = None,
 ) -> Comparison:
-    """Returns how far b is from the reference a.
+    """Returns the differences between chain b and the reference chain a.
 
-    The excess over the noise floor and its error hold for dependent rows: for sequences, with or without chain ids, for
-    multiplicities, importance weights and families of particles (diagnostics.noise_floor).
+    The excess over the noise floor and its error are also valid for dependent rows: for sequences, with or without
+    chain ids, for multiplicities, importance weights and families of particles (diagnostics.noise_floor).
 
     Args:
         a: reference chain.
-        b: chain to compare; its parameters may stand in another order, and there may be more of them.
-        bounds: None for bins that follow the draws of both; "declared" for the paper's, equal bins between the declared
-            bounds of a; or a (d, 2) range for equal bins (see `marginal_kl`).
-        bins: bins along each axis; None for as many as there are rows for, 75 where `bounds` are given.
-        repeats: how many times the rows are dealt for the noise floor.
-        modes: {parameter: value or values between its modes}, whose shares are compared; None to look for valleys of
-            the marginals (`diagnostics.modes`), {} for no modes.
-        classify: whether to train a classifier to tell the two apart (`diagnostics.two_sample`).
-        key: of the dealing, and of the classifier's rows and folds; None for jax.random.key(0).
+        b: chain to compare; it may have more parameters than a, in any order.
+        bounds: None for bins that follow the draws of both chains; "declared" for equal bins between the declared
+            bounds of a, as in the paper; or a (d, 2) range for equal bins (see `marginal_kl`).
+        bins: number of bins along each axis; None to choose it from the number of rows, or 75 if `bounds` are given.
+        repeats: how many times the rows are divided at random for the noise floor.
+        modes: {parameter: value or values between its modes} to compare the shares of these modes; None to search for
+            valleys of the marginals (`diagnostics.modes`), {} for no modes.
+        classify: whether to train a classifier to distinguish the two chains (`diagnostics.two_sample`).
+        key: random key for the noise floor and for the rows and folds of the classifier; None for jax.random.key(0).
 
-    Of chains longer than 200,000 rows the divergences take as many.
+    If a chain has more than 200,000 rows, the divergences use at most 200,000 of them.
 
     Raises:
-        ValueError: b lacks a parameter of a, a parameter's draws are all in one bin, a chain is shorter than eight
-            autocorrelation times, or of fewer than four families, or modes are of an unknown parameter.
+        ValueError: b lacks a parameter of a; the draws of a parameter are all in one bin; a chain is shorter than eight
+            autocorrelation times, or has fewer than four (effective) families; or modes names an unknown parameter.
     """
     repeats, seed = positive_int(repeats, "compare: repeats"), seed_or_zero(key)
     b = b if b.names == a.names else b.select(a.names)
@@ -259,7 +261,7 @@ def compare(
 
 
 def _shortened(chain: Chain, seed: int) -> Chain:
-    """Returns at most 200,000 rows: evenly spaced ones, or, of those with importance weights, drawn by them."""
+    """Returns at most 200,000 rows: evenly spaced, or resampled if they have importance weights."""
     if chain.n <= _MOST_ROWS:
         return chain
     if chain.weights_kind == "importance":
@@ -268,13 +270,13 @@ def _shortened(chain: Chain, seed: int) -> Chain:
 
 
 def _beyond_noise(variance: float, by_noise: FloatArray) -> float:
-    """Returns the standard error that a variance leaves above those of noise alone; zero if it may be one of them."""
+    """Returns the standard error from a variance minus the mean for noise; zero if noise can explain the variance."""
     mean, scatter = float(np.nanmean(by_noise)), float(np.nanstd(by_noise))
     return float(np.sqrt(variance - mean)) if variance > mean + _CLEARLY * scatter else 0.0
 
 
 def _classifier(a: Chain, b: Chain, seed: int) -> ClassifierTest | None:
-    """Returns the test of nearly independent rows of both chains, in coordinates in which all of them are white."""
+    """Returns the test on nearly independent rows of both chains, whitened together; None with too few rows."""
     keys = jax.random.split(jax.random.key(seed))
     chosen = [
         chain.samples[independent_rows(key, chain, np.empty((chain.n, 0)), _MOST_CLASSIFIED)]

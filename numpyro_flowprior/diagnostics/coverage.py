@@ -1,8 +1,8 @@
-"""Is the prior as wide as the chain, everywhere: probability integral transforms, tails, and mass beyond the chain.
+"""Coverage of a prior: probability integral transforms, tails, and prior mass beyond the chain.
 
-The latent space of a flow would be the classical place to look (is it normal?), but a learned base is not normal, and
-a mixture of flows has no single latent space. Ranks of the density itself ask the same question of every architecture:
-among draws of the prior, the rank of log q at a draw of the same density is uniform.
+The classical test of a flow is whether held-out rows are normal in its latent space. A learned base is not normal,
+however, and a mixture of flows has no single latent space. Ranks of the density give the same test for every
+architecture. The rank of log q at a row, among its values at prior draws, is uniform if the row has the density q.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from scipy.stats import ks_2samp
 
 from .._util.checks import FloatArray
 
-BINS = 20  # of the histograms of ranks
-DENSITY_TAILS = (0.05, 0.01, 0.001)  # shares of the prior's mass outside of its highest-density regions
-MARGINAL_TAIL = 0.01  # share of the prior's mass beyond each end of each parameter
-_FAR = 0.01  # share of the held-out rows that are farther from the cloud than the distance called far
-_MOST_NEIGHBOURS = 4000  # rows in the cloud, and judged against it
+BINS = 20  # number of bins in the histograms of ranks
+DENSITY_TAILS = (0.05, 0.01, 0.001)  # shares of the prior mass outside its highest-density regions
+MARGINAL_TAIL = 0.01  # share of the prior mass in each of the two tails of each parameter
+_FAR = 0.01  # share of the held-out rows beyond the distance that is called far from the cloud
+_MOST_NEIGHBOURS = 4000  # rows in the cloud, and rows compared with it, at most
 _CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Uniformity:
-    """Ranks of held-out values among those of the prior's draws, uniform if both have one distribution.
+    """Ranks of held-out values among values at prior draws; they are uniform if both have the same distribution.
 
     Attributes:
         distance: Kolmogorov-Smirnov distance between the two samples, in [0, 1].
-        p_value: of a distance as large, under equal distributions.
-        counts: (20,) held-out values between neighbouring quantiles of the prior, each expected to hold a twentieth.
+        p_value: probability of a distance at least this large, under equal distributions.
+        counts: (20,) held-out values between adjacent quantiles of the prior; a twentieth is expected in each.
     """
 
     distance: float
@@ -40,14 +40,14 @@ class Uniformity:
 
 @dataclass(frozen=True)
 class Tail:
-    """A tail of the prior: the share of held-out rows in it.
+    """The share of held-out rows in one tail of the prior.
 
     Attributes:
-        subject: a parameter, or "density" for the outside of the highest-density region.
+        subject: name of a parameter, or "density" for the region outside the highest-density region.
         side: "lower", "upper", or "outer" for the density.
-        expected: the prior's own mass there.
-        found: share of the held-out rows there.
-        error: standard error of `found` if the prior is right.
+        expected: prior mass in the tail.
+        found: share of the held-out rows in the tail.
+        error: standard error of `found` if the prior is correct.
         p_value: two-sided, exact for independent rows and draws.
     """
 
@@ -61,18 +61,18 @@ class Tail:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """How much of the prior, and of the declared box, is where the chain has no rows.
+    """How much of the prior, and of the declared box, lies beyond the rows of the chain.
 
-    A place is called beyond the chain if it is farther, in whitened coordinates, from the nearest of half of the
-    held-out rows than 99 % of the other half are.
+    Half of the held-out rows form a cloud. A point is beyond the chain if its distance to the nearest row of the cloud,
+    in whitened coordinates, exceeds that of 99 % of the other half.
 
     Attributes:
-        share: of the prior's draws beyond the chain.
-        expected: the same of a right prior: 0.01, or what few rows allow.
-        error: standard error of `share` if the prior is right.
-        p_value: of a share as large, exact for independent rows and draws.
-        box: share of the declared box (by volume; between the extreme rows of parameters without bounds) beyond the
-            chain. No fault of the prior: it tells where its density is extrapolated.
+        share: share of the prior draws beyond the chain.
+        expected: value of `share` for a correct prior: 0.01, or the nearest value that few rows allow.
+        error: standard error of `share` if the prior is correct.
+        p_value: probability of a share at least this large, exact for independent rows and draws.
+        box: share of the volume of the declared box beyond the chain. For parameters without bounds the box ends at the
+            extreme rows. A large share is not a defect of the prior: its density is extrapolated there.
     """
 
     share: float
@@ -83,9 +83,9 @@ class Extrapolation:
 
 
 def uniformity(values: FloatArray, draws: FloatArray) -> Uniformity:
-    """Returns whether values (n,) rank uniformly among the prior's draws (m,).
+    """Returns a test of whether values (n,) at held-out rows rank uniformly among those of the prior draws (m,).
 
-    With log q as the value this is the coverage of all highest-density regions at once.
+    If the value is log q, this tests the coverage of all highest-density regions at once.
 
     Source: Hyndman (1996), "Computing and graphing highest density regions"; Talts et al. (2018).
     """
@@ -96,12 +96,12 @@ def uniformity(values: FloatArray, draws: FloatArray) -> Uniformity:
 
 
 def density_tails(log_q: FloatArray, log_q_draws: FloatArray) -> tuple[Tail, ...]:
-    """Returns how many held-out rows are where the prior puts its 5, 1 and 0.1 % of lowest density."""
+    """Returns the shares of held-out rows in the 5, 1 and 0.1 % of the prior mass with the lowest density."""
     return tuple(_tail("density", "outer", log_q, log_q_draws, share) for share in DENSITY_TAILS)
 
 
 def marginal_tails(names: tuple[str, ...], rows: FloatArray, draws: FloatArray) -> tuple[Tail, ...]:
-    """Returns how many held-out rows (n, d) are in the outermost per cent of the draws (m, d), side by side."""
+    """Returns the shares of held-out rows (n, d) in the lower and upper 1 % of the prior draws (m, d)."""
     tails = []
     for name, row, draw in zip(names, rows.T, draws.T, strict=True):
         tails += [_tail(name, "lower", row, draw, MARGINAL_TAIL), _tail(name, "upper", -row, -draw, MARGINAL_TAIL)]
@@ -109,7 +109,7 @@ def marginal_tails(names: tuple[str, ...], rows: FloatArray, draws: FloatArray) 
 
 
 def _tail(subject: str, side: str, values: FloatArray, reference: FloatArray, share: float) -> Tail:
-    """Returns how many of the values are below the reference's quantile."""
+    """Returns the share of the values below the quantile `share` of the reference."""
     n, m = len(values), len(reference)
     order = max(round(share * (m + 1)), 1)
     threshold = np.partition(reference, order - 1)[order - 1]
@@ -123,7 +123,8 @@ def _tail(subject: str, side: str, values: FloatArray, reference: FloatArray, sh
 def beta_binomial_tails(count: int, n: int, a: float, b: float) -> tuple[float, float]:
     """Returns P(K <= count) and P(K >= count) of the beta-binomial distribution.
 
-    Of n draws, as many fall below the a-th smallest of a + b - 1 others of the same density, whatever it is.
+    K is the number of n draws below the a-th smallest of a + b - 1 other draws of the same density. Its distribution
+    does not depend on the density.
     """
     k = np.arange(n + 1)
     log_choose = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
@@ -136,14 +137,14 @@ def extrapolation(
 ) -> Extrapolation:
     """Returns the shares of draws (m, d) and of points of the box (k, d) that are beyond the held-out rows (n, d).
 
-    Half of the rows are the cloud; the distances to it of the other half and of the draws are then independent, and of
-    one distribution if the prior is right.
+    Half of the rows form the cloud. Given the cloud, the distances of the other half and of the draws to it are
+    independent. They have the same distribution if the prior is correct.
 
     Args:
-        generator: of the halves.
-        rows: held-out rows in whitened coordinates; copies of a row go to one half.
-        draws: draws of the prior, likewise.
-        box: points uniform in the declared box, likewise.
+        generator: source of the random halves.
+        rows: held-out rows in whitened coordinates; copies of a row go to the same half.
+        draws: draws of the prior, in the same coordinates.
+        box: uniform points in the declared box, in the same coordinates.
     """
     group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
     in_cloud = (generator.permutation(group.max() + 1) % 2 == 0)[group]
@@ -159,7 +160,7 @@ def extrapolation(
 
 
 def nearest_distances(points: FloatArray, cloud: FloatArray) -> FloatArray:
-    """Returns each point's (n, d) distance to the nearest of the cloud (m, d), (n,)."""
+    """Returns the distances (n,) of points (n, d) to the nearest point of the cloud (m, d)."""
     squares = np.sum(cloud**2, axis=1)
     nearest = [
         np.min(squares - 2.0 * part @ cloud.T, axis=1) + np.sum(part**2, axis=1)

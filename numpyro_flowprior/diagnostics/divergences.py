@@ -1,7 +1,7 @@
-"""Kullback-Leibler divergences between the marginals of two chains, by histogram.
+"""Kullback-Leibler divergences between the marginals of two chains, from histograms.
 
-A histogram divergence between two finite sets of draws is positive even if both come from one density. Every value
-therefore comes with its floor (`noise_floor`): the same statistic where there is no difference.
+A histogram divergence between two finite sets of draws is positive even if both come from the same density. `compare`
+therefore gives each value with its noise floor (`noise_floor`): the same statistic without a difference.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .._util.checks import ArrayLike, FloatArray, float_array, positive_int, req
 from ..chains.chain import Chain
 from .units import histogram_size, units_of
 
-EMPTY = 1e-10  # probability added to every cell, so that an empty one costs a finite amount (as in the paper's scripts)
+EMPTY = 1e-10  # probability added to every cell, so that empty cells give finite values (as in the paper's scripts)
 PAPERS_BINS = 75  # along each axis, Roch and Shen (2025)
-_PRIOR_ROWS = 0.1  # imaginary rows in each cell of bins that follow the draws: an empty one is not known to be empty
+_PRIOR_ROWS = 0.1  # rows added to each cell if bins follow the draws: a cell without draws may still have mass
 _PER_CELL = 8  # rows per cell of a pair's histogram, on average
 _FEWEST_BINS, _MOST_BINS = 6, 75
 
@@ -29,9 +29,9 @@ class MarginalKL:
     """KL(p || q) of all one- and two-dimensional marginals, in nats.
 
     Attributes:
-        names: (d,) parameters.
-        one_d: (d,) divergence of each parameter's marginal.
-        two_d: (d (d-1) / 2,) divergence of each pair's marginal, pairs in the order of `itertools.combinations`.
+        names: (d,) names of the parameters.
+        one_d: (d,) divergence of the marginal of each parameter.
+        two_d: (d (d-1) / 2,) divergence of the marginal of each pair, in the order of `itertools.combinations`.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class MarginalKL:
 
     @property
     def average(self) -> float:
-        """The mean of the two means (Roch and Shen 2025, section III); of the first alone in one dimension."""
+        """Mean of the means of `one_d` and `two_d` (Roch and Shen 2025, section III); in one dimension, of `one_d`."""
         means = [part.mean() for part in (self.one_d, self.two_d) if len(part)]
         return float(np.mean(means))
 
@@ -51,21 +51,22 @@ class MarginalKL:
 
 
 def marginal_kl(p: Chain, q: Chain, bounds: ArrayLike | None = None, bins: int | None = None) -> MarginalKL:
-    """Returns KL(p || q) of all one- and two-dimensional marginals, by histograms.
+    """Returns KL(p || q) of all one- and two-dimensional marginals, in nats, from histograms.
 
     Args:
         p: reference draws, weighted or not.
         q: draws to compare, with the same parameters.
-        bounds: None for bins that follow the draws of both, so that each holds as many, empty cells counting as a
-            tenth of a row; "declared" for equal bins between the declared bounds, as in the paper, which do not see
-            differences within one of them; or a (d, 2) range for equal bins. Draws outside of a range are counted in
-            the outermost bins; where "declared" bounds are infinite it is the central 99 % of both chains.
-        bins: bins along each axis; None for as many as leave eight independent rows in a pair's cell (6 to 75), and for
-            the paper's 75 where `bounds` are given.
+        bounds: None for bins that follow the draws, with equal mass of both chains together in each bin; a tenth of a
+            row is then added to each cell. "declared" for equal bins between the declared bounds, as in the paper;
+            these do not resolve differences within a bin. Or a (d, 2) range for equal bins. Draws outside the range are
+            counted in the outermost bins. If a "declared" bound is infinite, the range ends at the central 99 % of both
+            chains.
+        bins: number of bins along each axis. None for eight independent rows per cell of a pair on average (6 to 75
+            bins), or for the 75 of the paper if `bounds` are given.
 
     Raises:
-        ValueError: different parameters, a parameter whose draws are all in one bin, or bounds of the wrong shape or
-            order.
+        ValueError: the chains have different parameters, all draws of a parameter are in one bin, or bounds have the
+            wrong shape or order.
     """
     grid = Grid.of(p, q, bounds, bins, "marginal_kl")
     cells = [grid.cells(chain.samples) for chain in (p, q)]
@@ -74,12 +75,12 @@ def marginal_kl(p: Chain, q: Chain, bounds: ArrayLike | None = None, bins: int |
 
 @dataclass(frozen=True)
 class Grid:
-    """Bins along each axis, and what is added to every cell.
+    """Histogram bins along each axis, and the probability added to every cell.
 
     Attributes:
-        names: (d,) parameters.
-        edges: for each parameter, the inner edges of its bins, increasing.
-        added: probability added to each cell of p, and of q.
+        names: (d,) names of the parameters.
+        edges: the inner edges of the bins of each parameter, increasing.
+        added: probability added to each cell of p, and to each cell of q.
     """
 
     names: tuple[str, ...]
@@ -88,7 +89,7 @@ class Grid:
 
     @classmethod
     def of(cls, p: Chain, q: Chain, bounds: Any, bins: int | None, subject: str) -> Grid:
-        """Returns the bins for two chains (see `marginal_kl`); `subject` is that of error messages."""
+        """Returns the bins for two chains (see `marginal_kl`); error messages start with `subject`."""
         require_same_names(p, q)
         bins = None if bins is None else positive_int(bins, f"{subject}: bins", minimum=2)
         if bounds is None:
@@ -106,11 +107,11 @@ class Grid:
         return [len(edges) + 1 for edges in self.edges]
 
     def cells(self, samples: FloatArray) -> list[np.ndarray]:
-        """Returns the cell (n,) of each row in each marginal: of all parameters, then of all pairs."""
+        """Returns the cell (n,) of each row in each marginal: first for all parameters, then for all pairs."""
         columns = zip(self.edges, samples.T, strict=True)
         one: list[Any] = [np.searchsorted(edges, column, side="right") for edges, column in columns]
         sizes = self.sizes
-        kind: Any = np.min_scalar_type(max(sizes) ** 2)  # there are many of them
+        kind: Any = np.min_scalar_type(max(sizes) ** 2)  # a small type, because there are many cells
         pairs = combinations(range(len(one)), 2)
         return [*one, *((one[i] * sizes[j] + one[j]).astype(kind) for i, j in pairs)]
 
@@ -147,12 +148,12 @@ def require_same_names(p: Chain, q: Chain) -> None:
 
 
 def _enough(rows: float) -> int:
-    """Returns the number of bins along each axis for so many independent rows."""
+    """Returns the number of bins along each axis for a number of independent rows."""
     return int(np.clip(np.sqrt(rows / _PER_CELL), _FEWEST_BINS, _MOST_BINS))
 
 
 def _following(p: Chain, q: Chain, bins: int) -> list[FloatArray]:
-    """Returns inner edges between which both chains together, each as much as the other, have equal shares."""
+    """Returns inner edges of bins with equal mass of both chains together; each chain has the same total weight."""
     levels = np.linspace(0.0, 1.0, bins + 1)[1:-1]
     weights = np.concatenate([p.probabilities, q.probabilities])
     edges = []
@@ -161,7 +162,7 @@ def _following(p: Chain, q: Chain, bins: int) -> list[FloatArray]:
         order = np.argsort(values)
         ends = np.cumsum(weights[order])
         chosen = np.unique(values[order][np.searchsorted(ends, levels * ends[-1])])
-        edges.append(chosen[chosen > values.min()])  # the lowest value is in the first bin, with none below it
+        edges.append(chosen[chosen > values.min()])  # a bin below the lowest value would be empty
     return edges
 
 
@@ -178,9 +179,9 @@ def _range(p: Chain, q: Chain, bounds: Any, subject: str) -> FloatArray:
 
 
 def _declared(p: Chain, q: Chain) -> FloatArray:
-    """Returns the declared bounds (d, 2); where there are none, the range of the central 99 % of both chains.
+    """Returns the declared bounds (d, 2); infinite ones are replaced by the ends of the central 99 % of both chains.
 
-    Quantiles, not extremes: one wild draw would put all others into a single bin and hide every difference.
+    Quantiles are used instead of extremes, because one outlier would put all other draws into a single bin.
     """
     low, high = (np.stack([chain.quantile([0.005, 0.995])[side] for chain in (p, q)]) for side in (0, 1))
     low, high = low.min(axis=0), high.max(axis=0)
@@ -195,7 +196,7 @@ def _between(bounds: FloatArray, bins: int) -> list[FloatArray]:
 
 
 def _require_several_bins(grid: Grid, p: Chain, q: Chain, subject: str, *, fixed: bool) -> None:
-    """Raises ValueError for parameters whose draws are all in one bin: such a histogram compares nothing."""
+    """Raises ValueError if all draws of a parameter are in one bin, because such a histogram shows no difference."""
     alone = []
     for j, (name, edges) in enumerate(zip(grid.names, grid.edges, strict=True)):
         values = [chain.samples[chain.probabilities > 0, j] for chain in (p, q)]
@@ -213,6 +214,6 @@ def _require_several_bins(grid: Grid, p: Chain, q: Chain, subject: str, *, fixed
     if fixed:
         raise ValueError(
             f"{subject}: bounds: expected draws in more than one bin; those of {shorten(alone, 40)} are all in one. "
-            "Leave bounds out for bins that follow the draws, or pass a narrower range."
+            "Leave bounds out to get bins that follow the draws, or pass a narrower range."
         )
     raise ValueError(f"{subject}: expected draws in more than one bin; those of {shorten(alone, 40)} are all in one.")

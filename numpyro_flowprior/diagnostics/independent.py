@@ -1,7 +1,7 @@
-"""From a chain, weighted or autocorrelated, to rows that a test may take for independent draws of equal weight.
+"""Selects rows of a weighted or autocorrelated chain that are nearly independent draws of equal weight.
 
 Every test of the quality report assumes such rows. Correcting each statistic for weights and autocorrelation would
-need its own theory each time; choosing fewer rows once needs none, and costs power only.
+need a separate theory for each. Selecting fewer rows needs no theory and only reduces the power of the tests.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from ..chains.autocorrelation import integrated_time, steps_of
 from ..chains.chain import Chain, systematic_rows
 from ..chains.effective import effective_sizes, kish
 
-_CORRELATION = 0.05  # what may remain between neighbouring rows: it inflates a standard deviation by 5 %
-_FEWEST = 10  # rows whose autocorrelation is looked at
-_NOTHING = 1e-300  # a weight of zero
-_REPEATED = 0.02  # share of the rows that may be copies of another, which gather where weights are highest
+_CORRELATION = 0.05  # largest correlation between neighbouring rows; it increases a standard error by 5 %
+_FEWEST = 10  # with fewer rows, the autocorrelation is not estimated
+_NOTHING = 1e-300  # replaces a weight of zero in a division
+_REPEATED = 0.02  # largest share of copies among resampled rows; copies occur where weights are highest
 
 
 def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int) -> np.ndarray:
-    """Returns numbers of rows, at most `most`, that are nearly independent and of equal weight.
+    """Returns the numbers of at most `most` rows that are nearly independent and have equal weight.
 
-    Of a sequence, rows are taken at equal distances along their weight (in rows, where they have none), so far apart
-    that the correlation of neighbours is small, were it that of a first-order autoregression of as many independent
-    draws. Independent rows with weights are resampled, as many as leave few copies of any row: where no weight is far
-    above the mean that is rejection sampling, whose draws are independent. Of copies, and of a family, one row
-    stands for all, drawn by weight.
+    From a sequence, rows are taken at equal distances of cumulative weight (of row number, without weights). The
+    distance is large enough that neighbours have a small correlation. It is computed for a first-order autoregression
+    with the same number of independent draws. Independent rows with weights are resampled, with a size that gives few
+    copies. If no weight is far above the mean, this corresponds to rejection sampling, with independent draws.
+    Copies of a row, or rows of a family, are represented by one row, drawn by weight.
 
     Args:
-        key: JAX random key of the resampling.
-        chain: the rows.
-        values: (n,) or (n, k) further functions of the rows whose autocorrelation counts too; infinities are capped.
-        most: rows to return at most.
+        key: JAX random key for the resampling.
+        chain: the chain.
+        values: (n,) or (n, k) further functions of the rows, with an autocorrelation that must be small too; infinities
+            are capped.
+        most: largest number of rows to return.
     """
     sequences, groups = chain.dependence.sequences, chain.dependence.groups
     if sequences is not None:
@@ -47,13 +48,13 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
         return systematic_rows(key, chain.probabilities, min(few_copies(chain.probabilities), most))
     shares: Any = np.bincount(groups, chain.probabilities)
     drawn = np.random.default_rng(seed_from_key(key)).exponential(size=chain.n)
-    first = np.lexsort((drawn / np.maximum(chain.probabilities, _NOTHING), groups))  # the least: drawn by weight
+    first = np.lexsort((drawn / np.maximum(chain.probabilities, _NOTHING), groups))  # smallest: drawn by weight
     rows = first[np.searchsorted(groups[first], np.arange(len(shares)))]
     return rows[systematic_rows(key, shares, min(few_copies(shares), most))]
 
 
 def _rows_per_draw(chain: Chain, values: FloatArray) -> float:
-    """Returns how many rows of a sequence, of mean weight, make one independent draw."""
+    """Returns how many rows of mean weight in a sequence correspond to one independent draw."""
     if chain.n < _FEWEST:
         return 1.0
     columns = np.column_stack([chain.samples, _finite(values)])
@@ -65,17 +66,17 @@ def _rows_per_draw(chain: Chain, values: FloatArray) -> float:
 
 
 def _step(tau: float) -> float:
-    """Returns the distance between rows at which an autoregression of autocorrelation time tau has decayed."""
+    """Returns the distance in rows at which an autoregression with autocorrelation time tau has decayed."""
     neighbours = (tau - 1.0) / (tau + 1.0)  # tau = (1 + a) / (1 - a)
     return 1.0 if neighbours <= _CORRELATION else float(np.log(_CORRELATION) / np.log(neighbours))
 
 
 def few_copies(probabilities: FloatArray, repeated: float = _REPEATED) -> int:
-    """Returns the largest number of rows, up to the effective size, of which few are expected to be copies.
+    """Returns the largest number of resampled rows, up to the effective size, with few expected copies.
 
     Args:
         probabilities: (n,) weights of the rows, which sum to one.
-        repeated: the share of the rows that may be copies.
+        repeated: largest expected share of copies.
     """
     low, high = 1.0, max(1.0, kish(probabilities))
     for _ in range(40):

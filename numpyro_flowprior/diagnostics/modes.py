@@ -1,7 +1,7 @@
-"""The weights of separated modes: how two posteriors divide their mass between the same islands.
+"""The weights of separated modes: how two posteriors distribute their mass over the same modes.
 
-A mode is a stretch of one parameter between valleys of its marginal density: plain to see, and to say. Modes that
-overlap in every single parameter are not found.
+A mode is an interval of one parameter between valleys of its marginal density. Such modes are easy to see and to
+describe. Modes that overlap in every single parameter are not found.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
 from ..flows.numpy_support import from_line, to_line
 
-_DEPTH = 0.95  # of the lower of its two peaks: the density of a valley is below
-_SIGNIFICANCE = 4.0  # standard errors by which that peak is above the valley
-_LEAST = 0.02  # share of either posterior that a mode holds at least
-_FEWEST = 20  # independent draws, of both chains, to look for modes in
-_REACH = 4.75  # of the coordinate on the line: a millionth of the range is beyond, and no mode by itself
-_OUTER = 5e-4  # share of the draws at either end that the range of the density estimate leaves out
-_CELLS = 1000  # of the estimate
-_SILVERMAN = 0.9  # its bandwidth in standard deviations, times n^(1/5)
-_QUARTER = 0.6373  # standard deviations that hold the central quarter of a normal distribution
-_FLAT = 0.02  # of the lower peak: by so much the floor of a valley, in whose middle the cut is, rises
+_DEPTH = 0.95  # largest density of a valley, relative to the lower of its two peaks
+_SIGNIFICANCE = 4.0  # standard errors by which this peak exceeds the valley
+_LEAST = 0.02  # share that a mode must exceed in at least one of the posteriors
+_FEWEST = 20  # independent draws of both chains together, below which no modes are searched for
+_REACH = 4.75  # largest coordinate on the line; the millionth of the range beyond it cannot be a mode
+_OUTER = 5e-4  # share of the draws at each end outside the range of the density estimate
+_CELLS = 1000  # number of cells of the density estimate
+_SILVERMAN = 0.9  # bandwidth in standard deviations, times n^(1/5)
+_QUARTER = 0.6373  # width of the central quarter of a normal distribution, in standard deviations
+_FLAT = 0.02  # rise within the floor of a valley, relative to the lower peak; the cut is in the middle of the floor
 _SHARES = ("a", "a_error", "b", "b_error")
 
 
 @dataclass(frozen=True)
 class ModeWeights:
-    """Two posteriors' shares of the same modes.
+    """Shares of the same modes in two posteriors.
 
     Attributes:
-        parameter: whose values tell the modes apart.
-        cuts: (k - 1,) values between the modes, increasing, in the parameter's unit.
-        a, b: (k,) the two posteriors' shares of each mode, from the lowest values up.
-        a_error, b_error: (k,) their standard errors.
+        parameter: name of the parameter that separates the modes.
+        cuts: (k - 1,) values between the modes, increasing, in the unit of the parameter.
+        a, b: (k,) share of each mode in the first and the second posterior, ordered by increasing parameter value.
+        a_error, b_error: (k,) standard errors of the shares.
     """
 
     parameter: str
@@ -53,11 +53,11 @@ class ModeWeights:
 
     @property
     def pulls(self) -> FloatArray:
-        """Differences of the shares, b - a, in their standard errors, (k,)."""
+        """Differences of the shares, b - a, divided by their standard errors, (k,)."""
         return (np.array(self.b) - self.a) / np.hypot(self.a_error, self.b_error)
 
     def ranges(self, name: str | None = None) -> list[str]:
-        """Returns where each mode is, such as "x < 0.5", for a name of the parameter; None for its own."""
+        """Returns the interval of each mode as text, such as "x < 0.5"; `name` replaces the parameter name."""
         name = self.parameter if name is None else name
         cuts = [f"{cut:.5g}" for cut in self.cuts]
         between = [f"{low} < {name} < {high}" for low, high in pairwise(cuts)]
@@ -77,25 +77,26 @@ class ModeWeights:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ModeWeights:
-        """Returns the weights that `to_json` described; KeyError if a part is missing."""
+        """Returns the weights from a record of `to_json`; KeyError if an entry is missing."""
         return cls(record["parameter"], *(tuple(record[part]) for part in ("cuts", *_SHARES)))
 
 
 def mode_weights(a: Chain, b: Chain, cuts: Mapping[str, Any] | None = None) -> tuple[ModeWeights, ...]:
-    """Returns how two chains of the same parameters divide their draws between modes, by parameter.
+    """Returns the shares of the modes in two chains of the same parameters, for each parameter with modes.
 
-    Without cuts, modes are looked for in the marginals of both chains together, each independent draw counting once,
-    on the unbounded line, where a density that rises towards a declared bound has no peak at it. A valley counts if its
-    density is below 0.95 of the lower of its two peaks, by 4 standard errors, and at least 2 % of either chain are on
-    each of its sides. Draws within a millionth of the range from a bound make no mode. Of pairs of chains of 20
-    parameters without modes, fewer than one in a hundred shows any.
+    Without cuts, modes are searched for in the marginals of both chains together, with each independent draw counted
+    once. The search uses the unbounded line, where a density that rises towards a declared bound has no peak at the
+    bound. A valley counts if three conditions hold. Its density is below 0.95 of the lower of its two peaks. It is
+    below this peak by 4 standard errors. On each side lie more than 2 % of at least one of the chains. Draws within a
+    millionth of the range from a bound do not form a mode. For chains of 20 parameters without modes, fewer than one
+    pair in a hundred shows any mode.
 
     Args:
         a, b: the chains, weighted or not.
-        cuts: {parameter: value or values between its modes}; None to look for them.
+        cuts: {parameter: value or values between its modes}; None to search for them.
 
     Raises:
-        ValueError: an unknown parameter, or cuts that are not finite.
+        ValueError: a parameter is unknown, or cuts are not finite.
     """
     if cuts is None:
         found = {name: _valleys(a, b, j) for j, name in enumerate(a.names)}
@@ -119,23 +120,28 @@ def _weights(a: Chain, b: Chain, name: str, cuts: FloatArray) -> ModeWeights:
 
 
 def _shares(chain: Chain, inside: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns the share of each mode and its standard error, (k,) each, from whether rows are in it, (n, k) of 0 and 1.
+    """Returns the share of each mode and its standard error, (k,) each.
 
-    The error is that of as many independent draws as know the share as well: weights count, and the mode's own
-    autocorrelation, for a sampler may be fast within modes and rarely change between them. It is the standard deviation
-    under Jeffreys' prior, Beta(1/2, 1/2), which is not zero for an empty mode.
+    The error is computed from the number of independent draws that would determine the share equally well. It includes
+    the weights and the autocorrelation of the mode indicator, because a sampler may be fast within modes and rarely
+    change between them. The error is the posterior standard deviation of the share under the Jeffreys prior,
+    Beta(1/2, 1/2), which is not zero for an empty mode.
+
+    Args:
+        chain: the draws.
+        inside: (n, k) of 0 and 1, whether each row is in each mode.
     """
     share, error = chain.mean_and_error(inside)
-    share = np.minimum(share, 1.0)  # rounding may exceed it
+    share = np.minimum(share, 1.0)  # rounding may give slightly more
     variance = np.maximum(error, np.finfo(float).tiny ** 0.5) ** 2
     size = np.minimum(share * (1.0 - share) / variance, float(chain.n))
-    size = np.where((share > 0.0) & (share < 1.0), size, chain.effective_size)  # all rows that count are in, or out
+    size = np.where((share > 0.0) & (share < 1.0), size, chain.effective_size)  # all inside, or all outside
     centre = (size * share + 0.5) / (size + 1.0)
     return share, np.sqrt(centre * (1.0 - centre) / (size + 2.0))
 
 
 def _valleys(a: Chain, b: Chain, j: int) -> FloatArray:
-    """Returns the values of the j-th parameter between its modes, increasing."""
+    """Returns the cuts between the modes of the j-th parameter, increasing; empty with a single mode."""
     space, values = _hull(a.space, b.space, j), np.concatenate([a.samples[:, j], b.samples[:, j]])
     if np.ptp(values) == 0.0:
         return np.empty(0)
@@ -155,27 +161,27 @@ def _valleys(a: Chain, b: Chain, j: int) -> FloatArray:
 
 
 def _worth(chain: Chain) -> FloatArray:
-    """Returns how many independent draws each row is worth, and the variance that it brings to their count, (2, n)."""
+    """Returns the number of independent draws that each row counts for, and its variance in a count, (2, n)."""
     worth = chain.probabilities * chain.effective_size
     return np.stack([worth, worth if chain.weights is None else worth**2])
 
 
 def _hull(first: ParameterSpace, second: ParameterSpace, j: int) -> ParameterSpace:
-    """Returns the j-th parameter with the wider of its bounds on either side."""
+    """Returns the space of the j-th parameter with the wider bound of the two on each side."""
     return ParameterSpace([first.names[j]], min(first.lower[j], second.lower[j]), max(first.upper[j], second.upper[j]))
 
 
 def _scale(values: FloatArray, space: ParameterSpace) -> FloatArray:
-    """Returns the median distance (1,) of values (n,) of one parameter, not all the same, from its half line's end."""
+    """Returns the median distance (1,) of values (n,) of a parameter, not all equal, from the end of its half line."""
     lower, upper = space.bounds[0]
     distance = values - lower if np.isfinite(lower) else upper - values
     return np.median(distance[distance > 0.0], keepdims=True)
 
 
 def _spread(values: FloatArray, space: ParameterSpace) -> FloatArray:
-    """Returns values (n,) with equal ones spread over half the way to the nearest other value, or bound.
+    """Returns values (n,) with equal values spread over half the distance to the nearest other value or bound.
 
-    Rounded values would be so many modes where they are farther apart than the density estimate is wide.
+    Otherwise each rounded value would be a mode, if the values are farther apart than the bandwidth.
     """
     unique, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     gaps = np.diff(np.concatenate([space.lower, unique, space.upper]))
@@ -187,13 +193,13 @@ def _spread(values: FloatArray, space: ParameterSpace) -> FloatArray:
 def _density(z: FloatArray, worth: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Returns edges (cells + 1,) of a range, the density in each cell (cells,) and its standard error (cells,).
 
-    The estimate is a Gaussian kernel's, reflected at the ends of the range; its width follows the shortest interval
-    that holds a quarter of the draws, which distant modes do not widen.
+    The estimate uses a Gaussian kernel, reflected at the ends of the range. Its width is proportional to the shortest
+    interval that holds a quarter of the draws, because this interval is not widened by distant modes.
 
     Args:
         z: (n,) values.
-        worth: (n,) how many independent draws each is worth.
-        variance: (n,) what each brings to the variance of their count.
+        worth: (n,) number of independent draws that each value counts for.
+        variance: (n,) contribution of each value to the variance of a count.
 
     Source: Silverman (1986), "Density estimation for statistics and data analysis", sections 3.3 and 3.4.
     """
@@ -213,13 +219,13 @@ def _density(z: FloatArray, worth: FloatArray, variance: FloatArray) -> tuple[Fl
 
 
 def _split(density: FloatArray, error: FloatArray, shares: FloatArray, start: int, stop: int) -> list[int]:
-    """Returns the cells of the valleys between two cells: the deepest, then those on either side of it.
+    """Returns the edges at the valleys in a range of cells: the deepest valley, then those on both sides of it.
 
     Args:
-        density: (cells,) of the estimate.
+        density: (cells,) the density estimate.
         error: (cells,) its standard error.
-        shares: (2, cells) of either chain up to the upper edge of each cell.
-        start, stop: first cell, and the one after the last.
+        shares: (2, cells) cumulative share of each chain up to the upper edge of each cell.
+        start, stop: first cell of the range, and the one after the last.
     """
     if stop - start < 3:
         return []
@@ -238,6 +244,6 @@ def _split(density: FloatArray, error: FloatArray, shares: FloatArray, start: in
 
 
 def _highest(density: FloatArray) -> np.ndarray:
-    """Returns where the density is highest up to each cell."""
+    """Returns, for each cell, the position of the highest density up to this cell."""
     reached = density == np.maximum.accumulate(density)
     return np.maximum.accumulate(np.where(reached, np.arange(len(density)), 0))

@@ -1,13 +1,14 @@
-"""What a divergence between two chains would be if there were no difference: its noise floor.
+"""The noise floor of a divergence between two chains: its value without a difference between them.
 
-The rows of both chains are dealt anew into two parts that have the same share of either chain, so that no difference
-between the chains is left between the parts. What is left is noise, and it is that of the chains: rows are dealt in
-units that are nearly independent, blocks of a sequence that are long against its autocorrelation time, single rows
-where order means nothing, copies and families together, always with their weights.
+The rows of both chains are divided at random into two parts with the same share of each chain. The parts then differ
+only by noise. It is the noise of the chains, because rows are divided in nearly independent units and keep their
+weights. Units are blocks of a sequence that are long compared with its autocorrelation time, or single rows if their
+order has no meaning. Copies of a row, and rows of a family, form one unit.
 
-Either part has half of the units of either chain, and half of its weight from them. A unit of weight w, of a chain
-whose weights sum to one, is then in the difference of the parts with +w or -w, as likely the one as the other: the
-variance of the difference is that of the two chains, in every direction and whatever their sizes and kinds.
+Each part has half of the units of each chain, and each chain contributes half of the weight of each part. The weights
+of a chain sum to one. A unit of weight w then enters the difference of the parts as +w or -w with equal probability.
+The variance of this difference is that of the difference of the two chains, in every direction and for all sizes and
+kinds of chains.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from ..chains.effective import kish
 from .divergences import Grid, MarginalKL
 from .units import SHORT, units_of
 
-_SPREADS = 8  # repeats whose first-order variance is looked at
-_FEWEST = 4  # blocks, or families, of either chain with which anything can be dealt
+_SPREADS = 8  # number of repeats with a first-order variance
+_FEWEST = 4  # smallest number of blocks, or of effective families, of each chain
 
 
 def noise_floors(
     grid: Grid, chains: Sequence[Chain], cells: Sequence[Sequence[np.ndarray]], *, repeats: int, seed: int
 ) -> Iterator[tuple[MarginalKL, float]]:
-    """Yields the divergences between two parts without a difference, and their first-order variance (`spread`).
+    """Yields the divergences between two random parts, and their first-order variance (`spread`).
 
-    The latter is NaN from the ninth on: it takes longer than all else, and hardly scatters.
+    The variance is NaN from the ninth repeat on, because it takes most of the time and has little scatter.
 
     Args:
         grid: the bins.
         chains: the two chains.
-        cells: the cell of each of their rows in each marginal, as `Grid.cells` has them.
-        repeats: how many times the rows are dealt.
-        seed: of the dealing.
+        cells: the cell of each row of each chain in each marginal, from `Grid.cells`.
+        repeats: how many times the rows are divided.
+        seed: seed of the random division.
 
     Raises:
-        ValueError: a chain is too short, for its autocorrelation, to tell noise from difference.
+        ValueError: a chain is too short for its autocorrelation time, or has too few families or distinct rows.
     """
     generator = np.random.default_rng(seed)
     units = [units_of(chain) for chain in chains]
@@ -65,8 +66,8 @@ def _require_units(chain: Chain, units: np.ndarray) -> None:
         if kish(shares) >= _FEWEST:
             return
         raise ValueError(
-            f"compare: expected chains of {_FEWEST} families (family_id) of like weight at least; {count} families "
-            f"are worth {kish(shares):.1f}. Run the analysis with more particles."
+            f"compare: expected chains of at least {_FEWEST} families (family_id) of equal weight; got {count} "
+            f"families with an effective number of {kish(shares):.1f}. Run the analysis with more particles."
         )
     if count >= (_FEWEST if blocks else 2):
         return
@@ -74,14 +75,14 @@ def _require_units(chain: Chain, units: np.ndarray) -> None:
         raise ValueError(f"compare: expected chains of at least two distinct rows of positive weight; got {count}.")
     tau = chain.autocorrelation_time
     raise ValueError(
-        f"compare: expected chains of at least {_FEWEST * SHORT:.0f} autocorrelation times; {chain.n} rows of "
-        f"autocorrelation time {tau:.0f} have {chain.n / tau:.1f}. Run the analysis longer, or say "
-        "chain.replace(rows='independent') if the order of the rows means nothing."
+        f"compare: expected chains of at least {_FEWEST * SHORT:.0f} autocorrelation times; got {chain.n} rows, "
+        f"which are {chain.n / tau:.1f} autocorrelation times of {tau:.0f} rows. Run the analysis longer. If the order "
+        "of the rows has no meaning, use chain.replace(rows='independent')."
     )
 
 
 def _halves(generator: np.random.Generator, chain: Chain, units: np.ndarray) -> tuple[FloatArray, FloatArray]:
-    """Returns the weights (n,) of a chain's rows in either part, which sum to one in each."""
+    """Returns the weights (n,) of the rows of a chain in each of the two parts; they sum to one in each part."""
     counted = np.flatnonzero(np.bincount(units, chain.probabilities) > 0.0)
     inside = np.zeros(int(units.max()) + 1, bool)
     inside[generator.permutation(counted)[: len(counted) // 2]] = True
@@ -97,14 +98,14 @@ def spread(
 ) -> float:
     """Returns the variance of the average divergence to first order in the noise of p and q, nats^2.
 
-    A row of p moves KL(p || q) by log p / q in its cell, one of q by -p / q, each less its mean; the average over
-    marginals is that of `MarginalKL.average`, and rows of one unit move it together.
+    To first order, a row of p changes KL(p || q) by log p / q in its cell, and a row of q by -p / q. The mean of each
+    is subtracted. Marginals are averaged as in `MarginalKL.average`. The changes of all rows of a unit are added.
 
     Args:
         grid: the bins.
         cells: the cell of each row of p, and of q, in each marginal.
-        weights: of the rows of p, and of q; they sum to one.
-        units: the unit of each row.
+        weights: weights of the rows of p, and of q; each sums to one.
+        units: the unit number of each row of p, and of q.
     """
     log_ratios = grid.log_ratios([grid.masses(*each) for each in zip(cells, weights, strict=True)])
     d = len(grid.names)

@@ -1,4 +1,4 @@
-"""quality_report: is a prior faithful to a chain that its training did not see?"""
+"""quality_report: tests of a prior against a held-out chain."""
 
 from __future__ import annotations
 
@@ -30,34 +30,36 @@ from .straight_edges import ENOUGH, straight_edges
 from .two_sample import classifier_test
 from .verdict import verdict_of
 
-_BATCH = 4096  # rows in one compiled call: one shape for every chain, so that it is compiled once for a configuration
-_COUNTS = 1e-3  # share of the mean weight below which a row does not count among the worst
-_MOST_ROWS = 20_000  # independent rows that are compared with the prior's draws
-_DRAWS = 4  # draws from the prior per independent row, at least one batch
-_MOST_CLASSIFIED = 10_000  # rows that the classifier sees, and twice as many draws
+_BATCH = 4096  # rows in one compiled call; with the same shape for every chain, it is compiled once per configuration
+_COUNTS = 1e-3  # rows with a smaller fraction of the mean weight are ignored in `worst`
+_MOST_ROWS = 20_000  # independent rows compared with the prior draws, at most
+_DRAWS = 4  # prior draws per independent row; at least one batch in total
+_MOST_CLASSIFIED = 10_000  # rows that the classifier uses, at most; and twice as many draws
 _PER_CELL = 10  # rows per cell of the two-dimensional histograms
-_BINS = (3, 75)  # fewest and most along each axis
-_REPEATS = (16, 64)  # partitions for the noise floors: fewer where there are many pairs to learn their scatter from
+_BINS = (3, 75)  # smallest and largest number of bins along each axis
+_REPEATS = (16, 64)  # random divisions for the noise floors; fewer with many pairs, which all contribute to the scatter
 _BOX_POINTS = 2000
-_MOST_SEEN = 200_000  # training rows of longer chains are not looked at: their held-out rows are many
-_FEWEST_ROWS = 10  # independent ones; of fewer the tests look at dependent rows, by which no prior fails
+_MOST_SEEN = 200_000  # training rows of longer chains are not used, because they have many held-out rows
+_FEWEST_ROWS = 10  # with fewer independent rows the tests use dependent rows, and differences only warn
 
 
 def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chain | None = None) -> QualityReport:
-    """Returns how faithful the prior is to a chain that its training did not see.
+    """Returns a report on the differences between the prior and a held-out chain.
 
-    The tests take rows of the chain that are nearly independent and of equal weight, and assume no more. A right prior
-    is warned of in at most one of a thousand reports (diagnostics.verdict). Fewer than 200 effective rows always warn,
-    and by fewer than 30 independent ones no prior fails, unless its density is zero at some row.
+    The tests use rows of the chain that are nearly independent and have equal weight. They make no other assumption. A
+    correct prior gets a warning in at most one of a thousand reports (diagnostics.verdict). With fewer than 200
+    effective rows there is always a warning. With fewer than 30 independent rows a prior does not fail, unless its
+    density is zero or undefined at some row, or its draws repeat.
 
     Args:
-        key: JAX random key for the prior's draws.
-        prior: the prior to judge.
-        chain: held-out draws; its columns are found by name.
-        seen: the rows that training saw. Where the held-out ones are few straight edges are sought among these.
+        key: JAX random key for the prior draws.
+        prior: the prior to test.
+        chain: held-out draws; columns are found by name.
+        seen: the training rows. If there are few held-out rows, straight edges are searched for in the training rows.
 
     Raises:
-        ValueError: the chain lacks a parameter of the prior, or its bounds reach beyond the prior's support.
+        ValueError: the chain lacks a parameter of the prior, or has rows outside the support of the prior; or all
+            prior draws of a parameter are equal.
     """
     chain = _matching(prior, chain)
     key_rows, key_draws, key_numpy = jax.random.split(key, 3)
@@ -102,7 +104,7 @@ def quality_report(key: jax.Array, prior: FlowPrior, chain: Chain, *, seen: Chai
 
 
 def _more_rows(key: jax.Array, prior: FlowPrior, rows: FloatArray, seen: Chain | None) -> FloatArray:
-    """Returns independent rows of equal weight, in random order: those held out, or if they are few those seen."""
+    """Returns independent rows of equal weight, in random order: held-out rows, or training rows if these are few."""
     if seen is None or len(rows) >= ENOUGH or seen.n > _MOST_SEEN:
         return rows
     seen = seen.select(prior.names)
@@ -111,20 +113,23 @@ def _more_rows(key: jax.Array, prior: FlowPrior, rows: FloatArray, seen: Chain |
 
 
 def _repeated(names: Sequence[str], draws: FloatArray) -> dict[str, int]:
-    """Returns how many values the draws of a parameter take, where they are far fewer than there should be."""
+    """Returns the number of distinct values of each parameter with far fewer distinct draws than expected."""
     found = {}
     for name, column in zip(names, draws.T, strict=True):
         distinct = len(np.unique(column))
-        numbers = 2.0 * column.std() / np.spacing(np.abs(column).max())  # of float64, in a standard deviation about
+        numbers = 2.0 * column.std() / np.spacing(np.abs(column).max())  # float64 values within one sigma
         if distinct == 1:
-            raise ValueError(f"quality_report: all draws of {name!r} are {column[0]:.17g}: the prior is no density.")
+            raise ValueError(
+                f"quality_report: expected draws of {name!r} that differ; got {column[0]:.17g} for all. The prior is "
+                "not a density."
+            )
         if distinct < 0.5 * min(len(column), numbers):
             found[name] = distinct
     return found
 
 
 def _any_rows(chain: Chain) -> np.ndarray:
-    """Returns the numbers of rows of positive weight, dependent ones, a thousand at most."""
+    """Returns the numbers of at most a thousand rows of positive weight, which may be dependent."""
     counted = np.flatnonzero(chain.probabilities > 0.0)
     return counted[:: len(counted) // 1000 + 1]
 
@@ -137,16 +142,16 @@ def _matching(prior: FlowPrior, chain: Chain) -> Chain:
     outside = ~prior.space.contains(chain.samples)
     if outside.any():
         raise ValueError(
-            f"chain: {int(outside.sum())} of {chain.n} rows are outside the prior's support, where its density is "
-            "zero. The prior was trained for other bounds."
+            f"chain: expected rows inside the prior's support; got {int(outside.sum())} of {chain.n} outside, where "
+            "its density is zero. The prior was trained for other bounds."
         )
     return off_the_edges(chain.replace(space=prior.space))
 
 
 def _compared(chain: Chain, rows: FloatArray, draws: FloatArray) -> Comparison:
-    """Returns the comparison of rows and draws, by histograms of their ranks among the draws.
+    """Returns the comparison of rows and draws, from histograms of their ranks among the draws.
 
-    Divergences do not depend on the coordinates, but histograms do: across a wide box they would miss a narrow chain.
+    Divergences do not depend on the coordinates, but histograms do. Those of a narrow chain in a wide box show nothing.
     """
     unit = ParameterSpace(chain.names, 0.0, 1.0)
     sorted_draws = np.sort(draws, axis=0)
@@ -172,7 +177,7 @@ def _box_points(generator: np.random.Generator, space: ParameterSpace, rows: Flo
 
 
 def held_out_log_densities(prior: FlowPrior, chain: Chain) -> tuple[FloatArray, FloatArray]:
-    """Returns log q and the log density of the Gaussian baseline at a chain's rows, (n,) each, in float64."""
+    """Returns log q and the log density of the Gaussian baseline at the rows of a chain, (n,) each, in float64."""
     return _at(prior, chain.samples)[1:]
 
 
@@ -184,7 +189,7 @@ def _at(prior: FlowPrior, theta: FloatArray) -> tuple[FloatArray, FloatArray, Fl
 
 
 def _outer_coordinates(prior: FlowPrior, theta: FloatArray) -> tuple[FloatArray, ...]:
-    """Returns the coordinates (n, d) in which the chain of the training is white, and log |det dx / dtheta| (n,)."""
+    """Returns the coordinates (n, d) in which the training chain is white, and log |det dx / dtheta| (n,)."""
     return _in_batches(lambda p: _inverse(prior._arrays(), p, **prior._static()), theta)
 
 
@@ -209,7 +214,7 @@ def _mean_and_error(values: FloatArray, chain: Chain) -> tuple[float, float]:
 
 
 def _loss(chain: Chain, log_q: FloatArray) -> tuple[float, float]:
-    """Returns the divergence from the chain's own log density to the prior's, nats, and its error; NaN without one."""
+    """Returns the KL from the log density of the chain to the prior, nats, and its error; NaN without a log density."""
     if chain.log_prob is None or not np.isfinite(log_q[chain.probabilities > 0]).all():
         return float("nan"), float("nan")
     return posterior_divergence(log_q - chain.log_prob, chain.probabilities, chain.dependence)

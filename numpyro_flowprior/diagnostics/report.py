@@ -1,4 +1,4 @@
-"""QualityReport: what is known of a prior's faithfulness, its record in a file and its words on a screen."""
+"""QualityReport: the results of the tests of a prior, as numbers, as text and as a record in a file."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from .coverage import Extrapolation, Tail, Uniformity
 from .straight_edges import StraightEdge
 from .two_sample import ClassifierTest
 
-VERDICTS = ("pass", "warn", "fail")  # from good to bad
-FALSE_ALARMS = 1e-3  # reports with a warning among those of right priors, at most, when rows are not few
-_LATER = ("loss", "loss_error")  # that records of earlier versions lack
-_ENOUGH_BEYOND = 10  # independent held-out rows, without which a tail is not tested
+VERDICTS = ("pass", "warn", "fail")  # from best to worst
+FALSE_ALARMS = 1e-3  # largest fraction of correct priors with a warning, if there are enough rows
+_LATER = ("loss", "loss_error")  # missing in records of earlier versions
+_ENOUGH_BEYOND = 10  # independent held-out rows needed in a tail to test it
 _EXACT = ("effective_size", "log_density", "log_density_error", "gain", "gain_error", "worst")
 
 
 @dataclass(frozen=True, repr=False)
 class QualityReport(Displayed):
-    """A prior judged on held-out draws.
+    """The results of the tests of a prior on held-out draws, with a verdict.
 
     Attributes:
         rows: number of held-out rows.
-        effective_size: of the held-out rows.
-        independent_rows: those of them, thinned or resampled, that the tests take for independent and equally weighted.
-        undefined: held-out rows at which the density is zero, infinite or NaN.
-        log_density: weighted mean of log q over them, nats, in the parameters' own units.
-        log_density_error: its standard error.
-        gain: mean of log q minus log density of the Gaussian with the training chain's moments in the same
-            unconstrained space, nats; positive if the flow is better than that Gaussian.
-        gain_error: its standard error (paired).
-        worst: lowest log q - log Gaussian of any held-out row that counts (weight above a thousandth of the mean: a
-            tempered particle of next to no weight may rightly be far below a Gaussian), nats.
-        comparison: the independent rows against draws from the prior, about four times as many. The histograms divide
-            each parameter into parts of equal prior mass, few enough that a pair's cells hold ten rows on average.
-        density_ranks: ranks of log q at held-out rows among draws of the prior: the coverage of its highest-density
+        effective_size: effective sample size of the held-out rows.
+        independent_rows: number of thinned or resampled rows, treated as independent with equal weights in the tests.
+        undefined: number of held-out rows at which the density is zero, infinite or NaN.
+        log_density: weighted mean of log q over the held-out rows, nats, in the units of the parameters.
+        log_density_error: standard error of `log_density`.
+        gain: mean of log q minus the log density of the Gaussian with the moments of the training chain in the same
+            unconstrained space, nats; positive if the flow is better than this Gaussian.
+        gain_error: standard error of `gain` (paired).
+        worst: lowest log q - log Gaussian of the held-out rows, nats. Rows with less than a thousandth of the mean
+            weight are ignored: at tempered particles of negligible weight, q may correctly be far below a Gaussian.
+        comparison: the independent rows compared with about four times as many prior draws. The histogram bins have
+            equal prior mass. Their number is chosen so that a cell of a pair has ten rows on average.
+        density_ranks: ranks of log q at held-out rows among prior draws; they test the coverage of the highest-density
             regions.
-        ranks: {name: the same for each parameter's value} (probability integral transform).
-        tails: held-out rows in the prior's regions of lowest density and in both tails of each parameter.
-        classifier: whether a classifier tells held-out rows from the prior's draws.
-        extrapolation: how much of the prior, and of the declared box, is where the chain has no rows.
-        loss: KL divergence from the chain's own log density to the prior's, nats, at its held-out draws
-            (`posterior_divergence`); NaN where the chain has none.
-        loss_error: its standard error.
-        repeated: {name: distinct values} of parameters whose draws repeat far more than the numbers of float64 near
-            them make them.
-        edges: straight edges of the rows, those that training saw, beyond which a part of the prior is. Of fewer than
-            2,000 rows too little is known to say.
+        ranks: {name: the same for the values of each parameter} (probability integral transform).
+        tails: held-out rows in the regions of lowest prior density and in both tails of each parameter.
+        classifier: how well a classifier distinguishes held-out rows from prior draws.
+        extrapolation: how much of the prior, and of the declared box, lies beyond the rows of the chain.
+        loss: KL divergence from the log density of the chain to the prior, nats, at the held-out draws
+            (`posterior_divergence`); NaN if the chain has no log density.
+        loss_error: standard error of `loss`.
+        repeated: {name: number of distinct values} of parameters with far fewer distinct draws than the spacing of
+            float64 numbers explains.
+        edges: straight edges of the rows with prior mass beyond them. Training rows are used if the held-out rows are
+            few. Nothing is reported for fewer than 2,000 rows.
         verdict: "pass", "warn" or "fail".
-        reasons: what led to the verdict, in words.
+        reasons: the reasons for the verdict, in words.
     """
 
     rows: int
@@ -82,16 +82,16 @@ class QualityReport(Displayed):
 
     @property
     def tested_to(self) -> tuple[float, float]:
-        """How far out the prior was tested: the share of its mass beyond, and that in standard deviations.
+        """How far out the prior was tested: the share of its mass that was not tested, and the distance in sigma.
 
-        Beyond lie ten of the independent rows, in the regions of lowest density; the standard deviations are those of
-        a normal variable that is farther from its mean, on either side, as often.
+        The share is the mass of lowest density in which ten of the independent rows are expected. The distance is that
+        of a normal variable with the same probability in both tails together.
         """
         share = min(_ENOUGH_BEYOND / max(self.independent_rows, 1), 1.0)
         return share, float(norm.isf(share / 2.0))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-ready record; NaN and infinity, which JSON lacks, become null."""
+        """Returns a JSON-ready record; NaN and infinity, which JSON does not allow, become null."""
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
@@ -109,10 +109,10 @@ class QualityReport(Displayed):
 
     @classmethod
     def from_json(cls, record: Any) -> QualityReport:
-        """Returns the report that `to_json` described; numbers that were rounded there stay so.
+        """Returns the report from a record of `to_json`; numbers keep the precision of the record.
 
         Raises:
-            ValueError: the record lacks a part, such as one written by an earlier version of the package.
+            ValueError: an entry is missing or unknown, for example in a record of an earlier version of the package.
         """
         try:
             exact: dict[str, Any] = {name: _number(record[name]) for name in _EXACT}
@@ -132,25 +132,25 @@ class QualityReport(Displayed):
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"quality report: the record lacks a part, or has one too many ({error}); it may come from another "
-                "version of the package. Make the report anew with quality_report."
+                f"quality report: expected the entries of this version; got a missing or unknown one ({error}). The "
+                "record may come from another version of the package. Make the report again with quality_report."
             ) from error
 
     @property
     def summary(self) -> str:
-        """The verdict in a sentence or a few."""
+        """The verdict with its reasons, as text."""
         if self.reasons:
             return f"{self.verdict.upper()}\n" + "\n".join(f"  - {reason}" for reason in self.reasons)
         kl = self.comparison.kl
         return (
             f"PASS: no difference that matters in {len(kl.one_d)} parameters, {len(kl.two_d)} pairs, "
-            f"{len(self.tails)} tails, ranks, classifier and reach,\n  on {self.independent_rows} independent rows "
-            f"(of right priors, at most {_percent(FALSE_ALARMS)} are warned of)"
+            f"{len(self.tails)} tails, ranks, classifier and extrapolation,\n  on {self.independent_rows} independent "
+            f"rows (at most {_percent(FALSE_ALARMS)} of correct priors get a warning)"
         )
 
     @property
     def statements(self) -> dict[str, str]:
-        """The numbers in words, by what they are of."""
+        """The results of the tests as text, by subject."""
         beyond = self.extrapolation
         by_density = [tail for tail in self.tails if tail.subject == "density"]
         oddest = min((tail for tail in self.tails if tail.subject != "density"), key=lambda tail: tail.p_value)
@@ -162,22 +162,23 @@ class QualityReport(Displayed):
             "held-out log density": f"{self.log_density:.4f} +- {self.log_density_error:.4f} nats",
             "gain over a Gaussian": f"{self.gain:.4f} +- {self.gain_error:.4f} nats (worst row {self.worst:.1f})",
             "marginals": str(self.comparison),
-            "ranks": f"density off by {_percent(self.density_ranks.distance)} (p = {self.density_ranks.p_value:.2g}); "
-            f"oddest parameter {name}, by {_percent(ranks.distance)} (p = {ranks.p_value:.2g})",
-            "tails": f"{', '.join(_tail(tail) for tail in by_density)} of lowest density;\n"
-            f"  oddest parameter {oddest.subject}, {_tail(oddest)} at its {oddest.side} end (p = {oddest.p_value:.2g})",
-            "tested to": f"{sigma:.1f} sigma: {_ENOUGH_BEYOND} held-out rows are in the {_percent(share)} of lowest "
-            "density; farther out nothing is tested",
+            "ranks": f"density off by up to {_percent(self.density_ranks.distance)} "
+            f"(p = {self.density_ranks.p_value:.2g}); "
+            f"worst parameter {name}, by up to {_percent(ranks.distance)} (p = {ranks.p_value:.2g})",
+            "tails": f"by density, {', '.join(_tail(tail) for tail in by_density)};\n"
+            f"  worst parameter {oddest.subject}, {_tail(oddest)} at the {oddest.side} end (p = {oddest.p_value:.2g})",
+            "tested to": f"{sigma:.1f} sigma: {_ENOUGH_BEYOND} held-out rows are expected in the {_percent(share)} of "
+            "lowest density; the prior is not tested farther out",
             **({} if np.isnan(self.loss) else {"taught density": self._of_loss}),
             "classifier": str(self.classifier),
             **({"edges": "; ".join(map(str, self.edges))} if self.edges else {}),
             "extrapolation": f"{_percent(beyond.share)} +- {_percent(beyond.error)} of the prior is beyond the chain "
-            f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the box",
+            f"({_percent(beyond.expected)} expected), and {_percent(beyond.box)} of the declared box",
         }
 
     @property
     def _of_loss(self) -> str:
-        return f"KL from the chain's log density to the prior {self.loss:.4f} +- {self.loss_error:.4f} nats"
+        return f"KL from the chain's log density to the prior: {self.loss:.4f} +- {self.loss_error:.4f} nats"
 
     def _headline(self) -> str:
         gain = f"{self.gain:.3g} +- {self.gain_error:.2g} nats better than a Gaussian"
@@ -189,7 +190,7 @@ class QualityReport(Displayed):
 
 
 def worst_verdict(verdicts: Iterable[str], default: str) -> str:
-    """Returns the worst of verdicts; what is none ("info") does not count."""
+    """Returns the worst of the verdicts; other words, such as "info", are ignored. Without verdicts, the default."""
     return max((verdict for verdict in verdicts if verdict in VERDICTS), key=VERDICTS.index, default=default)
 
 

@@ -1,7 +1,7 @@
-"""Straight edges of a chain's rows that a prior does not know: it has mass where a constraint admits none.
+"""Straight edges of the rows of a chain that a prior crosses: it has mass where a constraint forbids it.
 
-A constraint between two parameters, m2 < m1 or x + y < 1, is no bound of either. Rows end at it as at a wall, and a
-smooth density reaches across.
+A constraint between two parameters, such as m2 < m1 or x + y < 1, is not a bound of either parameter. The rows end
+abruptly at it, but a smooth density extends across it.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from scipy.spatial import ConvexHull, QhullError
 
 from .._util.checks import FloatArray
 
-_FEWEST, ENOUGH = 2000, 10_000  # rows: of fewer too little is known of how they end, more are not needed
-_NEAREST = (100, 0.01)  # rows next to an edge that are looked at: so many, and this share of all, at least
-_SHARP = 0.56  # their mean distance over the farthest one's: 1/2 of an even density, 2/3 of one that ends in a corner
-_LEAK = (0.003, 15.0)  # share of a prior beyond an edge that counts: this, and so many rows' share, at least
-_OBLIQUE = 0.1  # the least coefficient of either parameter, in standard deviations, of an edge between two
-_DIGITS = 1e-3  # standard deviations to which an edge is told
+_FEWEST, ENOUGH = 2000, 10_000  # rows: fewer are too few to find edges, more are not needed
+_NEAREST = (100, 0.01)  # rows used next to an edge: at least this number, and at least this share of all rows
+_SHARP = 0.56  # largest mean distance / maximum distance of these rows: 1/2 for a uniform density, 2/3 at a corner
+_LEAK = (0.003, 15.0)  # prior share beyond an edge: at least this share, and that of this number of rows
+_OBLIQUE = 0.1  # smallest coefficient of each parameter of an edge between two, in units of standard deviations
+_DIGITS = 1e-3  # precision of a reported edge, in standard deviations
 
 
 @dataclass(frozen=True)
 class StraightEdge:
-    """A line, or a value of one parameter, that many rows are next to and none beyond, and a part of the prior is.
+    """A line, or a value of one parameter, with many rows next to it and none beyond it, but with prior mass beyond it.
 
     Attributes:
-        names: the parameters.
-        coefficients: of the parameters; no row has coefficients * values > bound.
-        bound: in the parameters' units.
-        beyond: share of the prior's draws beyond it.
+        names: names of the one or two parameters.
+        coefficients: coefficients of the parameters; no row has sum(coefficients * values) > bound.
+        bound: the bound, in the units of the parameters.
+        beyond: share of the prior draws beyond the edge.
     """
 
     names: tuple[str, ...]
@@ -46,15 +46,17 @@ class StraightEdge:
 
 
 def straight_edges(names: Sequence[str], rows: FloatArray, draws: FloatArray) -> tuple[StraightEdge, ...]:
-    """Returns the straight edges of rows beyond which draws of a prior are, the worst of each pair, the gravest first.
+    """Returns the straight edges of rows with prior draws beyond them: the worst of each parameter and pair, sorted.
 
-    Lines are the edges of each pair's convex hull. One counts if rows are as dense next to it as farther in, and if a
-    share of the draws is beyond that the hull of as many right rows would hardly leave out.
+    Candidates are the extreme values of each parameter and the edges of the convex hull of each pair. An edge counts
+    under two conditions. The rows next to it are as dense as those farther inside. The share of the draws beyond it is
+    larger than expected for the hull of the same number of rows from the prior. The edge with the largest share is
+    first.
 
     Args:
-        names: of the parameters.
-        rows: (n, d) nearly independent rows of equal weight; of fewer than 2,000 nothing is said.
-        draws: (m, d) of the prior; the first 20,000 are looked at.
+        names: names of the parameters.
+        rows: (n, d) nearly independent rows of equal weight; with fewer than 2,000 distinct rows, no edge is returned.
+        draws: (m, d) draws of the prior; the first 20,000 are used.
     """
     rows, draws = np.unique(rows[:ENOUGH], axis=0), draws[: 2 * ENOUGH]
     scale = rows.std(axis=0)
@@ -75,21 +77,21 @@ def straight_edges(names: Sequence[str], rows: FloatArray, draws: FloatArray) ->
 
 
 def _candidates(x: FloatArray) -> Iterator[tuple[list[int], FloatArray, float]]:
-    """Yields columns, the outward normal (1 or 2,) and the bound of each edge of the rows' hulls, (n, d)."""
+    """Yields the columns, the outward normal (1 or 2,) and the bound of each edge of the hulls of rows (n, d)."""
     for j in range(x.shape[1]):
         for sign in (1.0, -1.0):
             yield [j], np.array([sign]), float((sign * x[:, j]).max())
     for columns in combinations(range(x.shape[1]), 2):
         try:
             equations = ConvexHull(x[:, columns]).equations
-        except QhullError:  # the rows of a pair are on a line
+        except QhullError:  # all rows of the pair lie on a line
             continue
         for *normal, offset in equations[np.abs(equations[:, :2]).min(axis=1) > _OBLIQUE]:
             yield list(columns), np.array(normal), -float(offset)
 
 
 def _is_sharp(distances: FloatArray) -> bool:
-    """Returns whether rows are as dense next to an edge as farther in, by their distances from it (n,)."""
+    """Returns whether rows are as dense next to an edge as farther inside, from their distances (n,) to it."""
     count = max(_NEAREST[0], round(_NEAREST[1] * len(distances)))
     nearest = np.partition(distances, count)[: count + 1]
     farthest = nearest.max()
@@ -97,11 +99,11 @@ def _is_sharp(distances: FloatArray) -> bool:
 
 
 def _edge(names: list[str], slopes: FloatArray, point: FloatArray, beyond: float) -> StraightEdge:
-    """Returns the edge through a point in the parameters' units, the first coefficient +1 or -1, to a few digits."""
+    """Returns the edge through a point, rounded, in the units of the parameters; the first coefficient is +1 or -1."""
     size = abs(slopes[0])
     coefficients = tuple(float(f"{slope / size:.4g}") for slope in slopes)
     digits = int(-np.floor(np.log10(_DIGITS / size)))  # a thousandth of a standard deviation along the normal
-    bound = float(np.dot(coefficients, point))  # of these coefficients: those of epochs have no digit to lose
+    bound = float(np.dot(coefficients, point))  # from the rounded coefficients, because epochs need all digits
     return StraightEdge(tuple(names), coefficients, round(bound, min(max(digits, 0), 300)), beyond)
 
 

@@ -1,4 +1,4 @@
-"""Two-sample tests in many dimensions: can a classifier tell rows of a chain from draws of a prior?"""
+"""Two-sample test in many dimensions: how well a classifier distinguishes two sets of rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from scipy.stats import t as student
 from .._util.checks import FloatArray
 
 _FOLDS = 5
-_REPEATS = 50  # permutations of the labels for the null
-_RIDGE = 1e-3  # of the features' variance, which is one: keeps dependent features solvable
-_FARTHEST = 6.0  # standard deviations at which coordinates are cut, so that no single row decides
-_ROWS_PER_FEATURE = 10  # with fewer, the products of different coordinates are left out: they would only overfit
+_REPEATS = 50  # number of permutations of the labels for the null distribution
+_RIDGE = 1e-3  # relative to the variance of the features, which is one; needed for linearly dependent features
+_FARTHEST = 6.0  # coordinates are clipped at this many standard deviations, so that no single row dominates
+_ROWS_PER_FEATURE = 10  # with fewer, products of different coordinates are left out, because they would overfit
 
 
 @dataclass(frozen=True)
 class ClassifierTest:
-    """How well a classifier tells two samples apart on rows that it was not trained on.
+    """How well a classifier distinguishes two samples, on rows not used in its training.
 
     Attributes:
-        auc: area under the ROC curve, averaged over the folds: the probability that a row of the first sample scores
-            higher than one of the second; 1/2 if they cannot be told apart.
-        null_mean, null_std: the same with permuted labels.
-        p_value: of an area as large, under equal densities.
+        auc: area under the ROC curve, averaged over the folds. It is the probability that a row of the first sample has
+            a higher score than one of the second; 1/2 if the samples cannot be distinguished.
+        null_mean, null_std: mean and standard deviation of the area with permuted labels.
+        p_value: probability of an area at least this large, under equal densities.
     """
 
     auc: float
@@ -43,17 +43,17 @@ class ClassifierTest:
 def classifier_test(generator: np.random.Generator, first: FloatArray, second: FloatArray) -> ClassifierTest:
     """Returns the classifier two-sample test of two sets of independent rows.
 
-    The classifier is the linear least-squares one on all coordinates, their squares, cubes and products, fitted to
-    four fifths of the rows and judged on the last, in turn. It is blind to what leaves the first two moments of all
-    pairs and the third of each coordinate alone; histograms of the marginals see much of that. Its merit is an exact
-    null: with the features fixed, permuted labels cost one matrix product.
+    The classifier is linear least squares on all coordinates, their squares, cubes and products. It is trained on four
+    fifths of the rows and evaluated on the last fifth, in turn. It does not detect differences that leave the first two
+    moments of all pairs and the third moment of each coordinate unchanged. Histograms of the marginals detect many of
+    these. The advantage is an exact null distribution: with fixed features, permuted labels need one matrix product.
 
     Args:
-        generator: of the folds and the permutations.
-        first: (n, d) rows, in coordinates with about zero mean and unit covariance.
+        generator: random generator for the folds and the permutations.
+        first: (n, d) rows, in coordinates with approximately zero mean and unit covariance.
         second: (m, d) rows in the same coordinates.
 
-    Source: Lopez-Paz and Oquab (2017), with the area under the curve in place of the accuracy.
+    Source: Lopez-Paz and Oquab (2017), with the area under the curve instead of the accuracy.
     """
     features = _features(np.concatenate([first, second]))
     n = len(features)
@@ -76,11 +76,11 @@ def classifier_test(generator: np.random.Generator, first: FloatArray, second: F
 
 
 def area_under_curve(scores: FloatArray, labels: np.ndarray) -> FloatArray:
-    """Returns the area under the ROC curve of each column, (k,), by the rank sum (Mann and Whitney 1947).
+    """Returns the area under the ROC curve of each column, (k,), from the rank sum (Mann and Whitney 1947).
 
     Args:
-        scores: (n, k) larger where a row is taken for positive.
-        labels: (n, k) of bool; at least one of each kind in every column, or the area is 1/2.
+        scores: (n, k) larger for rows that are more likely positive.
+        labels: (n, k) of bool; the area is 1/2 for columns without both kinds.
     """
     positive = labels.sum(axis=0)
     pairs = positive * (len(labels) - positive)

@@ -1,4 +1,4 @@
-"""Units of a chain's rows that are nearly independent of each other, and how many rows a histogram of them is worth."""
+"""Nearly independent units of the rows of a chain, and the effective number of rows in a histogram of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from ..chains.chain import Chain
 from ..chains.deal import HARDLY, LONG, blocks_of
 
-SHORT = 2.0  # autocorrelation times of a block at least
-_MANY = 40  # blocks of a chain that are enough
-_BINS = 10  # of equal mass, whose noise tells the effective size
+SHORT = 2.0  # shortest block, in autocorrelation times
+_MANY = 40  # enough blocks of a chain
+_BINS = 10  # number of bins of equal mass; their noise gives the effective size
 
 
 def units_of(chain: Chain) -> np.ndarray:
-    """Returns the number of the unit (n,) that each row belongs to.
+    """Returns the unit number (n,) of each row.
 
-    Units are blocks of a sequence that are long against its autocorrelation time, single rows where order means
-    nothing, copies of a row and families together.
+    Units are blocks of a sequence that are long compared with its autocorrelation time, or single rows if their order
+    has no meaning. Copies of a row, and rows of a family, form one unit.
     """
     if chain.dependence.sequences is None:
         return np.arange(chain.n) if chain.dependence.groups is None else chain.dependence.groups
@@ -31,10 +31,11 @@ def units_of(chain: Chain) -> np.ndarray:
 
 
 def histogram_size(chain: Chain, units: np.ndarray) -> float:
-    """Returns how many independent rows would give histograms of the parameters as little noise.
+    """Returns the number of independent rows that would give histograms of the parameters with the same noise.
 
-    It is more than the effective size of a slow chain, which is that of its means: shape is learnt faster. The noise of
-    a bin's mass is that of the sums over units; both are summed over bins and parameters.
+    For a slow chain it is larger than the effective size, which refers to the means: the shape is determined faster.
+    The noise of the mass in a bin is computed from the sums over units. The variances expected for a single independent
+    row, and those of the noise, are summed over bins and parameters before their ratio is taken.
     """
     expected = noise = 0.0
     weights, count = chain.probabilities, int(units.max()) + 1

@@ -1,9 +1,9 @@
-"""From the numbers of a quality report to its verdict, in words.
+"""The verdict on a prior, with its reasons in words, from the numbers of a quality report.
 
-A finding counts if chance does not explain it and if it is large enough to matter. Chance: all tests together call a
-right prior wrong in at most one of a thousand reports (Bonferroni over the tests and, within each, over parameters and
-pairs). Size: no trained flow is exact, and many thousands of rows resolve differences that no analysis would notice.
-A prior fails if a difference is large even after three standard errors are taken off.
+A finding counts if chance does not explain it and if it is large enough to matter. Chance: all tests together give a
+warning for a correct prior in at most one of a thousand reports (Bonferroni correction over the tests and, within each
+test, over parameters and pairs). Size: no trained flow is exact, and many thousands of rows resolve differences that
+are irrelevant in any analysis. A prior fails if a difference is still large after three standard errors are subtracted.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from .report import FALSE_ALARMS, QualityReport
 _TESTS = (
     10  # gain, means, parameters, pairs, marginal ranks, density ranks, two kinds of tails, classifier, extrapolation
 )
-_FEW = 200  # effective held-out rows below which a report at least warns
-_FEWEST_TO_FAIL = 30  # independent ones below which differences can only warn: their errors are hardly known
+_FEW = 200  # with fewer effective held-out rows a report always warns
+_FEWEST_TO_FAIL = 30  # with fewer independent rows differences only warn, because their errors are not well known
 
-# What calls for a warning, and what fails. A shift by 0.1 (0.4) standard deviations of a normal marginal has a
-# divergence of 0.005 (0.08) nats, a Kolmogorov-Smirnov distance of 0.04 (0.16) and an area of 0.53 (0.61).
-_AVERAGE = (0.05, 0.5)  # nats of average marginal divergence above the noise floor
-_PARAMETER, _PAIR = (0.01, 0.1), (0.02, 0.2)  # nats of the worst parameter's and pair's own
-_SHIFT = (0.1, 0.4)  # standard deviations between the means, of normal scores
-_DRAWS_PER_ROW = 4  # of the prior, at least, that the rows are ranked among
-_GAIN = (0.02, 0.1)  # nats worse than a Gaussian
+# Limits for a warning and for a failure. A shift of a normal marginal by 0.1 (0.4) standard deviations gives a
+# divergence of 0.005 (0.08) nats, a Kolmogorov-Smirnov distance of 0.04 (0.16) and an area under the ROC curve of
+# 0.53 (0.61).
+_AVERAGE = (0.05, 0.5)  # average marginal divergence above the noise floor, nats
+_PARAMETER, _PAIR = (0.01, 0.1), (0.02, 0.2)  # divergence of the worst parameter and pair above the noise floor, nats
+_SHIFT = (0.1, 0.4)  # difference of the mean normal scores, in standard deviations
+_DRAWS_PER_ROW = 4  # smallest number of prior draws per row, among which the rows are ranked
+_GAIN = (0.02, 0.1)  # log density below that of a Gaussian, nats
 _RANKS = (0.04, 0.16)  # Kolmogorov-Smirnov distance
-_AREA = (0.03, 0.11)  # area under the ROC curve above its null
-_TAIL = (2.0, 5.0)  # factor by which a tail holds too many rows (or too few, for a warning)
-_MISPLACED = 0.02  # ... and the share of all rows that it holds too many, to fail
-_LOSS = 0.1  # nats between the log density that the chain has and the prior's
-_BEYOND = (0.02, 0.1)  # share of the prior's draws beyond the chain above the share expected
+_AREA = (0.03, 0.11)  # area under the ROC curve above its value under the null hypothesis
+_TAIL = (2.0, 5.0)  # factor of too many rows in a tail (or too few, for a warning)
+_MISPLACED = 0.02  # ... and for a failure, the excess in the tail as a share of all rows
+_LOSS = 0.1  # KL from the log density of the chain to the prior, nats
+_BEYOND = (0.02, 0.1)  # share of the prior draws beyond the chain, minus the expected share
 _BOUND = "declare the bound"
-_LINE = "learn coordinates in which this edge is a bound (of x < y: x and y - x, or y and x / y), and declare it"
+_LINE = "train on coordinates in which this edge is a bound (for x < y: x and y - x, or y and x / y) and declare it"
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """A difference: how large, how well known, how likely by chance, and what to say of it."""
+    """A difference: its size and error, its probability by chance, and a text that describes it."""
 
     size: float
     error: float
@@ -52,12 +53,14 @@ class _Finding:
 
 
 def verdict_of(report: QualityReport) -> tuple[str, tuple[str, ...]]:
-    """Returns the verdict, "pass", "warn" or "fail", and its reasons, the gravest first."""
+    """Returns the verdict, "pass", "warn" or "fail", and its reasons, failures first."""
     failures: list[str] = []
     warnings: list[str] = []
     if report.undefined:
         failures.append(f"the density is zero or undefined at {report.undefined} held-out rows")
-    failures += [f"its draws of {name!r} take {values} values alone" for name, values in report.repeated.items()]
+    failures += [
+        f"the prior draws of {name!r} take only {values} distinct values" for name, values in report.repeated.items()
+    ]
     _average(report, failures, warnings)
     _means(report, failures, warnings)
     for findings, limits in _families(report):
@@ -66,16 +69,18 @@ def verdict_of(report: QualityReport) -> tuple[str, tuple[str, ...]]:
             (failures if level == "fail" else warnings).append(text)
     if report.loss - 3.0 * report.loss_error > _LOSS:
         warnings.append(
-            f"its log density is {report.loss:.2f} +- {report.loss_error:.2f} nats (KL) off the chain's own, log_prob: "
-            "that of the chain is of other parameters, or the prior misses it"
+            f"KL from the chain's log_prob to the prior is {report.loss:.2f} +- {report.loss_error:.2f} nats: log_prob "
+            "depends on parameters that are not in the chain, or the prior does not reproduce it"
         )
     if report.edges:
         worst, others = report.edges[0], len(report.edges) - 1
         more = f" (and {others} more)" if others else ""
         advice = _BOUND if len(worst.names) == 1 else _LINE
-        warnings.append(f"{worst.beyond:.1%} of its draws have {worst}, where rows end as at a wall{more}: {advice}")
+        warnings.append(
+            f"{worst.beyond:.1%} of the prior draws have {worst}, beyond a sharp edge of the rows{more}: {advice}"
+        )
     if report.effective_size < _FEW:
-        warnings.append(f"only {report.effective_size:.0f} effective held-out rows: a coarse check")
+        warnings.append(f"only {report.effective_size:.0f} effective held-out rows: this check is coarse")
     few = report.independent_rows < _FEWEST_TO_FAIL
     fails = bool(report.undefined or report.repeated) if few else bool(failures)
     return "fail" if fails else "warn" if failures or warnings else "pass", (*failures, *warnings)
@@ -91,7 +96,7 @@ def _average(report: QualityReport, failures: list[str], warnings: list[str]) ->
 
 
 def _means(report: QualityReport, failures: list[str], warnings: list[str]) -> None:
-    """Tells of parameters whose rows are off, in normal scores of their ranks, which heavy tails do not move."""
+    """Adds the parameters with different means. Means are of normal scores of the ranks, robust to heavy tails."""
     shifts = {name: abs(_mean_score(ranks)) for name, ranks in report.ranks.items()}
     chance = norm.isf(FALSE_ALARMS / _TESTS / 2.0 / len(shifts)) * np.sqrt(1.0 + 1.0 / _DRAWS_PER_ROW)
     noise = chance / np.sqrt(report.independent_rows)
@@ -103,34 +108,37 @@ def _means(report: QualityReport, failures: list[str], warnings: list[str]) -> N
 
 
 def _mean_score(ranks: Uniformity) -> float:
-    """Returns the mean normal score of the rows' ranks among the draws, from their histogram."""
+    """Returns the mean normal score of the ranks of the rows among the draws, from the histogram of ranks."""
     edges = norm.pdf(norm.ppf(np.linspace(0.0, 1.0, len(ranks.counts) + 1)))
-    scores = len(ranks.counts) * (edges[:-1] - edges[1:])  # mean of a normal variable between neighbouring quantiles
+    scores = len(ranks.counts) * (edges[:-1] - edges[1:])  # mean of a normal variable between adjacent quantiles
     return float(np.average(scores, weights=ranks.counts))
 
 
 def _families(report: QualityReport) -> Iterable[tuple[list[_Finding], tuple[float, float]]]:
-    """Yields each test's findings, one for each parameter or pair, with the sizes that matter."""
+    """Yields the findings of each test, one for each parameter or pair, with the limits of the test."""
     if not report.undefined:
         yield [_gain(report)], _GAIN
     yield from zip(_divergences(report), (_PARAMETER, _PAIR), strict=True)
     size = report.independent_rows
     yield [_ranks(f"the cumulative distribution of {n!r}", u, size) for n, u in report.ranks.items()], _RANKS
     ranks = report.density_ranks
-    yield [_ranks(f"it is too {_width(ranks)}: the coverage of its highest-density regions", ranks, size)], _RANKS
+    yield (
+        [_ranks(f"the prior is too {_width(ranks)}: the coverage of its highest-density regions", ranks, size)],
+        _RANKS,
+    )
     for density in (True, False):
         yield [_tail(tail) for tail in report.tails if (tail.subject == "density") is density], _TAIL
     test = report.classifier
-    text = f"a classifier tells its draws from held-out rows: area under the curve {test.auc:.3f}, by chance "
+    text = f"a classifier distinguishes prior draws from held-out rows: area under the curve {test.auc:.3f}, by chance "
     text += f"{test.null_mean:.3f} +- {test.null_std:.3f}"
     yield [_Finding(test.auc - test.null_mean, test.null_std, test.p_value, text)], _AREA
     beyond = report.extrapolation
-    text = f"{beyond.share:.1%} of its draws are beyond the chain, where {beyond.expected:.1%} are expected"
+    text = f"{beyond.share:.1%} of the prior draws are beyond the chain; {beyond.expected:.1%} are expected"
     yield [_Finding(beyond.share - beyond.expected, beyond.error, beyond.p_value, text)], _BEYOND
 
 
 def _worst(findings: list[_Finding], limits: tuple[float, float]) -> tuple[str, str]:
-    """Returns the level and text of the largest finding that counts, and how many more do; or nothing."""
+    """Returns the level and text of the largest finding that counts, with the number of others; empty if none do."""
     chance = FALSE_ALARMS / _TESTS / max(len(findings), 1)
     counted = [finding for finding in findings if finding.p_value < chance and finding.size > limits[0]]
     if not counted:
@@ -143,11 +151,13 @@ def _worst(findings: list[_Finding], limits: tuple[float, float]) -> tuple[str, 
 
 def _gain(report: QualityReport) -> _Finding:
     chance = float(norm.cdf(report.gain / report.gain_error)) if report.gain_error > 0 else 1.0
-    return _Finding(-report.gain, report.gain_error, chance, f"worse than a Gaussian by {-report.gain:.3f} nats")
+    return _Finding(
+        -report.gain, report.gain_error, chance, f"the prior is worse than a Gaussian by {-report.gain:.3f} nats"
+    )
 
 
 def _divergences(report: QualityReport) -> tuple[list[_Finding], list[_Finding]]:
-    """Returns the findings of parameters and of pairs."""
+    """Returns the findings on the marginals of parameters and of pairs."""
     found, chances = report.comparison, report.comparison.chances()
     marginals = [f"the marginal of {name!r} differs" for name in found.kl.names]
     pairs = ["{!r} and {!r} together differ".format(*pair) for pair in found.kl.pairs]
@@ -165,7 +175,7 @@ def _excesses(subjects: list[str], *columns: FloatArray) -> list[_Finding]:
 
 
 def _ranks(text: str, found: Uniformity, size: int) -> _Finding:
-    """Returns the finding of ranks that are not uniform."""
+    """Returns the finding on the uniformity of ranks."""
     text = f"{text} is off by up to {found.distance:.1%} (p = {found.p_value:.1g})"
     return _Finding(found.distance, 0.5 / np.sqrt(size), found.p_value, text)
 
@@ -178,16 +188,16 @@ def _width(found: Uniformity) -> str:
 
 
 def _tail(tail: Tail) -> _Finding:
-    """Returns the finding of a tail, whose size is the factor by which it is too thin or too heavy.
+    """Returns the finding on a tail; its size is the factor by which the tail is too thin or too heavy.
 
-    Only a tail that holds a good part of the rows beyond its due can fail a prior: a heavy one, or one of few rows, is
-    a matter for a warning.
+    Only a thin tail with an excess of at least 2 % of all rows can fail a prior. A heavy tail, or one with a smaller
+    excess, only gives a warning.
     """
     place = "of lowest density" if tail.subject == "density" else f"at the {tail.side} end of {tail.subject!r}"
     thin = tail.found > tail.expected
     text = (
-        f"{100 * tail.found:.2g} % of the held-out rows are in its {100 * tail.expected:.1g} % of mass {place}: "
-        f"a tail too {'thin' if thin else 'heavy'}"
+        f"{100 * tail.found:.2g} % of the held-out rows are in the {100 * tail.expected:.1g} % of prior mass {place}: "
+        f"this tail is too {'thin' if thin else 'heavy'}"
     )
     few, many = sorted((tail.found, tail.expected))
     size = many / few if few > 0 else np.inf

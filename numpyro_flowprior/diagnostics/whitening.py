@@ -1,4 +1,4 @@
-"""Coordinates in which rows have covariance one."""
+"""Coordinates in which rows have unit covariance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from .._util.checks import FloatArray
 
-_FLATTEST = 1e-12  # variance along an axis, of columns of unit variance, that is not divided by: rounding
+_FLATTEST = 1e-12  # smaller variances along an axis, for columns of unit variance, are rounding errors
 
 
 def whitening(reference: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """Returns the map of points (m, d) to coordinates in which the reference rows (n, d) are white.
+    """Returns the map from points (m, d) to coordinates in which the reference rows (n, d) have unit covariance.
 
-    Along flat directions it stays finite.
+    The map is finite also along directions without variance.
     """
     centre = reference.mean(axis=0)
     scale = np.where(np.ptp(reference, axis=0) > 0.0, reference.std(axis=0), 1.0)

@@ -1,1 +1,1 @@
-"""From a design of expensive model runs to a likelihood: Gaussian-process emulators in principal components."""
+"""Gaussian-process emulators in principal components: from a design of expensive model runs to a likelihood."""

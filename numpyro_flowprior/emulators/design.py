@@ -1,7 +1,7 @@
-"""Where to run the model: designs that fill the box, and further points around a posterior.
+"""Design points at which to run the model: space-filling designs, and further points around a posterior.
 
 Sources: M. E. Johnson, L. M. Moore, D. Ylvisaker, J. Stat. Plan. Inference 26 (1990) 131 (maximin); M. D. Morris,
-T. J. Mitchell, ibid. 43 (1995) 381 (by exchange, within Latin hypercubes); I. M. Sobol (1967), scrambled by Owen.
+T. J. Mitchell, ibid. 43 (1995) 381 (exchanges within Latin hypercubes); I. M. Sobol (1967), scrambled by Owen.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace, require_space
 from .runs import checked_inputs
 
-_EXCHANGES = 20  # per point
-_BEYOND = 0.5  # of the way to a neighbour
-_CANDIDATES = 20  # draws from a posterior per point to choose
+_EXCHANGES = 20  # attempted exchanges per point
+_BEYOND = 0.5  # how far a candidate may lie beyond a draw or its neighbour, as a fraction of their distance
+_CANDIDATES = 20  # candidates drawn from the posterior for each point to choose
 
 
 def design_points(
@@ -39,18 +39,18 @@ def design_points(
 
     Args:
         key: JAX random key.
-        space: the parameters; finite bounds, all of them, unless a chain says where to go.
+        space: the parameters. All bounds must be finite, unless `chain` is given.
         n: number of points, >= 2. About ten per parameter is a common first choice.
-        method: "maximin", a Latin hypercube whose closest points were moved apart by exchanges: every parameter's
-            values are spread evenly; or "sobol", a scrambled Sobol sequence, best for n a power of two.
-        chain: a posterior of these parameters, for the next round of training: points are chosen among its draws, as
-            far from each other as possible in units of its deviations, and between neighbouring draws, so that a short
-            chain does too. Draws outside of the space's bounds are left out. `method` is not used then.
-        existing: (k, d) points where the model has already been run, to stay away from; with a chain only.
+        method: "maximin" for a Latin hypercube with its closest points moved apart by exchanges, so that the values
+            of every parameter are evenly spread; or "sobol" for a scrambled Sobol sequence, best for n a power of two.
+        chain: posterior of these parameters, for the next round of training. Candidates lie on lines through
+            neighbouring draws, so a short chain is enough. The points chosen are as far from each other as possible, in
+            units of the posterior standard deviations. Draws outside the bounds are ignored, and so is `method`.
+        existing: (k, d) points where the model has already been run. New points stay away from them. Only with `chain`.
 
     Raises:
         TypeError: values of the wrong type.
-        ValueError: infinite bounds (named), a chain that lacks a parameter, too few points, an unknown method.
+        ValueError: infinite bounds (named), a chain without one of the parameters, too few points, an unknown method.
     """
     require_space(space)
     n = positive_int(n, "n", minimum=2)
@@ -59,26 +59,28 @@ def design_points(
     if chain is not None:
         return _around(space, n, rng, chain, existing)
     if existing is not None:
-        raise ValueError("existing: expected a chain as well: without one a design fills the box by itself.")
+        raise ValueError(
+            "existing: expected a chain as well; got none. Pass chain, or leave out existing to fill the box."
+        )
     lower, upper = space.bounds.T
     unbounded = [space.names[j] for j in np.flatnonzero(~(np.isfinite(lower) & np.isfinite(upper)))]
     if unbounded:
-        raise ValueError(f"space: expected finite bounds to fill; not so for {shorten(unbounded)}. Declare a range.")
+        raise ValueError(f"space: expected finite bounds; got infinite ones for {shorten(unbounded)}. Declare a range.")
     unit = _maximin(n, space.dim, rng) if method == "maximin" else _sobol(n, space.dim, rng)
     return np.clip(lower + unit * (upper - lower), lower, upper)
 
 
 def _sobol(n: int, d: int, rng: np.random.Generator) -> FloatArray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # n is not a power of two: the docstring says so
+        warnings.simplefilter("ignore", UserWarning)  # about n that is not a power of two; see `design_points`
         return np.asarray(qmc.Sobol(d, rng=rng).random(n))
 
 
 def _maximin(n: int, d: int, rng: np.random.Generator) -> FloatArray:
-    """Returns a Latin hypercube in the unit box; each exchange moves the point closest to another.
+    """Returns a Latin hypercube in the unit box with its closest points moved apart.
 
-    An exchange of one coordinate between two rows keeps the hypercube; it is kept if the closer of both rows is then
-    farther from its neighbours than before.
+    Each step takes the point closest to another one and exchanges one coordinate with a random row. The result is still
+    a Latin hypercube. The exchange is kept if it increases the smallest distance of these two rows to any other point.
     """
     points = np.asarray(qmc.LatinHypercube(d, rng=rng).random(n))
     distance = cdist(points, points, "sqeuclidean")
@@ -117,9 +119,9 @@ def _around(space: ParameterSpace, n: int, rng: np.random.Generator, chain: Chai
 
 
 def _between(draws: FloatArray, scale: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Returns a point on the line from each draw to one of its neighbours, or somewhat beyond either: where draws are.
+    """Returns one point for each draw, on the line through the draw and one of its neighbours, or slightly beyond them.
 
-    Unlike a blur by a kernel, this follows a curved or divided posterior by itself.
+    Unlike smoothing with a kernel, this follows a curved or multimodal posterior without any tuning.
     """
     places = np.unique(draws, axis=0)
     if len(places) == 1:
@@ -131,7 +133,7 @@ def _between(draws: FloatArray, scale: FloatArray, rng: np.random.Generator) -> 
 
 
 def _far_apart(candidates: FloatArray, n: int, taken: FloatArray) -> FloatArray:
-    """Returns n candidates, each the farthest from the points taken and chosen before; the first one, if none is."""
+    """Returns n candidates, each the farthest from `taken` and from those already chosen; without any, the first."""
     nearest = cdist(candidates, taken, "sqeuclidean").min(axis=1) if len(taken) else np.full(len(candidates), np.inf)
     chosen = []
     for _ in range(n):

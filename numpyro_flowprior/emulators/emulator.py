@@ -1,6 +1,6 @@
-"""GPEmulator: a fast stand-in, with its uncertainty, for a model too expensive to run at every point.
+"""GPEmulator: a fast surrogate, with uncertainty, for a model too expensive to run at every point.
 
-The public face of fitting, prediction, validation and files; each has its own module.
+This module is the public interface. Fitting, prediction, validation and files have modules of their own.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from .validation import EmulatorValidation, compare_with_runs, left_out
 
 
 class GPEmulator:
-    """Gaussian processes on the leading principal components of standardised outputs.
+    """Emulator with one Gaussian process for each leading principal component of the standardised outputs.
 
-    Made by `GPEmulator.fit`, `GPEmulator.from_sklearn` or `GPEmulator.load`. Immutable; holds NumPy arrays in float64
-    and pickles.
+    Create it with `GPEmulator.fit`, `GPEmulator.from_sklearn` or `GPEmulator.load`. It is immutable, holds NumPy arrays
+    in float64, and can be pickled.
 
     Attributes:
-        space: the d input parameters; the order of theta's last axis.
+        space: the d input parameters, in the order of theta's last axis.
         output_names: (m,) names of the outputs.
         n_components: number of components kept, p.
-        state: all the numbers, for `gaussian_process`.
+        state: all numbers of the emulator, as used in `gaussian_process`.
         report: how the fit of each component went.
-        log_outputs: names of the outputs that are emulated by their natural logarithm.
+        log_outputs: names of the outputs that are emulated as natural logarithms.
     """
 
     def __init__(
@@ -90,26 +90,29 @@ class GPEmulator:
     ) -> GPEmulator:
         """Returns an emulator fitted to runs of the model.
 
-        Inputs are scaled to the unit box by the space's bounds (a parameter without two finite bounds: by the design's
-        mean and standard deviation); outputs to zero mean and unit standard deviation, then to principal components
-        of unit variance. Time grows as n^3 per component.
+        Inputs are scaled to the unit box by the bounds of `space`. A parameter without two finite bounds is scaled by
+        the mean and standard deviation of the design. Outputs are scaled to zero mean and unit standard deviation, then
+        projected on principal components of unit variance. The time grows as n^3 per component.
 
         Args:
-            X: (n, d) design, in the order of `space` (a DataFrame: by its columns' names), at least d + 1 rows inside
-                the bounds. Repeated rows are fine.
-            Y: (n, m) the model's outputs.
+            X: (n, d) design, with columns in the order of `space`; the columns of a DataFrame are found by name. At
+                least d + 1 rows, all inside the bounds. Repeated rows are allowed.
+            Y: (n, m) outputs of the model.
             space: the input parameters.
-            n_components: how many to keep, or the fraction in (0, 1) of the total variance they must reach.
-            kernel: "rbf", "matern52", "matern32" or "matern12" for the anisotropic kernel of that smoothness, scaled
-                and with fitted noise; or a scikit-learn kernel of RBF, Matern, RationalQuadratic, ExpSineSquared,
-                DotProduct, ConstantKernel, WhiteKernel, their sums, products and powers, with its bounds.
-            Y_error: (n, m) known statistical standard errors of Y, independent of each other; enters the components'
-                noise in addition to the kernel's. Correlations it induces between components are left out.
-            log_outputs: names of positive outputs to emulate by their logarithm, or True for all: for outputs that
-                vary by factors. `predict` gives the moments of the outputs themselves.
-            restarts: further starting points of the optimiser, >= 0; all starts of all components run in parallel.
-            key: seeds them; None for jax.random.key(0).
-            output_names: (m,) unique names, or None for those of a DataFrame's columns, or "y0", "y1", ...
+            n_components: how many components to keep, or the fraction in (0, 1) of the total variance that they must
+                reach.
+            kernel: "rbf", "matern52", "matern32" or "matern12" for the anisotropic kernel of that smoothness, with
+                fitted variance and noise. Or a scikit-learn kernel with its bounds, built from RBF, Matern,
+                RationalQuadratic, ExpSineSquared, DotProduct, ConstantKernel, WhiteKernel, and their sums, products
+                and powers.
+            Y_error: (n, m) known statistical standard errors of Y, independent of each other. They add to the noise of
+                the kernel. The correlations that they cause between components are neglected.
+            log_outputs: names of positive outputs to emulate as logarithms, or True for all. Use this for outputs that
+                vary by large factors. `predict` still returns the moments of the outputs themselves.
+            restarts: number of further starting points of the optimiser, >= 0. All starts of all components run in
+                parallel.
+            key: JAX random key for these starting points; None for jax.random.key(0).
+            output_names: (m,) unique names. None takes the columns of a DataFrame, or "y0", "y1", ...
             progress: whether to show a progress bar.
 
         Raises:
@@ -151,26 +154,26 @@ class GPEmulator:
         log_outputs: bool | Sequence[str] = False,
         output_names: Sequence[str] | None = None,
     ) -> GPEmulator:
-        """Returns the emulator that scikit-learn has trained: the same mean and variance, to rounding.
+        """Returns an emulator with the mean and variance of a fitted scikit-learn model, up to rounding.
 
         Args:
-            model: a fitted GaussianProcessRegressor, of one output or several; a sequence of them, one per component;
-                MultiOutputRegressor; Pipeline of StandardScaler, MinMaxScaler and PCA that ends in one of these; or
-                TransformedTargetRegressor around one, with such a transformer. Kernels as in `fit`.
+            model: a fitted GaussianProcessRegressor with one or several outputs; a sequence of them, one per component;
+                a MultiOutputRegressor; a Pipeline of StandardScaler, MinMaxScaler and PCA that ends in one of these; or
+                a TransformedTargetRegressor around one, with such a transformer. Kernels are those of `fit`.
             space: the d input parameters, in the order of the model's columns.
-            inputs: the fitted transformer (StandardScaler, MinMaxScaler, PCA, a Pipeline or sequence of them) that led
-                from the parameters to the model's inputs; None if there was none beside the model's own.
-            outputs: the fitted transformer (or Pipeline, or sequence) that led from the outputs to the targets that
-                the model was trained on, e.g. Pipeline([StandardScaler, PCA]); None if there was none.
-            truncation: (m, m) covariance of what the principal components leave out, which scikit-learn's prediction
-                does not have; None for none.
+            inputs: the fitted transformer from the parameters to the model's inputs: StandardScaler, MinMaxScaler, PCA,
+                or a Pipeline or sequence of them. None if the model contains all of its transformers.
+            outputs: the fitted transformer (or Pipeline, or sequence) from the outputs to the targets that the model
+                was trained on, e.g. Pipeline([StandardScaler, PCA]). None if there was none.
+            truncation: (m, m) covariance of the truncated principal components, which scikit-learn's prediction does
+                not include; None for zero.
             log_outputs: as in `fit`, if the model was trained on logarithms of these outputs.
             output_names: (m,) unique names, or None for "y0", "y1", ...
 
         Raises:
             TypeError: not a scikit-learn model.
-            ValueError: a part is not fitted or not supported (named), parts do not fit together, or the predictions
-                differ from scikit-learn's own.
+            ValueError: a part is not fitted or not supported (named), parts are incompatible, or the predictions differ
+                from those of scikit-learn.
         """
         require_space(space)
         state, report = emulator_state(model, space.names, inputs, outputs, truncation)
@@ -178,25 +181,26 @@ class GPEmulator:
         return cls(space, names, state, tuple(report), checked_log_outputs(log_outputs, names))
 
     def predict(self, theta: ArrayLike, *, log_scale: bool = False, allow_float32: bool = False) -> Prediction:
-        """Returns the outputs' predicted mean and covariance, in float64.
+        """Returns the predicted mean and covariance of the outputs, in float64.
 
-        The covariance is full: the components' predictive variances, which as in scikit-learn include the kernel's
-        WhiteKernel noise, plus the sample covariance of the truncated components. Outputs that are emulated by their
-        logarithm are lognormal, and these are their moments. Outside the space's bounds the emulator extrapolates
-        without a word: towards the design's mean, with the prior's variance.
+        The full covariance has two parts: the predictive variances of the components, and the sample covariance of the
+        truncated components. As in scikit-learn, the variances include the noise of a WhiteKernel. Outputs that are
+        emulated as logarithms have a lognormal distribution; the result is its mean and covariance. Outside the bounds
+        of `space`, the emulator extrapolates without a warning. Its prediction then tends to the mean output of the
+        design, with the variance of the Gaussian-process prior.
 
         Args:
-            theta: (..., d) points in the order of `space`. Numbers give float64 NumPy arrays, whatever JAX's setting.
-                Traced values (inside jit, vmap, grad) need 64-bit numbers enabled.
-            log_scale: whether to give the moments of the logarithms instead, for the outputs of `log_outputs`.
-            allow_float32: whether to predict in float32 where they are not. Variances below about 1e-5 of the
-                prior's are then round-off.
+            theta: (..., d) points in the order of `space`. Numbers give float64 NumPy arrays, whatever the setting of
+                JAX. Traced values (inside jit, vmap, grad) need 64-bit numbers enabled.
+            log_scale: whether to return the moments of the logarithms instead, for the outputs of `log_outputs`.
+            allow_float32: whether to predict in float32 if 64-bit numbers are not enabled. Variances below about 1e-5
+                of the prior variance are then round-off.
 
         Returns:
             Prediction(mean (..., m), covariance (..., m, m)).
 
         Raises:
-            ValueError: theta's last axis is not d, values not finite, or traced in 32-bit mode.
+            ValueError: the last axis of theta is not d, values are not finite, or theta is traced in 32-bit mode.
         """
         prediction = self._evaluate(gaussian_process.prediction, theta, allow_float32)
         if log_scale or not self.log_outputs:
@@ -204,13 +208,14 @@ class GPEmulator:
         return lognormal_moments(prediction, self._mask)
 
     def component_moments(self, theta: ArrayLike, *, allow_float32: bool = False) -> Moments:
-        """Returns mean and variance (..., p) of the component scores at theta (..., d); otherwise as `predict`."""
+        """Returns mean and variance (..., p) of the component scores at theta (..., d). Arguments as in `predict`."""
         return self._evaluate(gaussian_process.moments, theta, allow_float32)
 
     def covariance_between(self, theta: ArrayLike) -> np.ndarray:
-        """Returns each output's covariance between points, (n, n, m) at theta (n, d), of logarithms for `log_outputs`.
+        """Returns the covariance between points theta (n, d) for each output, (n, n, m).
 
-        What scikit-learn's `predict(..., return_cov=True)` gives. `predict` has the covariance between outputs.
+        This is what scikit-learn's `predict(..., return_cov=True)` returns. For the outputs of `log_outputs` it is the
+        covariance of the logarithms. The covariance between outputs is in `predict`.
         """
         points = checked_inputs(theta, self.space, "theta")
         with jax.enable_x64(True):
@@ -223,15 +228,15 @@ class GPEmulator:
         return gaussian_process.evaluate(function, self.state, points, allow_float32=allow_float32)
 
     def validate(self, X: ArrayLike, Y: ArrayLike, *, Y_error: ArrayLike | None = None) -> EmulatorValidation:
-        """Returns the comparison with runs that the fit has not seen: R^2, residuals, coverage, a verdict.
+        """Returns the comparison with held-out runs: R^2, residuals, coverage and a verdict.
 
-        Outputs of `log_outputs` are compared by their logarithm.
+        Outputs of `log_outputs` are compared as logarithms.
 
         Args:
             X: (n, d) inputs.
             Y: (n, m) outputs.
-            Y_error: (n, m) known statistical standard errors of these runs. Predictions hold the noise that the kernel
-                fitted, not the `Y_error` of the fit: where that was given, give this too.
+            Y_error: (n, m) known statistical standard errors of these runs. Predictions include the noise fitted with
+                the kernel, but not the `Y_error` of the fit. If the fit had a `Y_error`, pass it here, too.
 
         Raises:
             ValueError: shapes, values that are not finite, fewer than two runs, or outputs that do not vary.
@@ -248,17 +253,17 @@ class GPEmulator:
         return mask_of(self.log_outputs, self.output_names)
 
     def leave_one_out(self, Y: ArrayLike) -> EmulatorValidation:
-        """Returns the comparison of each run of the design with its prediction from all the others, in closed form.
+        """Returns the comparison of each run of the design with its prediction from all other runs.
 
-        The kernels, scaling and principal components stay those of all runs, so that it is somewhat too favourable;
-        it needs no further runs. What is predicted has the `Y_error` of the fit in it (Rasmussen and Williams 2006,
-        Eqs. 5.10-5.12).
+        It needs no further runs and is computed in closed form (Rasmussen and Williams 2006, Eqs. 5.10-5.12).
+        The result is slightly too favourable, because kernels, scaling and principal components are those of all runs.
+        The predicted variances include the `Y_error` of the fit.
 
         Args:
-            Y: (n, m) the outputs that the emulator was fitted to, row by row as they were then.
+            Y: (n, m) the outputs that the emulator was fitted to, with the rows in the same order.
 
         Raises:
-            ValueError: shapes, values that are not finite, or other outputs than those of the fit.
+            ValueError: shapes, values that are not finite, or outputs other than those of the fit.
         """
         Y = self._logs(checked_outputs(Y, len(self.state.components.design), self.output_names))
         return compare_with_runs(left_out(self.state, Y), self.state.outputs, Y, self.output_names)
@@ -272,16 +277,16 @@ class GPEmulator:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GPEmulator:
-        """Returns the emulator saved at `path`; its predictions equal the original's bit for bit.
+        """Returns the emulator saved at `path`. Its predictions equal those of the original bit for bit.
 
         Raises:
             FileNotFoundError: there is no such file.
-            FileFormatError: the file is damaged or holds something else.
+            FileFormatError: the file is damaged or does not contain an emulator.
         """
         return cls(*read_emulator(path))
 
     def summary(self) -> str:
-        """Returns how the fit of each component went, a line each, with the optimiser's notes below it."""
+        """Returns a text that has one line on the fit of each component, followed by the optimiser's notes."""
         lines = [repr(self)]
         for k, entry in enumerate(self.report):
             share = "" if entry.explained is None else f"{entry.explained:.2%} of the variance, "

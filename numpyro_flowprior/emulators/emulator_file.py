@@ -1,4 +1,4 @@
-"""How an emulator is laid out in a file, and every check when it is read back."""
+"""The file format of an emulator, and the checks when a file is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .kernel_trees import kernel_from_json, kernel_to_json, require_fitting, sta
 from .kernels import Kernel
 from .scaling import InputScaling, OutputBasis
 
-KIND, SCHEMA = "gp_emulator", 3  # 1 had no checksum; 2 scaled inputs one by one, and had no logarithms
+KIND, SCHEMA = "gp_emulator", 3  # 1: no checksum; 2: one scale per input, no log_outputs
 
 Contents = tuple[ParameterSpace, tuple[str, ...], EmulatorState, tuple[ComponentReport, ...], tuple[str, ...]]
 
@@ -30,7 +30,7 @@ def write_emulator(
     report: tuple[ComponentReport, ...],
     log_outputs: tuple[str, ...],
 ) -> Path:
-    """Writes an emulator and returns the path; of each triangular L^-1 only the lower triangle is stored."""
+    """Writes an emulator and returns the path. Only the lower triangle of each L^-1 is stored."""
     components = state.components
     rows, columns = np.tril_indices(len(components.design))
     arrays = {
@@ -58,7 +58,7 @@ def read_emulator(path: str | os.PathLike[str]) -> Contents:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: not a file of an emulator, or its parts do not fit together.
+        FileFormatError: the file does not contain an emulator, or its parts are inconsistent.
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     try:
@@ -68,7 +68,9 @@ def read_emulator(path: str | os.PathLike[str]) -> Contents:
         for kernel in kernels:
             require_fitting(kernel, np.shape(stored.arrays.get("input_matrix", np.empty((0, 0))))[-1])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FileFormatError(f"{path}: its header does not describe an emulator ({error}). It is damaged.") from error
+        raise FileFormatError(
+            f"{path}: its header does not describe an emulator ({error}). The file is damaged."
+        ) from error
     _check_arrays(path, stored, space.dim, len(output_names), len(kernels))
     return space, output_names, _state(stored.arrays, stack_kernels(kernels)), report, log_outputs
 
@@ -85,20 +87,20 @@ def _read_record(
     report = tuple(ComponentReport(**{**entry, "notes": tuple(entry["notes"])}) for entry in record["report"])
     log_outputs = tuple(record.get("log_outputs", ()))
     if not set(log_outputs) <= set(output_names):
-        raise ValueError(f"log_outputs: expected some of the outputs; got {log_outputs!r}")
+        raise ValueError(f"log_outputs: expected names of outputs; got {log_outputs!r}")
     return space, output_names, kernels, report, log_outputs
 
 
 def _scale_as_matrix(arrays: dict[str, np.ndarray]) -> None:
-    """Turns the scale (d,) of each input, which older files have, into the matrix (d, d)."""
+    """Replaces the scales (d,) of the inputs, which older files store, by the matrix (d, d)."""
     scale = arrays.pop("input_scale", np.empty(0))
     if scale.ndim != 1 or not (scale > 0).all():
-        raise ValueError("array 'input_scale': expected positive numbers, one for each parameter")
+        raise ValueError("array 'input_scale': expected one positive number for each parameter")
     arrays["input_matrix"] = np.diag(1 / scale)
 
 
 def _check_arrays(path: str | os.PathLike[str], stored: StoredFile, d: int, m: int, g: int) -> None:
-    """Raises FileFormatError unless the arrays fit d parameters, m outputs, g processes, and each other."""
+    """Raises FileFormatError unless the arrays fit d parameters, m outputs and g processes, and fit each other."""
     n, q = (*np.shape(stored.arrays.get("design", 0)), 0, 0)[:2]
     p = len(np.atleast_1d(stored.arrays.get("weights", 0)))
     expected: dict[str, tuple[int, ...]] = {
@@ -114,7 +116,7 @@ def _check_arrays(path: str | os.PathLike[str], stored: StoredFile, d: int, m: i
     require_arrays(path, stored.arrays, expected)
     single = sorted(name for name, array in stored.arrays.items() if array.dtype != np.float64)
     if single:
-        raise FileFormatError(f"{path}: expected float64 arrays; {', '.join(single)} are not. Write the file again.")
+        raise FileFormatError(f"{path}: expected float64 arrays; {', '.join(single)} are not. Save the emulator again.")
 
 
 def _state(arrays: dict[str, np.ndarray], kernel: Kernel) -> EmulatorState:

@@ -1,7 +1,6 @@
-"""Fitting the components: every start of every one a task of its own, on all cores.
+"""Fits one Gaussian process per principal component, by maximising its marginal likelihood over the kernel parameters.
 
-Each principal component is one Gaussian process whose kernel maximises its marginal likelihood. Prediction is no matter
-of this module.
+Each start of each component is a separate task; the tasks run in parallel threads. Prediction is in `gaussian_process`.
 """
 
 from __future__ import annotations
@@ -24,17 +23,19 @@ from .kernel_trees import KernelRange, nodes_of, stack_kernels
 from .kernels import Kernel
 from .marginal_likelihood import GPData, Maximum, best_start, cholesky, inverse_of, maximise, random_start
 
-_THREADS = 4  # at most: LAPACK brings threads of its own
-_AT_END = 1e-3  # a parameter this close to the end of its range, as a fraction of its logarithm, is at it
+_THREADS = 4  # at most, because LAPACK starts its own threads as well
+_AT_END = 1e-3  # distance that still counts as being at the end of a range, as a fraction of its logarithmic width
 
 
 @dataclass(frozen=True)
 class ComponentReport:
     """How the fit of one component went.
 
-    `explained` is its fraction of the total variance (None where that is not known), `log_likelihood` the log marginal
-    likelihood of its scores, `kernel` the fitted kernel as text, `notes` what the optimiser had to say (a parameter at
-    the end of its range is normal for inputs that do not matter).
+    Attributes:
+        explained: fraction of the total variance in this component, or None if unknown.
+        log_likelihood: log marginal likelihood of its scores.
+        kernel: the fitted kernel as text.
+        notes: remarks on the optimisation. A parameter at the end of its range is normal for an input without effect.
     """
 
     explained: float | None
@@ -59,13 +60,13 @@ def fit_components(
 
     Args:
         design: (n, d) scaled inputs.
-        scores: (n, p) targets, of unit variance.
+        scores: (n, p) targets with unit variance.
         noise: (n, p) known noise variances of the scores.
         explained: (p,) fractions of the total variance, for the report.
-        search: kernels to start from, and the ranges.
+        search: kernels to start from, and ranges of their parameters.
         inputs: (d,) names of the inputs, for the report.
         restarts: further starting points of the optimiser, drawn from the ranges.
-        seed: seeds those draws.
+        seed: seed of these draws.
         progress: whether to show a progress bar.
 
     Raises:
@@ -86,7 +87,7 @@ def fit_components(
 def _climb_all(
     data: list[GPData], search: KernelRange, restarts: int, seed: int, progress: bool
 ) -> list[list[Maximum]]:
-    """Returns the maxima of each component, one per start: the best of the kernel's own, then random ones."""
+    """Returns the maxima of each component, one per start: first the best start of `search`, then random starts."""
     tasks = list(product(range(len(data)), range(1 + restarts)))
 
     def climb(task: tuple[int, int]) -> Maximum:
@@ -110,7 +111,7 @@ def _inverse_factor(k: int, kernel: Kernel, data: GPData) -> FloatArray:
     if factor is None:
         raise ValueError(
             f"component {k}: its covariance matrix is not positive definite. Add a WhiteKernel to the kernel "
-            "(repeated design points need one), or give Y_error."
+            "(repeated design points need one), or pass Y_error."
         )
     return inverse_of(factor)
 
@@ -141,7 +142,7 @@ def _at_ends(name: str, value: Any, lower: FloatArray, upper: FloatArray, inputs
 
 
 def warn_if_unfinished(reports: tuple[ComponentReport, ...]) -> None:
-    """Warns once if the optimiser stopped early for some components; parameters at the end of a range are normal."""
+    """Warns once if the optimiser stopped early for some components, but not about parameters at the end of a range."""
     unfinished = [k for k, report in enumerate(reports) if any("failed to converge" in note for note in report.notes)]
     if unfinished:
         warnings.warn(

@@ -1,8 +1,8 @@
-"""Emulators that scikit-learn has trained, taken over with all their numbers.
+"""Conversion of fitted scikit-learn models to emulators, without a new fit.
 
-A fitted GaussianProcessRegressor already holds everything that a prediction needs; around it, affine transformers
-(scalers and principal components) fold into our input scaling and output basis. Nothing here imports scikit-learn: its
-objects are known by the name of their class, and a subclass is refused, since its maths may differ.
+A fitted GaussianProcessRegressor already holds everything that a prediction needs. The affine transformers around it
+(scalers and principal components) are absorbed in our input scaling and output basis. This module does not import
+scikit-learn: it recognises objects by the name of their class. A subclass is refused, because its maths may differ.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from .kernel_trees import from_sklearn_kernel, require_fitting, stack_kernels
 from .marginal_likelihood import inverse_of
 from .scaling import InputScaling, OutputBasis
 
-_COMPARED = 10  # rows at which the predictions are compared with scikit-learn's
-_ROUNDING = 1e-8  # of a covariance's largest element
-_AGREEMENT = 1e-4  # in units of an output's spread: rounding stays far below, a wrong number does not
+_COMPARED = 10  # points at which the predictions are compared with those of scikit-learn
+_ROUNDING = 1e-8  # accepted asymmetry or negative eigenvalue, relative to the largest element of the covariance
+_AGREEMENT = 1e-4  # in units of an output's spread; round-off is far smaller, a wrong number is not
 
 
 class Affine(NamedTuple):
-    """z = (x - offset) @ matrix and back, x = z @ back + offset: `offset` (d,), `matrix` (d, q), `back` (q, d)."""
+    """The map z = (x - offset) @ matrix and its inverse x = z @ back + offset.
+
+    Shapes: `offset` (d,), `matrix` (d, q), `back` (q, d).
+    """
 
     offset: FloatArray
     matrix: FloatArray
     back: FloatArray
 
     def then(self, after: Affine) -> Affine:
-        """Returns this map and then another, as one."""
+        """Returns the composition of this map with a later one."""
         return Affine(self.offset + after.offset @ self.back, self.matrix @ after.matrix, after.back @ self.back)
 
 
@@ -52,7 +55,7 @@ def _standard_scaler(fitted: Any) -> Affine:
 
 def _min_max_scaler(fitted: Any) -> Affine:
     if fitted.clip:
-        raise ValueError("from_sklearn: MinMaxScaler with clip=True is not affine, and not supported.")
+        raise ValueError("from_sklearn: MinMaxScaler with clip=True is not affine and is not supported.")
     shift, scale = np.asarray(fitted.min_, np.float64), np.asarray(fitted.scale_, np.float64)
     return _diagonal(-shift / scale, 1 / scale)
 
@@ -73,7 +76,10 @@ _AFFINE: dict[str, Callable[[Any], Affine]] = {
 
 
 class Parts(NamedTuple):
-    """A model taken apart: its processes, one for each of p components or one for all, and the maps around them."""
+    """The parts of a model: transformers of the inputs, Gaussian processes, and transformers of the outputs.
+
+    There is one process for each of p components, or one for all components.
+    """
 
     inputs: list[Any]
     processes: list[Any]
@@ -83,15 +89,15 @@ class Parts(NamedTuple):
 def emulator_state(
     model: Any, names: tuple[str, ...], inputs: Any, outputs: Any, truncation: Any
 ) -> tuple[EmulatorState, list[ComponentReport]]:
-    """Returns the numbers of a fitted scikit-learn model, and what is known of its fit.
+    """Returns the emulator state of a fitted scikit-learn model, and a report on the fit of each component.
 
     Args:
-        model: GaussianProcessRegressor, a sequence of them (one per component), MultiOutputRegressor, Pipeline that
-            ends in one of these, or TransformedTargetRegressor around one.
-        names: the parameters', in the order of the model's columns.
+        model: a GaussianProcessRegressor, a sequence of them (one per component), a MultiOutputRegressor, a Pipeline
+            that ends in one of these, or a TransformedTargetRegressor around one.
+        names: names of the parameters, in the order of the model's columns.
         inputs: fitted transformer(s) from the parameters to the model's inputs, or None.
-        outputs: fitted transformer(s) from the model's outputs to the targets it was fitted to, or None.
-        truncation: (m, m) covariance of what the components leave out, or None for none, as scikit-learn has it.
+        outputs: fitted transformer(s) from the outputs to the targets that the model was fitted to, or None.
+        truncation: (m, m) covariance of the truncated components. None means zero, as in scikit-learn.
     """
     parts, dim = _apart(model), len(names)
     design = _common_design(parts.processes)
@@ -101,14 +107,15 @@ def emulator_state(
         raise ValueError(
             f"space: expected the {len(inward.offset)} parameters that lead to the {design.shape[1]} inputs of the "
             f"model; got {dim}, which lead to {inward.matrix.shape[1]}. Pass the space of the model's parameters, in "
-            "their order, and what scaled them as `inputs`."
+            "their order, and the transformer that scaled them as `inputs`."
         )
     components = _components(parts.processes, design)
     own = _own_scaling(parts.processes)
     outward = _chained([*_steps(outputs), *parts.outputs], len(components.weights), "outputs")
     if len(outward.back) != len(components.weights):
         raise ValueError(
-            f"outputs: expected transformers to {len(components.weights)} targets; these lead to {len(outward.back)}."
+            f"outputs: expected transformers to {len(components.weights)} targets; got transformers to "
+            f"{len(outward.back)}. Pass those that led to the targets of the fit."
         )
     whole = outward.then(own)
     m = len(whole.offset)
@@ -119,7 +126,7 @@ def emulator_state(
 
 
 def _require_same_names(outermost: Any, names: tuple[str, ...]) -> None:
-    """Raises ValueError if the first step was fitted to a DataFrame of other columns, or in another order."""
+    """Raises ValueError if the first step was fitted to a DataFrame with other columns, or in another order."""
     fitted = getattr(outermost, "feature_names_in_", None)
     if fitted is not None and tuple(fitted) != names:
         raise ValueError(
@@ -135,21 +142,23 @@ def _checked_truncation(truncation: Any, m: int) -> FloatArray:
     require_finite(matrix, "truncation")
     size = np.abs(matrix).max()
     if np.abs(matrix - matrix.T).max() > _ROUNDING * size or np.linalg.eigvalsh(matrix)[0] < -_ROUNDING * size:
-        raise ValueError("truncation: expected a covariance matrix, symmetric and positive semi-definite; it is not.")
+        raise ValueError(
+            "truncation: expected a symmetric and positive semi-definite covariance matrix; it is not one."
+        )
     return (matrix + matrix.T) / 2
 
 
 def _common_design(processes: list[Any]) -> FloatArray:
     designs = [np.asarray(_fitted(process, "X_train_")) for process in processes]
     if any(design.ndim != 2 or design.dtype.kind not in "fiu" for design in designs):
-        raise ValueError("from_sklearn: expected processes that were trained at rows of numbers; they were not.")
+        raise ValueError("from_sklearn: expected processes trained on arrays of numbers (n, d); got others.")
     if any(not np.array_equal(design, designs[0]) for design in designs):
-        raise ValueError("from_sklearn: expected all processes to be trained at the same points; they are not.")
+        raise ValueError("from_sklearn: expected processes trained at the same points; got different ones.")
     return np.asarray(designs[0], np.float64)
 
 
 def _own_scaling(processes: list[Any]) -> Affine:
-    """Returns the map from the targets to those of zero mean and unit deviation that normalize_y makes."""
+    """Returns the map that normalize_y applied to the targets, to zero mean and unit standard deviation."""
     parts = [
         [np.broadcast_to(np.ravel(getattr(process, name)), _targets(process)) for process in processes]
         for name in ("_y_train_mean", "_y_train_std")
@@ -180,7 +189,7 @@ def _apart(model: Any) -> Parts:
 
 
 def _kind(thing: Any) -> str:
-    """Returns the class's public name, e.g. sklearn.decomposition.PCA for sklearn.decomposition._pca.PCA."""
+    """Returns the public name of the class, e.g. sklearn.decomposition.PCA for sklearn.decomposition._pca.PCA."""
     module = ".".join(part for part in type(thing).__module__.split(".") if not part.startswith("_"))
     return f"{module}.{type(thing).__name__}"
 
@@ -201,7 +210,7 @@ def _fitted(model: Any, attribute: str) -> Any:
 
 
 def _steps(transformers: Any) -> list[Any]:
-    """Returns the transformers of a pipeline, a sequence or a single one, in order, without those that pass on."""
+    """Returns the transformers of a pipeline or sequence, or a single one, in order and without identity steps."""
     if _kind(transformers) == "sklearn.pipeline.Pipeline":
         return _steps([step for _, step in transformers.steps])
     if isinstance(transformers, Sequence) and not isinstance(transformers, str):
@@ -220,12 +229,12 @@ def _affine(fitted: Any) -> Affine:
 
 
 def _chained(steps: list[Any], dim: int, subject: str) -> Affine:
-    """Returns fitted transformers as one map, the identity in `dim` dimensions if there are none."""
+    """Returns the composition of fitted transformers; without any, the identity in `dim` dimensions."""
     maps = [_affine(step) for step in steps]
     for (step, first), (next_step, second) in pairwise(zip(steps, maps, strict=True)):
         if len(first.back) != len(second.offset):
             raise ValueError(
-                f"{subject}: expected transformers that follow each other; {_short(step)} gives {len(first.back)} "
+                f"{subject}: expected transformers that fit each other; {_short(step)} gives {len(first.back)} "
                 f"columns, and {_short(next_step)} takes {len(second.offset)}."
             )
     return reduce(Affine.then, maps) if maps else _diagonal(np.zeros(dim), np.ones(dim))
@@ -237,7 +246,9 @@ def _targets(process: Any) -> int:
 
 def _components(processes: list[Any], design: FloatArray) -> Components:
     if len(processes) > 1 and any(_targets(process) > 1 for process in processes):
-        raise ValueError("from_sklearn: expected processes of one output each, or one process of several outputs.")
+        raise ValueError(
+            "from_sklearn: expected processes with one output each, or one process with several outputs; got neither."
+        )
     kernels = [from_sklearn_kernel(process.kernel_) for process in processes]
     for kernel in kernels:
         require_fitting(kernel, design.shape[1])
@@ -249,15 +260,15 @@ def _components(processes: list[Any], design: FloatArray) -> Components:
 def _require_same_predictions(
     state: EmulatorState, inward: Affine, processes: list[Any], mean: FloatArray, scale: FloatArray
 ) -> None:
-    """Raises ValueError unless scikit-learn's own predictions between some training points come out."""
+    """Raises ValueError unless the predictions between some training points equal those of scikit-learn."""
     middle = (state.components.design[:_COMPARED] + state.components.design[-_COMPARED:]) / 2
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names of columns, and of variances that rounding made negative
+        warnings.simplefilter("ignore")  # about names of columns, and about variances that are negative by round-off
         theirs = [process.predict(middle, return_std=True) for process in processes]
     their_mean, their_deviation = (np.hstack([one[j].reshape(len(middle), -1) for one in theirs]) for j in (0, 1))
     theta = middle @ inward.back + inward.offset
     if not np.allclose(state.inputs.apply(theta), middle):
-        return  # fewer inputs than parameters, in other directions: the points have no counterpart
+        return  # fewer inputs than parameters, in other directions: no parameters correspond to these points
     ours = evaluate(moments, state, theta, allow_float32=False)
     wrong = np.abs(ours.mean * scale + mean - their_mean).max(axis=0) / (scale + np.abs(their_mean).max(axis=0))
     spread = np.abs(ours.variance * scale**2 - their_deviation**2).max(axis=0) / scale**2
@@ -265,8 +276,8 @@ def _require_same_predictions(
     if difference.max() > _AGREEMENT:
         raise ValueError(
             f"from_sklearn: the predictions differ from scikit-learn's by up to {difference.max():.1g} of an output's "
-            f"spread (target {int(np.argmax(difference))}). The model was changed after its fit, or is singular to "
-            "rounding: fit it again, with some noise in its kernel."
+            f"spread (target {int(np.argmax(difference))}). The model was changed after its fit, or its covariance "
+            "matrix is numerically singular. Fit it again, with some noise in its kernel."
         )
 
 

@@ -1,10 +1,10 @@
-"""The multivariate normal of `low_rank_normal` with one more part whose size varies.
+"""The multivariate normal of `low_rank_normal` with a further covariance B of variable size.
 
     Sigma = S0 + s^2 B + V diag(v) V^T,    S0, B (m, m) and V (m, p) fixed, s and v different at every point
 
-In the frame that makes S0 the identity and B diagonal, with u the whitened residual divided by the square root of
-D = 1 + s^2 lambda, and W = D^-1/2 R v^1/2, the squared distance is the minimum over a of |u - W a|^2 + |a|^2: a sum of
-squares, without the difference of large terms in Woodbury's formula.
+In the whitened frame, S0 is the identity, B is diagonal with entries lambda, and V becomes R. Let D = 1 + s^2 lambda
+and W = D^-1/2 R v^1/2, and let u be the whitened residual divided by D^1/2. The squared distance is the minimum over a
+of |u - W a|^2 + |a|^2. This is a sum of squares, without the difference of large terms in Woodbury's formula.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .small_matrices import log_det_and_inverse
 
 
 class InflatedFactors(NamedTuple):
-    """`whiten` (m, m), `colour` (m, m) its inverse, `factor` (m, p) = whiten V, `spread` (m,) = lambda, `log_det`."""
+    """`whiten` and its inverse `colour` (m, m), `factor` = whiten V (m, p), `spread` = lambda (m,), `log_det` of S0."""
 
     whiten: Any
     colour: Any
@@ -34,7 +34,7 @@ class InflatedFactors(NamedTuple):
 
 
 def factor_inflated(fixed: FloatArray, inflation: FloatArray, loadings: FloatArray) -> InflatedFactors:
-    """Returns what `InflatedNormal` needs of S0 (m, m), positive definite, B (m, m), semi-definite, and V (m, p)."""
+    """Returns the factors for `InflatedNormal`: S0 (m, m) positive definite, B (m, m) semi-definite, V (m, p)."""
     cholesky = np.linalg.cholesky(fixed)
     inside = np.linalg.solve(cholesky, np.linalg.solve(cholesky, inflation).T)
     spread, rotation = np.linalg.eigh((inside + inside.T) / 2)
@@ -44,12 +44,12 @@ def factor_inflated(fixed: FloatArray, inflation: FloatArray, loadings: FloatArr
 
 
 class InflatedNormal(NormalAroundLoc):
-    """Normal(loc, S0 + scale^2 B + V diag(variances) V^T) over (m,), normalised. A plain pytree.
+    """Normal distribution Normal(loc, S0 + scale^2 B + V diag(variances) V^T) over (m,), normalised; a pytree.
 
     Args:
         loc: (..., m) mean.
         variances: (..., p) variances v of the low-rank part, > 0.
-        scale: (...) the size s >= 0 of the part B.
+        scale: (...) size s >= 0 of the part B.
         fixed: `factor_inflated(S0, B, V)`.
     """
 
@@ -104,7 +104,7 @@ class InflatedNormal(NormalAroundLoc):
     @property
     @precise
     def covariance_matrix(self) -> jax.Array:
-        """The covariance, (..., m, m)."""
+        """Covariance matrix, (..., m, m)."""
         diagonal, factor = self._parts()
         root = jnp.asarray(self.fixed.colour) * jnp.sqrt(diagonal)[..., None, :]
         inner = root @ factor

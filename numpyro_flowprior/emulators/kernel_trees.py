@@ -1,6 +1,6 @@
-"""Other forms of a kernel tree: from scikit-learn, to and from JSON, several stacked into one, and search ranges.
+"""Conversions of kernel trees: from scikit-learn, to and from JSON, several stacked into one, and search ranges.
 
-The maths is in `kernels`. Nothing here imports scikit-learn: its kernels are known by the name of their class.
+The maths is in `kernels`. This module does not import scikit-learn: it recognises kernels by the name of their class.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ from .kernels import (
 
 SMOOTHNESS: dict[str, type[Any]] = {"rbf": RBF, "matern52": Matern52, "matern32": Matern32, "matern12": Matern12}
 
-# Search ranges of the default kernels, for inputs in the unit box and scores of unit variance, and where to begin.
-_SIGNAL = (1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the scores' own
-_LENGTH = (5e-2, 1e2)  # length scale: from a twentieth of the box to an input that does not matter
-_NOISE = (1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is all of the variance
+# Search ranges and starting points of the default kernels, for inputs in the unit box and scores of unit variance.
+_SIGNAL = (1e-2, 1e3)  # signal variance: a slowly varying process needs far more than the variance of the scores
+_LENGTH = (5e-2, 1e2)  # length scale: from a twentieth of the box to an input without effect
+_NOISE = (1e-6, 1e0)  # noise variance: the lower end keeps K invertible, the upper end is the total variance
 _STARTS = [(1.0, length, noise) for length in (2.0, 0.5, 1.0, 4.0) for noise in (1e-2, 1e-3, 1e-1, 0.5)]
 
 _SKLEARN_MODULE = "sklearn.gaussian_process.kernels"
 _MATERN: dict[float, type[Any]] = {0.5: Matern12, 1.5: Matern32, 2.5: Matern52, np.inf: RBF}
 
-Pick = Callable[[Any, str], Any]  # of a scikit-learn kernel and a hyperparameter's name: its value, or an end
+Pick = Callable[[Any, str], Any]  # (scikit-learn kernel, name of a hyperparameter) -> its value, or one of its bounds
 
 
 class KernelRange(NamedTuple):
-    """Where to search a kernel's parameters: trees of one structure. A parameter with lower = upper is fixed.
+    """Starting points and bounds of the kernel parameters, as trees of one structure.
 
-    A climb begins at the best of `starts`. From a start that is worse than noise alone, an optimiser's first step can
-    lead to the plateau of length scales so short that all is noise, and end there.
+    A parameter with lower = upper is fixed. The optimiser starts at the best of `starts`. From a start that is worse
+    than pure noise, its first step can lead to very short length scales. There the kernel describes only noise and the
+    likelihood is flat, so the optimiser stops.
     """
 
     starts: tuple[Kernel, ...]
@@ -57,11 +58,11 @@ class KernelRange(NamedTuple):
 
 
 def kernel_range(kernel: Any, dim: int) -> KernelRange:
-    """Returns the search ranges of a word's kernel for inputs in the unit box, or of a scikit-learn kernel.
+    """Returns the search ranges of a named kernel, for inputs in the unit box, or of a scikit-learn kernel.
 
     Raises:
-        TypeError: neither a word nor a scikit-learn kernel.
-        ValueError: an unknown word, an unsupported kernel, or length scales that do not fit the inputs.
+        TypeError: neither a name nor a scikit-learn kernel.
+        ValueError: an unknown name, an unsupported kernel, or length scales that do not fit the inputs.
     """
     if isinstance(kernel, str):
         kind = SMOOTHNESS[one_of(kernel, "kernel", tuple(SMOOTHNESS))]
@@ -75,7 +76,7 @@ def kernel_range(kernel: Any, dim: int) -> KernelRange:
     for part in (start, low, high):
         require_fitting(part, dim)
     if any((np.asarray(a) > b).any() for a, b in zip(jax.tree.leaves(low), jax.tree.leaves(high), strict=True)):
-        raise ValueError(f"kernel: expected bounds (lower, upper) in this order; got lower {low}, upper {high}.")
+        raise ValueError(f"kernel: expected bounds (lower, upper) with lower <= upper; got lower {low}, upper {high}.")
     return KernelRange((start,), low, high)
 
 
@@ -117,11 +118,11 @@ _FROM_SKLEARN: dict[str, Callable[[Any, Pick], Kernel]] = {
 
 
 def from_sklearn_kernel(kernel: Any, pick: Pick = getattr) -> Kernel:
-    """Returns our form of a scikit-learn kernel, with its present parameters (or what `pick` gives for each).
+    """Returns a scikit-learn kernel as a `Kernel`, with its current parameters, or with those that `pick` returns.
 
     Raises:
         TypeError: not a scikit-learn kernel.
-        ValueError: a kernel that is not supported, named (a subclass too: its maths may differ).
+        ValueError: a kernel that is not supported (named). This includes subclasses, because their maths may differ.
     """
     name, module = type(kernel).__name__, type(kernel).__module__
     if module == _SKLEARN_MODULE and name in _FROM_SKLEARN:
@@ -136,7 +137,7 @@ def _number(value: Any) -> Any:
 
 
 def require_fitting(kernel: Kernel, dim: int) -> None:
-    """Raises ValueError unless every parameter is positive, finite, and a scalar or one per input."""
+    """Raises ValueError unless every parameter is positive and finite, and is a scalar or has one value per input."""
     for node in nodes_of(kernel):
         for name, value in _parameters(node).items():
             subject = f"kernel: {type(node).__name__}.{name}"
@@ -159,19 +160,19 @@ def _parameters(kernel: Kernel) -> dict[str, Any]:
 
 
 def nodes_of(kernel: Kernel) -> list[Kernel]:
-    """Returns the kernel and all that it is made of, from the top down."""
+    """Returns the kernel and all of its parts, from the top down."""
     return [kernel, *(node for part in _parts(kernel).values() for node in nodes_of(part))]
 
 
 def kernel_to_json(kernel: Kernel) -> dict[str, Any]:
-    """Returns a JSON-ready tree: the kind of each kernel and its parameters, exact to the last bit."""
+    """Returns a tree for JSON with the kind and the parameters of each kernel, exact to the last bit."""
     parts = {name: kernel_to_json(part) for name, part in _parts(kernel).items()}
     numbers = {name: np.asarray(value).tolist() for name, value in _parameters(kernel).items()}
     return {"kind": type(kernel).__name__, **parts, **numbers}
 
 
 def kernel_from_json(record: Any) -> Kernel:
-    """Returns the kernel that `kernel_to_json` described; ValueError if the record is no such description."""
+    """Returns the kernel from a record of `kernel_to_json`; raises ValueError for any other record."""
     kind: Any = KINDS.get(str(record.get("kind"))) if isinstance(record, Mapping) else None
     if kind is None or record.keys() != {"kind", *(field.name for field in fields(kind))}:
         raise ValueError(f"kernel: expected a record of one of {', '.join(KINDS)}; got {record!r}.")
@@ -181,10 +182,10 @@ def kernel_from_json(record: Any) -> Kernel:
 
 
 def stack_kernels(kernels: Sequence[Kernel]) -> Kernel:
-    """Returns kernels of one structure as one tree with leaves (p, ...).
+    """Returns p kernels of one structure as one tree with leaves (p, ...).
 
     Raises:
-        ValueError: their structures differ.
+        ValueError: the structures differ.
     """
     if len({(jax.tree.structure(kernel), *map(np.shape, jax.tree.leaves(kernel))) for kernel in kernels}) != 1:
         raise ValueError("kernels: expected the same structure for every component; got different ones.")
@@ -192,6 +193,6 @@ def stack_kernels(kernels: Sequence[Kernel]) -> Kernel:
 
 
 def unstack_kernels(kernel: Kernel) -> list[Kernel]:
-    """Returns the kernels that `stack_kernels` put together."""
+    """Returns the list of kernels that `stack_kernels` combined."""
     count = len(jax.tree.leaves(kernel)[0])
     return [jax.tree.map(lambda leaf, k=k: leaf[k], kernel) for k in range(count)]

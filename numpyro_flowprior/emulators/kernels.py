@@ -1,8 +1,8 @@
-"""Covariance functions as small trees, in JAX.
+"""Covariance functions (kernels) as small trees, in JAX.
 
-A kernel is written for one point x (d,) against many points y (N, d). Its parameters are the leaves of a JAX pytree,
-so the kernels of several components that share one structure stack into one tree with leaves (p, ...). Fitting the
-parameters, and other forms of the tree, are no matter of this module.
+A kernel computes the covariance of one point x (d,) with many points y (N, d). Its parameters are the leaves of a JAX
+pytree. Kernels of p components with the same structure can therefore be stacked into one tree with leaves (p, ...).
+The fit is in `marginal_likelihood`; conversions of the trees are in `kernel_trees`.
 
 Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), chapter 4.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 
 class Kernel(ABC):
-    """A covariance function k(x, y) and the variance k(x, x), which includes the noise of White kernels."""
+    """A covariance function k(x, y), and the variance k(x, x), which includes the noise of White kernels."""
 
     @abstractmethod
     def cross(self, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ class Kernel(ABC):
 
 
 def _text(value: Any) -> str:
-    """Returns a number, or a list of them, in four digits."""
+    """Returns a number, or a list of numbers, with four significant digits."""
     return f"[{', '.join(map(_text, value))}]" if np.ndim(value) else f"{float(value):.4g}"
 
 
@@ -45,10 +45,10 @@ _K = TypeVar("_K", bound=Kernel)
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def _kernel(cls: type[_K]) -> type[_K]:
-    """Makes the class a frozen dataclass and a JAX pytree, and lists it under its name.
+    """Makes the class a frozen dataclass and a JAX pytree, and adds it to `KINDS` under its name.
 
-    Not with `jax.tree_util.register_dataclass`: the structures of two such classes with fields of the same names
-    compare equal (jaxlib 0.10.2), and `jit` then runs, at times, what it compiled for the other kernel.
+    `jax.tree_util.register_dataclass` is not used, because of a bug (jaxlib 0.10.2): two such classes with the same
+    field names have structures that compare equal. `jit` can then run the code compiled for the other kernel.
     """
     node: type[_K] = dataclass(frozen=True, eq=False)(cls)
     names = [field.name for field in fields(node)]  # type: ignore[arg-type]
@@ -63,10 +63,10 @@ def _kernel(cls: type[_K]) -> type[_K]:
 
 @dataclass(frozen=True, eq=False)
 class Stationary(Kernel):
-    """A kernel of unit variance in r^2 = sum_j ((x_j - y_j) / length_scale_j)^2.
+    """A kernel of unit variance that depends on r^2 = sum_j ((x_j - y_j) / length_scale_j)^2.
 
     Args:
-        length_scale: (d,), or a scalar that serves all inputs; > 0, in units of the scaled inputs.
+        length_scale: (d,), or a scalar for all inputs; > 0, in units of the scaled inputs.
     """
 
     length_scale: jax.Array
@@ -86,22 +86,23 @@ class Stationary(Kernel):
 
 
 def squared_distance(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns |x - y_i|^2 of x (d,) from each point of y (N, d), as (N,), by |x|^2 + |y|^2 - 2 x.y.
+    """Returns |x - y_i|^2 for x (d,) and each point y_i of y (N, d), as (N,), from |x|^2 + |y|^2 - 2 x.y.
 
-    A matrix product for a batch of points: several times faster than differences. Its round-off, to either side of
-    zero, is 1e-16 of the squared distances from the origin; a kernel that is smooth in r^2 takes it over at that size.
+    For a batch of points this is a matrix product, several times faster than differences. Its round-off is 1e-16 of the
+    squared distances from the origin, so the result can be slightly negative. A kernel that is smooth in r^2 has an
+    error of the same size.
     """
     return jnp.sum(x**2) + jnp.sum(y**2, axis=-1) - 2.0 * (y @ x)
 
 
 def _root(squared: jax.Array) -> jax.Array:
-    """Returns the square root with gradient zero, not infinity, at zero (or below by round-off): points coincide."""
+    """Returns the square root; where points coincide (zero, or less by round-off), value and gradient are zero."""
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-# Functions that are smooth in r^2 but written with r: their derivatives by r^2 are given, so that those of second order
-# are right where points coincide, too.
+# These functions are smooth in r^2 but written in terms of r. Their derivatives with respect to r^2 are written out, so
+# that second derivatives are also correct where points coincide.
 
 
 @jax.custom_jvp
@@ -147,7 +148,7 @@ class RBF(Stationary):
 
 @_kernel
 class Matern12(Stationary):
-    """exp(-r): continuous. Linear in r, so that distances are taken from differences, without cancellation."""
+    """exp(-r): continuous. It is linear in r near zero, so r is computed from differences, without cancellation."""
 
     def correlation(self, squared: jax.Array) -> jax.Array:
         """Returns exp(-r)."""
@@ -178,11 +179,11 @@ class Matern52(Stationary):
 
 @_kernel
 class RationalQuadratic(Stationary):
-    """(1 + r^2 / (2 alpha))^-alpha: squared exponentials of many length scales.
+    """(1 + r^2 / (2 alpha))^-alpha: a mixture of squared exponentials with many length scales.
 
     Args:
         length_scale: as in `Stationary`.
-        alpha: scalar > 0; the larger, the fewer scales.
+        alpha: scalar > 0; the larger alpha is, the narrower is the mixture of length scales.
     """
 
     alpha: jax.Array
@@ -204,7 +205,7 @@ class ExpSineSquared(Stationary):
     periodicity: jax.Array
 
     def correlation(self, squared: jax.Array) -> jax.Array:
-        """Returns the correlation; r^2 length_scale^2 = |x - y|^2."""
+        """Returns the correlation, with |x - y|^2 = r^2 length_scale^2."""
         turns = squared * (self.length_scale / self.periodicity) ** 2
         return jnp.exp(-2.0 * _sine_squared(turns) / self.length_scale**2)
 
@@ -226,7 +227,7 @@ class DotProduct(Kernel):
 
 @_kernel
 class Constant(Kernel):
-    """The same covariance everywhere: the signal's variance when it multiplies, an offset when it adds."""
+    """The same covariance everywhere: a signal variance as a factor, an offset as a term of a sum."""
 
     value: jax.Array
 
@@ -244,7 +245,7 @@ class Constant(Kernel):
 
 @_kernel
 class White(Kernel):
-    """Independent noise: a variance at each point, no covariance between points, even coinciding ones."""
+    """Independent noise: a variance at each point, and no covariance between points, even if they coincide."""
 
     noise: jax.Array
 
@@ -297,17 +298,17 @@ class Product(Kernel):
 
 @_kernel
 class Power(Kernel):
-    """base ** exponent, of the covariance as a number."""
+    """base ** exponent: each covariance is raised to a power."""
 
     base: Kernel
     exponent: jax.Array
 
     def cross(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Returns the powers of the covariances, (N,)."""
+        """Returns the covariances of the base raised to the exponent, (N,)."""
         return self.base.cross(x, y) ** self.exponent
 
     def variance(self, x: jax.Array) -> jax.Array:
-        """Returns the power of the variance."""
+        """Returns the variance of the base raised to the exponent."""
         return self.base.variance(x) ** self.exponent
 
     def __str__(self) -> str:
@@ -315,6 +316,6 @@ class Power(Kernel):
 
 
 def gram(kernel: Kernel, points: jax.Array) -> jax.Array:
-    """Returns the covariance matrix (n, n) of different runs at points (n, d): noise on the diagonal alone."""
+    """Returns the covariance matrix (n, n) of separate runs at points (n, d), with noise only on the diagonal."""
     across = jax.vmap(kernel.cross, (0, None))(points, points)
     return jnp.where(jnp.eye(len(points), dtype=bool), jax.vmap(kernel.variance)(points)[:, None], across)

@@ -1,4 +1,4 @@
-"""EmulatorLikelihood: the probability of measurements given parameters, with the emulator's own uncertainty."""
+"""EmulatorLikelihood: the probability of measurements given the parameters, including the emulator uncertainty."""
 
 from __future__ import annotations
 
@@ -32,40 +32,42 @@ from .measurement import checked_measurement
 from .precision import native, precise, require_x64
 from .runs import checked_points, mask_of
 
-_FAR = 10.0  # standard deviations of design and measurement together, beyond which no parameters reach a measurement
+_FAR = (
+    10.0  # standard deviations of runs and measurement combined; a measurement farther from their mean gives a warning
+)
 
 
 class EmulatorLikelihood:
-    """The multivariate normal of measurements around the emulators' prediction.
+    """The multivariate normal likelihood of measurements, centred on the predictions of the emulators.
 
         y | theta ~ Normal(mean(theta), Sigma_emulator(theta) + Sigma_experiment)
 
-    normalised (Roch and Shen 2025, Eq. 10). In a NumPyro model:
+    The density is normalised. Source: Roch and Shen 2025, Eq. 10. In a NumPyro model:
 
         numpyro.sample("y", likelihood(theta), obs=likelihood.observed)
 
-    and for posterior predictive checks the same without `obs` (numpyro.infer.Predictive).
+    For posterior predictive checks, leave out `obs` (numpyro.infer.Predictive).
 
     Args:
-        emulators: one GPEmulator, or several over consecutive blocks of observables, as a sequence or as a mapping
-            from the blocks' names; their uncertainties are taken as independent of each other. Parameters of the same
-            name are the same parameter.
-        y_obs: (m,) measured values, in the order of the emulators' outputs and in their units; NaN where an observable
-            was not measured: it is left out, with a warning that names it.
-        cov_obs: (m, m) covariance of the measurements; `measurement_covariance` makes one of statistical and
+        emulators: one GPEmulator, or several for consecutive blocks of observables: a sequence, or a mapping from the
+            names of the blocks. The uncertainties of different emulators are treated as independent. Parameters with
+            the same name are the same parameter.
+        y_obs: (m,) measured values, in the order and units of the emulators' outputs. NaN marks an observable that was
+            not measured. It is left out, with a warning that names it.
+        cov_obs: (m, m) covariance of the measurements. `measurement_covariance` builds one from statistical and
             correlated systematic errors.
-        discrepancy_scale: (m,) sizes of a model error that the emulators do not know of, for `likelihood(theta,
-            discrepancy=s)`; None for the measured values' own, so that s is a fraction (a logarithm has size one).
-        log_scale: whether measurements of outputs that are emulated by their logarithm are given by it, too, errors of
-            the logarithm included, and are normal there. If not: they are given in the outputs' units, and the
-            likelihood is normal with the lognormal prediction's mean and covariance; that costs a factorisation of
-            (m, m) at every point.
-        allow_float32: whether to run where JAX is in 32-bit mode. `float32_error` measures what that costs.
+        discrepancy_scale: (m,) sizes of a model error that the emulators do not include, for `likelihood(theta,
+            discrepancy=s)`. None takes the absolute measured values, so that s is a fraction; a logarithm has size one.
+        log_scale: for outputs that are emulated as logarithms. If True, their measurements and errors are those of the
+            logarithm, and the likelihood is normal in the logarithm. If False, they are in the units of the outputs,
+            and the likelihood is normal with the mean and covariance of the lognormal prediction. That needs a
+            factorisation of an (m, m) matrix at every point.
+        allow_float32: whether to allow JAX in 32-bit mode. `float32_error` measures the error that this causes.
 
     Attributes:
-        emulators: the emulators, a tuple.
-        names: (d,) parameter names in the order of theta: of the first emulator, then new ones of the next.
-        output_names: names of the measured outputs, "block: output" where the blocks have names.
+        emulators: tuple of the emulators.
+        names: (d,) parameter names in the order of theta: those of the first emulator, then new names of the next ones.
+        output_names: names of the measured outputs; "block: output" if the blocks have names.
         observed: the measured values.
         dropped: names of the outputs that were not measured.
 
@@ -118,17 +120,18 @@ class EmulatorLikelihood:
 
     @precise
     def __call__(self, theta: Any, *, discrepancy: Any = None) -> Distribution:
-        """Returns the distribution of the measurements, event shape (m,), batch shape that of the points.
+        """Returns the distribution of the measurements, with event shape (m,) and the batch shape of the points.
 
-        Outside an emulator's box its prediction is an extrapolation.
+        Outside the bounds of an emulator, its prediction is an extrapolation.
 
         Args:
-            theta: (..., d) points in the order of `names`; or a mapping {name: value (...)} with at least those names.
-            discrepancy: (...) size s >= 0, one for each point, of an independent model error of standard deviation
-                s * discrepancy_scale in each output, usually a parameter with a prior of its own; None for none.
+            theta: (..., d) points in the order of `names`; or a mapping {name: value (...)} with at least these names.
+            discrepancy: (...) size s >= 0 of a model error, one for each point. It adds an independent error with
+                standard deviation s * discrepancy_scale to each output. Usually s is a parameter with its own prior.
+                None for no model error.
 
         Raises:
-            ValueError: theta does not fit the names, or JAX is in 32-bit mode.
+            ValueError: theta does not match the names, or JAX is in 32-bit mode.
         """
         require_x64("EmulatorLikelihood", self.allow_float32)
         points = self._points(theta)
@@ -157,7 +160,7 @@ class EmulatorLikelihood:
         return MultivariateNormal(mean, total)
 
     def in_units(self, draws: Any) -> Any:
-        """Returns draws (..., m) of the distribution in the outputs' units: logarithms undone."""
+        """Returns draws (..., m) of the distribution in the units of the outputs: logarithms are exponentiated."""
         if self._dense or not self._logged.any():
             return draws
         xp: Any = jnp if isinstance(draws, jax.core.Tracer) else np
@@ -166,8 +169,8 @@ class EmulatorLikelihood:
     def float32_error(self, theta: ArrayLike) -> float:
         """Returns the largest difference in log density between 32 and 64 bits at points theta (n, d), n >= 1.
 
-        What `allow_float32=True` costs. Measure it where the posterior is: far from it log densities, and so their
-        errors, are larger.
+        This is the error caused by `allow_float32=True`. Measure it at points of the posterior. Far away, log densities
+        are larger in size, and so are their errors.
         """
         points = float_array(theta, "theta", shape=(None, len(self.names)))
         rough = object.__new__(type(self))
@@ -192,7 +195,7 @@ class EmulatorLikelihood:
         return checked_points(theta, self.names)
 
     def _warn_if_out_of_reach(self) -> None:
-        """Warns of measurements that no run came near to: a wrong unit, order, or scale (logarithm or not)."""
+        """Warns about measurements far from the runs: a sign of wrong units, order, or scale (logarithm or not)."""
         covariance = self._loadings @ self._loadings.T + self._truncation
         mean = self._mean
         if self._dense:
@@ -202,8 +205,8 @@ class EmulatorLikelihood:
         if len(far):
             names = shorten(self.output_names[int(j)] for j in far)
             warnings.warn(
-                f"EmulatorLikelihood: y_obs of {names} lies more than {_FAR:g} standard deviations from all that the "
-                "runs gave. Check its units and order, and log_scale.",
+                f"EmulatorLikelihood: y_obs of {names} lies more than {_FAR:g} standard deviations from the mean of "
+                "the runs. Check its units and order, and log_scale.",
                 FlowPriorWarning,
                 stacklevel=3,
             )
@@ -213,7 +216,7 @@ class EmulatorLikelihood:
 
 
 def _checked_blocks(emulators: Any) -> dict[str, GPEmulator]:
-    """Returns the emulators by the name of their block, its number where it has none."""
+    """Returns the emulators by the name of their block; a block without a name is numbered."""
     found = (emulators,) if isinstance(emulators, GPEmulator) else emulators
     if isinstance(found, Sequence) and not isinstance(found, str):
         found = {str(j): emulator for j, emulator in enumerate(found)}
@@ -231,8 +234,8 @@ def _require_one_size(discrepancy: Any, batch: tuple[int, ...]) -> None:
     shape = jnp.shape(discrepancy) if discrepancy is not None else ()
     if len(shape) > len(batch) or any(n not in (1, size) for n, size in zip(shape[::-1], batch[::-1], strict=False)):
         raise ValueError(
-            f"discrepancy: expected one size for each point, of shape {batch} or less; got {shape}, which would repeat "
-            "the likelihood. The outputs' own sizes are the likelihood's discrepancy_scale."
+            f"discrepancy: expected one size for each point, broadcastable to shape {batch}; got shape {shape}. "
+            "Pass different sizes for the outputs as discrepancy_scale of the likelihood."
         )
 
 

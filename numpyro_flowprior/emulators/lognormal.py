@@ -1,10 +1,10 @@
-"""Moments of outputs whose logarithms are normal, some of them or all: exact, not to first order.
+"""Exact mean and covariance of outputs if the logarithms of some or all outputs are normal.
 
-With z ~ Normal(mu, S) and y_i = exp(z_i) for the outputs L, y_i = z_i for the others,
+Let z ~ Normal(mu, S), with y_i = exp(z_i) for the outputs i in L, and y_i = z_i for the others. Then
 
     E y_i = exp(mu_i + S_ii / 2) for i in L;    Cov(y_i, y_j) = a_i a_j (exp(S_ij) - 1 if i, j in L, else S_ij)
 
-with a_i = E y_i in L and 1 elsewhere (Stein's lemma for the mixed pairs).
+with a_i = E y_i in L and 1 elsewhere (from Stein's lemma for the mixed pairs).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .gaussian_process import Prediction
 
 
 def lognormal_moments(prediction: Prediction, mask: np.ndarray) -> Prediction:
-    """Returns the outputs' moments, given those with the outputs of the mask (m,) by their logarithm.
+    """Returns mean and covariance of the outputs, from those with the outputs of the mask (m,) as logarithms.
 
-    NumPy in, NumPy out; traced arrays give traced arrays.
+    NumPy arrays give NumPy arrays, and traced arrays give traced arrays.
     """
     xp: Any = np if isinstance(prediction.mean, np.ndarray) else jnp
     mean, covariance = prediction

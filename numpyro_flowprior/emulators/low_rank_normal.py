@@ -1,11 +1,11 @@
-"""The multivariate normal whose covariance is a fixed matrix plus a varying one of low rank.
+"""The multivariate normal with a covariance that is the sum of a fixed matrix and a varying matrix of low rank.
 
     Sigma = S0 + V diag(v) V^T,    S0 (m, m) and V (m, p) fixed, v (p,) >= 0 different at every point
 
-With S0 = L L^T and the QR factors L^-1 V = Q_1 R of the full Q = [Q_1 Q_2], the residual in the rotated frame,
-z = Q^T L^-1 (y - mean), has covariance I + R diag(v) R^T in its first p entries and the identity in the rest. S0 is
-factored once; a point costs one elimination of p x p. No difference of large terms occurs, unlike in Woodbury's
-formula, and v may be zero.
+Let S0 = L L^T, and let L^-1 V = Q_1 R be a QR factorisation with the full Q = [Q_1 Q_2]. In the rotated frame, the
+residual z = Q^T L^-1 (y - mean) has covariance I + R diag(v) R^T in its first p entries and the identity in the others.
+S0 is factored once; each point needs one elimination of a p x p matrix. Unlike in Woodbury's formula, there is no
+difference of large terms, and v may be zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 
 class FixedFactors(NamedTuple):
-    """`whiten` (m, m) = Q^T L^-1, `colour` (m, m) its inverse, `factor` (p, p) = R, `log_det` () = log det S0."""
+    """`whiten` = Q^T L^-1 and its inverse `colour` (m, m), `factor` = R (p, p), `log_det` = log det S0, a scalar."""
 
     whiten: Any
     colour: Any
@@ -35,7 +35,7 @@ class FixedFactors(NamedTuple):
 
 
 def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
-    """Returns what `LowRankNormal` needs of S0 (m, m), positive definite, and V (m, p), p <= m; NumPy, float64."""
+    """Returns the factors for `LowRankNormal`: S0 (m, m) positive definite, V (m, p) with p <= m; NumPy, float64."""
     p = loadings.shape[1]
     cholesky = np.linalg.cholesky(fixed)
     rotation, factor = np.linalg.qr(np.linalg.solve(cholesky, loadings), mode="complete")
@@ -44,7 +44,7 @@ def factor_fixed(fixed: FloatArray, loadings: FloatArray) -> FixedFactors:
 
 
 class NormalAroundLoc(Distribution):
-    """What normals with a `loc` (..., m) and a `covariance_matrix` share."""
+    """Base class of normal distributions with a `loc` (..., m) and a `covariance_matrix`."""
 
     support = constraints.real_vector
 
@@ -57,17 +57,17 @@ class NormalAroundLoc(Distribution):
 
     @property
     def mean(self) -> jax.Array:
-        """The mean, (..., m)."""
+        """Mean, (..., m)."""
         return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape + self.event_shape)
 
     @property
     def variance(self) -> jax.Array:
-        """The covariance's diagonal, (..., m)."""
+        """Diagonal of the covariance, (..., m)."""
         return jnp.diagonal(self.covariance_matrix, axis1=-2, axis2=-1)
 
 
 class LowRankNormal(NormalAroundLoc):
-    """Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised. A plain pytree.
+    """Normal distribution Normal(loc, S0 + V diag(variances) V^T) over (m,), normalised; a pytree.
 
     Args:
         loc: (..., m) mean.
@@ -117,7 +117,7 @@ class LowRankNormal(NormalAroundLoc):
     @property
     @precise
     def covariance_matrix(self) -> jax.Array:
-        """The covariance, (..., m, m)."""
+        """Covariance matrix, (..., m, m)."""
         colour, factor = jnp.asarray(self.fixed.colour), jnp.asarray(self.fixed.factor)
         loadings = colour[:, : factor.shape[0]] @ factor
         covariance = colour @ colour.T + (loadings * jnp.asarray(self.variances)[..., None, :]) @ loadings.T

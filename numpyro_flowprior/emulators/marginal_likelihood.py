@@ -3,8 +3,9 @@
     log p(s) = -(s^T K^-1 s + log det K + n log 2 pi) / 2,    K = k(z, z) + diag(noise)
     d log p  = tr(W dK),    W = (a a^T - K^-1) / 2,    a = K^-1 s
 
-(Rasmussen and Williams 2006, Eqs. 5.8-5.9.) K and the trace's derivative, which reverse-mode differentiation gives for
-all parameters at the cost of a few, are JAX; K's factor and inverse are LAPACK's, outside of XLA.
+(Rasmussen and Williams 2006, Eqs. 5.8-5.9). JAX computes K and the derivative of the trace. Reverse-mode
+differentiation gives it for all parameters at the cost of a few evaluations. LAPACK computes the factor and inverse of
+K, outside XLA.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from .._util.checks import FloatArray
 from .kernel_trees import KernelRange
 from .kernels import Kernel, gram
 
-JITTER = 1e-10  # added to K's diagonal, scikit-learn's own default, so that K is invertible without noise in the kernel
-_ROUNDING = 1e-3  # nats that a climb begun anew may still gain at the top, where K is near singular
+JITTER = 1e-10  # added to the diagonal of K, as in scikit-learn, so that K is invertible without noise in the kernel
+_ROUNDING = 1e-3  # nats; a restart of the optimiser that gains less had already converged, up to round-off in K
 
 
 class GPData(NamedTuple):
-    """What a Gaussian process is fitted to: `design` (n, q), `scores` (n,), and their known `noise` variances (n,)."""
+    """Data of one Gaussian process: `design` (n, q), `scores` (n,), and known `noise` variances of the scores (n,)."""
 
     design: FloatArray
     scores: FloatArray
@@ -35,7 +36,7 @@ class GPData(NamedTuple):
 
 
 class Maximum(NamedTuple):
-    """Where an optimiser stopped: the kernel, its log marginal likelihood, and why it stopped early, if it did."""
+    """Result of one optimisation: the kernel, its log marginal likelihood, and why it stopped early (or None)."""
 
     kernel: Kernel
     log_likelihood: float
@@ -49,26 +50,28 @@ def _covariance(kernel: Kernel, design: jax.Array, noise: jax.Array) -> jax.Arra
 
 @jax.jit
 def _slope(kernel: Kernel, design: jax.Array, solution: jax.Array, inverse: jax.Array) -> Kernel:
-    """Returns tr(W dK) by the kernel's parameters; of K^-1 only the upper triangle, which stands for both, is used."""
+    """Returns tr(W dK) for each kernel parameter; only the upper triangle of the symmetric K^-1 is read."""
     weights = jnp.outer(solution, solution) / 2 - jnp.triu(inverse) + jnp.diag(jnp.diag(inverse)) / 2
     return jax.grad(lambda kernel: jnp.sum(weights * gram(kernel, design)))(kernel)
 
 
 def inverse_of(factor: FloatArray) -> FloatArray:
-    """Returns the inverse (n, n) of a lower triangular factor, zeros above."""
+    """Returns the inverse (n, n) of a lower triangular factor, with zeros above the diagonal."""
     return np.tril(dtrtri(factor, lower=1)[0])
 
 
 def cholesky(kernel: Kernel, data: GPData) -> FloatArray | None:
-    """Returns the lower factor of K (n, n), zeros above, in LAPACK's order, or None if K is not positive definite."""
+    """Returns the lower Cholesky factor of K (n, n) in Fortran order, zeros above; None if not positive definite."""
     with jax.enable_x64(True):
         covariance = np.asarray(_covariance(kernel, data.design, data.noise + JITTER))
-    factor, info = dpotrf(covariance.T, lower=1, clean=1)  # symmetric: the transpose is in LAPACK's order already
+    factor, info = dpotrf(
+        covariance.T, lower=1, clean=1
+    )  # K is symmetric, and its transpose is already in Fortran order
     return factor if info == 0 else None
 
 
 def log_marginal_likelihood(kernel: Kernel, data: GPData) -> tuple[float, Kernel | None]:
-    """Returns log p(s) and its derivatives by the kernel's parameters; -inf and None where K is singular."""
+    """Returns log p(s) and its derivatives with respect to the kernel parameters; -inf and None if K is singular."""
     factor = cholesky(kernel, data)
     value, solution = _value(factor, data)
     if factor is None:
@@ -79,19 +82,19 @@ def log_marginal_likelihood(kernel: Kernel, data: GPData) -> tuple[float, Kernel
 
 
 def best_start(search: KernelRange, data: GPData) -> Kernel:
-    """Returns the start of the highest marginal likelihood."""
+    """Returns the start with the highest marginal likelihood."""
     if len(search.starts) == 1:
         return search.starts[0]
     return max(search.starts, key=lambda kernel: value_alone(kernel, data))
 
 
 def value_alone(kernel: Kernel, data: GPData) -> float:
-    """Returns log p(s), -inf where K is singular, at a third of the cost of its derivatives."""
+    """Returns log p(s), or -inf if K is singular, at a third of the cost of `log_marginal_likelihood`."""
     return _value(cholesky(kernel, data), data)[0]
 
 
 def _value(factor: FloatArray | None, data: GPData) -> tuple[float, FloatArray]:
-    """Returns log p(s) and K^-1 s from K's factor; -inf and zeros if there is none."""
+    """Returns log p(s) and K^-1 s from the factor of K; -inf and zeros without a factor."""
     n = len(data.scores)
     if factor is None:
         return -np.inf, np.zeros(n)
@@ -101,7 +104,7 @@ def _value(factor: FloatArray | None, data: GPData) -> tuple[float, FloatArray]:
 
 
 def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
-    """Returns the maximum that L-BFGS-B climbs to from `start`, in the logarithms of the free parameters."""
+    """Returns the maximum that L-BFGS-B finds from `start`, in the logarithms of the free parameters."""
     lower, upper = (_flat(tree) for tree in (search.lower, search.upper))
     free = lower < upper
     point, unravel = np.clip(_flat(start), lower, upper), _unraveller(start)
@@ -121,7 +124,7 @@ def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
     climb = partial(minimize, objective, jac=True, bounds=bounds, method="L-BFGS-B")
     found: Any = climb(np.log(point[free]))
     failure = None if found.success else str(found.message)
-    if failure:  # at the top, rounding can leave a line search nothing to find: begun anew, it gains nothing either
+    if failure:  # at the maximum, a line search can fail by round-off; a restart then gains nothing
         again = climb(found.x)
         failure = None if again.success or found.fun - again.fun < _ROUNDING else failure
         found = min(found, again, key=lambda result: result.fun)
@@ -130,7 +133,7 @@ def maximise(search: KernelRange, start: Kernel, data: GPData) -> Maximum:
 
 
 def random_start(search: KernelRange, rng: np.random.Generator) -> Kernel:
-    """Returns a kernel with every free parameter drawn between its ends, uniformly in the logarithm."""
+    """Returns a kernel with every free parameter drawn within its bounds, uniformly in the logarithm."""
     lower, upper = (_flat(tree) for tree in (search.lower, search.upper))
     return _unraveller(search.lower)(lower * (upper / lower) ** rng.uniform(size=len(lower)))
 
@@ -140,7 +143,7 @@ def _flat(kernel: Kernel) -> FloatArray:
 
 
 def _unraveller(like: Kernel) -> Any:
-    """Returns the way back from `_flat`. Not jax.flatten_util's, which goes through the float type that holds here."""
+    """Returns the inverse of `_flat`. The one in jax.flatten_util converts to the current float type of JAX."""
     leaves, structure = jax.tree.flatten(like)
     ends = np.cumsum([np.size(leaf) for leaf in leaves])
 

@@ -1,4 +1,4 @@
-"""What an experiment has measured: values, their covariance, and what is wrong with them."""
+"""Measurements of an experiment: values, their covariance, and checks of both."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from .._util.checks import ArrayLike, FloatArray, float_array, real_in, require_finite, require_nonnegative, shorten
 from .._util.messages import FlowPriorWarning
 
-_SYMMETRY = 1e-8  # asymmetry, as a correlation, that rounding in a text file can leave
+_SYMMETRY = 1e-8  # accepted asymmetry of the correlation matrix; rounding in a text file can cause it
 
 
 class Measurement(NamedTuple):
-    """Measured `values` (m,), their `covariance` (m, m), and which of all outputs they are, `kept` (m,) indices."""
+    """Measured `values` (m,), their `covariance` (m, m), and `kept` (m,), their indices among all outputs."""
 
     values: FloatArray
     covariance: FloatArray
@@ -35,22 +35,23 @@ def measurement_covariance(
 
         C_ij = delta_ij stat_i^2 + r_ij sys_i sys_j,   r_ij = exp(-(x_i - x_j)^2 / (2 l^2))
 
-    within a group of observables, times `between_groups` for two of different groups: the form of heavy-ion analyses
-    (Bernhard, Moreland, Bass, Nature Physics 15 (2019) 1113: centrality bins as positions). Without positions r_ij is 1
-    within a group: an error of normalisation. Covariances of several systematic errors add up.
+    This r_ij holds within a group of observables. Between two groups it is multiplied by `between_groups`. Heavy-ion
+    analyses use this form, with centrality bins as positions (Bernhard, Moreland, Bass, Nature Physics 15 (2019) 1113).
+    Without positions, r_ij is 1 within a group: a normalisation error. For several systematic errors, add the
+    covariances.
 
     Args:
-        statistical: (m,) uncorrelated standard errors, >= 0; NaN, here and in what follows, where an observable was
-            not measured: so are its row and column.
-        systematic: (m,) standard errors, >= 0, e.g. `0.05 * abs(y)` for a fraction of 5 %; None for none.
+        statistical: (m,) uncorrelated standard errors, >= 0. NaN, here or in `systematic`, marks an observable that was
+            not measured. The elements of the covariance that depend on it are NaN.
+        systematic: (m,) standard errors, >= 0, e.g. `0.05 * abs(y)` for a fraction of 5 %; None for no such error.
         positions: (m,) where the observables were measured (centrality, rapidity, ...), for `correlation_length`.
         correlation_length: l > 0, in units of the positions.
         groups: (m,) labels, e.g. the name of the observable; None for one group.
-        between_groups: correlation in [0, 1] between measurements of different groups at one position.
+        between_groups: correlation in [0, 1] between measurements of different groups at the same position.
 
     Raises:
         TypeError: values of the wrong type.
-        ValueError: shapes, negative errors, or positions without a length and the other way round.
+        ValueError: shapes, negative errors, or only one of `positions` and `correlation_length`.
     """
     stat = _errors(statistical, "statistical", None)
     m = len(stat)
@@ -68,7 +69,7 @@ def measurement_covariance(
         length = real_in(correlation_length, "correlation_length", 0.0, np.inf, open_low=True)
         correlation = np.exp(-((x[:, None] - x) ** 2) / (2 * length**2))
     if groups is None and between_groups:
-        raise ValueError(f"between_groups: expected groups, too; got {between_groups} without them.")
+        raise ValueError(f"between_groups: expected groups as well; got {between_groups} without groups.")
     if groups is not None:
         labels = np.asarray([str(label) for label in groups])
         if labels.shape != (m,):
@@ -87,12 +88,12 @@ def _errors(value: Any, subject: str, m: int | None) -> FloatArray:
 
 
 def checked_measurement(y_obs: Any, cov_obs: Any, blocks: Sequence[tuple[str, Sequence[str]]]) -> Measurement:
-    """Returns values and covariance without the measurements that are NaN, which one warning names.
+    """Returns values and covariance without the measurements that are NaN. One warning names these.
 
     Args:
-        y_obs: (m,) values, NaN (or masked) where an observable was not measured.
-        cov_obs: (m, m) covariance, its rows and columns of such observables anything.
-        blocks: names of the blocks and, for each, of its outputs, m in all; for messages.
+        y_obs: (m,) values; NaN or masked where an observable was not measured.
+        cov_obs: (m, m) covariance. The rows and columns of observables that were not measured are ignored.
+        blocks: for each block, its name and the names of its outputs, m in total; for messages.
 
     Raises:
         ValueError: shapes, infinite values, none measured, or a covariance that is not symmetric and positive definite
@@ -134,16 +135,18 @@ def _require_positive_definite(
     diagonal = np.diag(covariance)
     bad = [names[j] for j in map(int, np.flatnonzero(diagonal <= 0))]
     if bad:
-        raise ValueError(f"cov_obs: expected positive variances on the diagonal; not so for {shorten(bad)}.")
+        raise ValueError(
+            f"cov_obs: expected positive variances on the diagonal; got zero or negative ones for {shorten(bad)}."
+        )
     correlation = covariance / np.sqrt(np.outer(diagonal, diagonal))
     if np.abs(correlation - correlation.T).max() > _SYMMETRY:
-        raise ValueError("cov_obs: expected a symmetric matrix; it is not. Symmetrise it with (C + C.T) / 2.")
+        raise ValueError("cov_obs: expected a symmetric matrix; it is not symmetric. Symmetrise it with (C + C.T) / 2.")
     if _smallest(correlation) > _least(correlation):
         return
     parts = [(block, correlation[np.ix_(block_of == j, block_of == j)]) for j, block in enumerate(blocks)]
     wrong = [(block, part) for block, part in parts if len(part) and _smallest(part) <= _least(part)]
     where, matrix = wrong[0] if wrong and len(blocks) > 1 else ("", correlation)
-    place = f" in block {where!r}" if where else " (each block is; the correlations between them are at fault)"
+    place = f" in block {where!r}" if where else " (each block is; the correlations between blocks are the cause)"
     raise ValueError(
         f"cov_obs: expected a positive definite matrix; it is not{place if len(blocks) > 1 else ''}: the smallest "
         f"eigenvalue of its correlation matrix is {_smallest(matrix):.3g}. Check the correlations, or add uncorrelated "

@@ -1,4 +1,4 @@
-"""The runs of a model that an emulator learns from or is judged by: their checks, and outputs by their logarithm."""
+"""Model runs for the fit and validation of an emulator: checks of inputs and outputs, and logarithms of outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..chains.parameters import ParameterSpace, require_space
 
 
 def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
-    """Returns a design X (n, d) of at least d + 1 rows inside the bounds of the space.
+    """Returns a design X (n, d) with at least d + 1 rows, all inside the bounds of the space.
 
     Raises:
         TypeError: values of the wrong type.
@@ -35,7 +35,7 @@ def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
 
 
 def checked_inputs(X: Any, space: ParameterSpace, subject: str = "X") -> FloatArray:
-    """Returns finite inputs X (n, d) of the space's parameters; a DataFrame's columns are found by name."""
+    """Returns finite inputs X (n, d) in the order of the space; the columns of a DataFrame are found by name."""
     require_space(space)
     named = column_names(X)
     if named is not None:
@@ -57,13 +57,13 @@ def checked_inputs(X: Any, space: ParameterSpace, subject: str = "X") -> FloatAr
 
 
 def column_names(frame: Any) -> tuple[str, ...] | None:
-    """Returns the names of a DataFrame's columns, if they are names."""
+    """Returns the column names of a DataFrame, or None if there are none or not all are strings."""
     names = tuple(getattr(frame, "columns", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def checked_points(theta: Any, names: Sequence[str]) -> Any:
-    """Returns points (..., d): JAX arrays as they are, also from a sequence of them, all else as float64 NumPy."""
+    """Returns points (..., d): JAX arrays unchanged, sequences of JAX values stacked, all else as float64 NumPy."""
     if isinstance(theta, list | tuple) and any(isinstance(value, jax.Array) for value in theta):
         theta = jnp.stack(theta)
     if np.shape(theta)[-1:] != (len(names),):
@@ -74,14 +74,14 @@ def checked_points(theta: Any, names: Sequence[str]) -> Any:
 
 
 def checked_outputs(Y: Any, n: int, names: Sequence[str]) -> FloatArray:
-    """Returns finite outputs Y (n, m) of the names."""
+    """Returns finite outputs Y (n, m), one column for each name."""
     array = float_array(Y, "Y", shape=(n, len(names)))
     require_finite(array, "Y", columns=names)
     return array
 
 
 def checked_output_names(names: Sequence[str] | None, Y: Any) -> tuple[str, ...]:
-    """Returns unique names of outputs (n, m), by default those of a DataFrame's columns, or "y0", "y1", ..."""
+    """Returns m unique names of the outputs; by default the columns of a DataFrame, or "y0", "y1", ..."""
     shape = np.shape(Y)
     if len(shape) != 2:
         raise ValueError(f"Y: expected shape (n, m); got {shape}. One output is Y[:, None].")
@@ -95,7 +95,7 @@ def checked_output_names(names: Sequence[str] | None, Y: Any) -> tuple[str, ...]
 
 
 def checked_errors(errors: Any, Y: FloatArray, names: Sequence[str]) -> FloatArray:
-    """Returns standard errors of Y, zero by default."""
+    """Returns standard errors of Y (n, m), zero by default."""
     if errors is None:
         return np.zeros_like(Y)
     array = float_array(errors, "Y_error", shape=Y.shape)
@@ -107,7 +107,7 @@ def checked_errors(errors: Any, Y: FloatArray, names: Sequence[str]) -> FloatArr
 
 
 def checked_log_outputs(log_outputs: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names of the outputs that are emulated by their logarithm: all for True, none for False."""
+    """Returns the names of the outputs that are emulated as logarithms: all for True, none for False."""
     if isinstance(log_outputs, bool | np.bool_):
         return tuple(names) if log_outputs else ()
     if isinstance(log_outputs, str) or not isinstance(log_outputs, Iterable):
@@ -120,21 +120,21 @@ def checked_log_outputs(log_outputs: Any, names: Sequence[str]) -> tuple[str, ..
 
 
 def mask_of(log_outputs: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Returns which of the outputs are emulated by their logarithm, (m,) of bool."""
+    """Returns a Boolean mask (m,) of the outputs that are emulated as logarithms."""
     return np.isin(np.asarray(names, dtype=object), list(log_outputs))
 
 
 def on_log_scale(Y: FloatArray, mask: np.ndarray, names: Sequence[str], subject: str = "Y") -> FloatArray:
-    """Returns outputs (..., m) with those of the mask by their natural logarithm.
+    """Returns outputs (..., m) with the natural logarithm of those in the mask.
 
     Raises:
-        ValueError: some of these are not positive (named).
+        ValueError: some of the outputs in the mask are not positive (named).
     """
     bad = [names[int(j)] for j in np.flatnonzero(mask) if (Y[..., j] <= 0).any()]
     if bad:
         raise ValueError(
-            f"{subject}: expected positive values of outputs that are emulated by their logarithm; not so for "
-            f"{shorten(bad)}. Leave them out of log_outputs."
+            f"{subject}: expected positive values of outputs that are emulated as logarithms; got zero or negative "
+            f"ones for {shorten(bad)}. Leave them out of log_outputs."
         )
     logs = Y.copy()
     logs[..., mask] = np.log(Y[..., mask])

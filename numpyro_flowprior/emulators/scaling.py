@@ -1,7 +1,7 @@
-"""What stands around the Gaussian processes: inputs to the unit box, outputs to principal components and back.
+"""Transformations around the Gaussian processes: inputs to the unit box, outputs to principal components and back.
 
-Everything here is NumPy in float64 and is computed once, from the design. Source of the output side: D. Higdon et
-al., "Computer model calibration using high-dimensional output", JASA 103 (2008) 570.
+All are in NumPy with float64, computed once from the design. Source of the transformation of outputs: D. Higdon et al.,
+"Computer model calibration using high-dimensional output", JASA 103 (2008) 570.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import numpy as np
 from .._util.checks import FloatArray, positive_int, real_in, shorten
 from ..chains.parameters import ParameterSpace
 
-_CONSTANT = 1e-12  # an output that varies by less than this fraction of its size is round-off, not a signal
+_CONSTANT = 1e-12  # variation of an output below this fraction of its size is only round-off
 
 
 class InputScaling(NamedTuple):
-    """z = (theta - offset) @ matrix, of `offset` (d,) and `matrix` (d, q)."""
+    """The map z = (theta - offset) @ matrix, with `offset` (d,) and `matrix` (d, q)."""
 
     offset: FloatArray
     matrix: FloatArray
 
     def apply(self, theta: Any) -> Any:
-        """Returns z (..., q) at theta (..., d), NumPy or traced."""
+        """Returns z (..., q) at theta (..., d), which is a NumPy array or traced."""
         return (theta - self.offset) @ self.matrix
 
 
 class OutputBasis(NamedTuple):
     """Outputs from p component scores of zero mean and unit variance: y = mean + loadings @ scores + remainder.
 
-    `mean` (m,), `loadings` (m, p), in the outputs' units; `truncation` (m, m) is the remainder's sample covariance.
+    `mean` (m,) and `loadings` (m, p) are in the units of the outputs. `truncation` (m, m) is the sample covariance of
+    the remainder.
     """
 
     mean: FloatArray
@@ -39,7 +40,10 @@ class OutputBasis(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """The design in components: the basis, `scores` (n, p), the way there (p, m), explained fractions (p,)."""
+    """Outputs of the design in components: `basis`, `scores` (n, p), and `matrix` (p, m) from outputs to scores.
+
+    `explained` (p,) are the fractions of the total variance.
+    """
 
     basis: OutputBasis
     scores: FloatArray
@@ -48,17 +52,17 @@ class Projection(NamedTuple):
 
 
 def scale_inputs(X: FloatArray, space: ParameterSpace) -> InputScaling:
-    """Returns the scaling to the unit box of each parameter with two finite bounds, else to zero mean, unit deviation.
+    """Returns the scaling of inputs: to the unit box by two finite bounds, else to zero mean and unit deviation.
 
     Raises:
-        ValueError: a parameter without bounds that does not vary over the design.
+        ValueError: a parameter without two finite bounds does not vary over the design.
     """
     lower, upper = space.bounds.T
     boxed = np.isfinite(lower) & np.isfinite(upper)
     deviation = X.std(axis=0)
     still = [space.names[j] for j in np.flatnonzero(~boxed & (deviation == 0))]
     if still:
-        raise ValueError(f"X: expected parameters without bounds to vary; {shorten(still)} do not. Give them bounds.")
+        raise ValueError(f"X: expected parameters without bounds to vary; {shorten(still)} do not. Set their bounds.")
     offset = np.where(boxed, lower, X.mean(axis=0))
     width = np.subtract(upper, lower, out=np.ones_like(lower), where=boxed)
     return InputScaling(offset, np.diag(1 / np.where(boxed, width, deviation)))
@@ -69,8 +73,8 @@ def project_outputs(Y: FloatArray, names: tuple[str, ...], n_components: int | f
 
     Args:
         Y: (n, m) outputs of the design, finite.
-        names: (m,) names, for messages.
-        n_components: how many to keep, or the fraction in (0, 1) of the total variance they must reach.
+        names: (m,) names of the outputs, for messages.
+        n_components: how many to keep, or the fraction in (0, 1) of the total variance that they must reach.
 
     Raises:
         ValueError: an output does not vary, or there are fewer components than asked for.

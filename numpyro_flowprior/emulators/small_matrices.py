@@ -1,8 +1,9 @@
 """Determinants, inverses and quadratic forms of many small positive definite matrices (..., p, p) at once.
 
-Elimination without pivots, one column after the other, all points together; instead of a batched LAPACK Cholesky, as
-two of those running at a time can deadlock in XLA's CPU thread pool (seen with jaxlib 0.10.2 on two cores: each waits
-for a free thread that the other holds). Derivatives are the textbook's, in place of those of every step:
+The method is elimination without pivots, one column after another, for all points together. A batched LAPACK Cholesky
+is not used, because two of them at the same time can deadlock in XLA's CPU thread pool: each waits for a free thread
+that the other holds (seen with jaxlib 0.10.2 on two cores). Derivatives use the textbook formulae instead of
+differentiating every step:
 
     d log det C = tr(C^-1 dC),    d C^-1 = -C^-1 dC C^-1,    d (r^T C^-1 r) = 2 u^T dr - u^T dC u,  u = C^-1 r
 """
@@ -19,7 +20,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 @jax.custom_jvp
 def log_det_and_squared(covariance: jax.Array, residual: jax.Array) -> Pair:
-    """Returns log det C and r^T C^-1 r, (...) each, of C (..., p, p) positive definite and r (..., p), by L D L^T."""
+    """Returns log det C and r^T C^-1 r, (...) each, for positive definite C (..., p, p) and r (..., p), by L D L^T."""
     log_det = squared = jnp.zeros(residual.shape[:-1], residual.dtype)
     for _ in range(covariance.shape[-1]):
         pivot, first = covariance[..., 0, 0], residual[..., 0]
@@ -45,7 +46,7 @@ def _log_det_and_squared_jvp(primals: Pair, tangents: Pair) -> tuple[Pair, Pair]
 
 @jax.custom_jvp
 def log_det_and_inverse(covariance: jax.Array) -> Pair:
-    """Returns log det C (...) and C^-1 (..., p, p) of C (..., p, p) positive definite, by the sweep operator.
+    """Returns log det C (...) and C^-1 (..., p, p) for positive definite C (..., p, p), by the sweep operator.
 
     Source: J. H. Goodnight, "A tutorial on the SWEEP operator", The American Statistician 33 (1979) 149.
     """

@@ -1,6 +1,7 @@
-"""The paper's two-stage analysis on the closed-form stand-in: gamma+p first, its posterior as the prior of gamma+Pb.
+"""The paper's two-stage analysis on the closed-form stand-in: the gamma+p posterior is the prior of gamma+Pb.
 
-Beside it the one-shot joint fit, which the two stages should reproduce. Writes every result into one folder.
+It is compared with a joint fit of both systems, which the two stages should reproduce. All results are written into one
+folder.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class DemoSize:
 
     Attributes:
         pocomc: arguments of `sample_pocomc`.
-        flow, train: the prior and how it is trained; None for the defaults.
-        emcee_steps: moves of each walker at most.
-        design: training points of each emulator.
+        flow, train: architecture and training settings of the prior; None for the defaults.
+        emcee_steps: maximum number of steps of each walker.
+        design: number of training points of each emulator.
     """
 
     pocomc: dict[str, Any]
@@ -58,7 +59,7 @@ class DemoSize:
     design: int
 
 
-_SECOND_STEPS = 2 * twin.SPACE.dim  # the second stage ends where few draws of its prior are: its particles walk further
+_SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
 FULL = DemoSize(
     pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024},
     flow=None,
@@ -73,14 +74,15 @@ QUICK = DemoSize(
     emcee_steps=200,
     design=200,
 )
-COMPONENTS = 7  # principal components per emulator: all that rise above the training outputs' noise
+COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found: chains by name, how each second stage compares with the joint fit, timings, files.
+    """The results of the demo: chains by name, comparisons of each second stage with the joint fit, times and files.
 
-    `lost` is what the joint posterior loses to the flow alone, (nats, standard error): no sampler's noise is in it.
+    `lost` is KL from the joint posterior to the one computed with the flow, (nats, standard error). It is computed at
+    the draws of the joint fit, without the sampler of a second stage.
     """
 
     chains: dict[str, Chain]
@@ -91,7 +93,7 @@ class DemoResult:
     files: list[Path] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON-ready record that goes to comparison.json."""
+        """Returns the JSON-ready record that is written to comparison.json."""
         evidence = {
             name: {"log_evidence": chain.log_evidence, "error": chain.log_evidence_error}
             for name, chain in self.chains.items()
@@ -120,7 +122,7 @@ class DemoResult:
         sums = [self.log_evidence("stage1", second) for second in ("stage2_pocomc", "stage2_reweighted")]
         lines += [
             "",
-            f"the joint posterior with the flow in place of stage 1: KL {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
+            f"KL from the joint posterior to the one with the flow: {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
             f"log evidence, stage 1 + stage 2: {sums[0]:.2f}, reweighted to the exact prior: {sums[1]:.2f}; "
             f"joint: {self.log_evidence('joint'):.2f}",
             f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
@@ -132,26 +134,26 @@ class DemoResult:
         return "\n".join(lines)
 
     def log_evidence(self, *names: str) -> float:
-        """Returns the sum of the log evidences of some chains; NaN where one has none."""
+        """Returns the sum of the log evidences of the named chains; NaN if one of them has none."""
         values = [self.chains[name].log_evidence for name in names]
         return float(sum(np.nan if value is None else value for value in values))
 
 
 def stage_model(prior: Any, likelihoods: dict[str, EmulatorLikelihood]) -> None:
-    """The NumPyro model of a stage: named parameters from a prior, one multivariate normal per system."""
+    """The NumPyro model of a stage: parameters drawn from a prior, and one multivariate normal per system."""
     theta = prior.space.as_dict(numpyro.sample("theta", prior))
     for system, likelihood in likelihoods.items():
         numpyro.sample(system, likelihood(theta), obs=likelihood.observed)
 
 
 def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool = True) -> DemoResult:
-    """Returns the two-stage analysis and the joint fit on the stand-in, with every file written into a folder.
+    """Returns the results of the two-stage analysis and the joint fit on the stand-in; writes them into a folder.
 
     Args:
-        out: folder for the results, made if missing; files of an earlier run are replaced.
-        size: how much work: FULL (at most 8 minutes on two cores) or QUICK (under 2).
-        seed: of every random key.
-        progress: show progress bars and what is being done.
+        out: folder for the results, created if missing; files of an earlier run are replaced.
+        size: amount of work: FULL (at most 8 minutes on two cores) or QUICK (under 2).
+        seed: seed of all random keys.
+        progress: show progress bars and the current step.
     """
     out.mkdir(parents=True, exist_ok=True)
     keys = dict(
@@ -173,7 +175,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         first = ModelDensity(stage_model, uniform, {FIRST: likelihoods[FIRST]})
         chains["stage1"] = sample_pocomc(keys["stage1"], first, **settings)
         files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], first))
-    with _timed("the prior: a flow on stage 1's chain", seconds, "fit", progress=progress):
+    with _timed("prior: a flow trained on the chain of stage 1", seconds, "fit", progress=progress):
         fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, trust_log_prob=True, progress=progress)
         files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
     second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
@@ -190,7 +192,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         chains["joint"] = sample_pocomc(keys["joint"], density, **settings)
         files.append(_write_netcdf(out / "joint.nc", chains["joint"], density))
 
-    with _timed("comparison and pictures", seconds, "comparison", progress=progress):
+    with _timed("comparison and figures", seconds, "comparison", progress=progress):
         second_stages = ("stage2_pocomc", "stage2_reweighted", "stage2_emcee")
         comparisons = {name: compare(chains["joint"], chains[name]) for name in second_stages}
         lost = joint_loss(fit.prior, first, chains["joint"])

@@ -1,4 +1,4 @@
-"""A closed-form stand-in for diffractive J/psi production off protons and lead, whose posteriors are known.
+"""A closed-form stand-in for diffractive J/psi production off protons and lead, with known posteriors.
 
 The study this package follows (Roch and Shen 2025) calibrates an IP-Glasma + JIMWLK simulator on 86
 measurements. The simulator needs a cluster; this module replaces it by formulas of a few lines with the same
@@ -12,20 +12,21 @@ For a target A (proton or lead), photon-target energy W and momentum transfer |t
                 a larger Q_s / (g^2 mu) at fixed Q_s means fewer colour charges; m screens the infrared
     amplitude   N_A = x_A / (1 + x_A)                        saturates, sooner in lead
     evolution   lambda_A = lambda0_A + gain_A alpha(Lambda_QCD) / (1 + (m_JIMWLK / M_A)^p_A)
-                alpha = 1 / ln(1 GeV^2 / (Lambda_QCD^2 + Lambda_0^2)); the mass cuts long wavelengths, and
-                lead, the larger target, feels the cut more abruptly
-    coherent    N_A^2 times a form factor: the proton's size is B_G + B_q, a tail from m, growth with ln W
-                that m_JIMWLK cuts; the size of lead is its radius and a gluon halo of range 1 / m_JIMWLK
-    incoherent  N_A^2 times the variance: hot-spot positions (B_q, B_G), colour fluctuations (sigma), nucleons
+                alpha = 1 / ln(1 GeV^2 / (Lambda_QCD^2 + Lambda_0^2)); the mass cuts off long wavelengths, more
+                abruptly in lead, the larger target
+    coherent    N_A^2 times a form factor. The size of the proton is B_G + B_q, a tail from m, and a growth with
+                ln W that m_JIMWLK cuts off. The size of lead is its radius and a gluon halo of range 1 / m_JIMWLK
+    incoherent  N_A^2 times the variance from hot-spot positions (B_q, B_G), colour fluctuations (sigma), nucleons
 
-Features of the exact posteriors under a uniform prior. gamma+p constrains one broad band of evolution speeds
-in (m_JIMWLK, Lambda_QCD): unimodal. gamma+Pb says nothing of B_G and little of sigma, and piles B_q, m_JIMWLK
-and Lambda_QCD against their lower edges; it leaves 0.7 % of its mass at 0.06 < Lambda_QCD < 0.16 GeV. The
-bands of the two systems meet there and, less well, at the corner: the joint posterior has two separated modes
-of about equal weight, with the truth in the one that gamma+Pb alone nearly excludes. The order gamma+p then
-gamma+Pb is the easy one; the reverse is the hard one.
+The exact posteriors under a uniform prior have these features. gamma+p constrains one broad band of evolution
+speeds in (m_JIMWLK, Lambda_QCD), and its posterior is unimodal. gamma+Pb does not constrain B_G and hardly
+constrains sigma. It pushes B_q, m_JIMWLK and Lambda_QCD against their lower bounds, and has 0.7 % of its
+posterior mass at 0.06 < Lambda_QCD < 0.16 GeV. The bands of the two systems meet there and, less well, at the
+corner of the lower bounds. The joint posterior therefore has two separated modes of about equal weight. The
+truth is in the mode that gamma+Pb alone nearly excludes. The order gamma+p, then gamma+Pb is easy; the reverse
+order is hard.
 
-Where samplers, emulators and flows meet these functions is not told here.
+This module does not use samplers, emulators or flows.
 """
 
 from __future__ import annotations
@@ -67,16 +68,16 @@ TRUTH: Mapping[str, float] = MappingProxyType(
     {"m": 0.3, "B_G": 4.0, "B_q": 0.15, "sigma": 0.6, "Qs_ratio": 0.6, "m_JIMWLK": 0.7, "Lambda_QCD": 0.11}
 )
 
-# Fixed, and searched for: noise that makes gamma+Pb prefer the corner to the truth this strongly is rare.
+# Fixed, and found by a search: noise that makes gamma+Pb prefer the corner to the truth this strongly is rare.
 NOISE_SEEDS: Mapping[str, int] = MappingProxyType({"gamma_p": 6, "gamma_Pb": 123607})
 TRAINING_SEED = 2025
-NORMALISATION_ERROR = 0.03  # of each group, shared by its points and contained in their stated errors
-TRAINING_ERROR = 0.015  # statistical, of every training output
+NORMALISATION_ERROR = 0.03  # relative; shared by the points of a group and included in their stated errors
+TRAINING_ERROR = 0.015  # statistical error of every training output, on the log scale
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group of observables: where it is measured and how well.
+    """One group of observables: its kinematics and its errors.
 
     Attributes:
         name: the name of the group.
@@ -100,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Pseudo-data of one system: y (m,) log observables, their covariance (m, m), the names of the groups."""
+    """Pseudo-data of one system: y (m,) log observables, their covariance (m, m) and the names of the groups."""
 
     y: FloatArray
     covariance: FloatArray
@@ -109,7 +110,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Emulator training data: X (n, 7) design, Y (n, m) noisy log observables, Y_error (n, m) their sigma."""
+    """Training data: X (n, 7) design, Y (n, m) noisy log observables, Y_error (n, m) their standard deviations."""
 
     X: FloatArray
     Y: FloatArray
@@ -119,7 +120,7 @@ class TrainingSet:
 def predict(theta: ArrayLike, system: str) -> jax.Array:
     """Returns the natural logarithms of the observables of one system, in the order of its groups.
 
-    Pure, smooth and finite on the closed prior box; differentiable; the dtype follows `theta`.
+    The function is pure, differentiable, and smooth and finite on the closed prior box. Its dtype follows `theta`.
 
     Args:
         theta: (..., 7) parameters in the order of `NAMES`.
@@ -140,8 +141,8 @@ def pseudo_data(system: str) -> Measurement:
     """Returns the pseudo-measurement of one system: the prediction at `TRUTH` plus fixed Gaussian noise.
 
     The noise is one draw, `numpy.random.default_rng(NOISE_SEEDS[system])`, from the stated covariance. The
-    seeds were chosen so that the posteriors have the features in the module's docstring; the chi-square at
-    the truth is ordinary for both. The arrays are float64 and read-only, whatever the JAX flags.
+    seeds were chosen so that the posteriors have the features in the module docstring; the chi-square at the
+    truth is typical for both systems. The arrays are read-only and float64 with any JAX flags.
 
     Args:
         system: "gamma_p", "gamma_Pb", or one of the `GROUPS`.
@@ -162,7 +163,7 @@ def pseudo_data(system: str) -> Measurement:
 
 
 def _of_group(group: str) -> Measurement:
-    """Returns a group's part of its system's data; groups share no error."""
+    """Returns the data of one group, a part of the data of its system; errors of groups are independent."""
     whole = pseudo_data(_system_of(group))
     start = sum(GROUPS[name].size for name in whole.groups[: whole.groups.index(group)])
     part = slice(start, start + GROUPS[group].size)
@@ -175,7 +176,7 @@ def training_set(system: str, n: int = 500, *, seed: int = TRAINING_SEED) -> Tra
     Args:
         system: "gamma_p", "gamma_Pb", or one of the `GROUPS`.
         n: number of design points, at least 1.
-        seed: of the design and of the statistical noise (`TRAINING_ERROR` on the log scale).
+        seed: seed of the design and of the statistical noise (`TRAINING_ERROR` on the log scale).
 
     Raises:
         ValueError: an unknown system, or `n < 1`.
@@ -277,7 +278,7 @@ def _system_of(group: str) -> str:
 
 
 def _group_covariance(group: Group) -> FloatArray:
-    """Returns the covariance of one group: a shared normalisation, the rest of each error uncorrelated."""
+    """Returns the covariance of one group: a shared normalisation error; the rest of each error is uncorrelated."""
     shared = NORMALISATION_ERROR**2
     return np.diag(np.square(group.relative_error) - shared) + shared
 
@@ -301,14 +302,14 @@ def _whitened(system: str) -> tuple[FloatArray, FloatArray, float]:
     return data.y, whitening, log_norm
 
 
-# --- the physics: written once, for NumPy (float64 pseudo-data, whatever the flags) and for JAX (xp) ---
+# --- the physics: written once, for NumPy (float64 pseudo-data, with any flags) and for JAX (xp) ---
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What the density and its evolution know of a target: see the module's docstring."""
+    """The constants of a target in the density and its evolution; see the module docstring."""
 
-    log_density: float  # ln x at vanishing Qs_ratio and m, and W = 100 GeV without evolution
+    log_density: float  # const: ln x at Qs_ratio = 0, m = 0 and W = 100 GeV, where evolution has no effect
     speed: float  # lambda0
     gain: float  # of the running coupling
     mass: float  # M, GeV
@@ -321,9 +322,9 @@ _LEAD = _Target(log_density=1.0, speed=0.2, gain=3.0, mass=0.7, power=4)
 _LAMBDA_FREEZE = 0.003  # GeV: keeps the coupling smooth at the lower edge of Lambda_QCD
 _HOT_SPOTS = 3.0  # per proton
 _LEAD_SLOPE = 240.0  # GeV^-2, from the radius of lead
-_HALO = 0.175  # largest relative widening of the slope of lead
-_HALO_MASS = 0.2  # GeV: where m_JIMWLK has cut the halo
-_LEAD_TAIL = 0.03  # replaces the diffractive minima, whose logarithm no emulator could follow
+_HALO = 0.175  # largest relative increase of the slope of lead
+_HALO_MASS = 0.2  # GeV: scale of m_JIMWLK above which the halo is cut off
+_LEAD_TAIL = 0.03  # replaces the diffractive minima; no emulator could follow their logarithm
 _FLUCTUATION_FLOOR = 0.02  # variance that remains at sigma = 0
 
 
@@ -354,7 +355,7 @@ def _log_amplitude_squared(p: dict[str, Any], target: _Target, energy: Any, xp: 
 
 
 def _log_form_factor(slope: Any, t: Any, power: float, xp: ModuleType) -> Any:
-    """Returns the log of (1 + slope t / power)^-power: exp(-slope t) at small t, milder at large t."""
+    """Returns the log of (1 + slope t / power)^-power: exp(-slope t) at small t, a slower fall at large t."""
     return -power * xp.log1p(slope * t / power)
 
 
@@ -366,7 +367,7 @@ def _proton_slope(p: dict[str, Any], energy: Any, xp: ModuleType) -> Any:
 
 
 def _lead_slope(p: dict[str, Any]) -> Any:
-    """Returns the coherent slope of lead in GeV^-2: its radius, the gluon halo, a little of the nucleon."""
+    """Returns the coherent slope of lead in GeV^-2: its radius, the gluon halo and a small part of the nucleon."""
     halo = _HALO / (1.0 + (p["m_JIMWLK"] / _HALO_MASS) ** 2) ** 2
     return _LEAD_SLOPE * (1.0 + halo) + 0.5 * (p["B_G"] + p["B_q"])
 

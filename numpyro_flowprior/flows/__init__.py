@@ -1,1 +1,1 @@
-"""The transport: Distrax bijectors and distributions, built from plain arrays inside traced code; the same in NumPy."""
+"""The flow: Distrax bijectors and distributions, built from plain arrays inside traced code, and the same in NumPy."""

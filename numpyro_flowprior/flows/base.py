@@ -14,7 +14,7 @@ from .layout import MAX_BASE_LOG_SCALE
 
 
 class NormalMixture(distrax.MixtureSameFamily):
-    """A mixture of diagonal Gaussians that draws from one component a draw, where Distrax draws from all."""
+    """A mixture of diagonal Gaussians. Each draw samples one component, whereas Distrax samples all components."""
 
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         key_choice, key_normal = jax.random.split(key)
@@ -25,7 +25,7 @@ class NormalMixture(distrax.MixtureSameFamily):
 
 
 def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, Any]:
-    """Returns the base's parameters: none, or a mixture with the standard normal's first two moments."""
+    """Returns the parameters of the base: none, or a mixture with the first two moments of a standard normal."""
     if config.base == "normal":
         return {}
     centres = 0.5 * jax.random.normal(key, (config.components, dim), dtype=jnp.float32)
@@ -36,7 +36,7 @@ def init_base(key: jax.Array, config: FlowConfig, dim: int) -> dict[str, Any]:
 def build_base(
     config: FlowConfig, dim: int, params: dict[str, Any], dtype: Any, spread: float | jax.Array = 1.0
 ) -> distrax.Distribution:
-    """Returns the base distribution with event shape (d,), its standard deviations multiplied by `spread`."""
+    """Returns the base with event shape (d,), with the standard deviations of its Gaussians multiplied by `spread`."""
     if config.base == "normal":
         return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype))
     logits, mean, raw = (jnp.asarray(params[name], dtype) for name in ("logits", "mean", "log_scale"))

@@ -1,4 +1,4 @@
-"""What the two maps of the support (in JAX, in NumPy) share: how near the edges they go, and what is representable."""
+"""Limits near to and far from bounds, and representable numbers, for the JAX and NumPy maps of the support."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from ..chains.parameters import ParameterSpace
 
-# Closer to an edge than this fraction of the range (of the scale, for a half line) the density is held constant: a
-# flow's tail may be wider than the normal one, and a density that grows without bound at an edge misleads samplers.
-# Points nearer than this to an upper edge cannot be told apart in float64 in any case; the flow's mass there is what it
-# has beyond |z| = 7.9.
+# Closer to a bound than this fraction of the range (of the scale, for a half line) the density is held constant. The
+# tail of a flow may be wider than a normal tail, and a density that diverges at a bound misleads samplers. Float64
+# cannot distinguish points closer than this to an upper bound in any case. The mass of the flow there is its mass
+# beyond |z| = 7.9.
 EDGE = 1e-15
 
-LARGEST_LOG = 80.0  # exp(80) scales from the edge of a half line is as far as a point goes: finite in float32
+LARGEST_LOG = 80.0  # points are at most exp(80) scales from the bound of a half line: finite in float32
 
 LOG_ROOT_TWO_PI = 0.5 * float(np.log(2.0 * np.pi))
 
@@ -41,7 +41,7 @@ def representable_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.nda
 def interior_bounds(space: ParameterSpace, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Returns the smallest and largest numbers of a dtype strictly inside the open support, (d,) each.
 
-    Next to a bound at zero that is the smallest normal number: XLA flushes anything smaller to zero.
+    Next to a bound at zero it is the smallest normal number, because XLA flushes smaller numbers to zero.
     """
     low, high = representable_bounds(space, dtype)
     inner_low = np.where(low.astype(np.float64) > space.lower, low, _neighbour(low, np.inf))

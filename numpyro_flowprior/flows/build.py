@@ -1,4 +1,4 @@
-"""From (config, space, params) to a Distrax distribution, built anew inside each traced function.
+"""Builds a Distrax distribution from (config, space, params). Each traced function builds it again.
 
     theta = Support( Whitening( ScaleShift( Coupling_2N( ... Coupling_1(omega) ) ) ) ),   omega ~ base
 
@@ -26,9 +26,9 @@ from .support import Support
 
 
 class Whitening(distrax.Bijector):
-    """x to loc + rest + tril x, with the inverse as one matrix product.
+    """The map from x to loc + rest + tril x, with its inverse as one matrix product.
 
-    The location comes in two parts, so that float32 keeps the distance of a point from it.
+    The location has two parts, so that float32 keeps the distance of a point from it.
     """
 
     def __init__(self, loc: jax.Array, tril: jax.Array, rest: jax.Array | float = 0.0):
@@ -43,17 +43,17 @@ class Whitening(distrax.Bijector):
     def inverse_and_log_det(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns tril^-1 (z - loc - rest) (..., d) and its log determinant (...,)."""
         inverse = solve_triangular(self._tril, jnp.eye(self._tril.shape[0], dtype=self._tril.dtype), lower=True)
-        from_loc = jax.lax.optimization_barrier(z - self._loc) - self._rest  # else XLA adds up two constants
+        from_loc = jax.lax.optimization_barrier(z - self._loc) - self._rest  # prevents XLA from adding two constants
         return matmul(from_loc, inverse.T), jnp.broadcast_to(-self._log_det, z.shape[:-1])
 
 
 def in_two_parts(loc: Any) -> tuple[Any, Any]:
-    """Returns a location (d,), of NumPy or JAX, as float32's nearest numbers and the rest, both in its own type.
+    """Returns a NumPy or JAX location (d,) as the nearest float32 numbers and the remainder, both in its own dtype.
 
-    Beyond float32's normal range the first part is zero.
+    Outside the normal range of float32 the first part is zero.
     """
     arrays = jnp if isinstance(loc, jax.Array) else np
-    if arrays is jnp:  # XLA takes a conversion and its inverse for the number that it was: on GPUs it does
+    if arrays is jnp:  # XLA may drop a conversion to float32 and back; on GPUs it does
         single = jax.lax.reduce_precision(loc, exponent_bits=8, mantissa_bits=23)
     else:
         with np.errstate(over="ignore"):
@@ -64,7 +64,7 @@ def in_two_parts(loc: Any) -> tuple[Any, Any]:
 
 
 def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
-    """Returns fresh trained parameters in float32; the transport they make is the identity."""
+    """Returns initial values of the trained parameters in float32, with which the transport is the identity."""
     key_couplings, key_base = jax.random.split(key)
     return {
         "couplings": init_couplings(key_couplings, config, dim),
@@ -74,7 +74,7 @@ def init_trained(key: jax.Array, config: FlowConfig, dim: int) -> Params:
 
 
 def stack_members(members: list[Params]) -> Params:
-    """Returns members' trained parameters with a leading axis."""
+    """Returns the trained parameters of several members, stacked along a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
 
@@ -83,7 +83,7 @@ def build_whitened_flow(
 ) -> distrax.Transformed:
     """Returns the trained part: a distribution over whitened, unconstrained points (d,).
 
-    `spread` multiplies the standard deviations of its base, as a proposal for the flow's powers needs it.
+    `spread` multiplies the standard deviations of the base. Proposals for a power of the flow need it.
     """
     cast = jax.tree.map(lambda array: jnp.asarray(array, dtype), {k: v for k, v in params.items() if k not in FIXED})
     couplings = [
@@ -98,9 +98,9 @@ def build_whitened_flow(
 def build_inner(
     config: FlowConfig, dim: int, params: Params, dtype: Any, spread: float | jax.Array = 1.0
 ) -> distrax.Distribution:
-    """Returns the distribution over whitened points (d,): the one flow, or the mixture of several.
+    """Returns the distribution over whitened points (d,): one flow, or a mixture of flows and background.
 
-    `spread` is as in `build_whitened_flow`, the background's included.
+    `spread` acts as in `build_whitened_flow`, and also on the background.
     """
     if not is_ensemble(config):
         return build_whitened_flow(config, dim, params, dtype, spread)
@@ -115,7 +115,7 @@ def build_inner(
 def build_flow(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Transformed:
     """Returns the whole flow: a distribution over theta (d,), normalised on the declared support.
 
-    Its bijector is the fixed part alone, support after whitening; its distribution is over whitened points.
+    Its bijector is only the fixed part, whitening and then support. Its distribution is over whitened points.
     """
     return distrax.Transformed(build_inner(config, space.dim, params, dtype), build_outer(space, params, dtype))
 
@@ -129,13 +129,13 @@ def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bi
 
 
 def build_latent_map(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
-    """Returns the map from latent points omega (d,) to theta (d,), of the first member if there are several."""
+    """Returns the map from latent points omega (d,) to theta (d,); with several members, that of the first."""
     first = _first_member(config, space.dim, params, dtype)
     return distrax.Chain([build_outer(space, params, dtype), first.bijector])
 
 
 def latent_log_prob(config: FlowConfig, dim: int, params: Params, omega: jax.Array) -> jax.Array:
-    """Returns the normalised log density (...,) of the flow's draws in the coordinates omega (..., d) of that map."""
+    """Returns the normalised log density (...,) of the flow in the coordinates omega (..., d) of `build_latent_map`."""
     first = _first_member(config, dim, params, omega.dtype)
     if not is_ensemble(config):
         return first.distribution.log_prob(omega)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._util.checks import one_of, plain_numbers, positive_int, real_in, shorten
 
-MIN_BIN = 1e-4  # narrowest bin of a spline, Distrax's
+MIN_BIN = 1e-4  # minimum width of a spline bin, as in Distrax
 
 
 @dataclass(frozen=True)
@@ -19,30 +19,31 @@ class FlowConfig:
         layers: N, number of pairs of even/odd masked affine couplings (Roch and Shen 2025, section II), >= 0.
         hidden: widths of the hidden layers of each coupling's conditioner network.
         transformer: what a coupling applies to a coordinate: "affine", or "spline", a monotonic rational-quadratic
-            spline followed by an affine map (Durkan et al. 2019); more flexible, and several times slower.
-        conditioner: how a coupling's scale and shift depend on the other coordinates: "mlp", both from one perceptron
-            with SiLU units; or "roch_shen", the scale from one hidden layer of d tanh units and the shift linearly, as
-            in the scripts of Roch and Shen (2025), without bounds (`hidden`, `max_log_scale` and `hull` are not used).
-        bins: of each spline, fewer than 2 hull / 1e-4.
-        masks: which half a coupling changes: "alternating", the even and the odd coordinates in turn, or "permuted",
+            spline followed by an affine map (Durkan et al. 2019). A spline is more flexible and several times slower.
+        conditioner: how the scale and shift of a coupling depend on the other coordinates. "mlp": both from one
+            perceptron with SiLU units. "roch_shen": the scale from one hidden layer of d tanh units and a linear shift,
+            without bounds, as in the scripts of Roch and Shen (2025); `hidden`, `max_log_scale` and `hull` are not
+            used.
+        bins: number of bins of each spline, fewer than 2 hull / 1e-4.
+        masks: which half a coupling changes. "alternating": the even and the odd coordinates in turn. "permuted":
             halves of a new random order in each pair of couplings.
         base: density of the latent space: "normal" (standard normal) or "mixture" (learned Gaussian mixture with
-            diagonal covariances, which lets the flow hold separate modes without tearing).
+            diagonal covariances). With a mixture the flow can represent separate modes without tearing.
         components: number of Gaussians in a mixture base.
-        max_log_scale: bound on the log-scale of one coupling, in (0, 10]; a coupling stretches a coordinate by at
-            most exp(max_log_scale), so that it cannot blow up where it saw no data.
-        hull: distance from the centre, in standard deviations of the whitened chain, at which the conditioners'
-            inputs saturate; beyond it the flow is linear.
-        support: make the density live on the declared bounds; False ignores them, as the paper does: the flow's draws
-            leak over the edges, and the prior's support is unbounded.
-        whitening: what is taken out before the couplings: "full", mean and covariance; "diagonal", mean and standard
+        max_log_scale: bound on the log-scale of one coupling, in (0, 10]. A coupling stretches a coordinate by at
+            most exp(max_log_scale), so that it cannot diverge where there were no data.
+        hull: distance from the centre, in standard deviations of the whitened chain, at which the inputs of the
+            conditioners saturate. Beyond it the flow is linear.
+        support: True confines the density to the declared bounds. False ignores them, as in the paper: draws of the
+            flow may be outside the bounds, and the support of the prior is unbounded.
+        whitening: what is removed before the couplings. "full": mean and covariance. "diagonal": mean and standard
             deviation of each coordinate.
-        members: number of flows, trained from other weights and on other rows, that are mixed as densities.
-        background: mix in the Gaussian of the chain's moments, with a weight chosen on rows unseen in training (1e-13
-            at least), so that no point is far less likely than under that Gaussian.
+        members: number of flows that are mixed as densities, trained from different weights and on different rows.
+        background: adds the Gaussian with the moments of the chain to the mixture, so that no point is far less likely
+            than under this Gaussian. Its weight is at least 1e-13 and is chosen on rows not used in training.
 
     Raises:
-        TypeError, ValueError: a field is not of its type or range.
+        TypeError, ValueError: a field has the wrong type or is out of range.
     """
 
     layers: int = 4
@@ -70,7 +71,7 @@ class FlowConfig:
         one_of(self.masks, "FlowConfig.masks", ("alternating", "permuted"))
         one_of(self.conditioner, "FlowConfig.conditioner", ("mlp", "roch_shen"))
         if (self.conditioner, self.transformer) == ("roch_shen", "spline"):
-            raise ValueError('FlowConfig: conditioner="roch_shen" is for transformer="affine" alone.')
+            raise ValueError('FlowConfig: conditioner="roch_shen": expected transformer="affine"; got "spline".')
         one_of(self.whitening, "FlowConfig.whitening", ("full", "diagonal"))
         one_of(self.base, "FlowConfig.base", ("normal", "mixture"))
         positive_int(self.components, "FlowConfig.components")
@@ -86,10 +87,11 @@ class FlowConfig:
 
     @classmethod
     def paper(cls, layers: int = 6) -> FlowConfig:
-        """Returns the architecture of Roch and Shen (2025): for reruns of their tables, not for use as a prior.
+        """Returns the architecture of Roch and Shen (2025), to reproduce their tables and not for use as a prior.
 
-        N pairs of couplings and a final scale and shift, standard normal base, columns standardised, no support: see
-        "roch_shen" above. Their scripts apply the hidden layer's matrix twice in a row; here it is applied once.
+        It has N pairs of couplings, a final scale and shift, a standard normal base, standardised columns and no
+        support; see "roch_shen" above. Their scripts apply the matrix of the hidden layer twice in a row. Here it is
+        applied once.
 
         Args:
             layers: N; 2 to 12 in the paper.
@@ -103,7 +105,7 @@ class FlowConfig:
         )
 
     def of_one_member(self) -> FlowConfig:
-        """Returns what a member's map between latent and whitened coordinates depends on; other fields at one value."""
+        """Returns the configuration of one member. Fields that its latent-to-whitened map ignores get fixed values."""
         return replace(self, members=1, background=False, support=True, whitening="full")
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class FlowConfig:
 
     @classmethod
     def from_json(cls, record: Any) -> FlowConfig:
-        """Returns the configuration that `to_json` described; ValueError names fields that do not fit."""
+        """Returns the configuration from the output of `to_json`. ValueError names missing and unknown fields."""
         if not isinstance(record, Mapping):
             raise ValueError(f"flow configuration: expected a JSON object; got {record!r}.")
         known = {field.name for field in fields(cls)}

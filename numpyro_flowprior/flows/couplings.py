@@ -1,4 +1,7 @@
-"""Affine and spline couplings (RealNVP; Dinh, Sohl-Dickstein and Bengio 2017) that cannot blow up."""
+"""Affine and spline couplings (RealNVP; Dinh, Sohl-Dickstein and Bengio 2017).
+
+Their scales are bounded, so that a coupling cannot diverge, except for the "roch_shen" conditioner.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .network import apply_mlp, init_mlp
 
 
 def init_couplings(key: jax.Array, config: FlowConfig, dim: int) -> list[Any]:
-    """Returns the conditioners' weights: for each coupling, which starts as the identity, its networks' layers."""
+    """Returns the initial layers of the networks of each coupling. Every coupling starts as the identity."""
     masks = coupling_masks(config, dim)
     keys = (jax.random.fold_in(key, j) for j in range(len(masks)))
     return [
@@ -26,19 +29,19 @@ def init_couplings(key: jax.Array, config: FlowConfig, dim: int) -> list[Any]:
 
 
 def squash(x: jax.Array, hull: float) -> jax.Array:
-    """Returns x, bent to saturate at +-hull: the identity to second order inside, constant far outside."""
+    """Returns hull tanh(x / hull): the identity to second order inside, saturated at +-hull far outside."""
     return hull * jnp.tanh(x / hull)
 
 
 class Coupling(distrax.Bijector):
-    """One half of the coordinates (d,), transformed by an elementwise bijector that depends on the other half.
+    """Transforms one half of the coordinates (d,) by an elementwise bijector that depends on the other half.
 
-    Unlike `distrax.MaskedCoupling` it leaves the half that passes through alone, instead of transforming and then
-    discarding it: half the work, and no overflow in a branch that is not taken.
+    `distrax.MaskedCoupling` also transforms the half that passes through, and discards the result. This class does not,
+    which halves the work and avoids overflow in an unused branch.
 
     Args:
-        mask: (d,) True where a coordinate passes through.
-        transformer: from the coordinates that pass, (..., p), to a bijector of the others, (..., d - p).
+        mask: (d,) True where a coordinate passes through unchanged.
+        transformer: function from the coordinates that pass, (..., p), to a bijector of the others, (..., d - p).
     """
 
     def __init__(self, mask: np.ndarray, transformer: Callable[[jax.Array], distrax.Bijector]):
@@ -62,10 +65,10 @@ class Coupling(distrax.Bijector):
 
 
 def build_coupling(config: FlowConfig, mask: np.ndarray, weights: Any) -> distrax.Bijector:
-    """Returns y_i = f(x_i) exp(s_i) + t_i on the coordinates that the mask leaves free; f, s and t from the others.
+    """Returns the coupling y_i = f(x_i) exp(s_i) + t_i of the free coordinates; f, s and t depend on the others.
 
-    f is the identity, or a monotonic rational-quadratic spline on [-hull, hull], the identity beyond (Durkan et al.
-    2019). s and the spline's raw parameters are bounded in terms of max_log_scale.
+    f is the identity, or a monotonic rational-quadratic spline on [-hull, hull] that is the identity beyond (Durkan et
+    al. 2019). s and the raw parameters of the spline are bounded in terms of max_log_scale.
     """
     free = int((~mask).sum())
 
@@ -88,7 +91,7 @@ def build_coupling(config: FlowConfig, mask: np.ndarray, weights: Any) -> distra
 
 
 def _roch_shen(weights: Any, passed: jax.Array) -> distrax.Bijector:
-    """Returns x exp(s) + t with s from one hidden layer of tanh units and t linear, both unbounded."""
+    """Returns x exp(s) + t, with s from one hidden layer of tanh units and a linear t. Both are unbounded."""
     log_scale = apply_mlp(weights[:2], passed, jnp.tanh)
     return distrax.ScalarAffine(shift=apply_mlp(weights[2:], passed), log_scale=log_scale)
 

@@ -1,4 +1,4 @@
-"""Several flows mixed as densities, over a thin Gaussian background."""
+"""A mixture of the densities of several flows and a Gaussian background of small weight."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-_BLOCK = 1024  # draws at a time: small enough for a processor's cache, large enough to hide the loop
+_BLOCK = 1024  # draws per block: small enough for the cache of a processor, large enough to hide the loop
 
 
 class Ensemble(distrax.Distribution):
-    """q(x) = sum_k w_k q_k(x) + w_0 q_0(x) over whitened points (d,).
+    """The mixture q(x) = sum_k w_k q_k(x) + w_0 q_0(x) of flows and background over whitened points (d,).
 
-    Each member is wrong in its own way where it saw few draws; their mean is less so. The background q_0, the Gaussian
-    of the chain's own moments, bounds how wrong the mixture can be: log q >= log w_0 + log q_0(x) everywhere.
+    The members have different errors where they saw few draws, and their mean has a smaller error. The background q_0
+    is the Gaussian with the moments of the chain. It limits the error: log q >= log w_0 + log q_0(x) everywhere.
 
     Args:
-        build: from one member's parameters to its distribution, a flow with event shape (d,).
+        build: function from the parameters of one member to its distribution, a flow with event shape (d,).
         members: parameters with a leading axis of K members.
-        weights: (K + 1,) of the members and, last, the background; they sum to one.
+        weights: (K + 1,) weights of the members and, last, of the background; they sum to one.
         background: q_0, with event shape (d,).
     """
 
@@ -51,8 +51,8 @@ class Ensemble(distrax.Distribution):
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         """Returns n independent draws (n, d).
 
-        The member of each draw is chosen first, the draws of a member are then made together, in blocks of one size:
-        about as much work as one flow alone, and no more memory than a block needs.
+        The member of each draw is chosen first. The draws of a member are then made together, in blocks of one size.
+        This takes about as much work as one flow, and the memory of one block.
         """
         key_choice, key_background, key_members = jax.random.split(key, 3)
         k = len(self._weights) - 1
@@ -71,12 +71,12 @@ class Ensemble(distrax.Distribution):
 
 
 class Blocks(NamedTuple):
-    """Draws of several members in blocks of one size, each block of one member.
+    """Draws of several members in blocks of one size. All draws in a block are from one member.
 
     Attributes:
         size: draws per block.
-        member: (m,) whose draws a block holds.
-        place: (n,) where each draw is found among the m * size of all blocks.
+        member: (m,) member of each block.
+        place: (n,) position of each draw among the m * size draws of all blocks.
     """
 
     size: int
@@ -85,13 +85,13 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(choice: jax.Array, members: int, n: int) -> Blocks:
-    """Returns the blocks for n draws whose members were chosen, (n,) of 0 ... members; the last is no member's.
+    """Returns the blocks for n draws with members `choice` (n,) from 0 to members; the last value is the background.
 
-    There are n // size + members blocks whatever the choice, so that shapes are known when it is not.
+    The number of blocks is always n // size + members, so that shapes are known before the choice is.
     """
     size = max(1, min(n // members, _BLOCK))
     counts = jnp.zeros(members, int).at[choice].add(1, mode="drop")
-    last = jnp.cumsum(-(-counts // size))  # blocks up to and with each member's
+    last = jnp.cumsum(-(-counts // size))  # number of blocks up to and including each member
     member = jnp.minimum(jnp.searchsorted(last, jnp.arange(n // size + members), side="right"), members - 1)
     of_member = jax.nn.one_hot(choice, members, dtype=int)
     rank = jnp.take_along_axis(jnp.cumsum(of_member, axis=0), choice[:, None], axis=1, mode="clip")[:, 0] - 1

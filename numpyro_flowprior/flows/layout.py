@@ -1,10 +1,10 @@
-"""Which arrays a flow of a configuration has, their shapes and names, and which half each coupling changes. No JAX.
+"""Names and shapes of the arrays of a flow, and the half of the coordinates that each coupling changes. No JAX.
 
 `params` is a nested dictionary of arrays:
     support.scale (d,), whitening.loc (d,), whitening.tril (d, d)     fixed, computed from the chain
     final.log_scale (d,), final.shift (d,), couplings[j][layer], base trained
-With several members, or a background, the trained arrays have a leading axis of members, the one of most weight
-first, and mixture.weights (members + 1,) is there too, chosen on rows that the members did not see.
+With several members, or a background, the trained arrays have a leading axis of members. The member with the largest
+weight is first. There is also mixture.weights (members + 1,), chosen on rows that the members did not see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .config import FlowConfig
 
 Params = dict[str, Any]
 Shape = tuple[int, ...]
-FIXED = ("support", "whitening", "mixture")  # the parameters that training leaves alone
+FIXED = ("support", "whitening", "mixture")  # parameters that training does not change
 
 MAX_BASE_LOG_SCALE = 3.0  # a mixture component is at most e^3 wider or narrower than the standard normal
 SPLINE_REACH = 3.0  # bound on a spline's raw parameters: neighbouring bins differ by at most e^6 in width
@@ -33,9 +33,9 @@ def is_ensemble(config: FlowConfig) -> bool:
 def coupling_masks(config: FlowConfig, dim: int) -> list[np.ndarray]:
     """Returns one boolean mask (d,) per coupling: True where a coordinate passes through and conditions the others.
 
-    N pairs, in each pair one half of the coordinates first, then the other: the even and the odd ones ("alternating"),
-    or, from the second pair on, those of a random order that is drawn anew for each pair ("permuted"). In one
-    dimension there is nothing to condition on, and so no coupling.
+    There are N pairs. Each pair changes one half of the coordinates first, then the other. The halves are the even and
+    the odd coordinates ("alternating"), or from the second pair on those of a new random order for each pair
+    ("permuted"). In one dimension there is nothing to condition on, and so no coupling.
     """
     if dim == 1:
         return []
@@ -48,7 +48,7 @@ def coupling_masks(config: FlowConfig, dim: int) -> list[np.ndarray]:
 
 
 def network_sizes(config: FlowConfig, mask: np.ndarray) -> list[list[int]]:
-    """Returns the layer sizes of a coupling's networks."""
+    """Returns the layer sizes of each network of a coupling."""
     dim, passed = len(mask), int(mask.sum())
     free = dim - passed
     if config.conditioner == "roch_shen":
@@ -58,12 +58,12 @@ def network_sizes(config: FlowConfig, mask: np.ndarray) -> list[list[int]]:
 
 
 def mlp_shapes(sizes: Sequence[int]) -> list[dict[str, Shape]]:
-    """Returns the shapes of a perceptron's weights and biases, layer by layer."""
+    """Returns the shapes of the weights and biases of a perceptron, layer by layer."""
     return [{"weight": (n_in, n_out), "bias": (n_out,)} for n_in, n_out in pairwise(sizes)]
 
 
 def base_shapes(config: FlowConfig, dim: int) -> dict[str, Shape]:
-    """Returns the shapes of the base's arrays: none for a standard normal."""
+    """Returns the shapes of the arrays of the base: none for a standard normal."""
     if config.base == "normal":
         return {}
     k = config.components
@@ -71,7 +71,7 @@ def base_shapes(config: FlowConfig, dim: int) -> dict[str, Shape]:
 
 
 def param_shapes(config: FlowConfig, dim: int) -> Params:
-    """Returns the shape of every array in a flow's params, nested as they are."""
+    """Returns the shape of every array of a flow, nested as in `params`."""
     lead = (config.members,) if is_ensemble(config) else ()
     networks = [
         [layer for sizes in network_sizes(config, mask) for layer in mlp_shapes(sizes)]
@@ -93,7 +93,7 @@ def _led(lead: Shape, shapes: dict[str, Shape]) -> dict[str, Shape]:
 
 
 def map_params(function: Callable[[Any], Any], nested: Any) -> Any:
-    """Returns what is nested in dicts and lists with a function applied to every leaf."""
+    """Returns nested dicts and lists with a function applied to every leaf."""
     if isinstance(nested, dict):
         return {key: map_params(function, value) for key, value in nested.items()}
     if isinstance(nested, list):
@@ -102,7 +102,7 @@ def map_params(function: Callable[[Any], Any], nested: Any) -> Any:
 
 
 def flatten_params(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns {"couplings/0/1/weight": leaf, ...}: what is nested in dicts and lists under flat names, for files."""
+    """Returns {"couplings/0/1/weight": leaf, ...}: the leaves of nested dicts and lists by flat names, for files."""
     if not isinstance(nested, dict | list):
         return {prefix[:-1]: nested}
     items = nested.items() if isinstance(nested, dict) else enumerate(nested)

@@ -14,9 +14,9 @@ Layers = list[dict[str, Any]]  # arrays of JAX or NumPy
 
 
 def init_mlp(key: jax.Array, sizes: Sequence[int]) -> Layers:
-    """Returns the weights of a perceptron with the given layer sizes whose output is zero everywhere.
+    """Returns the initial weights of a perceptron with the given layer sizes. Its output is zero everywhere.
 
-    Hidden layers are drawn with variance 2 / fan-in (He et al. 2015); the last layer is zero, so that a coupling
+    Hidden layers are drawn with variance 2 / fan-in (He et al. 2015). The last layer is zero, so that a coupling
     starts as the identity.
     """
     layers = []
@@ -38,9 +38,9 @@ def apply_mlp(layers: Layers, x: jax.Array, activation: Callable[[jax.Array], ja
 
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns x @ y to the last digit of its type on every device.
+    """Returns x @ y in the full precision of its dtype on every device.
 
-    GPUs multiply float32 matrices in a format of ten binary digits unless they are told otherwise: log densities were
-    off by up to 0.02 nats there, and maps did not invert each other beyond three digits.
+    By default GPUs multiply float32 matrices in a format of ten binary digits. Log densities were then wrong by up to
+    0.02 nats, and maps and their inverses agreed only to three digits.
     """
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

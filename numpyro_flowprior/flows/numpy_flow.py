@@ -1,4 +1,4 @@
-"""The trained part of a flow in NumPy, float64: what build.py makes of Distrax, written out. No JAX.
+"""The trained part of a flow in NumPy and float64: the flow of build.py without JAX and Distrax.
 
 Points are whitened and unconstrained, (n, d). The transport and its parameters are described in build.py and layout.py.
 """
@@ -17,7 +17,7 @@ from .bounds import LOG_ROOT_TWO_PI
 from .config import MIN_BIN, FlowConfig
 from .layout import MAX_BASE_LOG_SCALE, SPLINE_REACH, Params
 
-_MIN_SLOPE = 1e-4  # of a spline at a knot, Distrax's
+_MIN_SLOPE = 1e-4  # minimum slope of a spline at a knot, as in Distrax
 
 Pair = tuple[FloatArray, FloatArray]
 
@@ -28,8 +28,8 @@ class NumpyFlow:
 
     Attributes:
         config: architecture.
-        masks: (d,) of bool for each coupling, True where a coordinate passes through.
-        params: trained parameters, nested as in layout.py, of this flow alone.
+        masks: boolean mask (d,) of each coupling, True where a coordinate passes through.
+        params: trained parameters of this flow only, nested as in layout.py.
     """
 
     config: FlowConfig
@@ -93,7 +93,7 @@ def _base_sample(
 
 
 def _conditioned(config: FlowConfig, passed: FloatArray, weights: Any) -> tuple[FloatArray, FloatArray, _Spline | None]:
-    """Returns log-scale (n, free), shift (n, free) and spline of a coupling, given the half that passes, (n, d - free).
+    """Returns log-scale (n, free), shift (n, free) and spline of a coupling from the half that passes, (n, d - free).
 
     The formulas are those of couplings.py.
     """
@@ -125,7 +125,7 @@ def _bounded(raw: FloatArray, limit: float) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class _Spline:
-    """Monotonic rational-quadratic splines on [-hull, hull], the identity beyond; one for each point and coordinate.
+    """Monotonic rational-quadratic splines on [-hull, hull], one for each point and coordinate; the identity beyond.
 
     Attributes:
         hull: half the range.
@@ -162,7 +162,7 @@ class _Spline:
         return np.where(inside, left + width * t, y), np.where(inside, log_det, 0.0)
 
     def _bin(self, at: FloatArray, knots: FloatArray) -> tuple[FloatArray, ...]:
-        """Returns left, width, bottom, height and the slopes at both ends of the bin that each value is in."""
+        """Returns left edge, width, bottom, height and the slopes at both ends of the bin that contains each value."""
         number = np.sum(at[..., None] >= knots[..., 1:-1], axis=-1, keepdims=True)
 
         def ends(values: FloatArray) -> Pair:
@@ -174,14 +174,14 @@ class _Spline:
 
 
 def _root(steep: FloatArray, b: FloatArray, w: FloatArray) -> FloatArray:
-    """Returns t in [0, 1] with (steep - b) t^2 + b t - steep w = 0, by the formula that does not cancel."""
+    """Returns t in [0, 1] with (steep - b) t^2 + b t - steep w = 0, by the formula without cancellation."""
     root = np.sqrt(np.maximum(b * b + 4.0 * (steep - b) * steep * w, 0.0))
     above, below = np.where(b >= 0, 2.0 * steep * w, root - b), np.where(b >= 0, b + root, 2.0 * (steep - b))
     return np.clip(above / below, 0.0, 1.0)
 
 
 def _spline(raw: FloatArray, hull: float, bins: int) -> _Spline:
-    """Returns the splines of raw parameters (n, free, 3 bins + 1): widths, heights, slopes; all zero: the identity."""
+    """Returns the splines of raw parameters (n, free, 3 bins + 1): widths, heights, slopes. All zeros: the identity."""
     widths, heights = softmax(raw[..., :bins], axis=-1), softmax(raw[..., bins : 2 * bins], axis=-1)
     shift = np.log(np.expm1(1.0 - _MIN_SLOPE))
     slope = np.logaddexp(raw[..., 2 * bins :] + shift, 0.0) + _MIN_SLOPE

@@ -1,4 +1,4 @@
-"""The declared support in NumPy, float64: the formulas of support.py, which has the reasons, without JAX."""
+"""The declared support in NumPy and float64, without JAX. The formulas are those of support.py, which explains them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def to_line(theta: FloatArray, space: ParameterSpace, scale: FloatArray) -> Pair
 
 
 def from_line(z: FloatArray, space: ParameterSpace, scale: FloatArray) -> FloatArray:
-    """Returns theta (n, d), the inverse of `to_line`; rounding may put a point on an edge."""
+    """Returns theta (n, d), the inverse of `to_line`; rounding may put a point on a bound."""
     theta = z.copy()
     lower, upper = space.bounds.T
     for kind, j in columns_by_kind(space).items():

@@ -1,13 +1,13 @@
-"""The declared support as a bijector: R^d to a product of intervals, half lines and lines.
+"""The declared support as a bijector from R^d to a product of intervals, half lines and lines.
 
 - interval (l, u): theta = l + (u - l) Phi(z), so that a flat marginal is exactly standard normal;
-- half line (l, inf): theta = l + s x with x / (1 + x) = Phi(z), so that a density that is finite at the edge has an
-  exactly normal tail there, and a tail 1/x^2 far out too; between, it acts like a logarithm (and the mirror image for
-  (-inf, u)); s is a scale taken from the data;
+- half line (l, inf): theta = l + s x with x / (1 + x) = Phi(z) and a scale s from the data. A density that is finite at
+  the bound is mapped to an exactly normal tail, and so is a tail 1/x^2 far from the bound. Between these, the map acts
+  like a logarithm. (-inf, u) is the mirror image;
 - line: the identity.
 
-Everything is computed from the distance to the nearest edge, with the bound split into two numbers of the working
-precision, so that float32 keeps its relative resolution at both edges.
+Everything is computed from the distance to the nearest bound. The bound is split into two numbers of the working
+precision, so that float32 keeps its relative resolution at both ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def distance_to(theta: jax.Array, bound: np.ndarray) -> jax.Array:
     """Returns theta - bound, exact to the working precision even where the bound itself is not representable."""
     high = bound.astype(theta.dtype)
     low = (bound - high.astype(np.float64)).astype(theta.dtype)
-    return jax.lax.optimization_barrier(theta - high) - low  # else XLA folds the two constants into one
+    return jax.lax.optimization_barrier(theta - high) - low  # prevents XLA from merging the two constants
 
 
 def interval_to_line(theta: jax.Array, lower: np.ndarray, upper: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -68,7 +68,7 @@ def line_to_interval(z: jax.Array, lower: np.ndarray, upper: np.ndarray) -> tupl
 
 
 def half_line_to_line(distance: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (z, log |dz / d distance|) for a distance > 0 from the edge of a half line."""
+    """Returns (z, log |dz / d distance|) for a distance > 0 from the bound of a half line."""
     x = jnp.maximum(distance / scale, EDGE)
     near = jnp.minimum(x, 1.0) / (1.0 + x)
     far = 1.0 / (1.0 + x)
@@ -83,7 +83,7 @@ def line_to_half_line(z: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 class Support(distrax.Bijector):
-    """R^d to the declared support of a ParameterSpace, as a Distrax bijector with event shape (d,).
+    """Distrax bijector from R^d to the declared support of a ParameterSpace, with event shape (d,).
 
     Args:
         space: the parameters and their bounds (static).
@@ -99,7 +99,7 @@ class Support(distrax.Bijector):
         return self._columnwise(z, to_line=False)
 
     def inverse_and_log_det(self, theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns z (..., d) and log |det dz / dtheta| (...,), as if from the edge for points outside."""
+        """Returns z (..., d) and log |det dz / dtheta| (...,). Points outside are treated as points at the bound."""
         return self._columnwise(theta, to_line=True)
 
     def _columnwise(self, x: jax.Array, *, to_line: bool) -> tuple[jax.Array, jax.Array]:
@@ -136,7 +136,7 @@ def _half_line(
 
 
 def inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
-    """Returns whether each point (..., d) is in the closed support, judged in its own precision: (...,) of bool."""
+    """Returns whether each point (..., d) is in the closed support, in its own precision, as bool (...,)."""
     theta = theta.astype(jnp.result_type(theta, float))
     lower, upper = representable_bounds(space, theta.dtype)
     return jnp.all((theta >= lower) & (theta <= upper), axis=-1)

@@ -1,1 +1,1 @@
-"""Chains in the formats of files and of other packages: readers and writers."""
+"""Readers and writers of chains in the formats of files and of other packages."""

@@ -1,4 +1,4 @@
-"""Arrays and dictionaries in memory: samples, or one array per parameter, with fields beside."""
+"""Reads arrays and dictionaries in memory: samples or one array per parameter, with optional fields per draw."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _POCOMC = {
     "logz": "log_evidence",
     "logz_err": "log_evidence_error",
 }
-_OTHERS = {"weight": "weights", "paramnames": "names", "logzerr": "log_evidence_error"}  # dynesty's and UltraNest's
+_OTHERS = {"weight": "weights", "paramnames": "names", "logzerr": "log_evidence_error"}  # dynesty and UltraNest
 _LOG_WEIGHTS = ("logwt", "logw")
-_TURNED = 0.2  # correlation of neighbours along an axis that makes it the steps of a sampler
+_TURNED = 0.2  # correlation of neighbours along an axis above which the axis may be the steps of a sampler
 
 
 def read_array(
@@ -41,8 +41,7 @@ def read_array(
 ) -> Table:
     """Returns the table of samples (n, d) or (chains, draws, d), or of a structured array with named fields.
 
-    What is given beside the samples has one value per draw: (n,), or (chains, draws); `weights_kind` and `rows` are
-    those of a Chain.
+    The other arrays have one value per draw, shape (n,) or (chains, draws). `weights_kind` and `rows` are as in Chain.
     """
     given = (log_prob, log_prior, log_likelihood, weights, chain_id, family_id)
     fields = {name: np.asarray(values) for name, values in zip(FIELDS, given, strict=True) if values is not None}
@@ -64,16 +63,16 @@ def read_array(
 def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a dictionary.
 
-    It is one of these:
-    - {name: values (n,) or (n, ...)}, with log_prob, log_prior, log_likelihood, weight(s), chain_id, family_id as they
-      say, and bounds, units and labels as dictionaries by name;
-    - {samples: (n, d) or (chains, draws, d), names: (d,), ...}, with the same beside, and bounds, units and labels as
-      in npz files;
-    - what analyses with pocoMC publish, {chain (n, d), weights, logl, logp, logz, logz_err}, the log prior in logp;
-    - what nested samplers give, {samples, logl, logz, ...}, with log weights in logwt (dynesty) or logw.
+    The dictionary has one of these forms:
+    - {name: values (n,) or (n, ...)}. log_prob, log_prior, log_likelihood, weight(s), chain_id and family_id are
+      recognised by name. bounds, units and labels are dictionaries by parameter name.
+    - {samples: (n, d) or (chains, draws, d), names: (d,), ...}, with the same fields. bounds, units and labels are as
+      in npz files.
+    - {chain (n, d), weights, logl, logp, logz, logz_err}, which analyses with pocoMC publish. logp is the log prior.
+    - {samples, logl, logz, ...}, from nested samplers. The log weights are in logwt (dynesty) or logw.
     """
     if not all(isinstance(name, str) for name in record):
-        raise TypeError(f"expected names as keys; got {shorten(name for name in record if not isinstance(name, str))}.")
+        raise TypeError(f"expected string keys; got {shorten(name for name in record if not isinstance(name, str))}.")
     record = _renamed(record, _OTHERS)
     if np.ndim(record.get("chain", 0)) == 3:
         record = _renamed(record, {"chain": "samples"})
@@ -87,7 +86,7 @@ def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> T
         record = _renamed(record, _POCOMC)
     if nested:
         record["weights"] = exponentiated(np.asarray(record.pop(nested), np.float64))
-        for name in EVIDENCE:  # dynesty's are of every step: the last one is the run's
+        for name in EVIDENCE:  # dynesty has one value per step; the last is that of the run
             record[name] = np.ravel(record[name])[-1] if record.get(name) is not None else None
     known = ("samples", *ENTRIES, *FIELDS, *EVIDENCE, *KINDS)
     fields = {name: np.asarray(record[name]) for name in FIELDS if record.get(name) is not None}
@@ -95,7 +94,7 @@ def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> T
         "source": "dictionary of pocoMC" if published else "dictionary",
         "log_prob": "as given" if "log_prob" in fields else _NO_LOG_PROB,
     }
-    left_out = {name: "not an entry that a chain has" for name in record if name not in known}
+    left_out = {name: "not an entry of a chain" for name in record if name not in known}
     samples = float_array(record["samples"], "samples")
     if samples.ndim == 3:
         samples, fields = _flattened(samples, fields)
@@ -116,25 +115,25 @@ def read_dict(record: Mapping[str, Any], *, parameters: Sequence[str] = ()) -> T
 
 
 def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a record under other names, but for those that it has already."""
+    """Returns a record with its keys renamed. A key stays if the record already has the new name."""
     return {names[key] if names.get(key, key) not in record else key: value for key, value in record.items()}
 
 
 def _flattened(array: FloatArray, fields: dict[str, Any]) -> tuple[FloatArray, dict[str, Any]]:
-    """Returns samples (chains, draws, d) and what is beside them as rows, chain after chain."""
+    """Returns samples (chains, draws, d) and their fields as rows, one chain after the other, with chain ids."""
     chains, draws, dim = array.shape
     if chains > draws and _neighbours(array, 0) > max(_TURNED, 2.0 * _neighbours(array, 1)):
         raise ValueError(
-            f"samples: expected (chains, draws, parameters); got {array.shape}, whose rows are correlated along the "
-            "first axis, not the second, as emcee's get_chain() gives (steps, walkers, parameters). Pass the sampler "
-            "itself, or samples.swapaxes(0, 1)."
+            f"samples: expected shape (chains, draws, parameters); got {array.shape}, with values correlated along the "
+            "first axis and not along the second. emcee's get_chain() has shape (steps, walkers, parameters). Pass the "
+            "sampler itself, or samples.swapaxes(0, 1)."
         )
     flat = {name: values.reshape(-1) for name, values in fields.items()}
     return array.reshape(-1, dim), {"chain_id": np.repeat(np.arange(chains), draws), **flat}
 
 
 def _neighbours(array: FloatArray, axis: int) -> float:
-    """Returns the largest correlation of a parameter (chains, draws, d) with its neighbour along an axis."""
+    """Returns the correlation of neighbours along an axis of (chains, draws, d): the largest over the parameters."""
     centred = array - array.mean(axis=(0, 1))
     if array.shape[axis] < 2:
         return 0.0
@@ -147,7 +146,8 @@ def _require_rows(table: Table) -> Table:
     rows, columns = table.samples.shape
     if 1 < rows < columns:
         raise ValueError(
-            f"expected more rows than parameters; got {rows} of {columns}. Arrays begin with the rows: flatten draws "
-            "grouped by chain, (chains, draws, ...), to (chains * draws, ...), and say which is whose by chain_id."
+            f"expected more rows than parameters; got {rows} rows of {columns} parameters. The first axis of an array "
+            "is that of the rows. If draws are grouped by chain, (chains, draws, ...), flatten them to "
+            "(chains * draws, ...), and pass chain_id."
         )
     return table

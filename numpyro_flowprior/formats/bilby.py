@@ -1,4 +1,4 @@
-"""bilby: the JSON of a Result (also gzipped), and the object itself."""
+"""Reads bilby results: the JSON file of a Result (also gzipped), and the object itself."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .columns import table_of_columns
 from .table import Table
 
 _DENSITIES = ("log_likelihood", "log_prior")
-_NONE = "none: the columns log_likelihood and log_prior are not both there"
+_NONE = "none: the columns log_likelihood and log_prior are not both present"
 _NESTED = {"cpnest", "dynamic_dynesty", "dynesty", "nautilus", "nessai", "nestle", "pymultinest", "pypolychord"}
-_NESTED |= {"ultranest"}  # whose posteriors bilby resamples to equal weights
+_NESTED |= {"ultranest"}  # bilby resamples the posteriors of these samplers to equal weights
 
 
 def read_bilby(path: Path) -> Table:
     """Returns the table of a bilby result file: the posterior's search parameters, with bounds from its priors.
 
-    Other columns (fixed and converted parameters) are derived: they are read only if a space asks for them. What no
-    bounds can hold of a prior (constraints, periodic parameters, discrete values) is in `info["priors"]`.
+    Other columns (fixed and converted parameters) are marked as derived and read only on request. `info["priors"]`
+    lists what bounds cannot express about a prior (constraints, periodic parameters, discrete values).
     """
     raw = path.read_bytes()
     try:
@@ -66,12 +66,12 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
     missing = [name for name in searched if name not in columns]
     if missing:
         raise ValueError(
-            f"expected columns for the search parameters; {shorten(missing)} missing from {list(columns)}."
+            f"expected columns for all search parameters; {shorten(missing)} missing from {list(columns)}."
         )
     texts = {name for name, values in columns.items() if np.asarray(values).dtype.kind not in "fiu"}
     unread = [name for name in texts if name in searched]
     if unread:
-        raise ValueError(f"expected numbers for the search parameters; {shorten(unread)} hold something else.")
+        raise ValueError(f"expected numbers for the search parameters; got other values in {shorten(unread)}.")
     numbers = {name: values for name, values in columns.items() if name not in texts}
     theirs = {"log_evidence": "log_evidence", "log_evidence_error": "log_evidence_err"}
     evidence = {name: number_of(record.get(their_name)) for name, their_name in theirs.items()}
@@ -98,7 +98,7 @@ def _table(columns: Mapping[str, Any], record: Mapping[str, Any], priors: Mappin
             **({"left_out": left_out} if left_out else {}),
             **({"priors": notes} if notes else {}),
         },
-        complaints=tuple(f"{name}: left out, as it is {left_out[name]}." for name in unusable),
+        complaints=tuple(f"{name}: left out, because it is {left_out[name]}." for name in unusable),
         rows="independent" if str(record.get("sampler")).lower() in _NESTED else None,
     )
 

@@ -1,7 +1,7 @@
-"""What the priors in a bilby result say of a parameter: bounds, which some kinds have in themselves, and what else.
+"""Reads the bounds of parameters from the priors in a bilby result, and notes what bounds cannot express.
 
-bilby writes a prior as its class and the arguments of its constructor. Those of a HalfGaussian are a width: that it
-ends at zero is in the class.
+bilby writes a prior as its class and the arguments of its constructor. Some bounds follow from the class alone: the
+argument of a HalfGaussian is a width, and its lower bound of zero is implied by the class.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _DISCRETE = {"WeightedDiscreteValues", "DiscreteValues"}
 _COUNTED = {"WeightedCategorical", "Categorical"}
 _CONDITIONAL = "Conditional"
 
-_SAYS_TEXT = "written as text, of which no bounds are read: pass a ParameterSpace"
-_SAYS_PERIODIC = "periodic: its two edges are one place, which a flow does not know"
+_SAYS_TEXT = "written as text, from which no bounds are read: pass a ParameterSpace"
+_SAYS_PERIODIC = "periodic: its two ends are the same point, which a flow does not take into account"
 _SAYS_DISCRETE = "takes discrete values, which have no density: leave it out"
-_SAYS_CONSTRAINED = "a constraint on the other parameters: their prior ends at it, which no bounds tell"
+_SAYS_CONSTRAINED = "a constraint on the other parameters: it truncates their prior, and bounds cannot express this"
 _SAYS_CONDITIONAL = (
-    "its bounds move with other parameters, and rows lie beyond those that the file has: taken as unbounded"
+    "its bounds depend on other parameters, and rows are outside the bounds in the file: taken as unbounded"
 )
 
 
 def bounds_of(prior: Mapping[str, Any]) -> tuple[float, float]:
-    """Returns the bounds of a parameter under a prior, infinite where it has none.
+    """Returns the lower and upper bound of a parameter under a prior; infinite if there is none.
 
-    Those in the arguments go before those of the class; of a conditional prior they are those that it starts from.
+    Bounds in the arguments take precedence over those of the class. For a conditional prior they are its initial ones.
 
     Args:
-        prior: the class as `__name__`, its arguments as `kwargs`.
+        prior: its class as `__name__`, its arguments as `kwargs`.
     """
     name, arguments = kind_of(prior), _arguments(prior)
     low, high = _of_class(name, arguments)
     ends = [number_of(arguments.get(end)) for end in ("minimum", "maximum")]
-    if name == "SymmetricLogUniform" and ends[1] is not None:  # of either sign; the minimum is that of its size
+    if name == "SymmetricLogUniform" and ends[1] is not None:  # both signs; the minimum is that of the absolute value
         ends[0] = -ends[1]
     return (low if ends[0] is None else ends[0], high if ends[1] is None else ends[1])
 
@@ -87,16 +87,16 @@ def _of_joint(joint: Mapping[str, Any], name: str) -> tuple[float, float]:
 
 
 def kind_of(prior: Mapping[str, Any]) -> str:
-    """Returns the class of a prior, of a conditional one that of what it conditions."""
+    """Returns the class of a prior; for a conditional prior, the class without the prefix "Conditional"."""
     return str(prior.get("__name__", "")).removeprefix(_CONDITIONAL)
 
 
 def notes_on(priors: Mapping[str, Any], beyond: Mapping[str, bool]) -> dict[str, str]:
-    """Returns, by parameter, what a density with bounds cannot hold of its prior.
+    """Returns {parameter: what a density with bounds cannot express about its prior}.
 
     Args:
-        priors: of all parameters, and constraints.
-        beyond: whether rows are outside of a parameter's bounds.
+        priors: {name: prior} of all parameters, and constraints.
+        beyond: {name: whether rows are outside the bounds} of the sampled parameters.
     """
     notes = {}
     for name, prior in priors.items():
@@ -123,7 +123,7 @@ def is_conditional(prior: Mapping[str, Any]) -> bool:
 
 
 def keyword(prior: Mapping[str, Any], name: str) -> Any:
-    """Returns an argument of a prior, None if it has none of that name."""
+    """Returns the argument of a prior with this name; None if there is none."""
     return _arguments(prior).get(name)
 
 
@@ -144,8 +144,8 @@ def _range(values: Any) -> tuple[float, float]:
 
 
 def number_of(value: Any) -> float | None:
-    """Returns a number as bilby writes it; None if it is none."""
-    if isinstance(value, Mapping) and np.ndim(value.get("content", ())) == 0:  # as bilby writes NumPy's numbers
+    """Returns a number in bilby's format as a float; None if it is not a number."""
+    if isinstance(value, Mapping) and np.ndim(value.get("content", ())) == 0:  # as bilby writes NumPy numbers
         value = value.get("content")
     with suppress(TypeError, ValueError):
         return None if value is None or np.isnan(float(value)) else float(value)

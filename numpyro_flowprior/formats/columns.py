@@ -1,8 +1,7 @@
-"""Columns of named values: which are parameters, which belong to each draw, and which only number the rows.
+"""Decides which named columns are parameters, which are fields of each draw, and which only number the rows.
 
-csv and parquet files, pandas frames, dictionaries and bilby's results are tables of named columns, and tell by names
-alone what a column is. A log density or a row number that is taken for a parameter makes a prior silently wrong; so
-does a column of weights that is taken for one.
+csv and parquet files, pandas frames, dictionaries and bilby results are tables of named columns. Only the name declares
+what a column is. If a log density, a row number or a weight is read as a parameter, the prior is silently wrong.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ _DENSITY = re.compile(
     r"(log|ln)(p|prob|post|posterior|like|lik|likelihood|prior|l|lkl|pdf)|lp|(minus|m)(log|ln)(post|prior|like|lik|lkl)|"
     r"nll|chi2|potentialenergy"
 )
-_NEGATIVE = re.compile(r"m.*|nll|chi2|potentialenergy")  # of those
-_PERIODS = {"logP", "lnP"}  # of which these are the logarithm, as a rule
+_NEGATIVE = re.compile(r"m.*|nll|chi2|potentialenergy")  # those for minus a log density
+_PERIODS = {"logP", "lnP"}  # usually the logarithm of a period, not a log density
 _UNNAMED = re.compile(r"Unnamed: \d+|__index_level_\d+__")
-_ALONG = re.compile(r".+_dim_\d+")  # xarray's name of a place along a variable
-_FEWEST = 10  # steps of one size: a column of fewer may have them by chance
+_ALONG = re.compile(r".+_dim_\d+")  # xarray's name for an index along a dimension of a variable
+_FEWEST = 10  # equal steps; a column with fewer may have them by chance
 _UNCLEAR = (
-    "the name is that of a log density. Call it log_prob (the log posterior, prior included), log_prior or "
-    "log_likelihood if it is one of these"
+    "the name denotes a log density. If it is the log posterior (prior included), the log prior or the log likelihood, "
+    "call it log_prob, log_prior or log_likelihood"
 )
 _UNCLEAR_SIGN = (
-    "the name is that of minus a log density. If it is minus the log posterior, prior included, pass it with the other "
-    "sign as log_prob"
+    "the name denotes minus a log density. If it is minus the log posterior (prior included), change its sign and call "
+    "it log_prob"
 )
-_STEADY = "it counts the rows, in steps of one size"
-_REPEATED = "the name is that of a row number, and it holds whole numbers"
+_STEADY = "it counts the rows in equal steps"
+_REPEATED = "the name denotes a row number, and it holds whole numbers"
 _SUM = "log_likelihood + log_prior: log posterior up to a constant, prior included"
 
 
@@ -49,19 +48,19 @@ def table_of_columns(
 ) -> Table:
     """Returns the table of named columns, (n,) or (n, ...) each; vectors become `name[0]`, `name[1]`, ...
 
-    log_prob, log_prior, log_likelihood, weight(s), chain_id and family_id are what they say. So are, in any spelling,
-    weights, logarithms of weights (`logwt`), and the chains and row numbers of other packages (`chain__`, `.draw`,
-    `Unnamed: 0`). Stan's and PyMC's own columns (`lp__`) are left out. A column whose name is that of a log density but
-    does not say of which (`logp`, `LogLikelihood`), and one that counts the rows, are doubtful (see Table).
+    log_prob, log_prior, log_likelihood, weight(s), chain_id and family_id are recognised by name. So are, in any
+    spelling, weights, logarithms of weights (`logwt`), and the chain and row numbers of other packages (`chain__`,
+    `.draw`, `Unnamed: 0`). Internal columns of Stan and PyMC (`lp__`) are left out. Doubtful columns (see Table)
+    are those with the name of a log density that does not say which (`logp`, `LogLikelihood`), and counts of the rows.
 
     Args:
         columns: {name: values}.
-        index: {name: (n,)} levels of a frame's index. Weights and chains are what they say, all others labels of rows.
-        parameters: names of columns that are parameters, whatever they are called.
+        index: {name: (n,)} levels of a frame's index. Weights and chains are recognised by name; others label the rows.
+        parameters: names of columns that are parameters, even if they look like something else.
         **parts: further fields of the table.
 
     Raises:
-        ValueError: two columns of weights; no parameter; one row for each element of a vector (long format).
+        ValueError: there are two columns of weights, no parameter, or one row per element of a vector (long format).
     """
     index = index or {}
     labels = _labels(index, columns)
@@ -77,25 +76,25 @@ def table_of_columns(
     why |= numbers | dict.fromkeys(own, "the sampler's own column")
     why |= {name: "labels of rows" for name in index if name not in labels}
     kept = {name: values for name, values in others.items() if name not in why}
-    if not kept.keys() - doubts.keys():  # of nothing but counts, the counts are what the table is about
+    if not kept.keys() - doubts.keys():  # if there are only counts, they are the parameters
         doubts = {name: doubt for name, doubt in doubts.items() if doubt != _STEADY}
     if not kept.keys() - doubts.keys():
         raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
     names, samples = flattened(kept)
     doubtful = {column: why for name, why in doubts.items() for column in flattened({name: kept[name]})[0]}
     info: dict[str, Any] = {
-        "log_prob": "column 'log_prob', taken at its name" if "log_prob" in fields else "none: no such column"
+        "log_prob": "column 'log_prob', recognised by name" if "log_prob" in fields else "none: no such column"
     }
     info |= parts.pop("info", {})
     if why or info.get("left_out"):
         info["left_out"] = {**why, **info.get("left_out", {})}
     if any(_plain(name) in _WEIGHTS for name in labels) and not are_counts(fields["weights"]):
-        parts.setdefault("weights_kind", "importance")  # a nested sampler's (anesthetic); MCMC has counts there
+        parts.setdefault("weights_kind", "importance")  # of a nested sampler (anesthetic); MCMC has counts there
     return with_log_posterior(Table(samples, names, fields, **{"doubtful": doubtful, **parts, "info": info}))
 
 
 def no_parameters(columns: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of columns (n,) that `table_of_columns` would not take for parameters."""
+    """Returns the names of columns (n,) that `table_of_columns` would not read as parameters."""
     taken = [name for name in columns if name in FIELDS or _is_own(name) or _plain(name) in _WEIGHTS | _LOG_WEIGHTS]
     free = {name: values for name, values in columns.items() if name not in taken}
     _, labels = _fields({}, free)
@@ -104,7 +103,7 @@ def no_parameters(columns: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def with_log_posterior(table: Table) -> Table:
-    """Returns the table with log_prob = log_likelihood + log_prior, where it has both."""
+    """Returns the table with log_prob = log_likelihood + log_prior, if it has both and no log_prob."""
     fields, info = dict(table.fields), dict(table.info)
     if "log_prob" not in fields and {"log_likelihood", "log_prior"} <= fields.keys():
         likelihood, prior = fields["log_likelihood"], fields["log_prior"]
@@ -117,7 +116,7 @@ def with_log_posterior(table: Table) -> Table:
 
 
 def _labels(index: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the levels of a frame's index that hold weights or chains, where no column does."""
+    """Returns the levels of a frame's index that hold weights or chains, unless a column has the same name."""
     known = {*map(_plain, columns)}
     return {
         name: np.asarray(values)
@@ -127,7 +126,7 @@ def _labels(index: Mapping[str, Any], columns: Mapping[str, Any]) -> dict[str, n
 
 
 def _fields(known: dict[str, Any], others: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the fields, and {column: why it is no parameter} of columns that are fields under other names."""
+    """Returns the fields, and {column: why it is not a parameter} of columns that are fields under other names."""
     fields = {name: whole_numbers(values, name) if name in LABELS else values for name, values in known.items()}
     why = {}
     single = {name: values for name, values in others.items() if values.ndim == 1}
@@ -146,13 +145,13 @@ def _fields(known: dict[str, Any], others: Mapping[str, np.ndarray]) -> tuple[di
 
 
 def exponentiated(logs: np.ndarray) -> np.ndarray:
-    """Returns weights (n,) of log weights, the largest of them one."""
+    """Returns weights (n,) from log weights, scaled so that the largest is one."""
     finite = logs[np.isfinite(logs)]
     return np.exp(logs - (finite.max() if finite.size else 0.0))
 
 
 def _doubts(others: Mapping[str, np.ndarray], chain_id: np.ndarray | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns {column: why} of those that number the rows, and of those that may be no parameters."""
+    """Returns {column: why} of columns that number the rows, and of columns that may not be parameters."""
     numbers, doubts = {}, {}
     for name, values in others.items():
         named = _plain(name) in _NUMBERS and values.ndim == 1 and _are_whole(values)
@@ -168,7 +167,7 @@ def _doubts(others: Mapping[str, np.ndarray], chain_id: np.ndarray | None) -> tu
 
 
 def _require_wide(others: Mapping[str, np.ndarray], chain_id: np.ndarray | None) -> None:
-    """Raises ValueError where a vector's elements have a row each, as xarray's to_dataframe has them."""
+    """Raises ValueError if each element of a vector has a row of its own, as in xarray's to_dataframe."""
     along = [name for name in others if _ALONG.fullmatch(name)]
     draws = [name for name, values in others.items() if _plain(name) == "draw" and np.ndim(values) == 1]
     if draws and chain_id is not None and not along:
@@ -182,27 +181,27 @@ def _require_wide(others: Mapping[str, np.ndarray], chain_id: np.ndarray | None)
 
 
 def _base(name: str) -> str:
-    """Returns a name without its index, or what Cobaya adds to it: of `log_lik[1]` or `chi2__planck`."""
+    """Returns a name without its index (`log_lik[1]`) or the suffix that Cobaya adds (`chi2__planck`)."""
     return name.split("[")[0].split("__")[0]
 
 
 def _plain(name: str) -> str:
-    """Returns a name as it is compared: `.chain`, `chain__` and `Chain` are one; pandas' `Unnamed: 0` is none."""
+    """Returns a name as used in comparisons: the same for `.chain`, `chain__` and `Chain`, empty for `Unnamed: 0`."""
     return "" if _UNNAMED.fullmatch(name) else name.strip(" ._#").replace("_", "").lower()
 
 
 def _is_only_a_number(name: str) -> bool:
-    """Returns whether nothing but a row number is called so: what pandas makes up, R's `.draw`, CmdStan's `draw__`."""
+    """Returns whether only row numbers have this name: made up by pandas, R's `.draw`, CmdStan's `draw__`."""
     return not _plain(name) or name.startswith(".") or name.endswith("__")
 
 
 def _is_own(name: str) -> bool:
-    """Returns whether a column is a sampler's own: Stan's `energy__`, PyMC's `x_log__`."""
+    """Returns whether a column is internal to a sampler, such as Stan's `energy__` or PyMC's `x_log__`."""
     return name.endswith("__") and _plain(name) not in _CHAINS | _NUMBERS
 
 
 def _is_label(values: np.ndarray) -> bool:
-    """Returns whether whole numbers (n,) are shared by rows, as a chain's are."""
+    """Returns whether values (n,) are whole numbers that several rows share, as chain numbers are."""
     return _are_whole(values) and 2 * len(np.unique(values)) <= len(values)
 
 
@@ -216,14 +215,14 @@ def _ranks(*labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _are_distinct(values: np.ndarray, chain_id: np.ndarray | None) -> bool:
-    """Returns whether whole numbers (n,) differ from row to row, within each chain at least."""
+    """Returns whether whole numbers (n,) are all different, at least within each chain."""
     if _are_steady(values, chain_id):
         return True
     return bool(_ranks(*([] if chain_id is None else [chain_id]), values)[0].max() == 1)
 
 
 def _are_steady(values: np.ndarray, chain_id: np.ndarray | None) -> bool:
-    """Returns whether whole numbers (n,) go up or down in steps of one size, within each chain."""
+    """Returns whether values (n,) are whole numbers that rise or fall in equal steps within each chain."""
     if values.ndim != 1 or not _are_whole(values[: 2 * _FEWEST]) or not _are_whole(values):
         return False
     if chain_id is not None and np.any(np.diff(chain_id) < 0):

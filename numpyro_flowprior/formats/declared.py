@@ -1,4 +1,4 @@
-"""What arrays beside the samples declare of the parameters: names, bounds, units, labels."""
+"""Reads the names, bounds, units and labels that a source declares for its parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def declarations(record: Mapping[str, Any], columns: Sequence[str] | int) -> dic
     """Returns the names, bounds, units and labels of a table, from the entries of a record.
 
     Args:
-        record: names (d,); bounds (d, 2), or lower and upper (d,), either alone if the other is infinite; units and
-            labels (d,). All but the names may be dictionaries by name, of some of the parameters.
-        columns: the parameters' names, or how many there are.
+        record: names (d,); bounds (d, 2), or lower and upper (d,); units and labels (d,). If lower or upper is missing,
+            it is infinite. All except names may be dictionaries by name, for some of the parameters.
+        columns: names of the parameters, or their number.
 
     Raises:
-        ValueError: another number of entries than parameters, or names that no parameter has.
+        ValueError: the number of entries is not the number of parameters, or an entry names an unknown parameter.
     """
     record = {name: record[name] for name in ENTRIES if record.get(name) is not None}
     given = tuple(texts(record["names"])) if "names" in record else None
@@ -36,15 +36,15 @@ def declarations(record: Mapping[str, Any], columns: Sequence[str] | int) -> dic
 
 
 def complaint_of_unused(names: Sequence[str], what: str) -> tuple[str, ...]:
-    """Returns what to tell of entries that no chain has, if there are any."""
+    """Returns a warning about entries that a chain does not have; empty if there are none."""
     if not names:
         return ()
     known = sorted({"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS})
-    return (f"{what} that were not used: {shorten(names, 40)}; a chain has {shorten(known, 40)}.",)
+    return (f"{what} that were not used: {shorten(names, 40)}. A chain has {shorten(known, 40)}.",)
 
 
 def texts(array: Any) -> list[str]:
-    """Returns the strings of an array or of anything to go through, or of one string."""
+    """Returns a list of strings from an array, another iterable, or a single string."""
     array = list(array) if isinstance(array, Iterable) and not isinstance(array, str | bytes | np.ndarray) else array
     return [text.decode() if isinstance(text, bytes) else str(text) for text in np.atleast_1d(array).tolist()]
 
@@ -53,7 +53,7 @@ def _bounds(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[
     if "bounds" in record:
         both = [end for end in ("lower", "upper") if end in record]
         if both:
-            raise ValueError(f"bounds: expected them alone; got {shorten(both)} beside. Leave one of them out.")
+            raise ValueError(f"bounds: expected no separate lower or upper; got {shorten(both)}. Leave one form out.")
         if not isinstance(record["bounds"], Mapping) and np.shape(record["bounds"]) != (len(names), 2):
             got = np.shape(record["bounds"])
             raise ValueError(f"bounds: expected shape ({len(names)}, 2) for the names; got {got}.")
@@ -64,7 +64,7 @@ def _bounds(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[
 
 
 def _pair(ends: Any, name: str) -> tuple[float, float]:
-    """Returns a lower and an upper bound, infinite where there is none."""
+    """Returns a lower and an upper bound, infinite if there is none."""
     try:
         lower, upper = ends
         return -np.inf if lower is None else float(lower), np.inf if upper is None else float(upper)
@@ -73,7 +73,7 @@ def _pair(ends: Any, name: str) -> tuple[float, float]:
 
 
 def _named(values: Any, field: str, names: Sequence[str], what: str) -> dict[str, Any]:
-    """Returns {name: value} of a dictionary or of a sequence with one value for each name."""
+    """Returns {name: value} from a dictionary, or from a sequence with one value for each name."""
     if isinstance(values, Mapping):
         unknown = [name for name in values if name not in names]
         if unknown:

@@ -1,4 +1,4 @@
-"""Delimited text with a header row of names: commas, or semicolons, tabs or white space where there are none."""
+"""Reads text with a header row of names and columns separated by commas, semicolons, tabs or white space."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _COMMENT = "#"
 def read_csv(path: Path, *, parameters: Sequence[str] = ()) -> Table:
     """Returns the table of a csv file: a header row of names, then one row per draw.
 
-    Empty lines and comments (#) before the header are passed over; the last comment is the header, if numbers follow it
-    (as `numpy.savetxt` writes it). What columns are is told by their names (see `table_of_columns`).
+    Empty lines and comments (#) before the header are skipped. If numbers follow the last comment, that comment is the
+    header, as `numpy.savetxt` writes it. Columns are recognised by name (see `table_of_columns`).
     """
     header, delimiter, skip = _header(path)
     require_unique(header, "expected unique column names")
@@ -31,7 +31,7 @@ def read_csv(path: Path, *, parameters: Sequence[str] = ()) -> Table:
 
 
 def _header(path: Path) -> tuple[list[str], str | None, int]:
-    """Returns the names, what separates them (None: white space), and how many lines come before the rows."""
+    """Returns the names, their delimiter (None: white space), and the number of lines before the rows."""
     lines = _first_lines(path)
     (number, text), *rows = [line for line in lines if not line[1].startswith(_COMMENT)] or [(0, "")]
     comments = [line for line in lines if line[1].startswith(_COMMENT) and line[0] < number]
@@ -42,12 +42,12 @@ def _header(path: Path) -> tuple[list[str], str | None, int]:
     delimiter = _delimiter(text, rows[0][1] if rows else text)
     names = [cell.strip() for cell in _cells(text, delimiter)]
     if names and all(map(is_number, names)):
-        raise ValueError(f"expected a header row of names; the first row holds numbers ({shorten(names)}).")
+        raise ValueError(f"expected a header row of names; got a first row of numbers ({shorten(names)}).")
     return names, delimiter, number
 
 
 def _first_lines(path: Path) -> list[tuple[int, str]]:
-    """Returns the numbered lines that are not empty, up to the second that is no comment."""
+    """Returns the non-empty lines with their numbers, up to the second line that is not a comment."""
     found: list[tuple[int, str]] = []
     rows = 0
     with path.open(encoding=ENCODING) as file:
@@ -62,7 +62,7 @@ def _first_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _delimiter(header: str, row: str) -> str | None:
-    """Returns the first delimiter that cuts a header into as many cells as the row below it, else a likely one."""
+    """Returns the first delimiter that splits header and first row into equally many cells, or a likely one."""
     present = [mark for mark in _DELIMITERS if mark in header]
     for mark in [*present, None]:
         cells = len(_cells(header, mark))

@@ -1,4 +1,4 @@
-"""dynesty: its results and the samplers that hold them."""
+"""Reads the results of dynesty, or a sampler that holds them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from .table import Table
 
-_LOG_PROB = "none: logl is the log likelihood alone; the prior is hidden in the prior transform"
+_LOG_PROB = "none: logl is the log likelihood alone; the prior is implicit in the prior transform"
 
 
 def read_dynesty(results: Any) -> Table:
-    """Returns the table of dynesty's results (or a sampler that has them): weights exp(logwt - logz[-1]), evidence."""
+    """Returns the table of dynesty results (or of a sampler): weights exp(logwt - logz[-1]), likelihood, evidence."""
     results = getattr(results, "results", results)
     missing = [name for name in ("samples", "logwt", "logz", "logl") if not hasattr(results, name)]
     if missing:
         raise TypeError(
-            f"expected results of dynesty; got {type(results).__name__} without {', '.join(missing)}. "
+            f"expected dynesty results; got {type(results).__name__} without {', '.join(missing)}. "
             "Pass sampler.results after run_nested."
         )
     log_evidence = np.asarray(results.logz)
     if not log_evidence.size:
-        raise ValueError("expected results of a run; got none. Call run_nested first.")
+        raise ValueError("expected the results of a run; got none. Call run_nested first.")
     error = getattr(results, "logzerr", None)
     return Table(
         np.asarray(results.samples),

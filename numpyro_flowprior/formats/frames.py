@@ -1,4 +1,4 @@
-"""Tables with named columns: pandas frames, and parquet files through pyarrow, which is imported here alone."""
+"""Reads pandas frames, and reads and writes parquet files with pyarrow, which only this module imports."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .._util.checks import optional_import, require_unique, shorten
 from .columns import table_of_columns
 from .table import KINDS, Table
 
-_METADATA = b"numpyro_flowprior"  # key of what a chain says of its weights and rows
+_METADATA = b"numpyro_flowprior"  # key of the record of what the weights and rows are
 
 
 def read_pandas(frame: Any, *, parameters: Sequence[str] = ()) -> Table:
-    """Returns the table of a pandas.DataFrame with a row per draw; reserved names as in csv.
+    """Returns the table of a pandas.DataFrame with one row per draw; reserved names as in csv.
 
-    Index levels called `weights` (as anesthetic has it) and `chain` are what they say; others only number the rows.
+    Index levels named `weights` (as in anesthetic) and `chain` are recognised; other levels only label the rows.
     """
     if not hasattr(frame, "columns"):
         raise TypeError(f"expected a pandas.DataFrame; got {type(frame).__name__}. Use its to_frame().")
     names = list(frame.columns)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
-            f"expected names as columns; got {shorten(name for name in names if not isinstance(name, str))}. "
+            f"expected strings as column names; got {shorten(name for name in names if not isinstance(name, str))}. "
             "Set frame.columns to strings."
         )
     require_unique(names, "expected unique column names")
@@ -36,9 +36,9 @@ def read_pandas(frame: Any, *, parameters: Sequence[str] = ()) -> Table:
 
 
 def read_parquet(path: Path, *, parameters: Sequence[str] = ()) -> Table:
-    """Returns the table of a parquet file with a row per draw; reserved names as in csv.
+    """Returns the table of a parquet file with one row per draw; reserved names as in csv.
 
-    An index that pandas wrote is taken as in a frame.
+    An index that pandas wrote is read as that of a frame.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -60,7 +60,7 @@ def read_parquet(path: Path, *, parameters: Sequence[str] = ()) -> Table:
 
 
 def write_parquet(file: IO[bytes], columns: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> None:
-    """Writes columns of numbers, and what a chain says of its weights and rows, into an open file.
+    """Writes columns of numbers, and a record of what the weights and rows are, to an open file.
 
     Raises:
         ImportError: pyarrow is not installed.

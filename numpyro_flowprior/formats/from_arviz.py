@@ -1,4 +1,4 @@
-"""ArviZ data as chains: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x). ArviZ is imported here alone."""
+"""Reads ArviZ data as chains: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x). Only this module imports ArviZ."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from ..chains.parameters import ParameterSpace
 from ..chains.variables import parameter_dim, storable
 from .table import KINDS, Table, columns_of, complaint_of_divergences, declared, to_chain
 
-# What `to_arviz` writes and nobody else does
-WRITER = "numpyro_flowprior"  # marks our own files: elsewhere "lp" is often the density in other coordinates
-PER_STEP = {  # a chain's fields in sample_stats, under these names
+# Names that only `to_arviz` writes
+WRITER = "numpyro_flowprior"  # marks our own files: in other files "lp" is often the density in other coordinates
+PER_STEP = {  # {field of a chain: its name in sample_stats}
     "log_prob": "lp",
     "log_prior": "log_prior",
     "log_likelihood": "log_likelihood_total",
     "family_id": "family_id",
 }
-ALL_ROWS = "posterior_rows"  # a group with the rows as they were; next, its variables that are no parameters
+ALL_ROWS = "posterior_rows"  # a group with the original rows; PER_ROW has its variables that are not parameters
 PER_ROW = {field: f"row:{field}" for field in (*PER_STEP, "weights", "chain_id")}
-DERIVED = "deterministic"  # marks the posterior's variables that are functions of the parameters
-PARAMETERS = "parameters"  # of the posterior: which variables the parameters are, their bounds, units and labels
+DERIVED = "deterministic"  # marks variables of the posterior that are functions of the parameters
+PARAMETERS = "parameters"  # attribute of the posterior: variables, bounds, units and labels of the parameters
 
 
 def from_arviz(data: Any, space: ParameterSpace | None = None) -> Chain:
-    """Returns the posterior of an InferenceData or DataTree as a Chain: the inverse of `to_arviz`.
+    """Returns the posterior of an InferenceData or DataTree as a Chain. This is the inverse of `to_arviz`.
 
-    Log densities, evidence and info are read only from what `to_arviz` wrote, and the densities only with all of its
-    parameters. Elsewhere `lp` may belong to other coordinates: NumPyro and PyMC store it in the unconstrained ones.
+    Log densities, evidence and info are read only from data that `to_arviz` wrote, and the densities only together with
+    all parameters. In other data `lp` may belong to other coordinates: NumPyro and PyMC store it in unconstrained ones.
 
     Args:
-        data: arviz.InferenceData or xarray.DataTree with a group `posterior`; variables with a shape are read as
+        data: arviz.InferenceData or xarray.DataTree with a group `posterior`. Elements of array variables are read as
             `name[0]`, `name[1]`, ..., by position.
         space: the parameters to read and their bounds; None for all, with the bounds that `to_arviz` wrote.
 
     Raises:
-        ValueError: there is no posterior, or it lacks a parameter (named).
+        ValueError: there is no posterior, or a parameter is missing (named).
     """
     return to_chain(read_arviz(data), space)
 
@@ -76,7 +76,7 @@ def read_netcdf(path: Path) -> Table:
 
 
 def arviz_module() -> ModuleType:
-    """Returns ArviZ; ImportError if it is not installed."""
+    """Returns the module arviz; ImportError if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces its own refactoring on import
         return optional_import("arviz", "arviz", "to_arviz")
@@ -100,7 +100,7 @@ def _read_posterior(data: Any) -> Table:
     words = [name for name, values in variables.items() if values.dtype.kind not in "fiu"]
     numbers = {name: values for name, values in variables.items() if name not in words}
     if not numbers:
-        raise ValueError(f"posterior: expected variables of numbers; got {shorten(variables) or 'none'}.")
+        raise ValueError(f"posterior: expected numeric variables; got {shorten(variables) or 'none'}.")
     chains, draws = posterior.sizes["chain"], posterior.sizes["draw"]
     fields: dict[str, Any] = {"chain_id": np.repeat(np.arange(chains), draws) if chains > 1 else None}
     stats = getattr(data, "sample_stats", {})
@@ -126,7 +126,7 @@ def _read_posterior(data: Any) -> Table:
 
 
 def _with_all_rows(table: Table, rows: Any) -> Table:
-    """Returns the table with the rows that its posterior was made of; as it is if somebody changed the posterior."""
+    """Returns the table with the original rows, or unchanged if the posterior was modified since it was written."""
     names = tuple(str(name) for name in rows.data_vars if name not in PER_ROW.values())
     if rows.attrs.get("written_by") != WRITER or tuple(map(storable, table.names or ())) != names:
         return table
@@ -141,12 +141,12 @@ def _with_all_rows(table: Table, rows: Any) -> Table:
 
 
 def digest_of(samples: FloatArray) -> str:
-    """Returns a fingerprint of the posterior's columns (n, d), whatever the order of their rows."""
+    """Returns a fingerprint of samples (n, d) that does not depend on the order of the rows."""
     return hashlib.sha256(np.ascontiguousarray(np.sort(samples, axis=0)).tobytes()).hexdigest()
 
 
 def _written_space(variable: Any, written: Any) -> ParameterSpace | None:
-    """Returns the parameters that a variable's columns were when we wrote it; None if it is not ours, or not whole."""
+    """Returns the parameters that `to_arviz` recorded for a variable; None if there are none, or not as many."""
     names = written["variables"].get(variable.name) if written else None
     if names is None or len(names) != np.prod(variable.shape) // (variable.sizes["chain"] * variable.sizes["draw"]):
         return None
@@ -154,7 +154,10 @@ def _written_space(variable: Any, written: Any) -> ParameterSpace | None:
 
 
 def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:
-    """Returns the parameters of a variable's columns, as a variable of its own describes them; units of anybody's."""
+    """Returns the parameters of a variable's columns from its coordinates or attributes, None if there are none.
+
+    Bounds in attributes are read only from our own data, units and labels from any data.
+    """
     name = str(variable.name)
     if variable.dims[-1] == parameter_dim(name) and f"{name}_lower" in variable.coords:
         names, lower, upper, units, labels = (
@@ -179,8 +182,8 @@ def _space_of(variable: Any, ours: bool) -> ParameterSpace | None:
 
 def _record(words: list[str], without: list[str], has_lp: bool, diverged: int) -> dict[str, Any]:
     info: dict[str, Any] = {"source": "ArviZ", "log_prob": "none", "divergences": diverged}
-    left_out = {name: "not a variable of numbers" for name in words}
-    left_out |= {str(name): "has no dimensions chain and draw" for name in without}
+    left_out = {name: "not a numeric variable" for name in words}
+    left_out |= {str(name): "does not have the dimensions chain and draw" for name in without}
     if has_lp:
-        left_out["lp"] = "often the density in unconstrained coordinates: not the posterior's"
+        left_out["lp"] = "often the density in unconstrained coordinates, which is not the posterior density"
     return {**info, "left_out": left_out} if left_out else info

@@ -1,4 +1,4 @@
-"""GetDist and CosmoMC: plain-text chains with .paramnames and .ranges beside them, Cobaya's too, and MCSamples."""
+"""Reads text chains of GetDist, CosmoMC (with .paramnames and .ranges files) and Cobaya, and GetDist's MCSamples."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from .text import ENCODING, is_number, lines_of, number, read_rows
 
 _LOG_PROB = "minus the column of -log posterior: log posterior up to a constant, prior included"
 _AMBIGUOUS = (
-    "the weights are no counts: MultiNest and PolyChord write -2 log likelihood where CosmoMC writes -log posterior. "
-    "Pass log_posterior=True if it is the latter"
+    "the weights are not counts: MultiNest and PolyChord write -2 log likelihood where CosmoMC writes -log posterior. "
+    "Pass log_posterior=True if it is -log posterior"
 )
 _EQUAL = (
-    "the weights are equal: PolyChord's equal-weight files have -2 log likelihood where CosmoMC's have -log posterior. "
-    "Pass log_posterior=True if it is the latter"
+    "the weights are equal: equal-weight files of PolyChord have -2 log likelihood where CosmoMC has -log posterior. "
+    "Pass log_posterior=True if it is -log posterior"
 )
 _NESTED = (
-    "the samples are a nested sampler's, whose files have -2 log likelihood where CosmoMC's have -log posterior. Pass "
-    "log_posterior=True if it is the latter"
+    "the samples are from a nested sampler: such files have -2 log likelihood where CosmoMC has -log posterior. Pass "
+    "log_posterior=True if it is -log posterior"
 )
 _CONSTANT = (
-    "it is the same in every row, as getdist writes chains without one. Pass log_posterior=True if it is -log posterior"
+    "the column is the same in every row, as getdist writes it for chains without a log density. Pass "
+    "log_posterior=True if it is -log posterior"
 )
-_LOG_ZERO = 0.99e30  # CosmoMC's -log posterior of a point that it rejects
-_ROUNDED = 1e-3  # relative precision, and nats, of numbers as Cobaya writes them
+_LOG_ZERO = 0.99e30  # CosmoMC writes 1e30 as the -log posterior of a rejected point
+_ROUNDED = 1e-3  # precision of numbers in Cobaya files, relative and in nats
 _NUMBERED = re.compile(r"(.+)[._](\d+)")
 _NOT_PARAMETERS = re.compile(r"minuslogprior(__.*)?|chi2(__.*)?|weight|minuslogpost")
 
@@ -55,7 +56,7 @@ def files_of_root(root: Path) -> list[Path]:
 
 
 def roots_in(folder: Path) -> list[str]:
-    """Returns the names of the roots in a folder: those with .paramnames, numbered chains, or Cobaya's header."""
+    """Returns the names of the roots in a folder: those with .paramnames, numbered chains, or a Cobaya header."""
     texts = sorted(folder.glob("*.txt"))
     numbered = {match[1] for path in texts if (match := _NUMBERED.fullmatch(path.stem))}
     described = {path.stem for path in folder.glob("*.paramnames") if files_of_root(path.with_suffix(""))}
@@ -68,18 +69,19 @@ def read_getdist(
 ) -> Table:
     """Returns the table of one chain file: weight, -log posterior, then the parameters, in white-space columns.
 
-    Names come from root.paramnames (a trailing * marks derived ones, which are read only if asked for), or from a first
-    line `# weight minuslogpost ...`, as Cobaya writes; bounds come from root.ranges.
+    Names come from root.paramnames, where a trailing * marks derived parameters (read only on request), or from a first
+    line `# weight minuslogpost ...`, as Cobaya writes it. Bounds come from root.ranges.
 
     Args:
         path: root_1.txt, root.1.txt or root.txt.
-        burn_in: rows dropped from the start (a whole number), or the fraction of rows (below one).
-        sampled: names of the sampled parameters, where Cobaya's header cannot say; all other columns are derived then.
-            Without it every column is read, and no log density. A chain at a temperature T, whose rows are draws of
-            posterior^(1 / T), is cooled: its weights become importance weights of the posterior, and a warning says so.
-        log_posterior: whether the second column is -log posterior. None: if the weights are counts, and not all equal,
-            as CosmoMC's are; MultiNest and PolyChord write -2 log likelihood there, beside weights that are no counts
-            or, in files of equally weighted rows, ones.
+        burn_in: number of rows to drop from the start, or the fraction of rows if below one.
+        sampled: names of the sampled parameters of a Cobaya chain; all other columns are then derived. The header does
+            not say which are sampled, so without this argument every column is read, and no log density. A chain at
+            temperature T has draws from posterior^(1 / T). Its weights become importance weights of the posterior, and
+            a warning says so.
+        log_posterior: whether the second column is -log posterior. None: yes if the weights are counts and not all
+            equal, as in CosmoMC. MultiNest and PolyChord write -2 log likelihood there. Their weights are not counts,
+            or all one in files of equally weighted rows.
     """
     match = _NUMBERED.fullmatch(path.stem)
     roots = [path.with_name(name) for name in [path.stem, *([match[1]] if match else [])]]
@@ -95,7 +97,7 @@ def read_getdist(
     complaints = read.complaints
     if rejected:
         info["left_out"] = {**info.get("left_out", {}), "rejected points": rejected}
-        complaints += (f"Left out are {rejected}.",)
+        complaints += (f"Rejected points are left out: {rejected}.",)
     if header is not None:
         bounds, notes = _ranges(roots)
         found = _cobaya(rows, header, info | notes, bounds, sampled)
@@ -122,11 +124,11 @@ def read_getdist(
 
 
 def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
-    """Returns the table of a getdist.MCSamples: weights, -loglikes as log posterior, its ranges as bounds.
+    """Returns the table of a getdist.MCSamples: weights, -loglikes as log posterior, ranges as bounds.
 
     Args:
         samples: the MCSamples.
-        log_posterior: whether loglikes are -log posterior. None: if the weights are counts and the sampler is not a
+        log_posterior: whether loglikes are -log posterior. None: yes if the weights are counts and the sampler is not a
             nested one (see `read_getdist`).
     """
     if not hasattr(samples, "paramNames"):
@@ -147,8 +149,8 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
     offsets = getattr(samples, "chain_offsets", None)
     if offsets is not None and len(offsets) > 2 and offsets[-1] == len(samples.samples):
         fields["chain_id"] = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    elif offsets is not None and len(offsets) > 2:  # getdist's thin keeps those of the rows before it
-        info["left_out"] = {**info.get("left_out", {}), "chains": f"they end at row {offsets[-1]}, after the last"}
+    elif offsets is not None and len(offsets) > 2:  # thinning in getdist keeps the offsets of the original rows
+        info["left_out"] = {**info.get("left_out", {}), "chains": f"they end at row {offsets[-1]}, not at the last"}
     limits = {p.name: (samples.ranges.getLower(p.name), samples.ranges.getUpper(p.name)) for p in parameters}
     return Table(
         np.asarray(samples.samples),
@@ -164,18 +166,21 @@ def read_mcsamples(samples: Any, *, log_posterior: bool | None = None) -> Table:
 
 
 def _withheld(column: np.ndarray, doubt: str | None, log_posterior: bool | None) -> str | None:
-    """Returns why the second column (n,) is no log density, None if it is one: as the user says, or by a doubt."""
+    """Returns why the second column (n,) is not used as log density, or None. The user's choice comes first."""
     if log_posterior is None:
         return _CONSTANT if len(column) > 1 and np.ptp(column) == 0.0 else doubt
     return None if log_posterior else "log_posterior=False"
 
 
 def _without_rejected(rows: np.ndarray) -> tuple[np.ndarray, str | None]:
-    """Returns the rows without those that CosmoMC marks as rejected, which no chain stays at, and what to tell."""
+    """Returns the rows that CosmoMC does not mark as rejected, and a note on the others, if any.
+
+    No chain stays at a rejected point.
+    """
     rejected = (rows[:, 1] >= _LOG_ZERO) & np.isfinite(rows[:, 1])
     if not rejected.any() or rejected.all():
         return rows, None
-    return rows[~rejected], f"{rejected.sum()} of {len(rows)} rows, at a -log posterior of 1e30: points of no density"
+    return rows[~rejected], f"{rejected.sum()} of {len(rows)} rows, with a -log posterior of 1e30 (zero density)"
 
 
 def _kind(weights: np.ndarray) -> str:
@@ -195,7 +200,7 @@ def _columns(roots: list[Path], header: list[str] | None) -> tuple[list[str], di
     if file is None:
         raise ValueError(
             f"expected names in {shorten(f.name for f in files)}, or a first line '# weight minuslogpost ...'; "
-            "found neither. Copy the .paramnames file beside the chain."
+            "found neither. Copy the .paramnames file to the folder of the chain."
         )
     rows = [line.split(None, 1) for line in lines_of(file) if line.strip()]
     names = [row[0].rstrip("*") for row in rows]
@@ -204,7 +209,7 @@ def _columns(roots: list[Path], header: list[str] | None) -> tuple[list[str], di
 
 
 def _ranges(roots: list[Path]) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
-    """Returns {name: (lower, upper)} of root.ranges, where N means none, and what bounds cannot hold, for info."""
+    """Returns {name: (lower, upper)} from root.ranges, where N means no bound, and further entries for info."""
     bounds, notes = {}, {}
     file = next((f for f in (root.with_name(f"{root.name}.ranges") for root in roots) if f.is_file()), None)
     for place, line in enumerate(lines_of(file) if file else [], start=1):
@@ -225,7 +230,7 @@ def _ranges(roots: list[Path]) -> tuple[dict[str, tuple[float, float]], dict[str
 
 
 def _is_cobaya(path: Path) -> bool:
-    """Returns whether any file, perhaps not of text, begins as Cobaya's chains do."""
+    """Returns whether a file begins with the header of a Cobaya chain. It need not be a text file."""
     try:
         return _cobaya_header(path) is not None
     except UnicodeDecodeError:
@@ -258,8 +263,8 @@ def _cobaya(
         kinds |= {"weights_kind": "importance", "rows": "sequence"}
         info["temperature"] = temperature
         complaints = (
-            f"The chain was sampled at temperature {temperature:.4g}: its rows are made draws of the posterior by "
-            "importance weights.",
+            f"The chain was sampled at temperature {temperature:.4g}. Importance weights convert its rows to draws "
+            "from the posterior.",
         )
     fields = {"weights": weights, "log_prob": log_prob}
     if "minuslogprior" in columns and temperature is not None:
@@ -272,13 +277,13 @@ def _cobaya(
     left_out = {name: "not a parameter" for name in header[2:] if name not in names}
     if temperature is None:
         complaints = (
-            "minuslogpost is not (minuslogprior + chi2 / 2) / temperature, for any temperature: the chain is taken for "
-            "draws of the posterior, its log prior and log likelihood are left out. Check what its columns are.",
+            "minuslogpost is not (minuslogprior + chi2 / 2) / temperature, for any temperature. The rows are read as "
+            "draws from the posterior, without log prior and log likelihood. Check the meaning of the columns.",
         )
         left_out["log_prior, log_likelihood"] = "minuslogpost is not (minuslogprior + chi2 / 2) / temperature"
     if sampled is None:
         fields = {"weights": fields["weights"]}
-        left_out["log_prob"] = "the header does not tell sampled from derived parameters: pass sampled=[...]"
+        left_out["log_prob"] = "the header does not say which parameters are sampled: pass sampled=[...]"
         info["log_prob"] = "none"
     info["left_out"] = {**info.get("left_out", {}), **left_out}
     derived = () if sampled is None else tuple(name for name in names if name not in sampled)
@@ -287,16 +292,16 @@ def _cobaya(
 
 
 def _temperature(columns: Mapping[str, np.ndarray]) -> float | None:
-    """Returns the temperature of a Cobaya chain: what its -log posterior is divided by, and its parts are not.
+    """Returns the temperature of a Cobaya chain; None if no temperature explains the columns.
 
-    None if no temperature explains the columns.
+    The column minuslogpost is divided by the temperature; minuslogprior and chi2 are not.
     """
     if not {"minuslogprior", "chi2"} <= columns.keys():
         return 1.0
     stored, whole = columns["minuslogpost"], columns["minuslogprior"] + 0.5 * columns["chi2"]
     if np.allclose(stored, whole, rtol=_ROUNDED, atol=_ROUNDED):
         return 1.0
-    stored, whole = stored - stored.mean(), whole - whole.mean()  # a constant is no temperature
+    stored, whole = stored - stored.mean(), whole - whole.mean()  # a constant does not change the temperature
     ratio = float(stored @ whole / (stored @ stored)) if stored.any() else 1.0
     if ratio <= 0.0 or not np.allclose(ratio * stored, whole, rtol=_ROUNDED, atol=_ROUNDED * max(1.0, ratio)):
         return None

@@ -1,4 +1,4 @@
-"""A NumPyro run as ArviZ data whose coordinates are the parameters of the priors that it drew from."""
+"""Converts a NumPyro run to ArviZ data, with the parameters of its priors as coordinates."""
 
 from __future__ import annotations
 
@@ -28,27 +28,28 @@ def named_draws(
     dims: Mapping[str, Sequence[str]],
     coords: Mapping[str, Sequence[Any]],
 ) -> Any:
-    """Returns what arviz.from_numpyro makes of an MCMC, its priors' sites with a dimension "<site>_parameter".
+    """Returns the ArviZ data of an MCMC from arviz.from_numpyro; sites of priors get a dimension "<site>_parameter".
 
-    Its coordinates are the parameters' names; units, labels and bounds are coordinates along it, "<site>_unit" and so
-    on. A model with sites that were summed out has no log likelihood at the draws of the others: a warning says so.
+    The coordinates of this dimension are the names of the parameters. Units, labels and bounds are further coordinates
+    along it, "<site>_unit" and so on. If sites were summed out, there is no log likelihood at the draws of the other
+    sites: a warning says so.
 
     Args:
         arviz: the module, of 0.x or 1.x.
         mcmc: numpyro.infer.MCMC that has run.
-        log_likelihood: whether that of each observation is computed.
+        log_likelihood: whether to compute the log likelihood of each observation.
         dims: as in `to_arviz`.
         coords: as in `to_arviz`.
     """
     require_run(mcmc)
     draws = mcmc.get_samples()
-    if getattr(mcmc.sampler, "model", None) is None:  # a potential alone
+    if getattr(mcmc.sampler, "model", None) is None:  # only a potential
         return arviz.from_numpyro(mcmc, log_likelihood=False, dims=dims, coords=coords)
     found = trace_of_run(mcmc)
     arrays = arrays_of_sites(found)
     kept = {name: arrays[name] for name in (*draws, *observed_sites(found)) if name in arrays}
     log_likelihood = log_likelihood and _are_all_there(found, draws)
-    # JAX takes an array of data in one precision alone: that of the run
+    # JAX reads an array of data in one precision, which must be that of the run
     double = any(np.asarray(values).dtype == np.float64 for values in draws.values())
     with jax.enable_x64(double or jnp.result_type(float) == jnp.float64):
         data = arviz.from_numpyro(mcmc, log_likelihood=log_likelihood, **labels_of(kept, dims, coords))
@@ -59,7 +60,7 @@ def named_draws(
 
 
 def _are_all_there(model_trace: dict[str, Any], draws: Mapping[str, Any]) -> bool:
-    """Returns whether the draws have all latent sites; warns if not."""
+    """Returns whether there are draws of all latent sites; warns if not."""
     latent = [name for name, site in model_trace.items() if site["type"] == "sample" and not site["is_observed"]]
     missing = [name for name in latent if name not in draws]
     if missing:

@@ -1,4 +1,4 @@
-"""NumPy's files: npz with named arrays (our own exchange format), npy with the samples alone. No pickle in either."""
+"""Reads and writes npz files with named arrays, our exchange format; reads npy files of samples. Without pickle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .table import EVIDENCE, FIELDS, KINDS, Table
 
 
 def write_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
-    """Writes a chain, whole or not at all, as an npz file that `read_chain` reads back, and returns its path."""
+    """Writes a chain atomically as an npz file, which `read_chain` can read back, and returns its path."""
     fields: dict[str, Any] = {
         "samples": chain.samples,
         "names": np.array(chain.names),
@@ -40,15 +40,15 @@ def write_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
 def read_npz(path: Path) -> Table:
     """Returns the table of an npz file.
 
-    It has `samples` (n, d), and if present `names` (d,), `bounds` (d, 2) or `lower` and `upper` (d,), `log_prob`,
-    `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,), `log_evidence`, `log_evidence_error`,
-    `units` and `labels` (d,), `weights_kind` and `rows` (words, see Chain), `info` (JSON).
+    The file must have `samples` (n, d). It may have `names` (d,); `bounds` (d, 2), or `lower` and `upper` (d,);
+    `log_prob`, `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,); `log_evidence` and
+    `log_evidence_error`; `units` and `labels` (d,); `weights_kind` and `rows` (strings, see Chain); `info` (JSON).
     """
     return read_archive(_arrays(path))
 
 
 def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
-    """Returns the table of the arrays of an npz file, as `numpy.load` gives them (see `read_npz`)."""
+    """Returns the table from the arrays of an npz file, as `numpy.load` returns them (see `read_npz`)."""
     arrays = {name: archive[name] for name in archive}
     if "samples" not in arrays:
         raise ValueError(
@@ -58,12 +58,12 @@ def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
     declared = declarations(arrays, shape[1]) if len(shape) == 2 else {}
     known = {"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS}
     kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
-    info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', taken at its name"}
+    info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', recognised by name"}
     if "log_prob" not in arrays:
         info["log_prob"] = "none: no such array"
     if "info" in arrays:
         info = _record(arrays["info"])
-    unknown = {name: "not an array that a chain has" for name in arrays if name not in known}
+    unknown = {name: "not an array of a chain" for name in arrays if name not in known}
     return Table(
         arrays["samples"],
         fields={name: arrays.get(name) for name in FIELDS},
@@ -76,24 +76,24 @@ def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
 
 
 def read_npy(path: Path) -> Table:
-    """Returns the table of an npy file of samples (n, d), mapped and not loaded."""
+    """Returns the table of an npy file of samples (n, d), memory-mapped and not loaded."""
     try:
         samples = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, OSError, ValueError) as error:
         raise ValueError(f"not a readable npy file of numbers ({error}). Write it with numpy.save.") from error
-    return Table(samples, info={"source": "npy", "log_prob": "none: the file has samples alone"})
+    return Table(samples, info={"source": "npy", "log_prob": "none: the file has only samples"})
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("no zip archive")
+            raise zipfile.BadZipFile("not a zip archive")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"not a readable npz file ({error}). It may be truncated: copy it again.") from error
     except ValueError as error:
-        raise ValueError(f"holds Python objects, which are not read ({error}). Save plain arrays instead.") from error
+        raise ValueError(f"expected plain arrays; got Python objects ({error}). Save plain arrays.") from error
 
 
 def _record(text: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""NumPyro: an MCMC object that has run."""
+"""Reads an MCMC object of NumPyro that has run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 
 from .table import Table, columns_of, complaint_of_divergences, declared
 
-_LOG_PROB = "none: potential_energy is on the unconstrained scale, Jacobian included; it is not the posterior's"
+_LOG_PROB = "none: potential_energy is on the unconstrained scale, Jacobian included; it is not the posterior density"
 
 
 def read_numpyro(mcmc: Any) -> Table:
     """Returns the table of a numpyro.infer.MCMC that has run: its sample sites, with chain ids and the model's bounds.
 
-    A site of a prior over named parameters (a FlowPrior) is read under their names, others with a shape as `name[0]`,
-    `name[1]`, ... Deterministic sites are derived, and so are whole-numbered ones, which have no density: both are
-    read only if a space asks for them. The latent sites of `LatentReparam` are read as what they stand for.
+    Columns of a site with a prior over named parameters (a FlowPrior) have the names of the parameters. Those of other
+    array sites are `name[0]`, `name[1]`, ... Deterministic sites are derived, and so are integer sites, which have no
+    density. Both are read only on request. The latent sites of `LatentReparam` are read as the parameters that they
+    represent.
     """
     if not hasattr(mcmc, "get_samples"):
         raise TypeError(f"expected a numpyro.infer.MCMC; got {type(mcmc).__name__}.")
@@ -50,7 +51,7 @@ def read_numpyro(mcmc: Any) -> Table:
 
 
 def require_run(mcmc: Any) -> None:
-    """Raises ValueError if an MCMC has no draws of the posterior: before a run, or after its warm-up alone."""
+    """Raises ValueError if an MCMC has no posterior draws, because it has not run, or only its warm-up has."""
     last = getattr(mcmc, "last_state", None)
     if last is None or last is getattr(mcmc, "post_warmup_state", None):
         got = "one without draws" if last is None else "one that was only warmed up"
@@ -58,10 +59,10 @@ def require_run(mcmc: Any) -> None:
 
 
 def _latents(mcmc: Any) -> Mapping[str, Any]:
-    """Returns {sampled site: its name and parameters}, from one more run of the model; none for a bare potential."""
+    """Returns {sampled site: its name and parameters}, from one run of the model; empty for a bare potential."""
     model = getattr(mcmc.sampler, "model", None)
     if model is None or not hasattr(mcmc, "_args"):
         return {}
-    from ..models.sites import readable_sites, trace_of_run  # from a room below: what a model samples is known there
+    from ..models.sites import readable_sites, trace_of_run  # here: only models need it
 
     return readable_sites(trace_of_run(mcmc))

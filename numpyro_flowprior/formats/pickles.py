@@ -1,8 +1,8 @@
-"""Somebody else's pickles, read without running anything: NumPy arrays and plain containers, or refusal by name.
+"""Reads pickles of other programs without running code: NumPy arrays and plain containers. All else is refused by name.
 
-A pickle is a program; its danger is in the functions that it may call. None that it names is ever looked up: the few
-names that NumPy's arrays need stand for makers of our own, which check what they are given and rebuild the arrays with
-`numpy.frombuffer`. No pickle is written anywhere in the package.
+A pickle is a program, and it is dangerous because it may call functions. This module never looks up a function that a
+pickle names. The few names that NumPy arrays need are replaced by our own functions, which check their arguments and
+rebuild the arrays with `numpy.frombuffer`. The package itself writes no pickles.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _TEXTS = re.compile(r"[<>|=]?[SU]\d+")
 
 
 def load_plain(file: IO[bytes]) -> Any:
-    """Returns the content of a pickle of numbers, texts, arrays of them, and plain containers.
+    """Returns the content of a pickle of numbers, strings, arrays of them, and plain containers.
 
     Raises:
-        ValueError: it names anything else (the name is given), or is no pickle.
+        ValueError: it names anything else (the name is given), or is not a pickle.
     """
     data = file.read()
     try:
         _require_whole(data)
-        content = _Plain(io.BytesIO(data), encoding="latin1").load()  # in which Python 2 keeps bytes
+        content = _Plain(io.BytesIO(data), encoding="latin1").load()  # latin1 keeps bytes of Python 2
         return _finished(content, frozenset())
     except pickle.UnpicklingError as error:
         raise ValueError(f"{error}") from error
     except (EOFError, AttributeError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:
         raise ValueError(f"not a readable pickle of arrays ({error}). It may be truncated: copy it again.") from error
     except RecursionError as error:
-        raise ValueError("expected containers within containers a few levels deep; got far more.") from error
+        raise ValueError("expected containers nested a few levels deep; got many more levels.") from error
 
 
 def _require_whole(data: bytes) -> None:
-    """Raises UnpicklingError for damaged pickles, and for what no pickle of arrays has, before any of it is run.
+    """Raises UnpicklingError for damaged pickles, and for opcodes that arrays do not need, before the pickle is run.
 
-    CPython's unpickler allocates what a damaged length says, and reads into buffers that it frees.
+    Otherwise CPython's unpickler would allocate whatever a damaged length says, and read into buffers that it frees.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of odd escapes in damaged names
+        warnings.simplefilter("ignore", DeprecationWarning)  # about invalid escapes in damaged names
         _require_opcodes(data)
 
 
@@ -57,13 +57,13 @@ def _require_opcodes(data: bytes) -> None:
             if opcode.name in _UNUSED:
                 raise pickle.UnpicklingError(f"refused: the pickle uses {opcode.name}, which arrays do not need.")
             if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > count:
-                raise pickle.UnpicklingError("not a readable pickle (a memo out of order). The file may be damaged.")
+                raise pickle.UnpicklingError("not a readable pickle (memo out of order). The file may be damaged.")
     except ValueError as error:
         raise pickle.UnpicklingError(f"not a readable pickle ({error}). It may be truncated: copy it again.") from error
 
 
 class _Maker:
-    """Stands for one name that a pickle may call. Nothing about it can be changed from within a pickle."""
+    """Replaces one name that a pickle may call. A pickle cannot change it."""
 
     __slots__ = ("_make",)
     _make: Callable[..., Any]
@@ -82,7 +82,7 @@ class _Maker:
 
 
 class _Dtype:
-    """A dtype of numbers or text on its way in."""
+    """A dtype of numbers or strings while it is being read."""
 
     __slots__ = ("code",)
 
@@ -103,7 +103,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array on its way in: `values` once its state is there."""
+    """An array while it is being read; `values` is None until its state has been read."""
 
     __slots__ = ("values",)
 
@@ -139,15 +139,15 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if encoding != "latin1" or not isinstance(text, str):
-        raise pickle.UnpicklingError(f"refused: _codecs.encode to {encoding!r}.")
+        raise pickle.UnpicklingError(f"refused: _codecs.encode to {encoding!r}; only text to 'latin1' is accepted.")
     return text.encode("latin1")
 
 
 def _bytearray(*args: Any) -> bytearray:
-    if len(args) == 2:  # as protocols 0 to 2 write it: text, and its encoding
+    if len(args) == 2:  # protocols 0 to 2 write a string and its encoding
         args = (_encode(*args),)
     if args and not isinstance(args[0], bytes):
-        raise pickle.UnpicklingError("refused: builtins.bytearray of anything but bytes.")
+        raise pickle.UnpicklingError("refused: expected bytes for builtins.bytearray; got something else.")
     return bytearray(*args)
 
 
@@ -170,17 +170,17 @@ _NAMES: dict[tuple[str, str], _Maker] = {
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        module = "builtins" if module == "__builtin__" else module  # its name in Python 2, and up to protocol 2
+        module = "builtins" if module == "__builtin__" else module  # name in Python 2 and in protocols 0 to 2
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(
-                f"refused: the pickle calls {module}.{name}; only NumPy arrays, numbers, texts and plain containers "
+                f"refused: the pickle calls {module}.{name}; only NumPy arrays, numbers, strings and plain containers "
                 "are read. If you trust the file, load it yourself and pass its arrays to read_chain."
             )
         return _NAMES[module, name]
 
 
 def _finished(value: Any, inside: frozenset[int]) -> Any:
-    """Returns the value with arrays in the place of their makings; what is not plain is refused."""
+    """Returns the value with finished arrays instead of `_Array`; refuses anything that is not plain."""
     if isinstance(value, _Array) and value.values is not None:
         return value.values
     if id(value) in inside:
@@ -193,5 +193,5 @@ def _finished(value: Any, inside: frozenset[int]) -> Any:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | bytearray | np.generic):
         return value
     raise pickle.UnpicklingError(
-        f"refused: expected numbers, texts, arrays and containers; got {type(value).__name__}."
+        f"refused: expected numbers, strings, arrays and containers; got {type(value).__name__}."
     )

@@ -1,4 +1,4 @@
-"""pocoMC: its sampler, and the pickled dictionary that analyses publish (chain, weights, logl, ...)."""
+"""Reads pocoMC samplers, and the pickled dictionary that analyses publish (chain, weights, logl, ...)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .table import Table
 
 
 def read_pocomc(sampler: Any) -> Table:
-    """Returns the table of a pocomc.Sampler that has run: all particles with their weights, densities and evidence."""
+    """Returns the table of a pocomc.Sampler that has run: all particles with weights, log densities and evidence."""
     if not hasattr(sampler, "posterior"):
         raise TypeError(f"expected a pocomc.Sampler; got {type(sampler).__name__}.")
     if getattr(sampler, "particles", None) is None or not len(sampler.particles.get("x", flat=True)):
@@ -26,7 +26,7 @@ def read_pocomc(sampler: Any) -> Table:
 
 
 def read_pickle(path: Path, *, parameters: Sequence[str] = ()) -> Table:
-    """Returns the table of a pickled dictionary or array, read without running anything (see `pickles`)."""
+    """Returns the table of a pickled dictionary or array, read without running code (see `pickles`)."""
     with path.open("rb") as file:
         content = load_plain(file)
     if isinstance(content, Mapping):

@@ -1,7 +1,7 @@
-"""read_chain: the one front door from the files and objects that analyses leave behind to a Chain.
+"""read_chain reads the files and objects of an analysis as a Chain.
 
-Here is only who reads what; each format has its own small module. Backends are never imported to look at an object:
-its type says which package it comes from.
+This module only selects the reader. Each format has its own module. No package is imported to identify an object,
+because the module of its type names the package.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .stan import is_stan, read_stan
 from .table import Table, complaints_of_doubt, joined, to_chain
 
 Reader = Callable[..., Table]
-_PARAMETERS = "parameters"  # of readers of named columns: those that are parameters for certain
+_PARAMETERS = "parameters"  # argument of readers of named columns: columns known to be parameters
 
 _FILES: dict[str, Reader] = {
     ".npz": read_npz,
@@ -73,38 +73,38 @@ _PACKAGES: dict[str, Reader] = {
 def read_chain(
     source: Any, space: ParameterSpace | None = None, *, names: Sequence[str] | None = None, **options: Any
 ) -> Chain:
-    """Returns the Chain held in a file, several files, or an object of another package.
+    """Returns a Chain read from a file, several files, or an object of another package.
 
-    Files: npz and npy; csv with a header and parquet (log_prob, log_prior, log_likelihood, weight(s), chain_id,
-    family_id are what they say, and other packages' numbers of chains and rows are no parameters); Stan's csv; GetDist,
-    CosmoMC and Cobaya text (a file, the root of root_1.txt, ..., or a folder with one root); emcee's HDF5; ArviZ's
-    NetCDF; bilby's JSON; the pickled dictionary of pocoMC analyses, read without running anything. Several files of one
-    kind are read as chains of one analysis.
+    Files: npz and npy; csv with a header and parquet; Stan csv; GetDist, CosmoMC and Cobaya text (a file, the root of
+    root_1.txt, ..., or a folder with one root); emcee HDF5; ArviZ NetCDF; bilby JSON; the pickled dictionary of pocoMC
+    analyses, read without running code. In csv and parquet, log_prob, log_prior, log_likelihood, weight(s), chain_id
+    and family_id are recognised by name, and chain and row numbers of other packages are not read as parameters.
+    Several files of one kind are read as chains of one analysis.
 
-    Objects: arrays (n, d) or (chains, draws, d), dictionaries, pandas frames, emcee samplers and backends, NumPyro's
-    MCMC, pocoMC's Sampler, dynesty's results, bilby's Result, GetDist's MCSamples, ArviZ's InferenceData and DataTree.
+    Objects: arrays (n, d) or (chains, draws, d), dictionaries, pandas frames, emcee samplers and backends, NumPyro
+    MCMC, pocoMC Sampler, dynesty results, bilby Result, GetDist MCSamples, ArviZ InferenceData and DataTree.
 
-    `info` of the chain says where it comes from, which column is its log density and whether the prior is in it, what
-    was left out and why, what weights and the order of rows are taken for, and the effective size and R-hat. One
-    warning tells of chains that are not converged, or hold too few independent draws.
+    `info` of the chain records the source, which column is the log density and whether it includes the prior, what was
+    left out and why, the kind of the weights and of the order of rows, the effective size and R-hat. One warning
+    reports chains that are not converged or have too few independent draws.
 
     Args:
         source: a path, a list of paths, or an object.
-        space: which parameters to read, in which order, with their bounds. Takes precedence over what the source says;
-            may name a subset of the columns. None: all that are not derived, with the source's bounds (unbounded if it
+        space: which parameters to read, in which order, with their bounds. It takes precedence over the source, and may
+            name a subset of the columns. None: all that are not derived, with the bounds of the source (unbounded if it
             has none), called theta[0], theta[1], ... if it has no names.
-        names: which parameters to read, in which order, with the source's bounds: in place of a space. Of a source
-            without names, as an array, they are those of all columns.
+        names: which parameters to read, in which order, with the bounds of the source. Use it instead of a space. If
+            the source has no names (an array), these are the names of all columns.
         **options: emcee: burn_in, thin (steps), group (HDF5). GetDist: burn_in (rows or a fraction), log_posterior,
             sampled (Cobaya). Arrays: log_prob, log_prior, log_likelihood, weights, chain_id, family_id, weights_kind,
-            rows. Where a source does not say what its rows and weights are,
-            `chain.replace(rows=..., weights_kind=...)` does.
+            rows. If another source does not declare its rows and weights, set them with
+            `chain.replace(rows=..., weights_kind=...)`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ImportError: the format needs a package that is not installed.
-        TypeError: an object that no reader knows, or an option that the reader does not have.
-        ValueError: an unknown format, a missing array or column, or values that no Chain may hold.
+        TypeError: no reader knows the object, or the reader does not have the option.
+        ValueError: the format is unknown, an array or column is missing, or a Chain does not accept the values.
     """
     if isinstance(source, Chain):
         if options:
@@ -122,7 +122,7 @@ def read_object(
     names: Sequence[str] | None = None,
     stacklevel: int,
 ) -> Chain:
-    """Returns the chain of any source but a Chain, judged; `stacklevel` is that of the warning."""
+    """Returns the chain of any source except a Chain, with a convergence check; `stacklevel` is that of the warning."""
     subject = _subject(source)
     try:
         asked = names if space is None else getattr(space, "names", None)  # a wrong space is refused below
@@ -149,7 +149,7 @@ def _subject(source: Any) -> str:
 
 
 def _table(source: Any, options: Mapping[str, Any], parameters: Sequence[str]) -> Table:
-    """Returns the table of a source, with the named columns as parameters, whatever their names look like."""
+    """Returns the table of a source. Columns in `parameters` are parameters, even if they do not look like it."""
     if isinstance(source, str | os.PathLike):
         paths = _files(Path(source))
     elif isinstance(source, list | tuple) and source and all(isinstance(item, str | os.PathLike) for item in source):
@@ -179,15 +179,15 @@ def _reader_of_object(source: Any) -> Reader:
 
 
 def _holds_numbers(source: Any) -> bool:
-    """Returns whether lists in lists make an array of numbers."""
+    """Returns whether nested lists form an array of numbers."""
     try:
         return np.asarray(source).dtype.kind in "fiu" and len(source) > 0
-    except ValueError:  # of different lengths
+    except ValueError:  # lists of different lengths
         return False
 
 
 def _files(path: Path) -> list[Path]:
-    """Returns the file of that path, or those of a GetDist root, or of the one root in a folder."""
+    """Returns the file at a path, or the files of a GetDist root, or of the only root in a folder."""
     if path.is_file():
         return [path]
     found = files_of_root(path)
@@ -198,7 +198,7 @@ def _files(path: Path) -> list[Path]:
             raise ValueError(f"expected a folder with the text chains of one root; got {got}. Pass a file or a root.")
         return files_of_root(path / roots[0])
     if not found:
-        raise FileNotFoundError(f"{path}: no such file, nor {path.name}_1.txt, {path.name}.1.txt, ... beside it.")
+        raise FileNotFoundError(f"{path}: no such file, nor {path.name}_1.txt, {path.name}.1.txt, ... in its folder.")
     return found
 
 
@@ -220,7 +220,7 @@ def _read_file(path: Path, options: Mapping[str, Any], parameters: Sequence[str]
 
 
 def _called(reader: Reader, source: Any, options: Mapping[str, Any], parameters: Sequence[str]) -> Table:
-    """Returns what a reader makes of a source; TypeError for an option that it does not have."""
+    """Returns the table that a reader makes from a source; TypeError for an option that it does not have."""
     known = list(inspect.signature(reader).parameters)[1:]
     if _PARAMETERS in known:  # a reader of named columns
         known.remove(_PARAMETERS)

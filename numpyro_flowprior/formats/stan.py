@@ -1,4 +1,4 @@
-"""Stan's CSV files: one chain each, with comments at both ends and in the middle."""
+"""Reads CSV files of Stan: one chain each, with comments at the start, in the middle and at the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .text import ENCODING, is_number, number, read_rows
 
 _SETTING = re.compile(r"#\s*(\w+)\s*=\s*([^\s(]+)")
 _LP = (
-    "none: lp__ is the density on Stan's unconstrained scale, Jacobian included; it is the posterior's only where no "
-    "parameter has bounds, which the file does not tell"
+    "none: lp__ is the density on Stan's unconstrained scale, Jacobian included; it is the posterior density only if "
+    "no parameter has bounds, and the file does not record bounds"
 )
 
 
@@ -29,7 +29,7 @@ class _Layout:
 
 
 def is_stan(path: Path) -> bool:
-    """Returns whether a csv file begins as CmdStan's do: with a comment, or with lp__ as first column."""
+    """Returns whether a csv file begins like a CmdStan file: with a comment by Stan, or with lp__ as first column."""
     with path.open(encoding=ENCODING, errors="replace") as file:
         first = file.readline()
     return bool(re.match(r'#\s*stan_|#.* by Stan|"?lp__', first))
@@ -38,15 +38,15 @@ def is_stan(path: Path) -> bool:
 def read_stan(path: Path) -> Table:
     """Returns the table of one Stan CSV file, without warm-up and without the sampler's own columns (`..__`).
 
-    Elements of containers are called as Stan calls them: `theta.1.2` is `theta[1,2]`, counted from one. Transformed
-    parameters and generated quantities are columns like the parameters: let the space say which you want.
+    Elements of containers have the names that Stan uses: `theta.1.2` is `theta[1,2]`, counted from one. The file does
+    not distinguish parameters from transformed parameters and generated quantities. Use a space to choose.
     """
     layout = _layout(path)
     if not layout.header:
         raise ValueError("expected a header row of names below the comments; got none. Did the run start?")
     method = layout.settings.get("method", "sample")
     if method != "sample":
-        raise ValueError(f"expected draws of Stan's sampler; got method = {method}, which gives no posterior sample.")
+        raise ValueError(f"expected draws of Stan's sampler; got method = {method}, not posterior samples.")
     read = read_rows(path, len(layout.header), delimiter=",", skip=layout.header_line, comments="#")
     rows = read.values
     warmup = _warmup(layout)
@@ -91,7 +91,7 @@ def _layout(path: Path) -> _Layout:
 
 
 def _warmup(layout: _Layout) -> int:
-    """Returns how many rows of warm-up the file holds: those before adaptation ends, or as the settings say."""
+    """Returns the number of warm-up rows in the file: those before adaptation ends, or the number in the settings."""
     saved = layout.settings.get("save_warmup", "0") in ("1", "true")
     if layout.rows_before_adaptation or not saved:
         return layout.rows_before_adaptation
@@ -99,7 +99,7 @@ def _warmup(layout: _Layout) -> int:
 
 
 def _count(layout: _Layout, name: str, default: int) -> int:
-    """Returns a setting that counts: 1000, or 1e3 as some write it."""
+    """Returns an integer setting, written as 1000 or 1e3."""
     text = layout.settings.get(name, str(default))
     if not is_number(text):
         raise ValueError(f"{name}: expected a number in the file's settings; got {text!r}.")
@@ -111,7 +111,7 @@ def _complaint_of_length(layout: _Layout, rows: int) -> tuple[str, ...]:
     if rows >= expected:
         return ()
     return (
-        f"{rows} of the {expected} draws that the run was set to are in the file: it was cut short, or still runs.",
+        f"The file holds {rows} of the {expected} draws in its settings: the run was cut short, or is still running.",
     )
 
 

@@ -1,6 +1,6 @@
-"""Table: all that a source holds, before anybody chose among its columns; and how it becomes a Chain.
+"""Table: everything that a source holds, before columns are chosen. `to_chain` turns it into a Chain.
 
-Readers make tables. What is left out of the chain, and why, is written down here in `info["left_out"]`.
+Readers return tables. `info["left_out"]` records what is left out of the chain, and why.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LABELS = ("chain_id", "family_id")  # whole numbers
 FIELDS = (*DENSITIES, "weights", *LABELS)
 EVIDENCE = ("log_evidence", "log_evidence_error")
 KINDS = ("weights_kind", "rows")  # words, not numbers
-DEFAULT_NAME = "theta[{}]"  # of the columns of a source without names
-_SAME_TEMPERATURE = 0.01  # relative: temperatures of chains are read from their columns
+DEFAULT_NAME = "theta[{}]"  # name of a column if the source has no names
+_SAME_TEMPERATURE = 0.01  # relative: temperatures are estimated from columns
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Table:
 
     Args:
         samples: (n, d) draws.
-        names: (d,) names of the columns; None where the source has none: the space's order is taken, or theta[j].
-        fields: per draw: log_prob, log_prior, log_likelihood, weights, chain_id, family_id; None where there is none.
-        bounds: {name: (lower, upper)} of the parameters that the source bounds.
+        names: (d,) names of the columns. None if the source has none: they are then those of the space, or theta[j].
+        fields: values per draw: log_prob, log_prior, log_likelihood, weights, chain_id, family_id; None if missing.
+        bounds: {name: (lower, upper)} of the parameters for which the source has bounds.
         units: {name: unit}.
         labels: {name: label}.
-        derived: names of columns that are functions of the others; read only if a space asks for them.
-        doubtful: {name: why} of columns that look like no parameters, and are not read.
+        derived: names of columns that are functions of the others; read only on request.
+        doubtful: {name: why} of columns that do not look like parameters; read only on request.
         evidence: log_evidence and its error, where known.
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
-        complaints: sentences about a run that its users should hear of.
-        walkers: whether the chain ids are an ensemble's walkers, which depend on each other.
-        log_scale: logarithm of what the weights are to be multiplied by before they are compared with another table's.
-        weights_kind: "counts" or "importance", where the source says it (see Chain).
-        rows: "sequence" or "independent", where the source says it (see Chain).
+        complaints: sentences about problems of a run, for a warning to the user.
+        walkers: whether the chain ids number the walkers of an ensemble, which depend on each other.
+        log_scale: log of the factor that the weights need before they are compared with those of another table.
+        weights_kind: "counts" or "importance", if the source says so (see Chain).
+        rows: "sequence" or "independent", if the source says so (see Chain).
     """
 
     samples: Any
@@ -74,7 +74,7 @@ def flattened(variables: Mapping[str, np.ndarray], leading: int = 1) -> tuple[tu
         names += [name + (f"[{','.join(map(str, index))}]" if shape else "") for index in np.ndindex(shape)]
         columns.append(values.reshape(-1, int(np.prod(shape))))
     samples = np.concatenate(columns, axis=1)
-    samples.setflags(write=False)  # ours alone: a Chain need not copy it
+    samples.setflags(write=False)  # not shared, so a Chain need not copy it
     return tuple(names), samples
 
 
@@ -82,9 +82,9 @@ def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tup
     """Returns the names of a variable's columns and its draws (chains, draws, *shape) as (chains * draws, columns).
 
     Args:
-        name: of the variable, which names the columns if no space does.
-        site: its draws.
-        space: the parameters of its columns.
+        name: name of the variable, used for the columns if there is no space.
+        site: draws of the variable.
+        space: the parameters in its columns, if known.
     """
     names, values = flattened({name: site.astype(np.float64)}, leading=2)
     if space is None:
@@ -92,13 +92,13 @@ def columns_of(name: str, site: np.ndarray, space: ParameterSpace | None) -> tup
     if site.dtype.kind != "f":
         return space.names, values
     rounded = site.reshape(values.shape)
-    for bound in space.bounds.T:  # in float32 a draw next to a bound of 0.1 is 0.10000000149
+    for bound in space.bounds.T:  # in float32 a draw next to the bound 0.1 is 0.10000000149
         values = np.where(rounded == bound.astype(rounded.dtype), bound, values)
     return space.names, values
 
 
 def declared(spaces: Iterable[ParameterSpace]) -> dict[str, Any]:
-    """Returns the bounds, units and labels of a table whose source declares these parameters."""
+    """Returns the bounds, units and labels of a table from the parameters that its source declares."""
     parts: dict[str, Any] = {"bounds": {}, "units": {}, "labels": {}}
     for space in spaces:
         for what, values in (("bounds", space.bounds.tolist()), ("units", space.units), ("labels", space.labels)):
@@ -107,7 +107,7 @@ def declared(spaces: Iterable[ParameterSpace]) -> dict[str, Any]:
 
 
 def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
-    """Returns the values as integers; ValueError if any has a fraction or is not finite."""
+    """Returns the values as integers; ValueError if one has a fraction or is not finite."""
     bad = ~np.isfinite(values) | (np.round(values) != values)
     if bad.any():
         raise ValueError(f"{name}: expected whole numbers; got {shorten(values[bad])}.")
@@ -117,20 +117,20 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
 def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] | None = None) -> Chain:
     """Returns the chain of the space's parameters, or of those chosen by name, in that order.
 
-    Without either it has all that are not derived. Log densities are kept only with exactly the sampled parameters:
-    they are not those of a marginal. Dead rows, of weight zero whose log density is -infinity, are left out: samplers
-    keep them, no average counts them.
+    Without either, it has all parameters that are neither derived nor doubtful. Log densities are kept only if the
+    parameters are exactly the sampled ones, because they are not densities of a marginal. Rows of weight zero and log
+    density -infinity are left out. Samplers keep such rows, but they contribute to no average.
 
     Raises:
-        ValueError: a parameter is missing (named), names repeat, or values that no Chain may hold.
+        ValueError: a parameter is missing (named), a name repeats, or a Chain does not accept the values.
     """
     if space is not None:
         require_space(space)
         if chosen is not None:
-            raise ValueError("names: expected none beside a space, which has names. Leave one of them out.")
+            raise ValueError("names: expected none together with a space, which has names. Leave one of them out.")
     table = _without_dead(table)
     if chosen is not None:
-        require_unique(chosen, "names: expected each once")
+        require_unique(chosen, "names: expected unique names")
         table = _named(table, chosen)
     names = _names(table, space)
     if space is None:
@@ -147,7 +147,7 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
     if set(space.names) != set(names) - set(table.derived) - table.doubtful.keys():
         for name in DENSITIES:
             if fields.pop(name, None) is not None:
-                left_out[name] = "belongs to the sampled parameters, which are not those that were asked for"
+                left_out[name] = "density of the sampled parameters, which are not the requested ones"
     info = {**table.info, "left_out": left_out} if left_out else dict(table.info)
     columns = [names.index(name) for name in space.names]
     samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
@@ -165,7 +165,7 @@ def _without_dead(table: Table) -> Table:
             dead |= np.asarray(fields[name]) == -np.inf
     dead &= np.asarray(weights) == 0.0
     unlike = [name for name, values in fields.items() if values is not None and np.shape(values) != dead.shape]
-    if not dead.any() or unlike:  # which Chain refuses
+    if not dead.any() or unlike:  # Chain refuses unequal lengths
         return table
     reason = f"{int(dead.sum())} of {len(dead)}: weight zero and log density -infinity"
     return replace(
@@ -177,7 +177,7 @@ def _without_dead(table: Table) -> Table:
 
 
 def _named(table: Table, names: Sequence[str]) -> Table:
-    """Returns a table without names under these, if they are new ones for all of its columns."""
+    """Returns a table without names under these names; unchanged if they are its default names, theta[j]."""
     shape = np.shape(table.samples)
     if table.names is not None or len(shape) != 2:
         return table
@@ -186,7 +186,7 @@ def _named(table: Table, names: Sequence[str]) -> Table:
         return table
     if len(names) != shape[1]:
         raise ValueError(
-            f"names: expected {shape[1]}, one for each column, as the source has no names; got {shorten(names, 40)}."
+            f"names: expected {shape[1]}, one for each column of a source without names; got {shorten(names, 40)}."
         )
     new = dict(zip(defaults, names, strict=True))
     parts: dict[str, Any] = {
@@ -214,7 +214,7 @@ def _names(table: Table, space: ParameterSpace | None) -> tuple[str, ...]:
 
 
 def _bounds_of(table: Table, name: str) -> tuple[float, float]:
-    """Returns the bounds of a parameter, infinite where the source has none."""
+    """Returns the bounds of a parameter, infinite if the source has none."""
     lower, upper = table.bounds.get(name, (-np.inf, np.inf))
     return float(lower), float(upper)
 
@@ -229,22 +229,22 @@ def _space_of(table: Table, names: list[str]) -> ParameterSpace:
 def _why(name: str, table: Table) -> str:
     if name in table.derived:
         return "not sampled: derived from the other parameters, or fixed"
-    return table.doubtful.get(name, "not among the parameters asked for")
+    return table.doubtful.get(name, "not among the requested parameters")
 
 
 def complaints_of_doubt(table: Table) -> tuple[str, ...]:
-    """Returns what to tell of columns that are taken for no parameters."""
+    """Returns warnings about columns that are not read because they do not look like parameters."""
     names: dict[str, list[str]] = {}
     for name, why in table.doubtful.items():
         names.setdefault(why, []).append(name)
     return tuple(
-        f"{shorten(same, 40)}: left out, as {why}. Pass names=[...] with it if it is a parameter."
+        f"{shorten(same, 40)}: left out, because {why}. If it is a parameter, include it in names=[...]."
         for why, same in names.items()
     )
 
 
 def complaint_of_divergences(count: int, transitions: int) -> tuple[str, ...]:
-    """Returns what to tell of diverging transitions of Hamiltonian Monte Carlo, if there are any."""
+    """Returns a warning about divergent transitions of Hamiltonian Monte Carlo; empty if there are none."""
     if not count:
         return ()
     return (
@@ -261,7 +261,7 @@ def _scalar(value: Any, name: str) -> float:
 
 
 def joined(tables: Sequence[Table]) -> Table:
-    """Returns the rows of several tables of the same columns, each with chain ids of its own."""
+    """Returns the rows of several tables with the same columns. Each table gets its own chain ids."""
     first = tables[0]
     for j, table in enumerate(tables[1:], start=2):
         if table.names != first.names or np.shape(table.samples)[1:] != np.shape(first.samples)[1:]:
@@ -269,13 +269,13 @@ def joined(tables: Sequence[Table]) -> Table:
         present = [{name for name in FIELDS if t.fields.get(name) is not None} for t in (first, table)]
         unlike = (present[0] ^ present[1]) - set(LABELS)
         if unlike:
-            raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in some of the parts only.")
+            raise ValueError(f"part {j}: {shorten(sorted(unlike))} present in only some of the parts.")
         _require_one_analysis(first, table, j)
     related = [table.fields.get("family_id") is not None for table in tables]
     if any(related) and not all(has or table.rows == "independent" for has, table in zip(related, tables, strict=True)):
         raise ValueError(
-            "expected parts that all have family_id, or say rows='independent' in its place: a chain depends through "
-            "families or in time, not both. Read the parts one by one."
+            "expected parts that all have family_id or rows='independent'; got one without. Rows of a chain depend on "
+            "each other through families or in time, not both. Read the parts one by one."
         )
     fields: dict[str, Any] = {
         name: np.concatenate([table.fields[name] for table in tables])
@@ -291,7 +291,7 @@ def joined(tables: Sequence[Table]) -> Table:
     info = {**first.info, "parts": [dict(table.info) for table in tables]}
     left_out = dict(info.get("left_out", {}))
     if any(table.evidence for table in tables):
-        left_out["log_evidence"] = "the parts have one each"
+        left_out["log_evidence"] = "each part has its own"
     return Table(
         np.concatenate([table.samples for table in tables]),
         first.names,
@@ -310,8 +310,8 @@ def joined(tables: Sequence[Table]) -> Table:
 
 
 def _require_one_analysis(first: Table, table: Table, part: int) -> None:
-    """Raises ValueError if a table has other bounds, other derived parameters or another temperature than the first."""
-    separately = "Chains of one analysis have the same; read others one by one."
+    """Raises ValueError if a table differs from the first in bounds, derived parameters or temperature."""
+    separately = "Chains of one analysis must agree in this. Read other chains one by one."
     for name in first.names or ():
         one, other = ({"bounds": _bounds_of(t, name), "derived": name in t.derived} for t in (first, table))
         unlike = [what for what in one if one[what] != other[what]]
@@ -323,19 +323,19 @@ def _require_one_analysis(first: Table, table: Table, part: int) -> None:
     hot, cold = (float(t.info.get("temperature", 1.0)) for t in (first, table))
     if abs(hot - cold) > _SAME_TEMPERATURE * hot:
         raise ValueError(
-            f"part {part}: expected temperature {hot:.4g} as in part 1; got {cold:.4g}: weights of different "
+            f"part {part}: expected temperature {hot:.4g} as in part 1; got {cold:.4g}. Weights of different "
             f"temperatures cannot be compared. {separately}"
         )
 
 
 def _common(tables: Sequence[Table], field: str) -> str | None:
-    """Returns what all tables say of a field, None if they do not say the same."""
+    """Returns the value of a field if it is the same in all tables, else None."""
     said = {getattr(table, field) for table in tables}
     return said.pop() if len(said) == 1 else None
 
 
 def _renumbered(tables: Sequence[Table], name: str) -> np.ndarray:
-    """Returns labels that no two tables share; without any, a table is one chain, and its rows are a family each."""
+    """Returns labels that no two tables share. A table without labels is one chain, and each row is its own family."""
     ids, start = [], 0
     for table in tables:
         given, n = table.fields.get(name), len(table.samples)

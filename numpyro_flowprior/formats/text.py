@@ -1,7 +1,7 @@
-"""Rows of numbers in text files: parsed by NumPy's reader in C, and line by line only where that cannot read them.
+"""Reads rows of numbers from text files with NumPy's C parser, and line by line only if that fails.
 
-Files come as other systems write them: with a byte-order mark, Fortran's numbers (1.0D+01, 0.148-104), a last row that
-was cut when a disk was full or that is still being written.
+Files of other systems may have a byte-order mark, Fortran numbers (1.0D+01, 0.148-104), or a last row that was cut off
+because a disk was full or that is still being written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .._util.checks import FloatArray, shorten
 ENCODING = "utf-8-sig"  # UTF-8, with a byte-order mark or without
 _FORTRAN = (
     re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[dDqQ]([+-]?\d+)"),
-    re.compile(r"([+-]?(?:\d+\.\d*|\.\d+))([+-]\d{3})"),  # three digits leave no place for the letter
+    re.compile(r"([+-]?(?:\d+\.\d*|\.\d+))([+-]\d{3})"),  # with three digits there is no room for the letter
 )
 _NUMBER = re.compile(r"[+-]?\d*(?:\.(\d*))?(?:[eEdDqQ]?([+-]?\d+))?")
-_COMPARED = 20  # rows before the last that tell how its last number should be written ...
-_FEWEST = 10  # ... if there are so many; in a file of fewer it is taken as it stands
-_TAIL = 1 << 16  # bytes of them at most
+_COMPARED = 20  # rows before the last that show how its last number should be written ...
+_FEWEST = 10  # ... if there are at least this many; with fewer, the last row is read as it is
+_TAIL = 1 << 16  # at most this many bytes are read for this
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Rows:
 
     Attributes:
         values: (n, width).
-        cut: why the last row is not among them, if it is not.
+        cut: why the last row is left out; None if it is not.
     """
 
     values: FloatArray
@@ -44,17 +44,17 @@ class Rows:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """What is missing, as a table's info has it."""
+        """What is left out, for the info of a Table."""
         return {} if self.cut is None else {"last row": self.cut}
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """What users should hear."""
+        """Sentences for a warning to the user."""
         return () if self.cut is None else (f"The last row is left out: {self.cut}.",)
 
 
 def lines_of(path: Path) -> list[str]:
-    """Returns the lines of a text file in UTF-8; ValueError, naming it, if it holds other bytes."""
+    """Returns the lines of a text file in UTF-8; ValueError with the file name if it holds other bytes."""
     try:
         return path.read_text(encoding=ENCODING).splitlines()
     except UnicodeDecodeError as error:
@@ -66,23 +66,24 @@ def read_rows(
 ) -> Rows:
     """Returns the rows of numbers of a text file.
 
-    A last row without an end of line is left out if it has too few numbers, or if its last number is written as none of
-    those above it is: 3.91 where they are like 4.07e-05 is no number that anybody wrote.
+    A last row without an end of line is left out if it has too few numbers, or if its last number has another format
+    than all numbers above it: 3.91 below numbers like 4.07e-05 has been cut off. It is also left out if it is shorter
+    than rows above that all have the same length.
 
     Args:
         path: a text file in UTF-8.
-        width: numbers in a row.
+        width: number of values in a row.
         delimiter: what separates them; None for white space.
         skip: lines before the first row.
-        comments: what a comment starts with, if there are any.
+        comments: the string that starts a comment; None if there are no comments.
 
     Raises:
-        ValueError: no rows, a row of another length, or a cell that is no number (line number given).
+        ValueError: there are no rows, a row has another length, or a cell is not a number (line number given).
     """
     layout = _Layout(width, delimiter, skip, comments)
     cut = _cut(path, layout)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of no data, which is an error below
+        warnings.simplefilter("ignore", UserWarning)  # about missing data, which is an error below
         try:
             table = _parsed(path, layout, cut, float)
         except UnicodeDecodeError:
@@ -108,7 +109,7 @@ class _Layout:
     comments: str | None
 
     def cells(self, line: str) -> list[str]:
-        """Returns the cells of a line, none of an empty one or a comment."""
+        """Returns the cells of a line, none for an empty line or a comment."""
         text = line.split(self.comments)[0].strip() if self.comments else line.strip()
         if not text:
             return []
@@ -127,7 +128,7 @@ def _parsed(path: Path, layout: _Layout, cut: str | None, convert: Callable[[str
 
 
 def _cut(path: Path, layout: _Layout) -> str | None:
-    """Returns why the last row is to be left out, or None if it is whole."""
+    """Returns why the last row must be left out, or None if it is complete."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         tail = file.read().decode(ENCODING, errors="replace")
@@ -136,19 +137,19 @@ def _cut(path: Path, layout: _Layout) -> str | None:
         return None
     last = layout.cells(lines[-1])
     rows = [cells for line in lines[-_COMPARED - 1 : -1] if len(cells := layout.cells(line)) == layout.width]
-    if not last or len(rows) < _FEWEST or len(last) > layout.width:  # more is an error, which is told elsewhere
+    if not last or len(rows) < _FEWEST or len(last) > layout.width:  # more is an error, raised elsewhere
         return None
     if len(last) < layout.width:
-        return f"it has {len(last)} of {layout.width} numbers: the file was cut, or is still being written"
+        return f"it has {len(last)} of {layout.width} numbers: the file was cut off, or is still being written"
     above = lines[-_COMPARED - 1 : -1]
     narrower = len({len(line) for line in above}) == 1 and len(lines[-1]) < len(above[-1].rstrip("\r\n"))
     if _style(last[-1]) in {_style(cells[-1]) for cells in rows} and not narrower:
         return None
-    return "it has no end of line, and may have been cut inside a number"
+    return "it has no end of line, and may have been cut off within a number"
 
 
 def _style(cell: str) -> tuple[int, int] | None:
-    """Returns how a number is written: digits behind its point and of its exponent, -1 for none; None if it is none."""
+    """Returns the digits after a number's point and in its exponent, -1 for none; None if it is not a number."""
     match = _NUMBER.fullmatch(cell.strip())
     return match and (-1 if match[1] is None else len(match[1]), -1 if match[2] is None else len(match[2].lstrip("+-")))
 
@@ -171,7 +172,7 @@ def _cells(path: Path, layout: _Layout, cut: str | None) -> Iterator[tuple[int, 
 
 
 def number(cell: str) -> float:
-    """Returns the number in a cell of text, C's or Fortran's; ValueError if it is none."""
+    """Returns the number in a cell of text, in C or Fortran notation; ValueError if it is not a number."""
     for pattern in _FORTRAN:
         match = pattern.fullmatch(cell.strip())
         if match:

@@ -1,4 +1,4 @@
-"""Chains as ArviZ data: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x)."""
+"""Converts chains to ArviZ data: InferenceData (ArviZ 0.x) or xarray's DataTree (1.x)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..chains.variables import Variable, all_storable, labels_of, storable, vari
 from .from_arviz import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module, digest_of
 from .table import KINDS
 
-_MOST_STEPS = 200_000  # of longer Markov chains with multiplicities every so many steps are kept
-_MOST_VALUES = 2**28  # of pointwise log likelihoods: 2 GiB
+_MOST_STEPS = 200_000  # longer Markov chains with multiplicities are thinned to about this many steps
+_MOST_VALUES = 2**28  # pointwise log likelihoods: 2 GiB
 
 
 class HasLikelihood(Protocol):
-    """What `to_arviz` needs of a ModelDensity."""
+    """The part of a ModelDensity that `to_arviz` needs."""
 
     observed: dict[str, np.ndarray]
     arrays: dict[str, Variable]  # of all sites
@@ -49,43 +49,45 @@ def to_arviz(
 ) -> Any:
     """Returns a chain as arviz.InferenceData (a DataTree with ArviZ 1.x).
 
-    Parameters are variables under their own names; columns `x[0]`, `x[1]`, ... that make up an array are one variable
-    x. A slash in a name becomes a dot, as NetCDF cannot hold it. With the model's density dimensions have the names of
-    the plates, as `arviz.from_numpyro` has them. The copies of a learned prior in a plate are then one variable. Its
-    last dimension, "<site>_parameter", has the parameters' names as coordinates.
+    Parameters are variables under their own names. Columns `x[0]`, `x[1]`, ... that form an array are one variable x. A
+    slash in a name becomes a dot, because NetCDF does not allow slashes. With the model's density, dimensions have the
+    names of the plates, as in `arviz.from_numpyro`. The copies of a learned prior in a plate are then one variable. Its
+    last dimension, "<site>_parameter", has the names of the parameters as coordinates.
 
-    A numpyro.infer.MCMC that has run is taken as `arviz.from_numpyro` does, sites and divergences as they are. Every
-    site that draws from a learned prior has that last dimension.
+    A numpyro.infer.MCMC that has run is converted by `arviz.from_numpyro`, with unchanged sites and divergences. Every
+    site that draws from a learned prior has this last dimension.
 
-    ArviZ knows no weights, and chains of one length only. Rows that count several times are therefore repeated,
-    importance weights resampled to round(effective size) rows of equal weight, and rows of unequal chain lengths become
-    a single chain; all rows as they were are then in a group of their own, "posterior_rows", from which `from_arviz`
-    has them back. Log density, log prior and log likelihood go to `sample_stats` (as lp, log_prior,
-    log_likelihood_total), and so does `family_id`; units, labels and bounds to the variables' attributes; evidence, its
-    error and the chain's info (as JSON) to the attributes of `posterior`.
+    ArviZ does not support weights, or chains of unequal lengths. Rows that count several times are therefore repeated.
+    Rows with importance weights are resampled to round(effective size) rows of equal weight. Chains of unequal lengths
+    become a single chain. In these cases the group "posterior_rows" has the original rows, and `from_arviz` reads them.
+
+    Log density, log prior and log likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total), and so does
+    `family_id`. Units, labels and bounds go to the attributes of the variables. The evidence, its error and the info of
+    the chain (as JSON) go to the attributes of `posterior`.
 
     Args:
         chain: the Chain, or the MCMC.
-        density: the ModelDensity that a Chain samples; adds the groups `log_likelihood` (one value per draw and
-            observation, which `arviz.loo` asks for) and `observed_data`, and to `posterior` the model's deterministic
-            sites. Observations that depend on each other, one draw of a multivariate normal, are a single one.
-        pointwise: False for one log likelihood per draw and observed *site*; for an MCMC, for none.
-        dims: {variable or site: names of its dimensions}, in place of those of the model.
+        density: the ModelDensity that a Chain samples. It adds the groups `log_likelihood` (one value per draw and
+            observation, which `arviz.loo` needs) and `observed_data`, and the deterministic sites in `posterior`.
+            Observations that depend on each other, such as one draw of a multivariate normal, count as one.
+        pointwise: False for one log likelihood per draw and observed *site*; for an MCMC, False for none.
+        dims: {variable or site: names of its dimensions}, instead of those of the model.
         coords: {dimension: values along it}.
         key: for the resampling of weighted chains; jax.random.key(0) if None.
 
     Raises:
         ImportError: ArviZ is not installed.
-        TypeError: neither a Chain nor an MCMC.
-        ValueError: the density is of other parameters than the chain; or given with an MCMC; or that has not run; dims
-            or coords of something that is not there, or of another length; more than 2 GiB of log likelihoods.
+        TypeError: `chain` is neither a Chain nor an MCMC.
+        ValueError: the density has other parameters than the chain, or is given with an MCMC; the MCMC has not run;
+            dims or coords are for something that does not exist, or have another length; the log likelihoods need more
+            than 2 GiB.
     """
     arviz = arviz_module()
     if hasattr(chain, "get_samples"):
-        from .mcmc_to_arviz import named_draws  # from a room below: what a model samples is known there
+        from .mcmc_to_arviz import named_draws  # imported here: only an MCMC needs it
 
         if density is not None:
-            raise ValueError("to_arviz: density: expected none with an MCMC. Pass read_chain(mcmc) in its place.")
+            raise ValueError("to_arviz: density: expected none with an MCMC. Pass read_chain(mcmc) instead of it.")
         return named_draws(arviz, chain, log_likelihood=pointwise, dims=dims or {}, coords=coords or {})
     if not isinstance(chain, Chain):
         raise TypeError(f"to_arviz: expected a Chain or a numpyro.infer.MCMC; got {type(chain).__name__}.")
@@ -131,7 +133,7 @@ def to_arviz(
 
 
 def _add_sites(groups: Any, arrays: dict[str, Variable], density: HasLikelihood, chain: Chain, pointwise: bool) -> None:
-    """Adds what the model makes of a chain's rows to the groups, {group: {name: values (n, ...)}}, and its arrays."""
+    """Adds the model's sites at the rows of a chain to `groups`, {group: {name: values (n, ...)}}, and to `arrays`."""
     x = chain.select(density.names).samples
     if pointwise:
         _require_room(density, x)
@@ -155,7 +157,7 @@ def _values(chain: Chain, variable: Variable) -> FloatArray:
 def _require_room(density: HasLikelihood, x: FloatArray) -> None:
     draws = len(x)
     if draws * sum(np.prod(density.arrays[name].shape) for name in density.observed) <= _MOST_VALUES:
-        return  # an upper limit: of a multivariate distribution all numbers are one observation
+        return  # an upper limit: all values of a multivariate distribution are one observation
     one = density.log_likelihood_by_site(x[:1], pointwise=True)
     observations = sum(values.size for values in one.values())
     if draws * observations > _MOST_VALUES:
@@ -166,12 +168,12 @@ def _require_room(density: HasLikelihood, x: FloatArray) -> None:
 
 
 def _free(name: str, taken: Mapping[str, Variable]) -> str:
-    """Returns the name of a deterministic or observed site, marked as such where a parameter has it."""
+    """Returns the name of a deterministic or observed site, marked as such if a parameter has the same name."""
     return f"{name} (site)" if name in taken else name
 
 
 def _equally_weighted(chain: Chain, key: jax.Array) -> Chain:
-    """Returns rows of equal weight: a Markov chain's steps, or as many draws of weighted rows as they are worth."""
+    """Returns rows of equal weight: the steps of a Markov chain, or weighted rows resampled to their effective size."""
     if chain.weights_kind == "counts" and chain.rows == "sequence":
         assert chain.weights is not None
         assert chain.dependence.sequences is not None
@@ -193,7 +195,7 @@ def _lost_chains(chain: Chain) -> bool:
 
 
 def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
-    """Adds the chain's rows as they are, so that nothing of them is lost in the file."""
+    """Adds the original rows of the chain, so that the file loses nothing."""
     per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
     columns = {storable(name): chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}

@@ -1,4 +1,4 @@
-"""Chains to files that `read_chain` reads back: npz with everything, csv and parquet with the columns alone."""
+"""Writes chains to files that `read_chain` can read back: everything to npz, only the columns to csv and parquet."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .table import FIELDS
 
 
 def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
-    """Writes a chain, whole or not at all, in the format that the name's ending asks for, and returns its path.
+    """Writes a chain atomically, in the format given by the ending of the file name, and returns its path.
 
-    npz keeps everything. csv and parquet have a column for each parameter and for what belongs to each draw (log
-    densities, weights, labels), to the last bit; bounds, units, evidence and info are not in them. Parquet keeps what
-    the weights and the order of rows are. csv cannot; a warning says so where the columns do not show it.
+    npz keeps everything. csv and parquet have a column for each parameter and each value per draw (log densities,
+    weights, labels), to the last bit. They do not keep bounds, units, evidence and info. Parquet also keeps the kind of
+    the weights and of the order of rows. csv cannot, and a warning says so if the columns do not show it.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         ImportError: pyarrow, for parquet, is not installed.
-        ValueError: another ending, or a parameter that is called as a column of another kind is.
+        ValueError: the ending is another one, or a parameter would not be read back as one, e.g. one named `weights`.
     """
     path = require_writable(path)
     if path.suffix == ".npz":
@@ -54,19 +54,19 @@ def _require_parameters(path: Path, columns: dict[str, np.ndarray]) -> None:
     """Raises ValueError if columns by these names would not be read back as parameters."""
     taken = no_parameters(columns)
     if taken:
-        raise ValueError(f"{path}: {shorten(taken)}: a column of this name is no parameter. Write an npz file.")
+        raise ValueError(f"{path}: {shorten(taken)}: would not be read back as a parameter. Write an npz file.")
 
 
 def _warn_of_kinds(path: Path, chain: Chain, fields: dict[str, Any], kinds: dict[str, str]) -> None:
-    """Warns of what a chain says of its weights and rows, if its columns alone will not be taken for that."""
+    """Warns if the columns alone do not show what the chain declares about its weights and rows."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the chain itself its user has heard
+        warnings.simplefilter("ignore")  # the user has already seen the warnings about the chain
         again = Chain(chain.samples, chain.space, **fields)
     lost = {name: said for name, said in kinds.items() if getattr(again, name) != said}
     if lost:
         said = ", ".join(f"{name}={value!r}" for name, value in lost.items())
         warnings.warn(
-            f"{path}: csv cannot say {said}, and the rows do not show it. After reading, say so by "
+            f"{path}: csv cannot store {said}, and the rows do not show it. After reading, call "
             f"chain.replace({said}), or write npz or parquet.",
             FlowPriorWarning,
             stacklevel=3,
@@ -74,7 +74,7 @@ def _warn_of_kinds(path: Path, chain: Chain, fields: dict[str, Any], kinds: dict
 
 
 def require_writable(path: str | os.PathLike[str]) -> Path:
-    """Returns a path that `write_chain` knows how to write to; raises ValueError, naming the endings, for others."""
+    """Returns the path if `write_chain` supports its ending; raises ValueError with the supported endings if not."""
     path = Path(path)
     if path.suffix not in (".npz", ".csv", ".parquet"):
         raise ValueError(f"{path}: expected a name ending in .npz, .csv or .parquet; got {path.suffix or 'none'!r}.")

@@ -1,1 +1,1 @@
-"""What a NumPyro model samples: its sites, their coordinates and dimensions, and their latent spaces."""
+"""The sites that a NumPyro model samples, their coordinates and dimensions, and their latent spaces."""

@@ -1,4 +1,4 @@
-"""Names of the dimensions of a model's sites, its plates': the labels that ArviZ puts on arrays."""
+"""Names of the dimensions of the sites of a model, taken from its plates. ArviZ uses them to label arrays."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _KINDS = ("sample", "deterministic")
 def arrays_of_sites(model_trace: dict[str, Any]) -> dict[str, Variable]:
     """Returns {site: its value's shape and dimensions} for the sample and deterministic sites of a trace.
 
-    A dimension in a plate has the plate's name, one of an event the name that `infer={"event_dims": [...]}` gives it.
-    The last one of a prior over named parameters is `<site>_parameter`, any other `<site>_dim_<j>`. An observed value
-    has the shape of what it is compared with: one number may be the observation of a whole plate.
+    A dimension in a plate has the name of the plate. An event dimension has the name given by
+    `infer={"event_dims": [...]}`. The last dimension of a prior over named parameters is `<site>_parameter`. Any other
+    dimension is `<site>_dim_<j>`. The shape of an observed value is broadcast to that of its distribution, because one
+    number may be the observation of a whole plate.
     """
     arrays = {name: _array(name, site) for name, site in model_trace.items() if site["type"] in _KINDS}
     for name, site in model_trace.items():
@@ -34,10 +35,10 @@ def arrays_of_sites(model_trace: dict[str, Any]) -> dict[str, Variable]:
 
 
 def variables_of_latents(latents: Sequence[Latent], arrays: dict[str, Variable]) -> dict[str, Variable]:
-    """Returns the arrays that the coordinates of latent sites are, {name: variable}.
+    """Returns the variables that the coordinates of latent sites form, {name: variable}.
 
-    A site is one variable, with its plates. A prior over named parameters that is in no plate is one for each of them,
-    under its name. The missing entries of a half observed site are one each.
+    A site is one variable, with its plates. A prior over named parameters outside of plates is one variable for each
+    parameter, under the name of the parameter. Each missing entry of a partly observed site is one variable.
     """
     variables: dict[str, Variable] = {}
     for latent in latents:
@@ -55,7 +56,7 @@ def variables_of_latents(latents: Sequence[Latent], arrays: dict[str, Variable])
 
 
 def _plates_of(site: Variable, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Returns the dimensions of a site's unconstrained coordinates, whose last one is that of the event."""
+    """Returns the dimensions of the unconstrained coordinates of a site. The last one is the event dimension."""
     dims = list(default_dims(name, len(shape)))
     for axis in range(min(len(shape), len(site.shape)) - 1):
         if shape[axis] == site.shape[axis]:
@@ -67,7 +68,7 @@ def _array(name: str, site: dict[str, Any]) -> Variable:
     shape = np.shape(site["value"])
     plates = {frame.dim: frame for frame in site.get("cond_indep_stack", ())}
     events = list((site.get("infer") or {}).get("event_dims", ()))
-    if site["type"] == "deterministic":  # it does not say which dimensions are an event's: the plates come first
+    if site["type"] == "deterministic":  # its event dimensions are not recorded, but plates come first
         rank = max(len(shape) - max((-dim for dim in plates), default=0), 0)
     else:
         rank = site["fn"].event_dim

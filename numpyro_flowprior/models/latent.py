@@ -1,4 +1,4 @@
-"""LatentReparam: samplers walk in the flow's latent space, where its density is close to a standard normal."""
+"""LatentReparam: sampling in the latent space of a flow, where its density is close to a standard normal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpyro.infer.reparam import Reparam
 from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 
-LATENT_SUFFIX = "_latent"  # of the site that is sampled in place of a prior's
+LATENT_SUFFIX = "_latent"  # suffix of the site that is sampled instead of the site of the prior
 
 
 @runtime_checkable
@@ -30,21 +30,21 @@ class HasLatentSpace(Protocol):
         """Returns latent coordinates (..., d) of points (..., d)."""
 
     def from_latent(self, omega: Any) -> jax.Array:
-        """Returns points (..., d) of latent coordinates (..., d)."""
+        """Returns points (..., d) at latent coordinates (..., d)."""
 
     def latent_log_prob(self, omega: Any) -> jax.Array:
-        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        """Returns the normalised log density (...,) of the prior in latent coordinates, at (..., d)."""
 
 
 class LatentDensity(Distribution):
-    """Density of omega = T^-1(theta), for theta drawn from a learned prior p and T its `from_latent`.
+    """Distribution of omega = T^-1(theta), for theta drawn from a learned prior p, where T is its `from_latent`.
 
-    Normalised on R^d, and exact for a mixture of flows too, whose T is the first member's, and for tempered and robust
-    priors, whose T is that of the prior they are made of: log p(omega) = log p(T(omega)) + log |det dT / domega|. One
-    flow alone has its base density there.
+    log p(omega) = log p(T(omega)) + log |det dT / domega|, normalised on R^d. This is the base density if the prior is
+    a single flow. It is also exact for a mixture of flows, where T is that of the first member, and for tempered and
+    robust priors, where T is that of the original prior.
 
     Args:
-        prior: a FlowPrior, or what `temper` or `robustify` made of one.
+        prior: a FlowPrior, or the result of `temper` or `robustify` for one.
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
@@ -66,28 +66,28 @@ class LatentDensity(Distribution):
 
 
 class LatentReparam(Reparam):
-    """Samples the site of a learned prior in its latent space, and hands the model theta as before.
+    """Reparametrisation that samples the site of a learned prior in its latent space. The model still gets theta.
 
         model = numpyro.handlers.reparam(model, config={"theta": LatentReparam()})
 
-    The posterior of theta is the same; curved, bounded and strongly correlated priors become nearly a standard normal,
-    which is what NUTS moves in best. Separate modes come together only in the latent space of one flow with
-    `FlowConfig(base="normal")`: a mixture base, the default, keeps them apart. The sampled site is "<name>_latent";
-    "<name>" becomes a deterministic one.
+    The posterior of theta is the same. Curved, bounded and strongly correlated priors become nearly standard normal,
+    which NUTS samples best. Separate modes merge only in the latent space of a single flow with
+    `FlowConfig(base="normal")`. The default, a mixture base, keeps them apart. The sampled site is "<name>_latent", and
+    "<name>" becomes a deterministic site.
 
     Raises:
-        TypeError: the site's distribution is no FlowPrior, tempered or robust prior (expanded or not).
+        TypeError: the distribution of the site is not a FlowPrior, tempered prior or robust prior (expanded or not).
         ValueError: the site is observed.
     """
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, jax.Array]:
-        """Returns (None, theta), having sampled the latent site."""
+        """Samples the latent site, and returns (None, theta)."""
         if obs is not None:
             raise ValueError(f"LatentReparam: expected a latent site; {name!r} is observed. Leave it out of `config`.")
         prior, expand_shape, event_dim = self._unwrap(fn)
         if not isinstance(prior, HasLatentSpace):
             raise TypeError(
-                f"LatentReparam: expected a FlowPrior at site {name!r}, tempered and robust ones included; got "
+                f"LatentReparam: expected a FlowPrior, TemperedPrior or RobustPrior at site {name!r}; got "
                 f"{type(prior).__name__}, which has no latent space. Leave it out of `config`."
             )
         omega = numpyro.sample(f"{name}{LATENT_SUFFIX}", self._wrap(LatentDensity(prior), expand_shape, event_dim))

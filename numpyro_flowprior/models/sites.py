@@ -1,4 +1,4 @@
-"""What a NumPyro model samples: its latent sites, their supports, and names for their coordinates."""
+"""The latent sites of a NumPyro model, their supports, and names for their coordinates."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from ..priors.box import Box
 from .latent import LATENT_SUFFIX, HasLatentSpace, LatentDensity
 from .unusual import FeasibleSites, unwrapped
 
-UNCONSTRAINED_SUFFIX = "_unconstrained"  # of the coordinates of a site whose support is no box
-_OBSERVED, _UNOBSERVED = "_observed", "_unobserved"  # what NumPyro makes of a site with an obs_mask
+UNCONSTRAINED_SUFFIX = "_unconstrained"  # suffix of the coordinates of a site with a support that is not a box
+_OBSERVED, _UNOBSERVED = "_observed", "_unobserved"  # the two sites that NumPyro makes from a site with an obs_mask
 
 
 @dataclass(frozen=True)
 class Latent:
-    """One latent site: its name, its value's shape, and the coordinates that stand for it in the vector.
+    """One latent site: its name, the shape of its value, and its coordinates in the vector that a sampler moves.
 
-    Those of a box are its raveled value, those of any other support what NumPyro's bijection makes it of.
+    If the support is a box, the coordinates are the raveled value. For any other support they are the unconstrained
+    coordinates of NumPyro's bijection.
 
     Attributes:
-        site: its name.
-        shape: of its value.
+        site: name of the site.
+        shape: shape of its value.
         space: its coordinates in the vector.
-        named: the parameters along the value's last axis, of a distribution over named ones (a FlowPrior, say), if any.
-        learned: whether that distribution has a latent space.
+        named: the parameters along the last axis of the value, if the distribution is over named parameters (for
+            example a FlowPrior); else None.
+        learned: whether that distribution has a latent space and no mask.
         support: NumPyro's constraint.
-        transform: from unconstrained coordinates to the value; None for a box.
-        imputed: for the missing part of a half observed site, which entries of its batch are missing; None for others.
-        others: the raveled coordinates that the vector lacks, at the missing part's observed entries; they count in no
-            density.
+        transform: map from unconstrained coordinates to the value; None for a box.
+        imputed: for the missing part of a partly observed site, which entries of its batch are missing; else None.
+        others: raveled coordinates of the observed entries of such a site, which are not in the vector. No density
+            depends on them.
     """
 
     site: str
@@ -52,18 +54,18 @@ class Latent:
 
     @property
     def inner_shape(self) -> tuple[int, ...]:
-        """The shape of the coordinates, missing ones and others."""
+        """The shape of the coordinates, including those that are not in the vector."""
         return self.shape if self.transform is None else self.transform.inverse_shape(self.shape)
 
     @property
     def moved(self) -> np.ndarray:
-        """Which raveled coordinates are in the vector, of bool."""
+        """Which raveled coordinates are in the vector, as a bool array."""
         size = int(np.prod(self.inner_shape))
         return np.ones(size, bool) if self.imputed is None else _over_events(self.imputed, self.inner_shape).ravel()
 
 
 def trace_model(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: jax.Array) -> dict[str, Any]:
-    """Returns the trace of one run of the model under a key."""
+    """Returns the trace of one run of the model with a random key."""
     return forgetting(lambda: trace(seed(model, key)).get_trace(*args, **kwargs))
 
 
@@ -71,15 +73,16 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
     """Returns the latent sites of a trace, in its order.
 
     Raises:
-        ValueError: a site that no bridge can hold (discrete, `param`, subsampled plate), a support that no bijection
-            maps to real coordinates, or two sites with parameters of one name. The site is named.
+        ValueError: a site that is not supported (discrete, `param`, subsampled plate), a support without a bijection
+            from real coordinates, no latent site, or two sites with parameters of the same name. The message names the
+            site.
     """
     latents = []
     for name, site in model_trace.items():
         if site["type"] == "param":
             raise ValueError(f"model: site {name!r} is a numpyro.param, which has no density. Make it a sample site.")
         if site["type"] == "plate" and site["args"][1] is not None and site["args"][1] < site["args"][0]:
-            raise ValueError(f"model: plate {name!r} subsamples: its density would be random. Use all data.")
+            raise ValueError(f"model: plate {name!r} subsamples, so the density would be random. Use all data.")
         if site["type"] == "sample" and not site["is_observed"]:
             latents.append(_latent(name, site))
             if _is_half_observed(name, model_trace):
@@ -91,19 +94,20 @@ def find_latents(model_trace: dict[str, Any]) -> list[Latent]:
 
 
 def trace_of_run(mcmc: Any) -> dict[str, Any]:
-    """Returns the trace of a numpyro.infer.MCMC's model, its arguments those of the run."""
+    """Returns the trace of the model of a numpyro.infer.MCMC, with the arguments of its run."""
     model, args, kwargs = FeasibleSites(mcmc.sampler.model), copied(mcmc._args), copied(mcmc._kwargs)
-    with jax.enable_x64(True):  # so that a bound of 0.1 is 0.1
+    with jax.enable_x64(True):  # so that a bound of 0.1 is not rounded to float32
         return trace_model(model, args, kwargs, jax.random.key(0))
 
 
 def readable_sites(model_trace: dict[str, Any]) -> dict[str, Latent]:
-    """Returns {sampled site: what its draws hold} for the latent sites of a trace whose support is a box.
+    """Returns {sampled site: its coordinates in the model} for the latent sites of a trace with a box as support.
 
-    What `LatentReparam` moved into latent space is there as what the model sees: theta for the site theta_latent.
+    A site that `LatentReparam` moved into latent space has the coordinates that the model sees: theta for the site
+    theta_latent.
 
     Raises:
-        ValueError: two sites with parameters of one name.
+        ValueError: two sites with parameters of the same name.
     """
     latents = {}
     for name, site in model_trace.items():
@@ -116,14 +120,14 @@ def readable_sites(model_trace: dict[str, Any]) -> dict[str, Latent]:
             continue
         with suppress(ValueError):
             latent = _latent(name, site)
-            if latent.transform is None:  # a simplex, say: its draws are read, but have no bounds of their own
+            if latent.transform is None:  # others, e.g. a simplex, are read without bounds
                 latents[name] = latent
     _require_unique(list(latents.values()))
     return latents
 
 
 def observed_sites(model_trace: dict[str, Any]) -> list[str]:
-    """Returns the names of the observed sample sites (factors among them)."""
+    """Returns the names of the observed sample sites, including factors."""
     return [name for name, site in model_trace.items() if site["type"] == "sample" and site["is_observed"]]
 
 
@@ -136,7 +140,7 @@ def _latent(name: str, site: dict[str, Any]) -> Latent:
     function, shape = site["fn"], np.shape(site["value"])
     support = function.support
     if getattr(support, "is_discrete", False):
-        raise ValueError(f"model: latent site {name!r} is discrete; samplers of densities need it summed out or fixed.")
+        raise ValueError(f"model: latent site {name!r} is discrete; expected a continuous site. Sum it out, or fix it.")
     size = int(np.prod(shape))
     named = named_space_of(function)
     if named is not None:
@@ -157,24 +161,27 @@ def _unconstrained(name: str, shape: tuple[int, ...], support: Any) -> Latent:
     if transform is None or support is constraints.complex:
         raise ValueError(
             f"model: latent site {name!r} has support {support!r}, for which NumPyro has no bijection from real "
-            "coordinates; expected a box, simplex, ordered vector, Cholesky factor or the like. Reparametrise it."
+            "coordinates; expected a box, simplex, ordered vector, Cholesky factor or similar. Reparametrise it."
         )
     inner = transform.inverse_shape(shape)
     if not np.prod(inner):
-        raise ValueError(f"model: latent site {name!r} has one possible value only, {support!r} being of dimension 0.")
+        raise ValueError(
+            f"model: latent site {name!r} has one possible value only: its support {support!r} has dimension 0. "
+            "Make it a numpyro.deterministic site."
+        )
     space = ParameterSpace(_coordinate_names(f"{name}{UNCONSTRAINED_SUFFIX}", inner))
     return Latent(name, shape, space, support=support, transform=transform)
 
 
 def _is_half_observed(name: str, model_trace: dict[str, Any]) -> bool:
-    """Returns whether a latent site is what NumPyro makes of the missing part of a site with an obs_mask."""
+    """Returns whether a latent site is the one that NumPyro makes for the missing part of a site with an obs_mask."""
     whole = name.removesuffix(_UNOBSERVED)
     observed = model_trace.get(f"{whole}{_OBSERVED}", {})
     return whole != name and whole in model_trace and bool(observed.get("is_observed"))
 
 
 def _missing_part(latent: Latent, site: dict[str, Any]) -> list[Latent]:
-    """Returns the latent site without its observed entries, on which nothing depends; none if all are observed."""
+    """Returns the latent site without its observed entries, which have no effect; [] if all are observed."""
     missing = mask_of(site["fn"])
     if missing is None or not missing.any():
         return []
@@ -185,13 +192,13 @@ def _missing_part(latent: Latent, site: dict[str, Any]) -> list[Latent]:
 
 
 def named_space_of(function: Any) -> ParameterSpace | None:
-    """Returns the space of a distribution over named parameters (a FlowPrior, say), also if expanded or masked."""
+    """Returns the space of a distribution over named parameters (e.g. a FlowPrior), also if expanded or masked."""
     space = getattr(unwrapped(function), "space", None)
     return space if isinstance(space, ParameterSpace) else None
 
 
 def mask_of(function: Any) -> np.ndarray | None:
-    """Returns where in its batch a distribution counts, of bool; None if it has no mask."""
+    """Returns the mask over the batch of a distribution, as a bool array; None if it has no mask."""
     masks, shape = [], function.batch_shape
     while isinstance(function, ExpandedDistribution | MaskedDistribution):
         if isinstance(function, MaskedDistribution):
@@ -201,7 +208,7 @@ def mask_of(function: Any) -> np.ndarray | None:
 
 
 def without_masks(function: Any) -> Any:
-    """Returns a distribution that counts everywhere in its batch."""
+    """Returns the distribution without its masks, so that it counts everywhere in its batch."""
     if isinstance(function, MaskedDistribution):
         return without_masks(function.base_dist)
     if isinstance(function, ExpandedDistribution):
@@ -210,7 +217,7 @@ def without_masks(function: Any) -> Any:
 
 
 def _over_events(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a mask over a batch for each coordinate of its members."""
+    """Returns a mask over a batch, broadcast to the coordinates of its members."""
     return np.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
@@ -227,14 +234,14 @@ def _require_unique(latents: list[Latent]) -> None:
             if name in seen:
                 raise ValueError(
                     f"model: parameter {name!r} has two priors, at sites {seen[name]!r} and {latent.site!r}. "
-                    "Train the prior without it (chain.select), or leave out the model's own site. If the product of "
-                    "the two is meant, sample one and add the other by numpyro.factor(name, prior.log_prob(theta))."
+                    "Train the prior without it (chain.select), or leave out the model's own site. For the product of "
+                    "the two, sample one and add the other with numpyro.factor(name, prior.log_prob(theta))."
                 )
             seen[name] = latent.site
 
 
 def _box_of(support: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns lower and upper bounds (broadcastable to the site's shape) of a box; None for other supports."""
+    """Returns the lower and upper bounds of a box, broadcastable to the shape of the site; None for other supports."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if isinstance(support, Box):

@@ -1,4 +1,4 @@
-"""Sites that are no ordinary priors: Delta is a constant, and of ImproperUniform there are no draws."""
+"""Sites that are not ordinary priors: a Delta is a constant, and an ImproperUniform has no draws."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpyro.primitives import Messenger
 
 
 def unwrapped(function: Any) -> Any:
-    """Returns a site's distribution without what expands, shapes or masks it."""
+    """Returns the distribution of a site without the wrappers that expand, reshape or mask it."""
     while isinstance(function, ExpandedDistribution | Independent | MaskedDistribution):
         function = function.base_dist
     return function
 
 
 class ConstantSites(Messenger):
-    """Makes latent Delta sites what they are: deterministic ones, which no sampler moves.
+    """Turns latent Delta sites into deterministic sites, which no sampler moves.
 
     Raises:
-        ValueError: one with a log density of its own.
+        ValueError: a Delta has its own log density.
     """
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Takes the value of a Delta site for given."""
+        """Fixes a latent Delta site at its value."""
         if not _is_latent(msg):
             return
         function = unwrapped(msg["fn"])
@@ -42,28 +42,28 @@ class ConstantSites(Messenger):
 
 
 def is_constant(site: dict[str, Any]) -> bool:
-    """Returns whether a traced site is a Delta that was made a deterministic one."""
+    """Returns whether a traced site is a Delta that was turned into a deterministic site."""
     return site["type"] == "deterministic" and isinstance(unwrapped(site.get("fn")), Delta)
 
 
 class ProperSites(Messenger):
-    """Refuses improper priors, of which there are no draws."""
+    """Refuses improper priors, because they have no draws."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Raises ValueError at a latent ImproperUniform site."""
         if _is_latent(msg) and isinstance(unwrapped(msg["fn"]), ImproperUniform):
             raise ValueError(
-                f"model: site {msg['name']!r} has an improper prior (ImproperUniform): it has no draws to begin at, no "
-                "evidence, and its posterior may have no mass. Give it a proper one, Uniform between bounds or a wide "
-                "Normal, say."
+                f"model: site {msg['name']!r} has an improper prior (ImproperUniform), which has no draws to start "
+                "from and no evidence. Its posterior may not be normalisable. Give it a proper one, for example a "
+                "Uniform between bounds or a wide Normal."
             )
 
 
 class FeasibleSites(Messenger):
-    """Gives improper priors some value of their support, where a model is run to see what its sites are."""
+    """Gives sites with improper priors a value in their support, for runs that only inspect the sites of a model."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        """Takes a feasible value for a latent ImproperUniform site."""
+        """Sets a latent ImproperUniform site to a value in its support."""
         if _is_latent(msg) and isinstance(unwrapped(msg["fn"]), ImproperUniform):
             msg["value"] = msg["fn"].support.feasible_like(jnp.zeros(msg["fn"].shape()))
 

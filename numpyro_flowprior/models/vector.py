@@ -1,8 +1,8 @@
-"""Between the vector that a sampler moves and the values of a model's latent sites.
+"""Maps between the vector that a sampler moves and the values of the latent sites of a model.
 
-The coordinates of a site whose support is a box are its value. Any other continuous support (a simplex, a Cholesky
+If the support of a site is a box, its coordinates are its value. Any other continuous support (a simplex, a Cholesky
 factor, an ordered vector) enters through the unconstrained coordinates of NumPyro's bijection, and its density there
-has the Jacobian. Functions of NumPy arrays or traced ones, of vectors (..., d), all in the precision that holds.
+includes the Jacobian. The functions take vectors (..., d), as NumPy or traced arrays, in the current precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from .sites import Latent
 
-_FARTHEST = 700.0  # of an unconstrained coordinate: exp of it is finite. A Dirichlet draw with a zero is at infinity
+_FARTHEST = 700.0  # bound on unconstrained coordinates, with a finite exp. A Dirichlet draw with a zero is at inf
 
 
 def coordinates_of(latents: Sequence[Latent], x: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def coordinates_of(latents: Sequence[Latent], x: Any) -> dict[str, Any]:
 
 
 def values_of(latents: Sequence[Latent], x: Any) -> tuple[dict[str, Any], Any]:
-    """Returns the latent sites' values, {site: (..., *shape)}, and the log Jacobian of the map (...,), at (..., d)."""
+    """Returns the values of latent sites, {site: (..., *shape)}, and the log Jacobian of the map (...,), at x."""
     values, log_det = coordinates_of(latents, x), jnp.zeros(x.shape[:-1], x.dtype)
     for latent in latents:
         if latent.transform is not None:
@@ -44,7 +44,7 @@ def values_of(latents: Sequence[Latent], x: Any) -> tuple[dict[str, Any], Any]:
 
 
 def vector_of(latents: Sequence[Latent], values: Mapping[str, Any]) -> Any:
-    """Returns vectors (..., d) of the latent sites' values, {site: (..., *shape)}: the inverse of `values_of`."""
+    """Returns vectors (..., d) for values of latent sites, {site: (..., *shape)}. It is the inverse of `values_of`."""
     parts = []
     for latent in latents:
         value = values[latent.site]
@@ -58,7 +58,7 @@ def vector_of(latents: Sequence[Latent], values: Mapping[str, Any]) -> Any:
 
 
 def _filled(latent: Latent, part: Any) -> Any:
-    """Returns the raveled coordinates of a site, with those that the vector lacks."""
+    """Returns the raveled coordinates of a site, including those that are not in the vector."""
     if latent.others is None:
         return part
     order = np.argsort(np.concatenate([np.flatnonzero(latent.moved), np.flatnonzero(~latent.moved)]))

@@ -1,1 +1,1 @@
-"""Learned densities as NumPyro priors, their files, and all that is made of them."""
+"""Learned densities as NumPyro priors, their files, and the priors derived from them."""

@@ -1,7 +1,7 @@
-"""The declared support as a NumPyro constraint, its map to unconstrained space, and the flat density on it.
+"""The declared support as a NumPyro constraint, its map to unconstrained space, and flat and broad priors on it.
 
-One constraint for boxes, half lines, lines and any mixture of them. NumPyro's samplers walk in the coordinates that
-`biject_to` gives, here the probit coordinates of the flow itself.
+One constraint covers boxes, half lines, lines and products of these. NumPyro's samplers use the unconstrained
+coordinates that `biject_to` gives. Here these are the coordinates of flows/support.py, with unit scales on half lines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .resolution import Held, held_by_float32, in_full_resolution
 
 
 class Box(constraints.Constraint):
-    """The closed support of a ParameterSpace, event shape (d,)."""
+    """NumPyro constraint for the closed support of a ParameterSpace, with event shape (d,)."""
 
     is_discrete = False
     event_dim = 1
@@ -34,17 +34,17 @@ class Box(constraints.Constraint):
         self.space = space
 
     def __call__(self, x: Any) -> jax.Array:
-        """Returns whether points (..., d) are in the closed support, (...,) of bool."""
-        if isinstance(x, np.ndarray) and x.dtype == np.float64:  # float32 would move them across bounds
+        """Returns whether points (..., d) are in the closed support, as bool (...,)."""
+        if isinstance(x, np.ndarray) and x.dtype == np.float64:  # float32 could round them across a bound
             return jnp.asarray(self.space.contains(x))
         return inside(jnp.asarray(x), self.space)
 
     def feasible_like(self, prototype: Any) -> jax.Array:
-        """Returns points inside the support, shaped like the prototype (..., d)."""
+        """Returns points inside the support, with the shape (..., d) of the prototype."""
         return BoxTransform(self.space)(jnp.zeros(jnp.shape(prototype)))
 
     def eq(self, other: object, static: bool = False) -> bool:
-        """Returns whether another constraint is the same box."""
+        """Returns whether the other constraint is the same box."""
         return isinstance(other, Box) and self.space == other.space
 
     def tree_flatten(self) -> Any:
@@ -56,7 +56,7 @@ class Box(constraints.Constraint):
 
 
 class BoxTransform(Transform):
-    """R^d to a box, one parameter at a time: probit for intervals, log-like for half lines (flows.support)."""
+    """Elementwise map from R^d to a box. Its inverse is probit on intervals, log-like on half lines (flows.support)."""
 
     domain = constraints.real_vector
 
@@ -65,7 +65,7 @@ class BoxTransform(Transform):
 
     @property
     def codomain(self) -> Box:
-        """The box that points land in."""
+        """The box that R^d is mapped to."""
         return Box(self.space)
 
     def _support(self) -> distrax.Bijector:
@@ -84,7 +84,7 @@ class BoxTransform(Transform):
         return self._support().forward_log_det_jacobian(jnp.asarray(x))
 
     def eq(self, other: object, static: bool = False) -> bool:
-        """Returns whether another transform maps to the same box."""
+        """Returns whether the other transform maps to the same box."""
         return isinstance(other, BoxTransform) and self.space == other.space
 
     def tree_flatten(self) -> Any:
@@ -93,17 +93,17 @@ class BoxTransform(Transform):
 
 
 def keep_inside(theta: jax.Array, space: ParameterSpace) -> jax.Array:
-    """Returns points with those that rounding put on or past an edge moved to the nearest number inside."""
+    """Returns the points, with those that rounding put on or beyond a bound moved to the nearest number inside."""
     low, high = interior_bounds(space, theta.dtype)
     return jnp.clip(theta, low, high)
 
 
 def points_of(value: Any, space: ParameterSpace, subject: str) -> jax.Array:
-    """Returns points (..., d) of a space as an array of floats.
+    """Returns `value` as a floating-point array of points (..., d) of a space.
 
     Raises:
-        TypeError: not numbers.
-        ValueError: the last axis is not the space's parameters.
+        TypeError: `value` is not numeric.
+        ValueError: the last axis does not have one value per parameter.
     """
     try:
         array = jnp.asarray(value)
@@ -127,16 +127,16 @@ class OverParameters(Distribution):
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (NumPyro's contract)
     space: ParameterSpace
-    held: Held = Held()  # how float32 holds the parameters
+    held: Held = Held()  # the parameters that float32 cannot resolve
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes what was pickled, or copied; priors of before `held` find it again."""
+        """Restores a pickled or copied state. A state from before `held` existed computes it."""
         self.__dict__.update(state)
         if "held" not in state:
             self._hold()
 
     def _hold(self) -> None:
-        """Finds how float32 holds the parameters, where that is kept."""
+        """Computes `held`, in the classes that store it."""
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[untyped-decorator]
     def support(self) -> Box:
@@ -148,13 +148,13 @@ class OverParameters(Distribution):
 
 
 class UniformPrior(OverParameters):
-    """The flat density on a bounded box of named parameters: the usual prior of a first stage.
+    """Flat density on a bounded box of named parameters, the usual prior of a first stage.
 
     Args:
-        space: the parameters, all with two finite bounds.
+        space: the parameters, each with two finite bounds.
 
     Raises:
-        ValueError: a parameter without two finite bounds (named).
+        ValueError: a parameter does not have two finite bounds; the message names it.
     """
 
     pytree_aux_fields = ("space", "held")
@@ -162,7 +162,10 @@ class UniformPrior(OverParameters):
     def __init__(self, space: ParameterSpace, *, validate_args: bool | None = None):
         unbounded = [space.names[j] for j in np.flatnonzero(~np.isfinite(space.bounds).all(axis=1))]
         if unbounded:
-            raise ValueError(f"UniformPrior: expected finite bounds; {shorten(unbounded, 40)} have none.")
+            raise ValueError(
+                f"UniformPrior: space: expected finite bounds; got infinite ones for {shorten(unbounded, 40)}. "
+                "Declare a range."
+            )
         self.space = space
         self._hold()
         super().__init__(batch_shape=(), event_shape=(space.dim,), validate_args=validate_args)
@@ -196,19 +199,19 @@ def _positive(value: Any, name: str, space: ParameterSpace) -> FloatArray:
 
 
 class BroadPrior(OverParameters):
-    """Independent parameters, each as vague as its support allows.
+    """Density of independent parameters that is broad on the support of each.
 
-    Flat on an interval; log-logistic on a half line, density s / (s + x)^2 at the distance x from its edge; on a line a
-    Student t with three degrees of freedom.
+    It is flat on an interval. On a half line it is log-logistic, with density s / (s + x)^2 at the distance x from the
+    bound. On a line it is a Student t with three degrees of freedom.
 
     Args:
         space: the parameters.
-        scale: (d,) the median distance s of each half line, > 0; not used elsewhere.
-        loc: (d,) centre on each line.
+        scale: (d,) median distance s from the bound on each half line, > 0; not used on intervals and lines.
+        loc: (d,) centre of the Student t on each line.
         width: (d,) scale of the Student t on each line, > 0.
 
     Raises:
-        TypeError, ValueError: not (d,) real numbers; a scale or width that is not positive.
+        TypeError, ValueError: an argument is not (d,) real numbers, or a scale or width is not positive.
     """
 
     pytree_data_fields = ("loc", "scale", "width")

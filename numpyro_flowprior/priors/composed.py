@@ -1,7 +1,7 @@
-"""A learned prior made weaker: tempered (raised to a power), or mixed with a broad one.
+"""Learned priors made weaker: tempered (raised to a power), or mixed with a broad prior.
 
-Both are NumPyro distributions over the same named parameters, so that the bridge, the samplers and `LatentReparam` take
-them wherever a FlowPrior goes.
+Both are NumPyro distributions over the same named parameters. Models, samplers and `LatentReparam` accept them in place
+of a FlowPrior.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from .flow_prior import FlowPrior
 from .moments import MonteCarloMoments
 from .resolution import Held, in_full_resolution
 
-_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # of independence Metropolis per draw of a tempered prior
-_BIAS = 2e-3  # in total variation, that their number leaves at most
-_BATCH = 8192  # importance draws at a time
-_HEAVIEST = 0.7  # Pareto shape of the importance weights above which their mean says nothing (Vehtari et al. 2024)
+_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # allowed numbers of independence Metropolis steps per draw
+_BIAS = 2e-3  # largest bias of a draw after these steps, in total variation
+_BATCH = 8192  # importance draws per batch
+_HEAVIEST = 0.7  # largest Pareto shape of importance weights with a reliable mean (Vehtari et al. 2024)
 
 
 class _Weakened(MonteCarloMoments, OverParameters):
-    """A density over the parameters of a FlowPrior, on its support."""
+    """Base of densities derived from a FlowPrior, over the same parameters and on the same support."""
 
     prior: FlowPrior
 
     @property
     def space(self) -> ParameterSpace:  # type: ignore[override]
-        """The parameters, those of the prior."""
+        """The parameters of the prior."""
         return self.prior.space
 
     @property
     def held(self) -> Held:  # type: ignore[override]
-        """How float32 holds the parameters, as of the prior."""
+        """The parameters that float32 cannot resolve, as for the prior."""
         return self.prior.held
 
     def to_latent(self, theta: ArrayLike) -> jax.Array:
-        """Returns the points' coordinates (..., d) in the latent space of the prior."""
+        """Returns the coordinates (..., d) of points in the latent space of the prior."""
         return self.prior.to_latent(theta)
 
     def from_latent(self, omega: ArrayLike) -> jax.Array:
-        """Returns the points (..., d), strictly inside the support, of those coordinates."""
+        """Returns the points (..., d), strictly inside the support, for latent coordinates of the prior."""
         return self.prior.from_latent(omega)
 
 
 class TemperedPrior(_Weakened):
-    """p(theta)^power / Z, the power prior of a FlowPrior p (Ibrahim and Chen 2000); made by `temper`.
+    """The power prior p(theta)^power / Z of a FlowPrior p (Ibrahim and Chen 2000), made by `temper`.
 
     Args:
         prior: p.
         power: in (0, 1] to weaken the first analysis, above 1 to strengthen it.
         log_normalizer: log Z = log integral of p^power.
-        log_normalizer_error: its standard error.
-        steps: of Metropolis, for each draw.
+        log_normalizer_error: standard error of log Z.
+        steps: number of Metropolis steps for each draw.
     """
 
     pytree_data_fields = ("log_normalizer", "log_normalizer_error", "power", "prior")
@@ -93,7 +93,7 @@ class TemperedPrior(_Weakened):
 
     @in_full_resolution(points=False)
     def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
-        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        """Returns the normalised log density (...,) of this prior in latent coordinates (..., d)."""
         log_det = self.prior.latent_log_det(omega)
         return self.power * (self.prior.latent_log_prob(omega) - log_det) - self.log_normalizer + log_det
 
@@ -101,8 +101,9 @@ class TemperedPrior(_Weakened):
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), independent of each other, strictly inside the support.
 
-        Each is the end of `steps` steps of independence Metropolis, whose proposals are the prior and the prior with
-        its base widened to the power: as many as leave a difference of about 0.002 in total variation.
+        Each draw is the last state of `steps` steps of independence Metropolis. The proposals come from the prior, and
+        from the prior with its base widened by a factor of power^(-1/2). `steps` is chosen for a bias of at most about
+        0.002 in total variation.
         """
         dtype, shape = jnp.result_type(float), tuple(sample_shape)
         return _tempered_draws(as_jax(self.prior), self.power, key, shape=shape, steps=self.steps, dtype=dtype)
@@ -112,22 +113,22 @@ class TemperedPrior(_Weakened):
 
 
 def temper(prior: FlowPrior, power: float, *, key: jax.Array | None = None, draws: int = 65_536) -> TemperedPrior:
-    """Returns the power prior p^power / Z, so that the first analysis counts `power` times.
+    """Returns the power prior p^power / Z, in which the first analysis counts `power` times.
 
-    Z is found by importance sampling from the prior and a widened copy of it, in float64; its error is in
-    `log_normalizer_error`. It shifts log evidences, not posteriors.
+    Z is estimated in float64 by importance sampling from the prior and a widened copy of it. `log_normalizer_error` is
+    the standard error of log Z. This error shifts log evidences, but not posteriors.
 
     Args:
         prior: p, a FlowPrior.
         power: > 0.
-        key: seeds the importance sampling; None for a fixed one.
-        draws: how many importance draws.
+        key: seeds the importance sampling; None for a fixed seed.
+        draws: number of importance draws, >= 1000.
 
     Raises:
-        TypeError: not a FlowPrior, or a power that is no plain number.
-        ValueError: power <= 0; or p^power has no normaliser that could be found: on a half line or line a small power
-            may not be integrable (the flow's tail towards infinity on a half line is about 1 / x^2), at the edge of an
-            interval, where the density may grow without bound, a large one.
+        TypeError: `prior` is not a FlowPrior, or `power` is not a plain number.
+        ValueError: power <= 0, or no reliable estimate of Z. On a half line or line, p^power may not be integrable for
+            a small power: the tail of a flow towards infinity on a half line is about 1 / x^2. At the bound of an
+            interval the density may diverge, and p^power may not be integrable for a large power.
     """
     _require_prior(prior, "temper")
     power = real_in(power, "temper: power", 0.0, np.inf, open_low=True, open_high=True)
@@ -145,8 +146,8 @@ def temper(prior: FlowPrior, power: float, *, key: jax.Array | None = None, draw
 def _enough_steps(ratios: np.ndarray, power: float) -> int:
     """Returns how many Metropolis steps a draw needs, from the ratios of target to proposal at proposed points.
 
-    After n steps a point of ratio w > 1 has been missed with probability (1 - 1/w)^n at most (Mengersen and Tweedie
-    1996); the mean of that over the target is the bias.
+    After n steps, the probability that a point with ratio w > 1 was missed is at most (1 - 1/w)^n (Mengersen and
+    Tweedie 1996). The mean of this bound over the target is the bias.
     """
     largest = np.sort(ratios)[-int(3 * np.sqrt(len(ratios))) :]
     shape = genpareto.fit(largest[1:] - largest[0], floc=0.0)[0]
@@ -155,18 +156,20 @@ def _enough_steps(ratios: np.ndarray, power: float) -> int:
     if not enough or shape > _HEAVIEST:
         effective = len(ratios) / np.mean(ratios**2)
         raise ValueError(
-            f"temper: expected a power that can be normalised; {power:g} gives {effective:.0f} effective draws of "
-            f"{len(ratios)}, with a tail of Pareto shape {shape:.2f}: p^{power:g} is not integrable, or too far from "
-            "what the flow can propose. Use a power closer to one, or robustify."
+            f"temper: power: expected a power for which p^power can be normalised; {power:g} gives an effective sample "
+            f"size of {effective:.0f} from {len(ratios)} draws, and weights with a Pareto shape of {shape:.2f}. "
+            f"p^{power:g} is not integrable, or too far from the proposals of the flow. Use a power closer to one, or "
+            "robustify."
         )
     return enough[0]
 
 
 def _propose(prior: FlowPrior, power: Any, key: jax.Array, n: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Returns n proposals theta (n, d) and the logs (n,) of p^power over the proposals' density.
+    """Returns n proposals theta (n, d) and the log ratios (n,) of p^power to the density of the proposals.
 
-    Half come from the flow, half from the flow with its base widened to the power; both are drawn, and their densities
-    compared, in whitened coordinates, where nothing is lost at the edges of the support.
+    On average half come from the flow, and half from the flow with its base widened by a factor of power^(-1/2). Both
+    are drawn, and their densities compared, in whitened coordinates, where no precision is lost near the bounds of the
+    support.
     """
     config, space, params = prior.config, prior.space, prior._arrays()
     spreads = jnp.stack([jnp.ones((), dtype), jnp.asarray(power, dtype) ** -0.5])
@@ -209,18 +212,18 @@ def _tempered_draws(
         theta = jnp.where(accepted[:, None], proposed, theta)
         return (theta, jnp.where(accepted, proposed_weight, log_weight)), None
 
-    nowhere = jnp.zeros((n, prior.space.dim), dtype), jnp.full(n, -jnp.inf, dtype)  # left at the first step
+    nowhere = jnp.zeros((n, prior.space.dim), dtype), jnp.full(n, -jnp.inf, dtype)  # any first proposal is accepted
     (theta, _), _ = jax.lax.scan(step, nowhere, jax.random.split(key, 1 + steps))
     return theta.reshape(*shape, prior.space.dim)
 
 
 class RobustPrior(_Weakened):
-    """(1 - weight) p(theta) + weight b(theta), with b broad; made by `robustify`.
+    """The mixture (1 - weight) p + weight b of a FlowPrior p and a broad prior b, made by `robustify`.
 
     Args:
         prior: p.
         broad: b, over the same parameters.
-        weight: in (0, 1).
+        weight: weight of b, in (0, 1).
     """
 
     pytree_data_fields = ("broad", "prior", "weight")
@@ -243,7 +246,7 @@ class RobustPrior(_Weakened):
 
     @in_full_resolution(points=False)
     def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
-        """Returns the normalised log density (...,) of its draws in latent coordinates (..., d)."""
+        """Returns the normalised log density (...,) of this prior in latent coordinates (..., d)."""
         broad = self.broad.log_prob(self.from_latent(omega)) + self.prior.latent_log_det(omega)
         return jnp.logaddexp(jnp.log1p(-self.weight) + self.prior.latent_log_prob(omega), jnp.log(self.weight) + broad)
 
@@ -251,7 +254,7 @@ class RobustPrior(_Weakened):
     def probability_broad(self, value: ArrayLike) -> jax.Array:
         """Returns the probability (...,) that points (..., d) came from the broad part.
 
-        Averaged over a posterior's draws it is the posterior probability that the learned prior does not hold.
+        Its mean over the draws of a posterior is the posterior probability that the learned prior does not hold.
         """
         learned, broad = self._parts(value)
         return jax.nn.sigmoid(broad - learned)
@@ -268,19 +271,19 @@ class RobustPrior(_Weakened):
 
 
 def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None) -> RobustPrior:
-    """Returns the prior mixed with a broad one, so that what the first analysis missed can still be found.
+    """Returns a mixture of the prior with a broad one, so that regions missed by the first analysis keep prior mass.
 
-    The posterior can leave the learned prior wherever the new data outweigh it by weight / (1 - weight) and the ratio
-    of densities (Schmidli et al. 2014, "robust meta-analytic-predictive priors").
+    The posterior leaves the learned prior where the new data outweigh it, given the odds weight / (1 - weight) and the
+    ratio of the two densities (Schmidli et al. 2014, "robust meta-analytic-predictive priors").
 
     Args:
         prior: the learned prior.
-        weight: of the broad one, in (0, 1); 0.05 to 0.2 is usual.
+        weight: weight of the broad prior, in (0, 1); 0.05 to 0.2 is usual.
         broad: a distribution over the same vector of parameters, on the same support; None for `broad_of(prior)`.
 
     Raises:
-        TypeError: not a FlowPrior, or `broad` is not a NumPyro distribution.
-        ValueError: the weight is not in (0, 1); `broad` has another shape, or draws outside the prior's support.
+        TypeError: `prior` is not a FlowPrior, or `broad` is not a NumPyro distribution.
+        ValueError: the weight is not in (0, 1), or `broad` has another shape or draws outside the support of the prior.
     """
     _require_prior(prior, "robustify")
     weight = real_in(weight, "robustify: weight", 0.0, 1.0, open_low=True, open_high=True)
@@ -289,18 +292,18 @@ def robustify(prior: FlowPrior, weight: float, broad: Distribution | None = None
         raise TypeError(f"robustify: broad: expected a NumPyro distribution; got {type(broad).__name__}.")
     if broad.batch_shape != () or broad.event_shape != prior.event_shape:
         raise ValueError(
-            f"robustify: broad: expected event shape {prior.event_shape} and no batch shape; got {broad.event_shape} "
-            f"and {broad.batch_shape}. Use .to_event(1)."
+            f"robustify: broad: expected event shape {prior.event_shape} and no batch shape; got event shape "
+            f"{broad.event_shape} and batch shape {broad.batch_shape}. Use .to_event(1)."
         )
     _require_inside(prior, broad)
     return RobustPrior(prior, broad, weight)
 
 
 def broad_of(prior: FlowPrior | TemperedPrior | RobustPrior) -> Distribution:
-    """Returns a broad density on the support of a learned prior; of a robust one, its own broad part.
+    """Returns a broad density on the support of a learned prior; for a RobustPrior, its broad part.
 
-    A `BroadPrior`: flat on intervals, log-logistic on half lines with the chain's scale, and on lines a Student t of
-    three degrees of freedom, three times as wide as the chain.
+    It is a `BroadPrior`: flat on intervals, and log-logistic on half lines with the scale of the chain. On lines it is
+    a Student t with three degrees of freedom, three times as wide as the chain.
     """
     if isinstance(prior, RobustPrior):
         return prior.broad
@@ -318,8 +321,8 @@ def _require_inside(prior: FlowPrior, broad: Distribution) -> None:
     outside = float(1.0 - np.mean(prior.space.contains(draws)))
     if outside > 0:
         raise ValueError(
-            f"robustify: broad: expected a distribution on the prior's support; {100 * outside:.1f} % of its draws are "
-            f"outside {prior.space}. Truncate it, or leave `broad` out."
+            f"robustify: broad: expected a distribution on the support of the prior; {100 * outside:.1f} % of its "
+            f"draws are outside {prior.space}. Truncate it, or leave `broad` out."
         )
 
 

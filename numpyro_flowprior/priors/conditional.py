@@ -1,4 +1,4 @@
-"""Conditionals of a learned density in one or two parameters, normalised on a grid."""
+"""Conditional densities of a learned density in one or two parameters, normalised on a grid."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from .moments import MonteCarloMoments
 from .protocol import ParameterPrior
 from .resolution import Held, in_full_resolution
 
-_NODES = {1: 2001, 2: 301}  # per axis of the grid; odd, so that every other node makes a grid too
-_REACH = 12.0  # half width of the first grid, in standard deviations of the marginals
-_DEPTH = 40.0  # nats below the highest node at which the density counts as zero
-_ZOOMS = 6  # of the grid into where the density is
-_WORST = 1e-3  # largest error of log Z, by comparison with every other node, before it is an error
+_NODES = {1: 2001, 2: 301}  # per axis, by number of free parameters; odd, so that every second node makes a grid too
+_REACH = 12.0  # half width of the first grid, in marginal standard deviations
+_DEPTH = 40.0  # nats; the density counts as zero this far below the highest node
+_ZOOMS = 6  # largest number of grids, each zoomed to the extent of the density
+_WORST = 1e-3  # largest accepted error of log Z, from a comparison with every second node
 
 
 class ConditionalPrior(MonteCarloMoments, OverParameters):
-    """p(free parameters | the others fixed) of a learned density, for one or two free ones; made by `condition`.
+    """The conditional p(free | fixed) of a learned density for one or two free parameters, made by `condition`.
 
-    The density is the joint one divided by its integral over the free parameters, found by the trapezoidal rule on a
-    grid of unconstrained coordinates; `log_normalizer_error` is its difference from every other node's.
+    It is the joint density divided by its integral over the free parameters. The integral is computed by the
+    trapezoidal rule on a grid of unconstrained coordinates. `log_normalizer_error` is its difference from the same
+    integral with every second node.
 
     Args:
         density: the joint density, with `space` and `log_prob`.
         space: the free parameters.
-        values: (d,) all parameters' values; those of the free ones do not matter.
+        values: (d,) values of all parameters; those of the free parameters are ignored.
         scale: (free,) scale of each half line in the unconstrained coordinates.
         axes: (free, k) nodes of the grid.
-        cumulative: (k^free,) cumulated probabilities of the nodes.
-        log_normalizer: log of the joint density's integral over the free parameters.
-        log_normalizer_error: of its numerical integration.
+        cumulative: (k^free,) cumulative probabilities of the nodes.
+        log_normalizer: log of the integral of the joint density over the free parameters.
+        log_normalizer_error: numerical error of log_normalizer.
     """
 
     pytree_data_fields = (
@@ -75,7 +76,7 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
 
     @property
     def held(self) -> Held:  # type: ignore[override]
-        """How float32 holds the parameters, as of the whole density."""
+        """The parameters that float32 cannot resolve, as for the joint density."""
         return getattr(self.density, "held", Held())
 
     @in_full_resolution(points=False)
@@ -88,7 +89,7 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
 
     @in_full_resolution(points=True)
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Returns draws (*sample_shape, free) of the density interpolated linearly between the grid's nodes."""
+        """Returns draws (*sample_shape, free) of the density, interpolated linearly between the nodes of the grid."""
         key_node, key_jitter = jax.random.split(key)
         axes, cumulative, scale = as_jax((self.axes, self.cumulative, self.scale))
         nodes = axes.shape[1]
@@ -109,17 +110,17 @@ class ConditionalPrior(MonteCarloMoments, OverParameters):
 def condition_on(
     density: ParameterPrior, values: Mapping[str, float], *, scale: FloatArray, loc: FloatArray, width: FloatArray
 ) -> ConditionalPrior:
-    """Returns the density's conditional at the given values of all but one or two parameters.
+    """Returns the conditional of a density, given values of all but one or two parameters.
 
     Args:
-        density: a normalised density with `space` and `log_prob`, a pytree.
+        density: a normalised density with `space` and `log_prob`; a pytree.
         values: {name: value} of the fixed parameters.
-        scale: (d,) scales of half lines, those of the density's own unconstrained coordinates.
-        loc, width: (d,) its mean and standard deviation in those, where the grid starts.
+        scale: (d,) scales of half lines in the unconstrained coordinates of the density.
+        loc, width: (d,) its mean and standard deviation in these coordinates, which set the first grid.
 
     Raises:
-        ValueError: an unknown name, a value outside the support, a number of free parameters that is not offered, or
-            a density that no grid resolves.
+        ValueError: an unknown name, a value outside the support, a number of free parameters other than one or two, or
+            a density that is zero on the grid or not resolved by it.
     """
     space: ParameterSpace = density.space
     fixed = {space.index(name): _checked_value(space, name, value) for name, value in values.items()}
@@ -127,8 +128,8 @@ def condition_on(
     if len(free) not in _NODES:
         raise ValueError(
             f"condition: expected one or two free parameters, which a grid can normalise; got {len(free)} "
-            f"({shorten(free, 40) or 'none'}). Conditionals in more are not offered: sample the joint prior in a model "
-            "that observes the fixed ones, or train on a chain without them."
+            f"({shorten(free, 40) or 'none'}). More are not supported: sample the joint prior in a model that observes "
+            "the fixed parameters, or condition a prior that was trained on a chain with fewer parameters."
         )
     columns = [space.index(name) for name in free]
     kept = space.select(free)
@@ -139,8 +140,8 @@ def condition_on(
     log_normalizer, error = _integral(axes, logs)
     if not error < _WORST:
         raise ValueError(
-            f"condition: expected a density that a grid of {logs.shape[0]} nodes per axis resolves; its integral is "
-            f"known to {error:.1g} only. Fix other parameters, or fewer."
+            f"condition: expected a density that a grid of {logs.shape[0]} nodes per axis resolves; the log of its "
+            f"integral has an error of {error:.1g}. Fix other parameters, or fewer parameters."
         )
     probabilities = np.exp(logs - logs.max()).ravel()
     return ConditionalPrior(
@@ -161,7 +162,7 @@ def _checked_value(space: ParameterSpace, name: str, value: Any) -> float:
 
 
 def _completed(space: ParameterSpace, free: ParameterSpace, values: Any, theta: jax.Array) -> jax.Array:
-    """Returns points of all parameters (..., d) from those of the free ones (..., free)."""
+    """Returns points (..., d) of all parameters from points (..., free) of the free parameters."""
     columns = np.array([space.index(name) for name in free.names])
     full = jnp.broadcast_to(as_jax(values).astype(theta.dtype), (*theta.shape[:-1], space.dim))
     return full.at[..., columns].set(theta)
@@ -170,7 +171,7 @@ def _completed(space: ParameterSpace, free: ParameterSpace, values: Any, theta: 
 def _on_grids(
     density: ParameterPrior, free: ParameterSpace, values: FloatArray, scale: FloatArray
 ) -> Callable[[FloatArray], FloatArray]:
-    """Returns the joint log density in unconstrained coordinates, as a function from axes (free, k) to its grid."""
+    """Returns a function from axes (free, k) to the joint log density on their grid, in unconstrained coordinates."""
 
     @jax.jit
     def at(density: ParameterPrior, z: jax.Array) -> jax.Array:
@@ -188,13 +189,16 @@ def _on_grids(
 
 
 def _zoomed(log_density: Callable[[FloatArray], FloatArray], bounds: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns axes (free, k) that cover where the density is, and no more, with its log values there."""
+    """Returns axes (free, k) that just cover the extent of the density, and the log density on their grid."""
     nodes = _NODES[len(bounds)]
     for _ in range(_ZOOMS):
         axes = np.linspace(bounds[:, 0], bounds[:, 1], nodes, axis=1)
         logs = log_density(axes)
         if not np.isfinite(logs.max()):
-            raise ValueError("condition: expected fixed values where the density is positive; it is zero all along.")
+            raise ValueError(
+                "condition: expected fixed values where the density is positive; got zero on the whole grid. "
+                "Fix other values."
+            )
         there = np.argwhere(logs > logs.max() - _DEPTH)
         low, high = np.maximum(there.min(axis=0) - 1, 0), np.minimum(there.max(axis=0) + 1, nodes - 1)
         if (high - low > 0.5 * nodes).all():
@@ -204,7 +208,7 @@ def _zoomed(log_density: Callable[[FloatArray], FloatArray], bounds: FloatArray)
 
 
 def _integral(axes: FloatArray, logs: FloatArray) -> tuple[float, float]:
-    """Returns the log of the trapezoidal sum, and how far every other node's is from it."""
+    """Returns the log of the trapezoidal sum, and its difference from the sum over every second node."""
     cell = float(np.log(axes[:, 1] - axes[:, 0]).sum())
     whole = float(logsumexp(logs)) + cell
     half = float(logsumexp(logs[(slice(None, None, 2),) * logs.ndim])) + cell + len(axes) * float(np.log(2.0))

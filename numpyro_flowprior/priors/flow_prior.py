@@ -1,7 +1,7 @@
-"""FlowPrior: a trained flow as a NumPyro distribution. Its file's layout is in prior_file.py.
+"""FlowPrior: a trained flow as a NumPyro distribution. The file format is in prior_file.py.
 
-A plain pytree: parameter arrays are data, configuration and space are static; Distrax objects are built inside
-traced code and never stored.
+A FlowPrior is a plain pytree: parameter arrays are data, configuration and space are static. Distrax objects are built
+inside traced code and never stored.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ from .resolution import Held, held_by_float32, in_full_resolution
 class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     """Density learned from a chain, as a NumPyro distribution over a vector of named parameters.
 
-    The density integrates to one on the declared support of `space`, exactly: it is a bijection of a normalised
-    base density. Made by `fit_flow` or `FlowPrior.load`.
+    The density integrates to exactly one on the declared support of `space`, because it is a bijection of a normalised
+    base density. `fit_flow` and `FlowPrior.load` make one.
 
     Args:
         config: architecture.
         space: names and bounds of the parameters, in the order of the event's columns.
         params: nested arrays as laid out in `flows.build`.
-        info: free-form record of where it comes from (training, report, metadata); kept in the file, not in the
-            pytree: a copy that went through `jit` has none.
+        info: free-form record of the origin of the prior (training, report, metadata). It is stored in the file, but
+            not in the pytree: a copy that passed through `jit` has none.
 
     Raises:
-        TypeError: `config` or `space` is of another type.
-        ValueError: an array of `params` is missing or has the wrong shape (named).
+        TypeError: `config` or `space` has the wrong type.
+        ValueError: an array of `params` is missing or has the wrong shape (the message names it), or `space` has bounds
+            and `config` has support=False.
 
     Source: Roch and Shen (2025), section II; Dinh, Sohl-Dickstein and Bengio (2017).
     """
@@ -56,8 +57,8 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     pytree_data_fields = ("params", "_loc_rest", "_scale_rest")
     pytree_aux_fields = ("config", "space", "held")
     info: Mapping[str, Any] = {}
-    _loc_rest: Any  # what float32 leaves of params["whitening"]["loc"]
-    _scale_rest: Any  # ... of params["support"]["scale"], where half lines have their location
+    _loc_rest: Any  # remainder of params["whitening"]["loc"] after rounding to float32
+    _scale_rest: Any  # the same for params["support"]["scale"], which sets the location on half lines
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         require_space(space, "FlowPrior.space")
         if not config.support and space != space.unbounded():
             raise ValueError(
-                "FlowPrior.space: FlowConfig(support=False) makes a density without bounds; got bounds. "
+                "FlowPrior.space: expected no bounds, because FlowConfig has support=False; got bounds. "
                 "Pass space.unbounded()."
             )
         _require_shapes(params, param_shapes(config, space.dim))
@@ -97,8 +98,8 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support.
 
-        Computed in the precision of `value` (float64 where JAX has it enabled, and outside of traces where float32
-        cannot hold a parameter, see `held`). One pass through the flow.
+        The precision is that of `value`, float64 only if JAX has it enabled. Outside of traces, the computation is in
+        float64 if float32 cannot resolve a parameter (see `held`). It takes one pass through the flow.
         """
         return _log_prob(self._arrays(), self._points(value, "value"), **self._static())
 
@@ -106,27 +107,28 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
         """Returns draws (*sample_shape, d), strictly inside the support.
 
-        NumPy's float64 where float32 cannot hold a parameter (see `held`) and nothing is traced.
+        They are NumPy float64 arrays if float32 cannot resolve a parameter (see `held`) and nothing is traced.
         """
         shape = tuple(sample_shape)
         return _sample(self._arrays(), key, shape=shape, dtype=_working_dtype(), **self._static())
 
     @in_full_resolution(points=True)
     def to_latent(self, theta: ArrayLike) -> Any:
-        """Returns the points' coordinates in the latent space, (..., d), where the density is the flow's base.
+        """Returns the latent coordinates (..., d) of points, in which the prior has the base density of the flow.
 
-        With several members the map is the first one's; the density there is close to its base, but not equal.
+        With several members the map is that of the first member. The prior is then close to its base density in these
+        coordinates, but not equal to it.
         """
         return _to_latent(self._arrays(), self._points(theta, "theta"), **self._static())
 
     @in_full_resolution(points=True)
     def from_latent(self, omega: ArrayLike) -> Any:
-        """Returns the points (..., d), strictly inside the support, of latent coordinates."""
+        """Returns the points (..., d), strictly inside the support, for latent coordinates (..., d)."""
         return _from_latent(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
     def latent_log_prob(self, omega: ArrayLike) -> jax.Array:
-        """Returns the normalised log density (...,) of the prior's draws in latent coordinates (..., d)."""
+        """Returns the normalised log density (...,) of the prior in latent coordinates (..., d)."""
         return _latent_log_prob(self._arrays(), self._points(omega, "omega"), **self._static())
 
     @in_full_resolution(points=False)
@@ -137,12 +139,12 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
         """Returns the distribution of one or two parameters, given values of all the others.
 
-        Normalised numerically, in float64: see `ConditionalPrior`, which has the error.
+        It is normalised numerically in float64. `ConditionalPrior.log_normalizer_error` gives the error.
 
             prior.condition(a=0.3, b=1.2)      prior.condition({"theta[0]": 0.3})
 
         Raises:
-            ValueError: an unknown name, a value outside the support, or more than two parameters left free.
+            ValueError: an unknown name, a value outside the support, or not one or two free parameters.
         """
         fixed = self.params["whitening"]
         width = np.sqrt(np.sum(np.asarray(fixed["tril"], float) ** 2, axis=1))
@@ -151,35 +153,35 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
 
     @property
     def whitened_at(self) -> FloatArray:
-        """The location of the whitened points (d,), in float64 also where the arrays went through float32."""
+        """The location (d,) of the whitening, in float64 even if the arrays were converted to float32."""
         return _joined(self.params["whitening"]["loc"], self._loc_rest)
 
     @property
     def support_scale(self) -> FloatArray:
-        """The scales (d,) of the map of half lines, in float64, also of a copy that went through float32."""
+        """The scales (d,) of the map on half lines, in float64 even if the arrays were converted to float32."""
         return _joined(self.params["support"]["scale"], self._scale_rest)
 
     def _static(self) -> dict[str, Any]:
-        """Returns what compiled functions depend on: priors of other names and of one architecture share them."""
+        """Returns the static arguments of compiled functions, without names: priors that differ in names share them."""
         return {"config": self.config, "space": self.space.nameless()}
 
     def _arrays(self) -> Any:
-        """Returns the parameters, the location of the whitened points in two parts."""
+        """Returns the parameters, with the location of the whitening in two parts."""
         self._require_range()
         arrays = as_jax({**self.params, "whitening": {**self.params["whitening"], "loc_rest": self._loc_rest}})
         if self.held.coarse:
             parts = in_two_parts(arrays["support"]["scale"])[0], as_jax(self._scale_rest)
-            scale = sum(part.astype(_working_dtype()) for part in parts)  # a copy's may be of float32
+            scale = sum(part.astype(_working_dtype()) for part in parts)  # float32 in a converted copy
             arrays = {**arrays, "support": {"scale": scale}}
         return arrays
 
     def _require_range(self) -> None:
-        """Raises ValueError if a copy in float32 lost parameters that are beyond its range."""
+        """Raises ValueError if a copy in float32 lost values that are beyond the range of float32."""
         scales = (self.params["whitening"]["loc"], self.params["whitening"]["tril"], self.params["support"]["scale"])
         if self.held.beyond and any(array.dtype == np.float32 for array in scales):
             raise ValueError(
-                f"FlowPrior: this copy went through float32, which ends before {shorten(self.held.beyond)}: its "
-                "numbers are lost. Copy it where float64 is enabled (jax.enable_x64(True)), or take the original."
+                "FlowPrior: expected arrays in float64; this copy was converted to float32, which cannot represent "
+                f"{shorten(self.held.beyond)}. Copy with float64 enabled (jax.enable_x64(True)), or use the original."
             )
 
     def _points(self, value: Any, subject: str) -> jax.Array:
@@ -190,11 +192,11 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
 
         Args:
             path: where to write, usually `*.safetensors`; an existing file is replaced atomically.
-            metadata: JSON-ready remarks (title, citation, licence) that travel in the file.
+            metadata: JSON-ready remarks (title, citation, licence) that are stored in the file.
 
         Raises:
             FileNotFoundError: the folder does not exist.
-            TypeError, ValueError: `metadata` is not JSON-ready (the key is named).
+            TypeError, ValueError: `metadata` is not JSON-ready; the message names the key.
         """
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"metadata: expected a dict; got {type(metadata).__name__}.")
@@ -207,7 +209,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FlowPrior:
-        """Returns the prior stored in a file of this or an older version; it is checked, and nothing is executed.
+        """Returns the prior stored in a file of this or an older version. The file is checked, and no code is executed.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -228,20 +230,20 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
         space, report = self.space, self.info.get("report")
         bounds = zip(space.names, space.bounds, space.units, strict=True)
         rows = [[name, f"{lower:.6g}", f"{upper:.6g}", unit] for name, (lower, upper), unit in bounds]
-        found = report.get("verdict") if isinstance(report, Mapping) else None  # of a file that may hold anything
+        found = report.get("verdict") if isinstance(report, Mapping) else None  # a file may have anything here
         verdict = found if found in ("pass", "warn", "fail") else "none"
         table = columns_of_text([["parameter", "lower", "upper", "unit"], *rows])
         return f"{self!r}\n{table}\nreport: {verdict}"
 
 
 def _joined(array: Any, rest: Any) -> FloatArray:
-    """Returns numbers from their two parts, in float64; the first may have been rounded to float32, or not."""
+    """Returns an array in float64, restored with the remainder if the array was rounded to float32."""
     nearest, _ = in_two_parts(np.asarray(array))
     return nearest.astype(np.float64) + np.asarray(rest, np.float64)
 
 
 def _held(space: ParameterSpace, params: Any) -> Held:
-    """Returns how float32 holds the parameters; as if it did where arrays are traced, or of several priors at once."""
+    """Returns the parameters that float32 cannot resolve; none if arrays are traced, for example under `vmap`."""
     fixed = [params["whitening"]["loc"], params["whitening"]["tril"], params["support"]["scale"]]
     if any(isinstance(array, jax.core.Tracer) for array in fixed):
         return Held()
@@ -255,7 +257,7 @@ def _working_dtype() -> np.dtype:
     return jnp.result_type(float)
 
 
-# Compiled once for a configuration and shape, so that calls outside of any jit are not run operation by operation.
+# Compiled once per configuration and shape, so that calls outside of jit do not run operation by operation.
 _compiled = partial(jax.jit, static_argnames=("config", "space"))
 
 
@@ -294,7 +296,9 @@ def _require_shapes(params: Any, shapes: Any) -> None:
     expected, actual = flatten_params(shapes), flatten_params(params)
     wrong = sorted(expected.keys() ^ actual.keys())
     if wrong:
-        raise ValueError(f"FlowPrior.params: expected exactly the arrays of the configuration; {wrong[:5]} differ.")
+        raise ValueError(
+            f"FlowPrior.params: expected exactly the arrays of the configuration; missing or unknown: {wrong[:5]}."
+        )
     for name, shape in expected.items():
         if jnp.shape(actual[name]) != tuple(shape):
             raise ValueError(f"FlowPrior.params[{name!r}]: expected shape {shape}; got {jnp.shape(actual[name])}.")

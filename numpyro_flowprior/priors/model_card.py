@@ -1,6 +1,6 @@
-"""The model card of a prior's file: what it is, how it was made, and how far to trust it, as text and as JSON.
+"""The model card of a prior file, as text and as JSON: what the prior is, how it was made, and its quality.
 
-A file may come from anywhere, and its remarks may hold anything: nothing of them is taken for granted here.
+A file may come from anywhere, and its remarks may contain anything. This module assumes nothing about them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RECORDS = ("metadata", "chain", "training", "report", "versions")
 
 
 def card_json(stored: PriorFile) -> dict[str, Any]:
-    """Returns all that a file says, without its arrays, as a JSON-ready record."""
+    """Returns the content of a file except the values of its arrays, as a JSON-ready record."""
     facts = {
         "schema": stored.schema,
         "sha256": stored.checksum,
@@ -31,17 +31,17 @@ def card_json(stored: PriorFile) -> dict[str, Any]:
         "space": stored.space.to_json(),
         "arrays": {name: list(array.shape) for name, array in flatten_params(stored.params).items()},
     }
-    return {**facts, **stored.info, **facts}  # a remark of the same name does not hide a fact
+    return {**facts, **stored.info, **facts}  # facts replace remarks of the same name
 
 
 def card_text(stored: PriorFile) -> str:
-    """Returns the model card for a screen; control characters in a file's remarks are shown as escapes."""
+    """Returns the model card as text for a terminal, with control characters in remarks escaped."""
     records = {name: stored.info.get(name, {}) for name in _RECORDS}
     sections = {
         "Parameters": _parameters(stored),
         "Architecture": _architecture(stored),
         "Training": _pairs(records["training"]),
-        "Quality, on rows that no training saw": _quality(records["report"]),
+        "Quality, on rows not used in training": _quality(records["report"]),
         "Chain": _pairs(records["chain"]),
         "Versions": _pairs(records["versions"]),
         "File": _file(stored),
@@ -89,12 +89,12 @@ def _architecture(stored: PriorFile) -> list[str]:
     ]
     base = "a standard normal" if config.base == "normal" else f"a mixture of {config.components} Gaussians"
     taken_out = "mean and covariance" if config.whitening == "full" else "mean and standard deviations"
-    bounds = "exactly normalised on the bounds" if config.support else "bounds are ignored: draws may leak over them"
+    bounds = "exactly normalised on the bounds" if config.support else "bounds are ignored: draws may be outside them"
     return [
         "; ".join(parts),
         _couplings(config, stored.space.dim),
-        f"base {base}; whitened by {taken_out}; {bounds}",
-        f"{numbers:,} trained numbers",
+        f"base: {base}; whitened by {taken_out}; {bounds}",
+        f"{numbers:,} trained parameters",
     ]
 
 
@@ -108,11 +108,11 @@ def _couplings(config: FlowConfig, dim: int) -> str:
     if dim == 1 or config.layers == 0:
         return "no couplings"
     if config.conditioner == "roch_shen":
-        network = "conditioned as by Roch and Shen (2025)"
+        network = "conditioners of Roch and Shen (2025)"
     else:
-        network = f"networks of {' x '.join(map(str, config.hidden)) or 'no'} hidden units"
-        network += f", log-scales within {config.max_log_scale:g}, hull {config.hull:g}"
-    bins = f" of {config.bins} bins" if config.transformer == "spline" else ""
+        network = f"networks with {' x '.join(map(str, config.hidden)) or 'no'} hidden units"
+        network += f", log-scales bounded by {config.max_log_scale:g}, hull {config.hull:g}"
+    bins = f" with {config.bins} bins" if config.transformer == "spline" else ""
     return f"{config.layers} pairs of {config.transformer} couplings{bins}, {config.masks} masks; {network}"
 
 
@@ -124,7 +124,7 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
     lines = [
         f"verdict: {_words(report.get('verdict', 'none')).upper()}",
         *(f"  - {_words(reason)}" for reason in (reasons if isinstance(reasons, list) else [])),
-        _numbers("held-out rows: {}, taken as independent {}", report, "rows", "independent_rows"),
+        _numbers("held-out rows: {} ({} treated as independent)", report, "rows", "independent_rows"),
         _numbers("held-out log density: {} +- {} nats", report, "log_density", "log_density_error"),
         _numbers("gain over a Gaussian: {} +- {} nats", report, "gain", "gain_error"),
         _numbers("average KL of marginals: {} nats, noise floor {}", comparison, "average_kl", "noise_floor"),
@@ -140,7 +140,7 @@ def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _numbers(template: str, record: Mapping[str, Any], *names: str) -> str:
-    """Returns the template filled with numbers of a record; empty if the first is not there."""
+    """Returns the template filled with numbers of a record, or an empty string if the first number is missing."""
     values = [record.get(name) for name in names]
     shown = [f"{value:.5g}" if isinstance(value, int | float) else "unknown" for value in values]
     return template.format(*shown) if isinstance(values[0], int | float) else ""
@@ -148,8 +148,8 @@ def _numbers(template: str, record: Mapping[str, Any], *names: str) -> str:
 
 def _file(stored: PriorFile) -> list[str]:
     if stored.checksum is None:
-        return [f"schema {stored.schema}: it has no checksum; load it and save it again for one"]
-    return [f"schema {stored.schema}; content as written, SHA-256 {stored.checksum}"]
+        return [f"schema {stored.schema}: no checksum; load the prior and save it again to add one"]
+    return [f"schema {stored.schema}; content matches its checksum, SHA-256 {stored.checksum}"]
 
 
 def _pairs(record: Mapping[str, Any]) -> list[str]:
@@ -161,7 +161,7 @@ def _wrapped(items: Iterable[str]) -> list[str]:
 
 
 def _rounded(value: Any) -> Any:
-    """Returns a remark with its fractions to five digits, for reading; the JSON card has them all."""
+    """Returns a remark with its floats rounded to five digits for display. The JSON card has all digits."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):

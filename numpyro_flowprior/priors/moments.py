@@ -1,4 +1,4 @@
-"""Moments of densities that have no closed form: seeded Monte Carlo, each number with its standard error."""
+"""Moments of densities without closed forms, by seeded Monte Carlo, each with its standard error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .protocol import ParameterPrior
 from .resolution import in_full_resolution
 
 LEVELS = (0.05, 0.16, 0.5, 0.84, 0.95)
-_DRAWS = 65_536  # a mean is then known to 0.4 % of a standard deviation
-_BATCH = 8192  # draws at a time, so that memory does not grow with their number
+_DRAWS = 65_536  # the error of a mean is then 0.4 % of a standard deviation
+_BATCH = 8192  # draws per batch, so that memory does not grow with the number of draws
 
 
 @dataclass(frozen=True)
 class MonteCarloSummary:
-    """What a density's draws say of it; every `*_error` is one standard error.
+    """Moments, quantiles and entropy of a density, estimated from its draws. Every `*_error` is one standard error.
 
     Attributes:
         names: (d,) parameters.
@@ -60,17 +60,17 @@ class MonteCarloSummary:
 
 
 def draws_of(density: ParameterPrior | Distribution, key: jax.Array, n: int) -> FloatArray:
-    """Returns n draws (n, d) of a density in float64, made in batches, so that memory does not grow with more."""
+    """Returns n draws (n, d) of a density in float64, made in batches to limit memory."""
     with jax.enable_x64(True):
         keys = jax.random.split(key, -(-n // _BATCH))
         return np.concatenate([np.asarray(density.sample(each, (_BATCH,))) for each in keys])[:n]
 
 
 class MonteCarloMoments:
-    """Mean, variance, entropy and quantiles of a NumPyro distribution over named parameters, by its own draws.
+    """Mean, variance, entropy and quantiles of a NumPyro distribution over named parameters, from its own draws.
 
-    For a class with `space`, `sample` and `log_prob`. `mean`, `variance` and `entropy` are NumPyro's own spellings;
-    they use a fixed seed, so that they do not change from call to call. `summary` has the errors.
+    This mixin is for classes with `space`, `sample` and `log_prob`. `mean`, `variance` and `entropy` are named as in
+    NumPyro. They use a fixed seed, so that they do not change from call to call. `summary` gives the errors.
     """
 
     space: ParameterSpace
@@ -78,18 +78,18 @@ class MonteCarloMoments:
     @property
     @in_full_resolution(points=True)
     def mean(self) -> Any:
-        """The mean, (d,), of 65,536 draws with a fixed seed; its error is in `summary`."""
+        """The mean (d,) of 65,536 draws with a fixed seed. `summary` gives its error."""
         return jnp.mean(self._seeded_draws(), axis=0)
 
     @property
     @in_full_resolution(points=True)
     def variance(self) -> Any:
-        """The variance, (d,), of the same draws."""
+        """The variance (d,) of the same draws."""
         return jnp.var(self._seeded_draws(), axis=0)
 
     @in_full_resolution(points=False)
     def entropy(self) -> jax.Array:
-        """Returns -E log p in nats, by the same draws."""
+        """Returns -E log p in nats, from the same draws."""
         draws = self._seeded_draws().reshape(-1, _BATCH, self.space.dim)
         return -jnp.mean(jax.lax.map(self.log_prob, draws))  # type: ignore[attr-defined]
 
@@ -101,14 +101,15 @@ class MonteCarloMoments:
     def summary(
         self, key: jax.Array | None = None, *, draws: int = _DRAWS, levels: Sequence[float] = LEVELS
     ) -> MonteCarloSummary:
-        """Returns mean, variance, quantiles and entropy by Monte Carlo in float64, with their errors.
+        """Returns Monte Carlo estimates of mean, variance, quantiles and entropy in float64, with standard errors.
 
-        Errors are standard errors of independent draws: sd / sqrt(n) for the mean and the entropy, by the fourth moment
-        for the variance, by the order statistics one standard error of the rank away for a quantile.
+        The draws are independent. The error is sd / sqrt(n) for the mean and the entropy, and follows from the fourth
+        moment for the variance. For a quantile it is half the distance between the order statistics one standard error
+        of the rank below and above.
 
         Args:
-            key: seeds the draws; None for a fixed one.
-            draws: how many, >= 100.
+            key: seeds the draws; None for a fixed seed.
+            draws: number of draws, >= 100.
             levels: probabilities of the quantiles, in (0, 1).
         """
         draws = positive_int(draws, "summary: draws", minimum=100)

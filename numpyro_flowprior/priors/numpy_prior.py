@@ -1,6 +1,6 @@
-"""NumpyPrior: a stored prior's density and draws with NumPy and SciPy alone, in float64.
+"""NumpyPrior: density and draws of a stored prior with only NumPy and SciPy, in float64.
 
-For readers of a file without JAX or Distrax, and for forked workers. Nothing is trained or written here.
+It is for users of a file without JAX or Distrax, and for forked workers. This module does not train or write priors.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..flows.numpy_flow import NumpyFlow, standard_log_prob
 from ..flows.numpy_support import from_line, to_line
 from .prior_file import read_prior
 
-_CHUNK = 10_000  # points evaluated at a time: the networks' hidden layers stay in the cache
+_CHUNK = 10_000  # points per evaluation, so that the hidden layers of the networks stay in the cache
 
 
 def load_numpy(path: str | os.PathLike[str]) -> NumpyPrior:
-    """Returns the prior stored in a file for use without JAX; the file is checked as by `FlowPrior.load`.
+    """Returns the prior stored in a file, for use without JAX. The file is checked as in `FlowPrior.load`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -41,16 +41,16 @@ def load_numpy(path: str | os.PathLike[str]) -> NumpyPrior:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NumpyPrior:
-    """A density learned from a chain, evaluated with NumPy in float64. Made by `load_numpy`.
+    """Density learned from a chain, evaluated with NumPy in float64. `load_numpy` makes one.
 
-    The density is that of the `FlowPrior` of the same file, normalised on the declared support.
+    It is the density of the `FlowPrior` in the same file, normalised on the declared support.
 
     Attributes:
         config: architecture.
         space: names and bounds of the parameters, in the order of the columns.
-        masks: (d,) of bool for each coupling, as stored.
+        masks: boolean mask (d,) of each coupling, as stored.
         params: nested arrays as laid out in `flows.layout`.
-        info: where the prior comes from (metadata, chain, training, report, versions).
+        info: origin of the prior (metadata, chain, training, report, versions).
     """
 
     config: FlowConfig
@@ -69,7 +69,7 @@ class NumpyPrior:
 
         Raises:
             TypeError: `theta` does not hold real numbers.
-            ValueError: its last axis is not of d values.
+            ValueError: its last axis does not have d values.
         """
         theta = float_array(theta, "NumpyPrior.log_prob: theta")
         if theta.shape[-1:] != (self.space.dim,):
@@ -89,7 +89,7 @@ class NumpyPrior:
         """Returns draws (n, d), strictly inside the support.
 
         Args:
-            seed: an integer, or a generator, which is advanced.
+            seed: an integer, or a generator, which this call advances.
             n: number of draws, >= 1.
         """
         generator, n = np.random.default_rng(seed), positive_int(n, "NumpyPrior.sample: n")
@@ -110,7 +110,7 @@ class NumpyPrior:
     def _whitened(self, generator: np.random.Generator, n: int) -> FloatArray:
         if not is_ensemble(self.config):
             return self._members[0].sample(generator, n)
-        x = generator.standard_normal((n, self.space.dim))  # the background; members' draws replace most
+        x = generator.standard_normal((n, self.space.dim))  # draws of the background; draws of the members replace most
         chosen = generator.choice(len(self._weights), n, p=self._weights / self._weights.sum())
         for k, member in enumerate(self._members):
             x[chosen == k] = member.sample(generator, int(np.sum(chosen == k)))
@@ -130,7 +130,7 @@ class NumpyPrior:
 
     @cached_property
     def _log_weights(self) -> FloatArray:
-        with np.errstate(divide="ignore"):  # a member may have no weight
+        with np.errstate(divide="ignore"):  # a weight may be zero
             return np.log(self._weights)
 
     @cached_property

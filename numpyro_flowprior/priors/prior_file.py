@@ -1,9 +1,10 @@
-"""How a prior is laid out in a file, what older versions of the package wrote, and every check when it is read back.
+"""The file format of a prior, the conversion of files from older versions, and all checks on reading.
 
-No JAX: both `FlowPrior.load` and `load_numpy` read through here.
+This module does not need JAX. Both `FlowPrior.load` and `load_numpy` read files with it.
 
-Schema 1: the record's config, space, info and versions; an array for every leaf of the params. Schema 2: masks, the
-columns that each coupling lets pass, so that a file does not depend on NumPy's random permutations; a checksum.
+Schema 1 has a record with config, space, info and versions, and an array for every leaf of the params. Schema 2 adds a
+checksum and masks, the columns that pass through each coupling unchanged. With the masks, a file does not depend on
+NumPy's random permutations.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from ..flows.config import FlowConfig
 from ..flows.layout import Params, coupling_masks, flatten_params, is_ensemble, param_shapes, unflatten_params
 
 KIND, SCHEMA = "flow_prior", 2
-_INFO = ("metadata", "chain", "training", "report", "versions")  # parts of `info` that are records
+_INFO = ("metadata", "chain", "training", "report", "versions")  # parts of `info` that are JSON objects
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
-# Fields that FlowConfig did not have when schema 1 began, and what the code did then.
+# Fields added to FlowConfig after schema 1 began, with the values that describe what the code did then.
 _IMPLIED: dict[str, Any] = {
     "members": 1,
     "background": False,
@@ -37,12 +38,12 @@ _IMPLIED: dict[str, Any] = {
     "support": True,
     "whitening": "full",
 }
-_SMALLEST = 4  # bytes of a number in an array
+_SMALLEST = 4  # bytes of a number in an array, at least
 
 
 @dataclass(frozen=True, eq=False)
 class PriorFile:
-    """What a prior's file holds, checked: all parts fit together. The checksum is None before schema 2."""
+    """The checked content of a prior file: all parts fit together. The checksum is None before schema 2."""
 
     config: FlowConfig
     space: ParameterSpace
@@ -60,25 +61,25 @@ def write_prior(
     params: Params,
     info: Mapping[str, Any],
 ) -> Path:
-    """Writes a prior and returns the path.
+    """Writes a prior to a file and returns its path.
 
     Args:
         path: where to write; the folder must exist.
         config: architecture.
         space: names and bounds.
         params: NumPy arrays as laid out in `flows.layout`.
-        info: JSON-ready record of where the prior comes from.
+        info: JSON-ready record of the origin of the prior.
 
     Raises:
-        TypeError, ValueError: a part of `info` is not JSON-ready (named).
-        ValueError: the parameters could not be read back (NaN, mixture weights that do not sum to one, ...).
+        TypeError, ValueError: a part of `info` is not JSON-ready; the message names it.
+        ValueError: the file could not be read back (NaN, mixture weights that do not sum to one, ...).
     """
     arrays = flatten_params(params)
     try:
         require_arrays(path, arrays, flatten_params(param_shapes(config, space.dim)))
         _require_proper(path, arrays)
     except FileFormatError as error:
-        raise ValueError(f"this prior is not saved, for its file could not be read back: {error}") from error
+        raise ValueError(f"this prior is not saved, because its file could not be read back: {error}") from error
     record = {
         "config": config.to_json(),
         "space": space.to_json(),
@@ -90,7 +91,7 @@ def write_prior(
 
 
 def read_prior(path: str | os.PathLike[str]) -> PriorFile:
-    """Returns what a file of any schema holds; every array's name, shape, dtype and value is checked.
+    """Returns the content of a file of any schema. The name, shape, dtype and values of every array are checked.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -102,7 +103,7 @@ def read_prior(path: str | os.PathLike[str]) -> PriorFile:
         config = FlowConfig.from_json(_upgraded_config(stored))
         space = ParameterSpace.from_json(record.get("space"))
     except (ValueError, TypeError, OverflowError) as error:
-        raise FileFormatError(f"{path}: its header is not that of a prior: {error}") from error
+        raise FileFormatError(f"{path}: the header does not describe a prior: {error}") from error
     _require_room(path, config, space.dim, stored.arrays)
     arrays = _upgraded_arrays(path, config, stored)
     shapes = param_shapes(config, space.dim)
@@ -119,7 +120,10 @@ def _upgraded_config(stored: StoredFile) -> Any:
 
 
 def _upgraded_arrays(path: str | os.PathLike[str], config: FlowConfig, stored: StoredFile) -> Mapping[str, np.ndarray]:
-    """Returns the arrays of today: the first ensembles had members of equal weight, and the background's alone."""
+    """Returns the arrays in the current layout.
+
+    The first ensembles had members of equal weight, and stored only the weight of the background.
+    """
     name = "background/weight"
     if stored.schema > 1 or name not in stored.arrays or not is_ensemble(config):
         return stored.arrays
@@ -131,19 +135,19 @@ def _upgraded_arrays(path: str | os.PathLike[str], config: FlowConfig, stored: S
 
 
 def _require_room(path: str | os.PathLike[str], config: FlowConfig, dim: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises FileFormatError if the header describes more than the file can hold, before any of it is laid out."""
+    """Raises FileFormatError, before allocating arrays, if the header describes more than the file contains."""
     couplings = 2 * config.layers if dim > 1 else 0
     depth = 3 if config.conditioner == "roch_shen" else len(config.hidden) + 1
     stored = sum(array.nbytes for array in arrays.values())
     if 2 * couplings * depth > len(arrays) or config.members * max(couplings, 1) * dim * _SMALLEST > stored:
         raise FileFormatError(
             f"{path}: the arrays do not fit the configuration in the header: {config.members} members of "
-            f"{config.layers} layers for {dim} parameters need more than its {len(arrays)} arrays of {stored} bytes."
+            f"{config.layers} layers for {dim} parameters need more than the {len(arrays)} arrays of {stored} bytes."
         )
 
 
 def _require_proper(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises FileFormatError unless the fixed arrays describe an invertible map and a mixture."""
+    """Raises FileFormatError unless the fixed arrays describe an invertible map and valid mixture weights."""
     tril = arrays["whitening/tril"]
     for name, values in (("support/scale", arrays["support/scale"]), ("whitening/tril", np.diagonal(tril))):
         if not (values > 0).all():
@@ -153,28 +157,26 @@ def _require_proper(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarra
             )
     if np.triu(tril, 1).any():
         raise FileFormatError(
-            f"{path}: array 'whitening/tril': expected zeros above the diagonal; got others. The file is damaged."
+            f"{path}: array 'whitening/tril': expected zeros above the diagonal; got other values. The file is damaged."
         )
     weights = arrays.get("mixture/weights")
     if weights is not None and not ((weights >= 0).all() and abs(weights.sum(dtype=np.float64) - 1.0) < 1e-6):
         raise FileFormatError(
             f"{path}: array 'mixture/weights': expected weights >= 0 with sum 1; the smallest is {weights.min():g}, "
-            f"the sum {weights.sum():g}. The file is damaged."
+            f"the sum is {weights.sum():g}. The file is damaged."
         )
 
 
 def _read_masks(
     path: str | os.PathLike[str], stored: StoredFile, config: FlowConfig, dim: int
 ) -> tuple[np.ndarray, ...]:
-    """Returns the masks in the file, or those that this NumPy draws if the file has none (schema 1)."""
+    """Returns the masks in the file. For schema 1, which has none, NumPy generates them."""
     drawn = coupling_masks(config, dim)
     if stored.schema == 1:
         return tuple(drawn)
     passed = stored.record.get("masks")
     if not isinstance(passed, list) or len(passed) != len(drawn):
-        raise FileFormatError(
-            f"{path}: its header's masks: expected {len(drawn)} lists of columns; got {passed!r:.80}."
-        )
+        raise FileFormatError(f"{path}: header: masks: expected {len(drawn)} lists of columns; got {passed!r:.80}.")
     return tuple(_read_mask(path, columns, like) for columns, like in zip(passed, drawn, strict=True))
 
 
@@ -184,7 +186,7 @@ def _read_mask(path: str | os.PathLike[str], columns: Any, like: np.ndarray) -> 
     known = all(type(column) is int and 0 <= column < dim for column in numbers)
     if not known or len(numbers) != count or len(set(numbers)) != count:
         raise FileFormatError(
-            f"{path}: its header's masks: expected {count} different columns from 0 to {dim - 1}; got {columns!r:.80}."
+            f"{path}: header: masks: expected {count} different columns from 0 to {dim - 1}; got {columns!r:.80}."
         )
     mask = np.zeros(dim, dtype=bool)
     mask[numbers] = True
@@ -199,15 +201,15 @@ def _read_info(path: str | os.PathLike[str], record: Mapping[str, Any]) -> dict[
         parts |= {name: info[name] for name in _INFO if name in info}
     for name, part in parts.items():
         if not isinstance(part, dict):
-            raise FileFormatError(f"{path}: its header's {name}: expected a JSON object; got {part!r}.")
+            raise FileFormatError(f"{path}: header: {name}: expected a JSON object; got {part!r}.")
     return info
 
 
 def require_same_masks(path: str | os.PathLike[str], masks: Sequence[np.ndarray], config: FlowConfig, dim: int) -> None:
-    """Raises FileFormatError if the file's masks are not those that a flow of this configuration has here."""
+    """Raises FileFormatError if the masks of a file differ from those that NumPy now draws for its configuration."""
     drawn = coupling_masks(config, dim)
     if any(not np.array_equal(mask, own) for mask, own in zip(masks, drawn, strict=True)):
         raise FileFormatError(
-            f"{path}: NumPy {np.__version__} permutes the parameters otherwise than the NumPy that wrote the file. "
-            "Evaluate it with load_numpy, or load it with the versions that `flowprior info` tells."
+            f"{path}: NumPy {np.__version__} permutes the parameters differently than the version that wrote the file. "
+            "Evaluate it with load_numpy, or load it with the versions that `flowprior info` shows."
         )

@@ -1,4 +1,4 @@
-"""What the package asks of a prior, by its form: NumPyro's own distributions have no names for their parameters."""
+"""The interface of a prior in this package. NumPyro's own distributions do not name their parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..chains.parameters import ParameterSpace
 
 
 class ParameterPrior(Protocol):
-    """A density over the vector of named parameters: a FlowPrior, what is made of one, or a broad prior."""
+    """A density over a vector of named parameters: a FlowPrior, a prior derived from one, or a broad prior."""
 
     @property
     def space(self) -> ParameterSpace:
@@ -21,4 +21,4 @@ class ParameterPrior(Protocol):
         """Returns the normalised log density (...,) at points (..., d); -inf outside the support."""
 
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
-        """Returns draws (*sample_shape, d), of JAX, or of NumPy where float32 cannot hold a parameter."""
+        """Returns draws (*sample_shape, d): a JAX array, or a NumPy array if float32 cannot resolve a parameter."""

@@ -1,1 +1,1 @@
-"""From a NumPyro model to a Chain: the log-density bridge and the samplers behind it."""
+"""From a NumPyro model to a Chain: the log density of the model, and the samplers that use it."""

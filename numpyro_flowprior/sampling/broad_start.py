@@ -1,8 +1,9 @@
-"""The same posterior, its learned priors sampled through broad ones: for one that holds little of the prior's mass.
+"""Sampling through broad priors, for a posterior that covers little of the mass of its learned priors.
 
-A tempered sampler begins with draws from the prior. Where the posterior rests on a thousandth of that, as many of its
-particles are where they are needed, and how they divide between two modes there is chance. Through a broad prior b it
-begins everywhere: b L q / b is q L, evidence included.
+A tempered sampler starts with draws from the prior. If the posterior covers a thousandth of the prior mass, only that
+fraction of the particles starts where it is needed, and chance decides how these divide between two modes. With a broad
+prior b, the particles start everywhere. The posterior and the evidence stay the same, because b (L q / b) = q L for the
+likelihood L and the learned prior q.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from .density import ModelDensity
 
 Start = Literal["auto", "prior", "broad"]
 _LOOKED_AT = 4096  # draws from the prior
-_ENOUGH = 100.0  # of them, effectively, that the posterior rests on: then particles from the prior find its modes
+_ENOUGH = 100.0  # effective size of these draws, weighted by the likelihood, at which the particles find the modes
 
 
 class BroadStart(Reparam):
-    """Samples the site of a learned prior from a broad one, their ratio a factor; the model sees theta as before."""
+    """Samples the site of a learned prior from a broad prior; the model gets theta as before.
+
+    The ratio of the two densities is added as a factor.
+    """
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, jax.Array]:
-        """Returns (None, theta), having sampled the broad site."""
+        """Returns (None, theta), with theta sampled from the broad prior."""
         del obs
         prior, expand_shape, event_dim = self._unwrap(fn)
         broad = broad_of(prior)
@@ -41,12 +45,12 @@ class BroadStart(Reparam):
 
 @dataclass(frozen=True)
 class WeightedPrior:
-    """A posterior as draws from its prior, weighted by the likelihood, have it.
+    """Effective sample size and evidence of a posterior, from prior draws weighted by the likelihood.
 
     Attributes:
-        effective_size: of the weighted draws; 0 if none has a likelihood.
-        log_evidence: log of the mean likelihood; -inf if none has one.
-        log_evidence_error: its standard error, to first order.
+        effective_size: effective sample size of the weighted draws; 0 if the likelihood is zero at all of them.
+        log_evidence: log of the mean likelihood; -inf if the likelihood is zero at all draws.
+        log_evidence_error: its standard error, to first order; inf if the likelihood is zero at all draws.
     """
 
     effective_size: float
@@ -55,7 +59,7 @@ class WeightedPrior:
 
 
 def weighted_prior(key: jax.Array, density: ModelDensity, draws: int = _LOOKED_AT) -> WeightedPrior:
-    """Returns what so many weighted draws from the prior say of a posterior."""
+    """Returns the effective sample size and the evidence of a posterior from weighted prior draws."""
     log_likelihood = density.log_likelihood(density.sample_prior(key, draws))
     if not np.isfinite(log_likelihood).any():
         return WeightedPrior(0.0, -np.inf, np.inf)
@@ -65,16 +69,19 @@ def weighted_prior(key: jax.Array, density: ModelDensity, draws: int = _LOOKED_A
 
 
 def require_start(start: Any) -> None:
-    """Raises ValueError unless it says where a sampler begins."""
+    """Raises ValueError unless `start` is "auto", "prior" or "broad"."""
     if start not in get_args(Start):
         raise ValueError(f"start: expected one of {', '.join(map(repr, get_args(Start)))}; got {start!r}.")
 
 
 def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
-    """Returns whether a sampler should go through broad priors; "auto" where the posterior rests on few prior draws.
+    """Returns whether a sampler should start from broad priors.
+
+    With "auto" it should if weighted prior draws have a small effective sample size. A density without learned priors
+    never needs broad ones.
 
     Raises:
-        ValueError: no such start.
+        ValueError: `start` is unknown.
     """
     require_start(start)
     if start != "auto" or not density.learned_sites:
@@ -83,7 +90,10 @@ def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
 
 
 def through_broad(density: ModelDensity, sample: Callable[[ModelDensity], Chain]) -> Chain:
-    """Returns what a sampler finds through broad priors, as the chain of the density itself."""
+    """Returns the chain that a sampler draws through broad priors, in the parameters of the density itself.
+
+    Log prior and log likelihood are those of the density. Draws at which they are not finite are dropped.
+    """
     chain = sample(density.reparametrised({site: BroadStart() for site in density.learned_sites}))
     chain = chain.select(density.names)
     log_prior, log_likelihood = density.log_prior_and_likelihood(chain.samples)

@@ -16,16 +16,16 @@ Coordinates = Literal["auto", "parameters", "latent"]
 def resolved(coordinates: Coordinates, density: ModelDensity, subject: str, *, auto: str) -> str:
     """Returns the coordinates that a sampler moves in, "parameters" or "latent".
 
-    A model without learned priors has no latent space other than its parameters: there all three are one.
+    Without learned priors there is no separate latent space, and the result is always "parameters".
 
     Args:
-        coordinates: what the user asks for; "auto" leaves it to the sampler.
+        coordinates: the user's choice; "auto" leaves it to the sampler.
         density: the posterior.
-        subject: of error messages.
-        auto: the sampler's choice where there are learned priors.
+        subject: the subject of error messages.
+        auto: the sampler's choice if there are learned priors.
 
     Raises:
-        ValueError: another word.
+        ValueError: `coordinates` is none of the three words.
     """
     if coordinates not in get_args(Coordinates):
         expected = ", ".join(map(repr, get_args(Coordinates)))
@@ -35,14 +35,14 @@ def resolved(coordinates: Coordinates, density: ModelDensity, subject: str, *, a
 
 
 def sampled_in(density: ModelDensity, coordinates: str) -> tuple[ModelDensity, Callable[..., Chain]]:
-    """Returns the density that a sampler is to sample, and what makes a chain in the model's parameters of its draws.
+    """Returns the density to sample, and a function that turns its draws into a chain in the model's parameters.
 
         inner, to_chain = sampled_in(density, coordinates)
         ...  # samples, log_prior, log_likelihood of inner
         return to_chain(samples, log_prior=log_prior, log_likelihood=log_likelihood, chain_id=..., info=...)
 
-    Evidence, importance weights and log likelihood are those of the model in either coordinates. The log prior is not:
-    the chain's is taken anew in the model's own, so that `log_prob` means the same for every sampler.
+    Evidence, importance weights and log likelihood are the same in both coordinates. The log prior is not. `to_chain`
+    computes it again in the model's parameters, so that `log_prob` means the same for every sampler.
 
     Args:
         density: the posterior.
@@ -53,7 +53,7 @@ def sampled_in(density: ModelDensity, coordinates: str) -> tuple[ModelDensity, C
     inner = density.in_latent_space()
 
     def to_chain(samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any) -> Chain:
-        del log_prior  # of the latent coordinates
+        del log_prior  # it is the density in latent coordinates
         theta = parameters_of(density, inner, samples)
         own = density.log_prior(theta)
         return chain_of_draws(density, theta, log_prior=own, log_likelihood=log_likelihood, **fields)
@@ -62,14 +62,14 @@ def sampled_in(density: ModelDensity, coordinates: str) -> tuple[ModelDensity, C
 
 
 def parameters_of(density: ModelDensity, inner: ModelDensity, samples: FloatArray) -> FloatArray:
-    """Returns the vectors (n, d) of a density at points (n, d) of `density.in_latent_space()`."""
+    """Returns the vectors (n, d) of a density at points (n, d) of `inner`, its `in_latent_space()`."""
     return density.vector({**inner.constrain(samples), **inner.deterministics(samples)})
 
 
 def chain_of_draws(
     density: ModelDensity, samples: FloatArray, *, log_prior: FloatArray, log_likelihood: FloatArray, **fields: Any
 ) -> Chain:
-    """Returns the chain of a density's draws (n, d), with log prior and log likelihood (n,) and their sum."""
+    """Returns the chain of draws (n, d) from a density, with log prior (n,), log likelihood (n,) and their sum."""
     return Chain(
         samples,
         density.space,

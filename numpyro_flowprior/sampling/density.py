@@ -1,8 +1,9 @@
-"""ModelDensity: any NumPyro model as NumPy functions of a vector, for samplers that know nothing of NumPyro.
+"""ModelDensity: any NumPyro model as NumPy functions of a vector, for samplers that do not use NumPyro.
 
-Always float64, whatever the caller's JAX flag; boxes in the model's own coordinates, without Jacobian, and all other
-supports in unconstrained ones (coordinates.py); prior and likelihood apart. Points go in and out as arrays (n, d), in
-batches padded to a few sizes so that nothing is recompiled for a new one.
+Everything is in float64, whatever the caller's JAX flag. Sites with a box as support keep the model's own coordinates,
+without a Jacobian. All other supports use unconstrained coordinates (models/vector.py). Prior and likelihood are
+separate. Points are arrays (n, d). They are evaluated in batches padded to a few sizes, so that a new n does not cause
+recompilation.
 """
 
 from __future__ import annotations
@@ -31,41 +32,43 @@ from ..models.unusual import ConstantSites, ProperSites, is_constant
 from ..models.vector import coordinates_of, values_of, vector_of
 from .fitness import require_fixed_supports, require_numbers_observed
 
-# Samplers map an interval to the line by themselves: a draw one rounding from a bound becomes infinite in pocoMC's
-# probit, and NaN from there on. Prior draws keep this fraction of the range away.
+# Samplers map an interval to the real line themselves. In pocoMC's probit, a draw that is one rounding step from a
+# bound becomes infinite, and then NaN. Prior draws keep this fraction of the range away from the bounds.
 _MARGIN = 1e-13
 
-_LOOKED_AT, _MOST_NAN = 256, 0.1  # prior draws before a sampler starts, and the share that may be NaN
+_LOOKED_AT, _MOST_NAN = 256, 0.1  # prior draws checked before a sampler starts, and the fraction that may be NaN
 
 
 class ModelDensity:
     """The log density of a NumPyro model as a function of the vector of its latent parameters.
 
     Latent and observed sites are found in the model's trace. A FlowPrior (or UniformPrior) site contributes its
-    parameters under their own names; a scalar site its name; an array site `name[i,j]`.
+    parameters under their own names, a scalar site its name, and an array site the names `name[i,j]`.
 
-    A site whose support is a product of intervals, half lines and real lines is seen as it is. Any other continuous
-    one (a simplex, an ordered vector, a correlation or Cholesky matrix) is seen in the unconstrained coordinates of
-    NumPyro's `biject_to(support)`, `name_unconstrained[i]`, all of the real line; the prior is normalised in these,
-    its log density that of the value plus log |det dvalue/dcoordinates|. `constrain` gives the value, `vector` the
-    coordinates. Of a half observed site (`obs_mask`) the missing entries are latent, `name_unobserved[i]`.
+    A site keeps its own coordinates if its support is a product of intervals, half lines and real lines. Any other
+    continuous site (a simplex, an ordered vector, a correlation or Cholesky matrix) enters in the unconstrained
+    coordinates of NumPyro's `biject_to(support)`. They are called `name_unconstrained[i]` and cover the real line. The
+    prior is normalised in these coordinates: its log density is that of the value
+    plus log |det dvalue/dcoordinates|. `constrain` returns the value, `vector` the coordinates. The missing entries of
+    a partly observed site (`obs_mask`) are latent parameters, `name_unobserved[i]`.
 
     Args:
         model: a NumPyro model with continuous latent sites of fixed supports.
         *args: its positional arguments.
-        **kwargs: its keyword arguments. Data belong here or into `args`: JAX lets a NumPy array that a model closes
-            over be used in one precision at a time, and this one is always float64.
+        **kwargs: its keyword arguments. Pass data here or in `args`, not through a closure: JAX can use a NumPy array
+            in a closure in only one precision at a time, and this class always uses float64.
 
     Attributes:
         space: names and bounds of all latent parameters, in the order of the vector.
         observed: {site: observed value}.
         arrays: {site: shape and dimensions of its value}, of all sites.
         variables: {variable: the parameters that it holds, shape, dimensions}, in the order of the vector.
-        nan_count: how many log densities were NaN so far (each was returned as -inf).
+        nan_count: number of log densities that were NaN so far (each was returned as -inf).
 
     Raises:
-        ValueError: discrete latents, improper priors, supports that have no bijection from real coordinates or that
-            depend on other latents, or two priors over one parameter name (each named); NaN among observed values.
+        ValueError: discrete latent sites, improper priors, supports without a bijection from real coordinates, supports
+            that depend on other latent sites, or two priors over one parameter name (each named); NaN among observed
+            values.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -88,7 +91,7 @@ class ModelDensity:
         self.nan_count = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns what a copy in another process needs: all but the compiled functions."""
+        """Returns what a copy in another process needs: everything except the compiled functions."""
         return {**self.__dict__, "_kept": {}}
 
     @property
@@ -118,7 +121,7 @@ class ModelDensity:
 
     @property
     def learned_sites(self) -> tuple[str, ...]:
-        """Names of the latent sites that have a latent space (`LatentReparam`): learned priors, bare or in a plate."""
+        """Names of the sites that have a latent space (`LatentReparam`): learned priors, in a plate or not."""
         return tuple(latent.site for latent in self._latents if latent.learned)
 
     @property
@@ -128,13 +131,14 @@ class ModelDensity:
 
     @property
     def imputed_sites(self) -> tuple[str, ...]:
-        """Names of the latent sites that are the missing part of a half observed one, `name_unobserved`."""
+        """Names of the latent sites that are the missing part of a partly observed site, `name_unobserved`."""
         return tuple(latent.site for latent in self._latents if latent.imputed is not None)
 
     def in_latent_space(self) -> ModelDensity:
-        """Returns the same posterior, its learned priors in their latent coordinates, in which stage one is white.
+        """Returns the same posterior with its learned priors in latent coordinates, where they are nearly normal.
 
-        Site theta's are `theta_latent[i]`, all of the real line; theta itself is among the `deterministics`.
+        The latent coordinates of a site theta are `theta_latent[i]`, on the whole real line. theta itself is one of the
+        `deterministics`.
         """
         reparams = {site: LatentReparam() for site in self.learned_sites}
         latent: ModelDensity = self.keep("in_latent_space", lambda: self.reparametrised(reparams))
@@ -144,11 +148,11 @@ class ModelDensity:
         """Returns the density of the model under `numpyro.handlers.reparam` with a configuration {site: strategy}."""
         model = reparam(self._model, config=dict(config))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what there is to say of the model has been said
+            warnings.simplefilter("ignore", UserWarning)  # the density of the original model has already warned
             return ModelDensity(model, *self._args, **self._kwargs)
 
     def log_prior(self, x: ArrayLike) -> FloatArray:
-        """Returns the log prior (n,) at points (n, d), normalised in the vector's coordinates; -inf outside."""
+        """Returns the normalised log prior (n,) in the vector's coordinates, at points (n, d); -inf outside."""
         return self._evaluate("log_prior", x)
 
     def log_likelihood(self, x: ArrayLike) -> FloatArray:
@@ -167,16 +171,17 @@ class ModelDensity:
     def log_likelihood_by_site(self, x: ArrayLike, *, pointwise: bool = False) -> dict[str, FloatArray]:
         """Returns the log likelihood of each observed site, {site: (n,)}, at points (n, d).
 
-        With `pointwise` that of each of its observations, {site: (n, *batch_shape)}: independent ones, given the
-        parameters. One draw of a multivariate distribution is one observation. Their sum is the site's log likelihood.
-        Only `numpyro.handlers.scale` is not in them; nor is it in NumPyro's own `log_likelihood`.
+        With `pointwise`, returns the log likelihood of each observation, {site: (n, *batch_shape)}. Observations are
+        independent given the parameters. One draw of a multivariate distribution is one observation. Their sum is the
+        log likelihood of the site, except for `numpyro.handlers.scale`, which is left out here and in NumPyro's own
+        `log_likelihood`.
         """
         return self._evaluate("pointwise" if pointwise else "by_site", x)
 
     def deterministics(self, x: ArrayLike) -> dict[str, FloatArray]:
         """Returns the values of the model's deterministic sites, {site: (n, *shape)}, at points (n, d).
 
-        And of the `unconstrained_sites`: they too are functions of the vector.
+        The values of the `unconstrained_sites` are included, because they are functions of the vector too.
         """
         names = (*self.unconstrained_sites, *self._deterministic)
         if not names:
@@ -199,7 +204,7 @@ class ModelDensity:
     def require_numbers(self, key: jax.Array) -> None:
         """Raises ValueError, with an example, if the log posterior is NaN at more than a tenth of 256 prior draws.
 
-        A few NaN count as -inf; many mean that the model is at fault, and a posterior without those draws is another's.
+        A few NaN count as -inf. Many NaN mean that the model is wrong, and ignoring them would change the posterior.
         """
         draws = self.sample_prior(key, _LOOKED_AT)
         values = self._in_batches("both", partial(self._log_probs, "both"), draws)
@@ -208,33 +213,33 @@ class ModelDensity:
             example = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, draws[bad[0]], strict=True))
             raise ValueError(
                 f"model: its log density is NaN at {len(bad)} of {len(draws)} draws from the prior, for example at "
-                f"{example}. Look for logarithms or roots of negative numbers, 0 / 0, and infinity less infinity."
+                f"{example}. Look for logarithms or roots of negative numbers, 0 / 0, and infinity - infinity."
             )
 
     def constrain(self, x: ArrayLike) -> dict[str, FloatArray]:
         """Returns the values of the latent sites, {site: (n, *shape)}, at points (n, d)."""
         x = self._points(x)
         values = coordinates_of(self._latents, x)
-        if self.unconstrained_sites:  # all others are what they were, to the last bit
+        if self.unconstrained_sites:  # all other values stay the same, bit for bit
             values |= self._in_batches("constrain", self._unconstrained_values, self._moved_inside(x))
         return values
 
     def vector(self, values: Mapping[str, Any]) -> FloatArray:
-        """Returns vectors (..., d) of the latent sites' values, {site: (..., *shape)}: the inverse of `constrain`.
+        """Returns the vectors (..., d) for values of the latent sites, {site: (..., *shape)}: inverts `constrain`.
 
-        Values that rounding put on or beyond a bound are moved inside.
+        Values on or beyond a bound because of rounding are moved inside.
         """
         arrays = {latent.site: np.asarray(values[latent.site], dtype=np.float64) for latent in self._latents}
         with jax.enable_x64(True):
             return np.clip(np.asarray(vector_of(self._latents, arrays)), self._low, self._high)
 
     def traced_log_densities(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns log prior and log likelihood of one point (d,) inside the support, inside of traced float64 code."""
+        """Returns log prior and log likelihood of one point (d,) inside the support, for traced float64 code."""
         both = self._log_probs("both", x)
         return both[0], both[1]
 
     def site_values(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Returns one point's (d,) values of the latent sites, {site: (*shape)}, inside of traced float64 code."""
+        """Returns the values of the latent sites at one point (d,), {site: (*shape)}, for traced float64 code."""
         return values_of(self._latents, x)[0]
 
     def _points(self, x: Any) -> FloatArray:
@@ -247,7 +252,7 @@ class ModelDensity:
         return array
 
     def _evaluate(self, which: str, x: Any) -> Any:
-        """Returns what `_log_probs` gives at points (n, d), an array or several; -inf outside the support."""
+        """Returns `_log_probs` at points (n, d), one array or {name: array}; -inf outside the support."""
         x = self._points(x)
         interior = self._is_interior(x)
         values = self._in_batches(which, partial(self._log_probs, which), x if interior else self._moved_inside(x))
@@ -258,14 +263,14 @@ class ModelDensity:
         return dict(zip(values, parts, strict=True)) if isinstance(values, dict) else parts[0]
 
     def _is_interior(self, x: FloatArray) -> bool:
-        """Returns whether all points (n, d) are strictly inside the support, as those of samplers mostly are."""
+        """Returns whether all points (n, d) are strictly inside the support. For samplers they usually are."""
         return bool(((x >= self._low) & (x <= self._high)).all())
 
     def _moved_inside(self, x: FloatArray) -> FloatArray:
         return np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
 
     def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
-        """Returns a function of one point, a pytree, at all points (n, d), which are strictly inside the support."""
+        """Returns the values, a pytree, of a function of one point at points (n, d) strictly inside the support."""
         with jax.enable_x64(True):
             function = self.keep(name, lambda: jax.jit(jax.vmap(at_point)))
             return in_batches(lambda batch: forgetting(partial(function, batch)), x, self._low)
@@ -276,8 +281,8 @@ class ModelDensity:
             return values
         if self.nan_count == 0:
             warnings.warn(
-                "ModelDensity: the model's log density is NaN at some points; they count as -inf. "
-                "See ModelDensity.nan_count for how many.",
+                "ModelDensity: the log density of the model is NaN at some points, which count as -inf. "
+                "ModelDensity.nan_count holds their number.",
                 FlowPriorWarning,
                 stacklevel=4,
             )
@@ -285,13 +290,13 @@ class ModelDensity:
         return np.where(bad, -np.inf, values)
 
     def keep(self, name: Any, make: Callable[[], Any]) -> Any:
-        """Returns what is made once for this density, such as compiled functions, under a name."""
+        """Returns the object kept under a name, such as a compiled function. It is made at the first call."""
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]
 
     def _log_probs(self, which: str, x: jax.Array) -> Any:
-        """Returns one point's log densities (traced); what is not asked for, the compiler leaves out."""
+        """Returns the log densities of one point (traced). The compiler removes those that are not requested."""
         values, log_det = values_of(self._latents, x)
         if which == "pointwise":
             sites = self._sites_at(values)
@@ -314,14 +319,14 @@ class ModelDensity:
         return trace(substitute(seed(self._model, 0), values)).get_trace(*self._args, **self._kwargs)
 
     def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Returns one point's deterministic sites and constrained values (traced)."""
+        """Returns the deterministic sites and the constrained values at one point (traced)."""
         values, _ = values_of(self._latents, x)
         sites = self._sites_at(values)
         found = {name: jnp.asarray(sites[name]["value"]) for name in self._deterministic}
         return {**found, **{site: values[site] for site in self.unconstrained_sites}}
 
     def _unconstrained_values(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Returns one point's values of the sites that enter in unconstrained coordinates (traced)."""
+        """Returns the values at one point of the sites that enter in unconstrained coordinates (traced)."""
         values, _ = values_of(self._latents, x)
         return {site: values[site] for site in self.unconstrained_sites}
 

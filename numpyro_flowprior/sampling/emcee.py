@@ -1,4 +1,4 @@
-"""sample_emcee: the affine-invariant ensemble sampler. emcee is imported here alone."""
+"""sample_emcee: the affine-invariant ensemble sampler. emcee is imported only here."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .ensemble_file import h5py_module, read_run, write_run
 from .ensemble_moves import Proposal, mixed, moves_of, recorded
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 
-_CHECK_EVERY = 100  # steps between looks at the autocorrelation time
-_CHANGE = 0.05  # of it, from one look to the next, at which it is known well enough
+_CHECK_EVERY = 100  # steps between checks of the autocorrelation time
+_CHANGE = 0.05  # relative change of this time between two checks, below which it is known well enough
 _SAVE_EVERY = 20.0  # seconds between checkpoints
-_TRIES = 100  # rounds of prior draws in search of starts with a finite density
+_TRIES = 100  # rounds of prior draws in the search for starts with a finite density
 
 
 def sample_emcee(
@@ -44,45 +44,45 @@ def sample_emcee(
     progress: bool = True,
     **options: Any,
 ) -> Chain:
-    """Returns posterior draws from emcee, started from the prior and stopped by its autocorrelation time.
+    """Returns posterior draws from emcee, started from the prior and stopped by the autocorrelation time.
 
-    Stops when the run is longer than 50 autocorrelation times of every parameter, or at `max_steps` with a warning.
-    Five autocorrelation times of burn-in (at most half the run) are dropped. All later steps are kept, up to some
-    200,000 rows; longer runs are thinned to as many, by half an autocorrelation time at most. Interrupting with the
-    keyboard returns what there is.
+    The run stops when it is longer than 50 autocorrelation times of every parameter, or at `max_steps` with a warning.
+    Five autocorrelation times (at most half the run) are dropped as burn-in. All later steps are kept, up to about
+    200,000 rows. Longer runs are thinned to about this number, but keep a step per half autocorrelation time at least.
+    Interrupting with the keyboard returns the draws so far.
 
     Args:
-        key: JAX random key; seeds the starts and emcee's generator.
+        key: JAX random key; it seeds the starts and emcee's generator.
         density: the posterior.
-        n_walkers: number of walkers, at least 2 d (one more if odd); None for max(64, 4 d rounded up to even).
-        max_steps: most steps taken.
-        max_seconds: return what there is after this time, looked at after every step; None for no limit. It is an error
-            if it ends before the walkers have found where to start.
-        coordinates: what the walkers move in; the chain is in the model's parameters whatever it is. "parameters" for
-            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
-            same if it has none; "auto" for "parameters".
-        proposal: a density from which to propose independently of where a walker is, so that walkers cross between
-            modes that stretch moves can't bridge: "prior" for the model's own prior, or a FlowPrior (trained on a first
-            short chain, say) over the same parameters, not with coordinates="latent". The Metropolis-Hastings ratio is
-            exact. None for none.
-        proposal_share: fraction of the steps that propose so, in (0, 1).
-        checkpoint: a file that the run is kept in, written every 20 seconds and at the end: emcee's own HDF5, which
-            its HDFBackend and `read_chain` read (the latter not with coordinates="latent"). If it exists the run goes
-            on from there, also after a kill, to the same end (bit for bit, but for a move that counts its turns, such
-            as GaussianMove(mode="sequential")); the same call that is done already returns the same chain.
+        n_walkers: number of walkers, at least 2 d (an odd number is raised by one); None for max(64, 4 d).
+        max_steps: largest number of steps.
+        max_seconds: time limit, checked after every step; None for no limit. The draws so far are returned. It is an
+            error if the walkers have not found a start by then.
+        coordinates: the coordinates in which the walkers move. The returned chain is always in the model's parameters.
+            "parameters": the model's own. "latent": those in which its learned priors are close to a standard normal
+            (`LatentReparam`); the model's own if it has no learned prior. "auto": "parameters".
+        proposal: a density for proposals that do not depend on the position of the walker. They let walkers cross
+            between modes that stretch moves cannot bridge. "prior" for the model's own prior, or a FlowPrior over the
+            same parameters, for example one trained on a first short chain. A FlowPrior cannot be used with
+            coordinates="latent". The Metropolis-Hastings ratio is exact. None for no such proposals.
+        proposal_share: fraction of the steps that use such proposals, in (0, 1).
+        checkpoint: a file in which the run is kept, written every 20 seconds and at the end. It is emcee's own HDF5,
+            which its HDFBackend reads, and `read_chain` too unless coordinates="latent". If it exists the run goes on
+            from there, also after a kill, to the same draws bit for bit. The exception is a move that counts its turns,
+            such as GaussianMove(mode="sequential"). Repeating a finished call returns the same chain.
         progress: show a progress bar.
         **options: further arguments of `emcee.EnsembleSampler` (moves, ...); `moves` are mixed with the proposals.
 
     Returns:
-        A Chain with `chain_id` = walker, log prior and log likelihood per draw; `info` holds acceptance,
-        autocorrelation time and whether it converged.
+        A Chain with `chain_id` = walker, and the log prior and log likelihood of each draw. `info` holds the
+        acceptance, the autocorrelation time and whether the run converged.
 
     Raises:
         ImportError: emcee is not installed, or h5py, which a checkpoint needs.
-        TypeError: a `pool` or `backend` of emcee's, or an option that emcee does not have.
-        ValueError: too few walkers, no prior draw with a finite density, a proposal over other parameters, or a
+        TypeError: a `pool` or `backend` for emcee, or an option that emcee does not have.
+        ValueError: too few walkers, too few prior draws with a finite density, a proposal over other parameters, or a
             checkpoint of another run.
-        TimeoutError: time was up before the walkers had found where to start.
+        TimeoutError: the time limit was reached before the walkers had found a start.
 
     Source: Foreman-Mackey et al. (2013), PASP 125, 306; Goodman and Weare (2010).
     """
@@ -98,17 +98,17 @@ def sample_emcee(
     if moved_in == "latent" and not (proposal is None or isinstance(proposal, str)):
         raise ValueError(
             "sample_emcee: proposal: expected 'prior' with coordinates='latent'; got a density over parameters. "
-            "Leave out `coordinates`, in which such proposals need no help."
+            "Leave out `coordinates`, so that the walkers move in the parameters."
         )
     if options.get("pool") is not None:
         raise TypeError(
-            "sample_emcee: pool: expected none: the density is evaluated at all walkers at once, in one compiled "
-            "program, and emcee would never ask the pool. Leave it out."
+            "sample_emcee: pool: expected none. One compiled program evaluates the density at all walkers at once, so "
+            "emcee would never use the pool. Leave it out."
         )
     if options.get("backend") is not None:
         raise TypeError(
-            "sample_emcee: backend: expected none. Pass checkpoint='run.h5': the file is that of emcee's HDFBackend, "
-            "and says whose run it holds."
+            "sample_emcee: backend: expected none. Pass checkpoint='run.h5' instead: the file has the format of "
+            "emcee's HDFBackend, and also records which run it holds."
         )
     require_options("sample_emcee", options, emcee.EnsembleSampler)
     moves = moves_of(emcee, options.pop("moves", None))
@@ -121,7 +121,7 @@ def sample_emcee(
         return np.column_stack([log_prior + log_likelihood, log_prior, log_likelihood])
 
     if checkpoint is not None:
-        h5py_module()  # now, not after 20 seconds
+        h5py_module()  # a missing h5py is an error now, not after 20 seconds
     options["backend"] = backend = emcee.backends.Backend()
     about = {"names": list(inner.names), "n_walkers": n_walkers, "seed": seed, "coordinates": moved_in}
     about |= recorded(moves, proposal, proposal_share)
@@ -144,7 +144,7 @@ def sample_emcee(
 
 
 class _Keeper:
-    """Writes the checkpoint now and then, and knows when time is up."""
+    """Writes the checkpoint at intervals, and checks the time limit."""
 
     def __init__(self, path: Any, backend: Any, about: dict[str, Any], deadline: float):
         self._path, self._backend, self._about, self._deadline = path, backend, about, deadline
@@ -153,13 +153,13 @@ class _Keeper:
         self._last = time.perf_counter()
 
     def save(self) -> None:
-        """Writes the run, if there is a file for it and it is time."""
+        """Writes the run if there is a checkpoint file and the last write was long enough ago."""
         if self._path is not None and time.perf_counter() - self._last > _SAVE_EVERY:
             write_run(self._path, self._backend, self._about, finished=False)
             self._last = time.perf_counter()
 
     def close(self, *, finished: bool) -> None:
-        """Writes the run as it stopped."""
+        """Writes the run in its final state."""
         if self._path is not None:
             write_run(self._path, self._backend, self._about, finished=finished)
 
@@ -170,7 +170,7 @@ class _Keeper:
 
 
 def _starts(key: jax.Array, density: ModelDensity, n: int, deadline: float) -> FloatArray:
-    """Returns n prior draws of finite posterior density: emcee accepts walkers at -inf in silence."""
+    """Returns n prior draws with a finite posterior density. emcee accepts walkers at -inf without a warning."""
     found: list[FloatArray] = []
     for attempt in range(_TRIES):
         draws = density.sample_prior(jax.random.fold_in(key, attempt), n)
@@ -180,20 +180,20 @@ def _starts(key: jax.Array, density: ModelDensity, n: int, deadline: float) -> F
             return starts[:n]
         if time.perf_counter() > deadline:
             raise TimeoutError(
-                f"sample_emcee: max_seconds: time was up after {len(starts)} of {n} walkers had found a start, one of "
-                f"{(attempt + 1) * n} prior draws with a finite posterior density. Allow more. Is the likelihood "
-                "finite where the prior has its mass?"
+                f"sample_emcee: max_seconds: time was up after {len(starts)} of {n} walkers had found a start with a "
+                f"finite posterior density, in {(attempt + 1) * n} prior draws. Allow more time. Check that the "
+                "likelihood is finite where the prior has its mass."
             )
     raise ValueError(
         f"sample_emcee: {len(starts)} of {_TRIES * n} prior draws have a finite posterior density; expected at least "
-        f"{n}. Is the likelihood finite where the prior has its mass?"
+        f"{n}. Check that the likelihood is finite where the prior has its mass."
     )
 
 
 def _run(
     sampler: Any, starts: Any, max_steps: int, keeper: _Keeper, *, finished: bool, progress: bool
 ) -> tuple[float, str | None]:
-    """Returns the autocorrelation time, and what stopped the run before its end, if anything did."""
+    """Returns the autocorrelation time, and what stopped the run early (None if nothing did)."""
     cause = None
     with progress_bar(
         total=max_steps, desc="emcee", unit="step", disable=not progress, initial=sampler.iteration
@@ -202,7 +202,7 @@ def _run(
             tau, ended = _last_check(sampler)
             settled = finished or ended
             steps = 0 if settled else max(0, max_steps - sampler.iteration)
-            if not steps:  # it went on from a checkpoint, and was at its end
+            if not steps:  # the checkpoint holds a run that was already at its end
                 tau = ensemble_time(sampler.get_chain())
             for _ in sampler.sample(starts, iterations=steps, skip_initial_state_check=True):
                 bar.update()
@@ -228,8 +228,8 @@ def _run(
         )
     elif sampler.iteration <= LONG_ENOUGH * tau:
         warnings.warn(
-            f"sample_emcee: stopped at max_steps={max_steps}, only {sampler.iteration / tau:.1f} autocorrelation times "
-            f"of {tau:.0f} steps (50 are needed). The draws are not converged: raise max_steps, or use sample_pocomc.",
+            f"sample_emcee: stopped at max_steps={max_steps} after {sampler.iteration / tau:.1f} autocorrelation times "
+            f"of {tau:.0f} steps; 50 are needed. The run has not converged: raise max_steps, or use sample_pocomc.",
             ConvergenceWarning,
             stacklevel=3,
         )
@@ -237,14 +237,15 @@ def _run(
 
 
 def _settled(steps: int, tau: float, before: float) -> bool:
-    """Returns whether a run may stop at a check: it is long enough, and its autocorrelation time that of the last."""
+    """Returns whether a run is long enough, and its autocorrelation time close to that of the check before."""
     return steps > LONG_ENOUGH * tau and abs(tau - before) < _CHANGE * tau
 
 
 def _last_check(sampler: Any) -> tuple[float, bool]:
     """Returns the autocorrelation time at the last check of the steps so far, and whether the run ends there.
 
-    So a run that goes on stops where it would have undisturbed, also if it was killed between a step and its check.
+    A run that continues from a checkpoint therefore stops where an uninterrupted run stops. This holds also if it was
+    killed between a step and its check.
     """
     chain = sampler.get_chain() if sampler.iteration else np.empty((0, 0, 0))
     last = len(chain) - len(chain) % _CHECK_EVERY
@@ -253,7 +254,7 @@ def _last_check(sampler: Any) -> tuple[float, bool]:
 
 
 def _kept(sampler: Any, tau: float, cause: str | None) -> tuple[FloatArray, dict[str, FloatArray], dict[str, Any]]:
-    """Returns the draws after burn-in, thinned, what belongs to each of them, and the run's statistics."""
+    """Returns the thinned draws after burn-in, the fields of each draw, and the statistics of the run."""
     burn_in = burn_in_of(tau, sampler.iteration)
     thin = thinning_of(tau, sampler.iteration - burn_in, sampler.nwalkers)
     samples = np.swapaxes(sampler.get_chain(discard=burn_in, thin=thin), 0, 1)

@@ -1,7 +1,8 @@
-"""An ensemble sampler's run in a file, so that it can go on after a kill: all steps, and the generator's state.
+"""The checkpoint of an ensemble sampler: all steps and the generator's state, so that it can go on after a kill.
 
-The file is emcee's own: what its HDFBackend writes, and reads, with one attribute of ours that says whose run it is.
-Unlike emcee's backend we replace the file as a whole, so that a kill leaves the old one, and check it by its checksum.
+The file has the format that emcee's HDFBackend writes and reads. We add one attribute, which records which run it
+holds. Unlike emcee's backend we replace the whole file at each write, so that a kill leaves the previous file. We also
+verify its checksum.
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ from .._util.storage import (
 )
 from .checkpoint import in_todays_words, require_same_run
 
-# With checksums from schema 2 on, moves from 3 on, proposals by name from 4 on, in emcee's HDF5 from 5 on.
+# Schema 2 added checksums, schema 3 the moves, schema 4 checksums of proposals in a fixed order of their fields, and
+# schema 5 emcee's HDF5.
 KIND, SCHEMA = "emcee_run", 5
 
-_SAFETENSORS = 4  # the last schema of files that are no HDF5
+_SAFETENSORS = 4  # the last schema in safetensors
 _GROUP = "mcmc"  # emcee's default
-_GENERATOR = tuple(f"random_state_{j}" for j in range(5))  # attributes: name, keys, position, two of a cached normal
+_GENERATOR = tuple(f"random_state_{j}" for j in range(5))  # name, keys, position, two values for a cached normal
 _DIGITS = 64  # of a SHA-256
 _SINCE_3 = ("moves", "proposal", "proposal_share")
 
 
 def h5py_module() -> ModuleType:
-    """Returns h5py; ImportError says how it is installed."""
+    """Returns h5py. If it is missing, the ImportError explains how to install it."""
     return optional_import("h5py", "emcee", "sample_emcee: checkpoint")
 
 
 def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any], *, finished: bool) -> Path:
-    """Writes the steps in an emcee backend, with a record of which run they are, and whether it came to its end."""
+    """Writes the steps of an emcee backend, a record of the run to which they belong, and whether it has finished."""
     h5py = h5py_module()
     n, path = backend.iteration, Path(path)
     steps = {"chain": backend.chain[:n], "log_prob": backend.log_prob[:n], "blobs": backend.blobs[:n]}
@@ -59,7 +61,7 @@ def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any],
         group.attrs.update({"has_blobs": True, "iteration": n})
         group.attrs.update(dict(zip(_GENERATOR, backend.random_state, strict=True)))
         group.create_dataset("accepted", data=arrays["accepted"])
-        for name, array in steps.items():  # blobs are two numbers in one element of emcee's dataset
+        for name, array in steps.items():  # emcee stores the two blobs of a walker as one element of its dataset
             kind = np.dtype((array.dtype, array.shape[2:])) if name == "blobs" else array.dtype
             shape = array.shape[:2] if name == "blobs" else array.shape
             group.create_dataset(name, shape, kind, maxshape=(None, *shape[1:]))[...] = array
@@ -70,11 +72,11 @@ def write_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any],
 
 
 def read_run(path: str | os.PathLike[str], backend: Any, about: dict[str, Any]) -> bool:
-    """Fills an empty emcee backend with the steps in a file, and returns whether that run came to its end.
+    """Fills an empty emcee backend with the steps in a file, and returns whether that run had finished.
 
     Raises:
-        FileFormatError: the file is damaged, or no run.
-        ValueError: it is another run: other parameters, walkers, moves, proposals or key (named).
+        FileFormatError: the file is damaged, or does not hold a run.
+        ValueError: it holds another run, with other parameters, walkers, moves, proposals or key (named).
     """
     record, arrays, state = _from_hdf5(path) if is_hdf5(path) else _from_safetensors(path, about)
     require_same_run(path, record.get("about"), about)
@@ -100,14 +102,14 @@ def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray], state: Any)
 
 
 def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
-    """Returns the record, the arrays, and the generator's state in a file of today's."""
+    """Returns the record, the arrays and the state of the generator in a file of the current schema."""
     h5py = h5py_module()
     try:
         with h5py.File(path, "r") as file:
             if FORMAT not in file.attrs:
                 raise FileFormatError(
-                    f"checkpoint: {path}: expected a run that sample_emcee kept; it does not say whose run it "
-                    "holds: emcee itself, or another program, wrote it. Use another file; read_chain reads it."
+                    f"checkpoint: {path}: expected a run of sample_emcee; got a file that does not record which run it "
+                    "holds, from emcee itself or another program. Use another file. read_chain can read this one."
                 )
             header, group = json.loads(file.attrs[FORMAT]), file[_GROUP]
             arrays = {name: group[name][...] for name in ("chain", "log_prob", "blobs", "accepted")}
@@ -115,30 +117,30 @@ def _from_hdf5(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
     except FileFormatError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FileFormatError(f"checkpoint: {path}: damaged ({error}). Remove it to begin anew.") from error
+        raise FileFormatError(f"checkpoint: {path}: damaged ({error}). Remove it to begin again.") from error
     if not isinstance(header, dict) or header.get("kind") != KIND:
-        raise FileFormatError(f"checkpoint: {path}: expected a run of sample_emcee; it says that it is none.")
+        raise FileFormatError(f"checkpoint: {path}: expected a run of sample_emcee; its record is of another kind.")
     if header.get("schema") != SCHEMA:
         raise FileFormatError(
-            f"checkpoint: {path}: expected schema {SCHEMA}; got {header.get('schema')!r}, of a newer version of this "
-            "package. Install that."
+            f"checkpoint: {path}: expected schema {SCHEMA}; got {header.get('schema')!r}, from a newer version of this "
+            "package. Install that version."
         )
     if header.get(CHECKSUM) != _checksum(header, arrays, state):
-        raise FileFormatError(f"checkpoint: {path}: damaged: its checksum is another. Remove it to begin anew.")
+        raise FileFormatError(f"checkpoint: {path}: damaged: its checksum does not match. Remove it to begin again.")
     return header, arrays, state
 
 
 def _from_safetensors(path: Any, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray], Any]:
-    """Returns what `_from_hdf5` does of a file of schema 4 or older."""
+    """Returns the same as `_from_hdf5`, from a file of schema 4 or older."""
     try:
         stored = load_file(path, KIND, newest_schema=_SAFETENSORS)
     except FileFormatError as error:
         raise FileFormatError(
-            f"checkpoint: {path}: expected a run that sample_emcee kept, in HDF5 or in the safetensors of earlier "
-            f"versions; got neither ({error}) Remove it to begin anew."
+            f"checkpoint: {path}: expected a run of sample_emcee, in HDF5 or in the safetensors of earlier versions; "
+            f"got neither ({error}) Remove it to begin again."
         ) from error
     known = stored.record.get("about")
-    if isinstance(known, dict) and stored.schema < 3:  # what they do not know is taken to be the same
+    if isinstance(known, dict) and stored.schema < 3:  # settings that are not recorded are assumed to be the same
         known = {"coordinates": "parameters", **{name: about[name] for name in _SINCE_3}, **in_todays_words(known)}
     if isinstance(known, dict) and stored.schema == 3 and _is_density(known) and _is_density(about):
         known = {**known, "proposal": about["proposal"]}
@@ -152,5 +154,5 @@ def _from_safetensors(path: Any, about: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _is_density(about: dict[str, Any]) -> bool:
-    """Returns whether walkers propose from a density that a checksum stands for, of another order in each process."""
+    """Returns whether the recorded proposal is the checksum of a density. In schema 3 it differs between processes."""
     return isinstance(about.get("proposal"), str) and len(about["proposal"]) == _DIGITS

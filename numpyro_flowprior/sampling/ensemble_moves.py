@@ -1,4 +1,4 @@
-"""How emcee's walkers move: its own moves, mixed with proposals that do not depend on where a walker is."""
+"""The moves of emcee's walkers: its own, mixed with proposals that do not depend on the position of a walker."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .checkpoint import described
 from .density import ModelDensity
 
 Proposal = ParameterPrior | str | None  # a density, or "prior"
-Moves = list[tuple[Any, float]]  # emcee's, and their weights
+Moves = list[tuple[Any, float]]  # emcee's moves and their weights
 
 
 def moves_of(emcee: ModuleType, moves: Any) -> Moves:
-    """Returns moves with their weights, as given to emcee: None for stretch moves, one, or several."""
+    """Returns moves with their weights, from what emcee accepts: None for stretch moves, one move, or several."""
     moves = emcee.moves.StretchMove() if moves is None else moves
     several = list(moves) if isinstance(moves, Iterable) else [moves]
     return [tuple(move) if isinstance(move, tuple | list) else (move, 1.0) for move in several]
 
 
 def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Proposal, share: float) -> Moves:
-    """Returns the moves mixed with independent proposals, a share of all steps; as they are if there are none."""
+    """Returns the moves mixed with independent proposals, which take a share of all steps; unchanged without one."""
     if proposal is None:
         return moves
     draw, log_q = _proposed(density, proposal)
@@ -44,7 +44,7 @@ def mixed(emcee: ModuleType, density: ModelDensity, moves: Moves, proposal: Prop
 
 
 def recorded(moves: Moves, proposal: Proposal, share: float) -> dict[str, Any]:
-    """Returns what a checkpoint keeps of how its walkers move, JSON-ready."""
+    """Returns the JSON-ready record of the moves that a checkpoint stores."""
     total = float(sum(weight for _, weight in moves))
     drawn_from = proposal if proposal is None or isinstance(proposal, str) else _fingerprint(proposal)
     return {
@@ -55,12 +55,12 @@ def recorded(moves: Moves, proposal: Proposal, share: float) -> dict[str, Any]:
 
 
 def _fingerprint(proposal: Proposal) -> str:
-    """Returns the SHA-256 of a density: its type, settings, names, bounds and arrays."""
+    """Returns the SHA-256 of a density, over its type, settings, names, bounds and arrays."""
     return hashlib.sha256(json.dumps(described(proposal), sort_keys=True).encode()).hexdigest()
 
 
 def _proposed(density: ModelDensity, proposal: Proposal) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
-    """Returns what draws from a proposal, (key, n) -> (n, d), and its log density, (n, d) -> (n,)."""
+    """Returns two functions: draws from a proposal, (key, n) -> (n, d), and its log density, (n, d) -> (n,)."""
     if isinstance(proposal, str) and proposal == "prior":
         return density.sample_prior, density.log_prior
     if isinstance(proposal, str | None) or getattr(getattr(proposal, "space", None), "names", None) is None:

@@ -1,4 +1,4 @@
-"""What the genealogy of a particle system says of its own errors: particles with one ancestor are one draw.
+"""The error of the log evidence from the genealogy of the particles: those with a common ancestor are one draw.
 
 Source: A. Lee, N. Whiteley, "Variance estimation in the particle filter", Biometrika 105 (2018) 609, arXiv:1509.00394.
 """
@@ -11,16 +11,17 @@ from .._util.checks import FloatArray
 
 
 def evidence_error(weights: FloatArray, ancestor: np.ndarray) -> float:
-    """Returns the standard error of the log evidence, from the last weights before they reach the full likelihood.
+    """Returns the standard error of the log evidence, from the weights of the last step to the full likelihood.
 
-    The evidence is the mean of what the families of the n first particles contribute, in proportion to their shares s
-    of the weight: its relative variance is (n sum s^2 - 1) / (n - 1), the sample variance of the families over n. Lee
-    and Whiteley's eq. (7) has (n / (n - 1))^t besides, the noise of t multinomial resamplings; systematic resampling
-    has next to none, and with one step the two are the same.
+    Each of the n first particles has a family of descendants, with a share s of the total weight. The evidence is the
+    mean of the contributions of these families, which are proportional to s. Its relative variance is
+    (n sum s^2 - 1) / (n - 1), the sample variance of the contributions divided by n. Eq. (7) of Lee and Whiteley also
+    has (n / (n - 1))^t, for the noise of t multinomial resamplings. Systematic resampling has almost no such noise.
+    With one step the two formulas agree.
 
     Args:
         weights: (n,) weights of the particles, in any normalisation.
-        ancestor: (n,) which of the first particles each descends from.
+        ancestor: (n,) index of the first particle from which each descends.
     """
     n = len(weights)
     shares = np.bincount(ancestor, weights, minlength=n) / weights.sum()

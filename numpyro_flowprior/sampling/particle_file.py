@@ -1,4 +1,4 @@
-"""A tempered run of particles in a file, so that it can go on after a kill; no pickle, which pocoMC's own files are."""
+"""The checkpoint of a tempered run of particles, so that it can go on after a kill; not a pickle, unlike pocoMC's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from .._util.storage import FileFormatError, load_file, save_file
 from .checkpoint import in_todays_words, require_same_run
 
-KIND, SCHEMA = "particle_run", 3  # checksums from schema 2 on; what a flow given as an object is from schema 3 on
+KIND, SCHEMA = "particle_run", 3  # schema 2 added checksums, schema 3 the description of a flow given as an object
 
 PER_PARTICLE = ("u", "x", "logdetj", "logl", "logp")
 PER_ITERATION = ("iter", "logz", "calls", "steps", "efficiency", "ess", "accept", "beta")
@@ -23,10 +23,11 @@ class ParticleRun(NamedTuple):
     """A run between two iterations.
 
     Attributes:
-        past: what each iteration left, by pocoMC's names: (iterations, particles, ...) and (iterations,).
-        numbers: the sampler's scalars, by its attributes' names.
+        past: the results of each iteration, by pocoMC's names: (iterations, particles, ...) and (iterations,).
+        numbers: the sampler's scalars, by attribute name.
         scaler, geometry, flow: arrays of the map of the bounds, of the moves in latent space, of the preconditioner.
-        numpy_state: of NumPy's global generator, as `get_state` gives it; torch_state: bytes of torch's.
+        numpy_state: state of NumPy's global generator, as `get_state` returns it.
+        torch_state: bytes of the state of torch's generator.
     """
 
     past: dict[str, np.ndarray]
@@ -39,7 +40,7 @@ class ParticleRun(NamedTuple):
 
 
 def write_particles(path: str | os.PathLike[str], run: ParticleRun, about: Mapping[str, Any]) -> Path:
-    """Writes a run, with a record of which one it is; a kill leaves the file before, or none."""
+    """Writes a run, with a record that identifies it. A kill leaves the previous file, or none."""
     name, keys, position, has_gauss, cached = run.numpy_state
     record = {
         "about": dict(about),
@@ -62,8 +63,8 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
     """Returns the run in a file.
 
     Raises:
-        FileFormatError: the file is damaged, or no run.
-        ValueError: it is another run: other parameters, settings or key (named).
+        FileFormatError: the file is damaged, or does not hold a run.
+        ValueError: it holds another run, with other parameters, settings or key (named).
     """
     stored = load_file(path, KIND, newest_schema=SCHEMA)
     known = stored.record.get("about")
@@ -76,7 +77,7 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
     for name, array in stored.arrays.items():
         folder, _, key = name.partition("/")
         if folder not in folders:
-            raise FileFormatError(f"{path}: an array {name!r} that no run has. Another program wrote it.")
+            raise FileFormatError(f"{path}: expected the arrays of a run; got {name!r}. Another program wrote it.")
         folders[folder][key] = array
     past, generator = folders["past"], stored.record["generator"]
     _require_past(path, past, about)
@@ -94,9 +95,9 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
 
 
 def _in_todays_terms(known: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an older file's record of which run it is; what it does not know is taken to be the same.
+    """Returns the record of an older file in today's terms; settings that it lacks are assumed to be the same.
 
-    It has the type alone of a flow given as an object, and of options their text, with addresses in memory.
+    Of a flow given as an object it has only the type. Options are stored as text, which may have memory addresses.
     """
     today, texts = {"coordinates": "parameters", **in_todays_words(known)}, known.get("options")
     if isinstance(about["flow"], list) and known.get("flow") == about["flow"][0]:
@@ -111,7 +112,7 @@ def _in_todays_terms(known: Mapping[str, Any], about: Mapping[str, Any]) -> dict
 
 
 def _require_past(path: Any, past: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Raises FileFormatError unless the particles are of one length and of the parameters that `about` names."""
+    """Raises FileFormatError unless all arrays have the iterations, particles and parameters of one run."""
     iterations = len(past.get("beta", ()))
     sizes = (iterations, about["n_active"], len(about["names"]))
     for name, axes in _SHAPES.items():

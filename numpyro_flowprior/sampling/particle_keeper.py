@@ -1,4 +1,4 @@
-"""What looks at a run of particles between its iterations: writes its checkpoint, brings it back, knows the time."""
+"""Between the iterations of a run of particles: writes the checkpoint, restores the run, checks the time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .particle_run import NUMBERS
 
 
 class Keeper:
-    """Looks at a run between its iterations: writes the checkpoint, and knows when time is up."""
+    """Writes the checkpoint of a run between its iterations, and checks the time limit."""
 
     def __init__(self, torch: ModuleType, path: Any, about: dict[str, Any], *, every: int, deadline: float):
         self._torch, self._path, self._about, self._every, self._deadline = torch, path, about, every, deadline
@@ -26,7 +26,7 @@ class Keeper:
             remove_leftovers(path)
 
     def between(self, run: Any, unfinished: bool) -> bool:
-        """Returns whether there is time for more, if there is more to do."""
+        """Writes the checkpoint if it is due. Returns False if time is up before the run has finished."""
         self.late = unfinished and time.perf_counter() > self._deadline
         self._since += 1
         if self._path is not None and (self._since >= self._every or self.late or not unfinished):
@@ -51,7 +51,7 @@ class Keeper:
         )
 
     def restore(self, run: Any, density: ModelDensity) -> None:
-        """Brings a run to where its checkpoint was written."""
+        """Restores a run to the state in its checkpoint."""
         stored = read_particles(self._path, self._about)
         last = {name: stored.past[name][-1] for name in ("x", "logl", "logp")}
         require_same_density(self._path, density, last["x"], last["logl"] + last["logp"])

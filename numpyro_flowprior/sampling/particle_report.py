@@ -1,4 +1,4 @@
-"""What a run of particles leaves: a Chain, a record, and a verdict that fails loudly."""
+"""The results of a run of particles: the fields of a Chain, a record, and a warning if it did not converge."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .._util.messages import ConvergenceWarning
 from ..chains.effective import copies_of, kish
 from .particle_run import COLD
 
-_ENOUGH = 400.0  # effective draws below which a run is said to be too short, if more were asked for
-_UNCERTAIN = 0.5  # nats of error, or of difference between the two evidences ...
-_APART = 1.5  # ... of which the one from particles alone has no error of its own, and is the noisier one
-_UNRELIABLE_K, _STUCK = 0.7, 0.02  # Pareto k of the evidence's weights; acceptance of the last iterations
-_HEAVY = 0.01  # share of the evidence that one of its draws may have
-_LAST = 5  # iterations that are the last ones
+_ENOUGH = 400.0  # effective sample size below which a run is too short, if more draws were requested
+_UNCERTAIN = 0.5  # largest error of the log evidence, in nats
+_APART = 1.5  # largest difference of the two log evidences; that from the particles is noisier and has no error
+_UNRELIABLE_K, _STUCK = 0.7, 0.02  # Pareto k of the evidence weights; acceptance of the last iterations
+_HEAVY = 0.01  # largest share of the evidence that a single draw may have
+_LAST = 5  # number of iterations that count as the last ones
 
 
 def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns a chain's fields, the particles of all temperatures, and a record; warns if they are no posterior's."""
+    """Returns the fields of a chain of the particles of all temperatures, and a record; warns if not converged."""
     samples, weights, log_likelihood, log_prior = run.posterior(trim_importance_weights=False)
-    alive = np.isfinite(log_likelihood + log_prior)  # the rest is impossible, and has no density to regress on
+    alive = np.isfinite(log_likelihood + log_prior)  # the others are impossible and have no log density to train on
     fields = {
         "samples": samples[alive],
         "log_prior": log_prior[alive],
@@ -57,30 +57,32 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
 
 
 def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
-    """Returns sentences on what makes a run unfit."""
+    """Returns sentences on why a run has not converged."""
     reasons, beta, k = [], report["temperatures"][-1], report["pareto_k"]
     cold = 1.0 - beta < COLD
     if not cold:
-        reasons.append(f"The particles are at the inverse temperature {beta:.3g} and not at one, the posterior's.")
+        reasons.append(
+            f"The particles are at the inverse temperature {beta:.3g} and not at one, that of the posterior."
+        )
     if not np.isfinite(log_evidence):
-        reasons.append(f"Evidence: its logarithm is {log_evidence}.")
+        reasons.append(f"Evidence: its logarithm is {log_evidence}; expected a finite number.")
     wanted = min(_ENOUGH, 0.9 * settings["n_total"])
     if report["effective_size"] < wanted:
         reasons.append(f"Effective size: expected {wanted:.0f} or more; got {report['effective_size']:.0f}.")
     if report["acceptance"] < _STUCK:
-        reasons.append(f"Acceptance: {report['acceptance']:.3f} in the last iterations: the particles hardly move.")
-    if k is not None and k > _UNRELIABLE_K and report["largest_weight"] > _HEAVY:  # else a tail of next to nothing
+        reasons.append(f"Acceptance: {report['acceptance']:.3f} in the last iterations, so the particles hardly move.")
+    if k is not None and k > _UNRELIABLE_K and report["largest_weight"] > _HEAVY:  # else the tail is negligible
         reasons.append(
-            f"Evidence: Pareto k of its weights is {k:.2f}, above {_UNRELIABLE_K}: the flow does not cover the "
-            "posterior, and the error is too small. Raise n_effective and n_active."
+            f"Evidence: Pareto k of its weights is {k:.2f}, above {_UNRELIABLE_K}. The flow does not cover the "
+            "posterior, and the reported error is too small. Raise n_effective and n_active."
         )
     if error is not None and error > _UNCERTAIN:
-        reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or n_effective and n_active.")
+        reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or raise n_effective and n_active.")
     if error is not None and cold:
         apart = log_evidence - report["tempered_log_evidence"]
         if abs(apart) > _APART:
             reasons.append(
-                f"Evidence: the flow's is {apart:+.2f} nats off that of the particles of all temperatures. Raise "
-                "n_effective, n_active, or n_steps."
+                f"Evidence: the value from the flow differs by {apart:+.2f} nats from that of the particles of all "
+                "temperatures. Raise n_effective, n_active, or n_steps."
             )
     return reasons

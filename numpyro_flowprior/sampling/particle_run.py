@@ -1,6 +1,6 @@
-"""pocoMC's sampler with a clock, checkpoints, a bar that does not flood logs, any preconditioner, an honest evidence.
+"""pocoMC's sampler with a time limit, checkpoints, a quiet progress bar, any preconditioner and a corrected evidence.
 
-The class is made from pocoMC's own, which is handed in: it is imported in one place, and not here.
+The class is derived from pocoMC's own, which is an argument: pocoMC is imported in one place, and not here.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .._util.progress import progress_bar
 from .particle_file import PER_ITERATION, PER_PARTICLE
 from .reweight import pareto_smoothed
 
-# Of a sampler's attributes, those that a run changes: whole numbers, and all of them.
+# Scalar attributes of a sampler that change during a run: the integers, and all of them.
 COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")
 NUMBERS = (*COUNTS, "proposal_scale")
-COLD = 1e-4  # how far from one pocoMC takes an inverse temperature for one
-_SHOWN = ("beta", "calls", "ESS", "logZ")  # of what pocoMC reports, in the progress bar
-_REDRAWN = 0.5  # seconds between two drawings of the progress bar
+COLD = 1e-4  # pocoMC takes an inverse temperature this close to one for one
+_SHOWN = ("beta", "calls", "ESS", "logZ")  # values from pocoMC that the progress bar shows
+_REDRAWN = 0.5  # seconds between two updates of the progress bar
 
 
 class Evidence(NamedTuple):
-    """A log evidence, its standard error, and Pareto's k and the largest one's share of the weights averaged."""
+    """A log evidence and its standard error, with Pareto k and the largest share of the averaged weights."""
 
     log_evidence: float
     error: float | None
@@ -35,7 +35,7 @@ class Evidence(NamedTuple):
 
 
 def evidence_of(log_weights: FloatArray) -> Evidence:
-    """Returns the log of the mean of exp(log_weights) (n,), points of weight zero (-inf) included."""
+    """Returns the log of the mean of exp(log_weights) (n,). Points of weight zero (-inf) count."""
     n = len(log_weights)
     if not np.isfinite(log_weights).any():
         return Evidence(-np.inf, None, None, 1.0)
@@ -46,17 +46,17 @@ def evidence_of(log_weights: FloatArray) -> Evidence:
 
 
 def watched(sampler: type) -> type:
-    """Returns a subclass of pocoMC's sampler; `watch` and `preconditioner` are to be set before it runs."""
+    """Returns a subclass of pocoMC's sampler. Set `watch` and `preconditioner` before it runs."""
 
     class Run(sampler):
         watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
-        preconditioner: Any = None  # ours, in place of pocoMC's own flow
+        preconditioner: Any = None  # ours, which replaces pocoMC's flow
         found: Evidence | None = None
-        drawn = impossible = 0  # prior draws, and how many of them have likelihood zero
+        drawn = impossible = 0  # number of prior draws, and of those with likelihood zero
 
         @property
         def pbar(self) -> Bar:
-            """Our bar, whatever `run` makes."""
+            """Our bar, which replaces the one that `run` makes."""
             return self._bar
 
         @pbar.setter
@@ -79,8 +79,9 @@ def watched(sampler: type) -> type:
                 self.drawn, self.impossible = self.drawn + len(x), self.impossible + bad
                 if bad == len(x):
                     raise ValueError(
-                        f"sample_pocomc: the likelihood is zero at all {bad} draws from the prior; expected some where "
-                        "it is not. Is it finite where the prior has its mass? If in a small part, raise n_active."
+                        f"sample_pocomc: the likelihood is zero at all {bad} draws from the prior; expected some with "
+                        "a positive likelihood. Check that it is finite where the prior has its mass. If it is "
+                        "positive only in a small part, raise n_active."
                     )
             return values, None
 
@@ -91,7 +92,7 @@ def watched(sampler: type) -> type:
             u, logl, logp, log_det = (past.get(name, flat=True) for name in ("u", "logl", "logp", "logdetj"))
             weights = np.exp(past.compute_logw_and_logz(beta)[0])
             log_p = beta * logl + logp + log_det
-            usable = np.isfinite(log_p)  # a prior may be zero, by NaN, at a draw of its own
+            usable = np.isfinite(log_p)  # a prior density may be NaN, and count as zero, at a draw of its own
             self.preconditioner.fit(u[usable], weights[usable] / weights[usable].sum(), log_p[usable])
             self.flow_untrained = False
             chosen = current_particles["u"], current_particles["weights"]
@@ -99,7 +100,7 @@ def watched(sampler: type) -> type:
             return current_particles
 
         def _compute_evidence(self, n: int) -> None:
-            """Importance sampling from the flow, in which draws of density zero count as what they are."""
+            """Computes the evidence by importance sampling from the flow; draws of density zero have weight zero."""
             if not self.cold:
                 self.logz, self.logz_err = self.tempered_evidence(), None
                 return
@@ -110,7 +111,7 @@ def watched(sampler: type) -> type:
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
 
         def _log_target(self, u: FloatArray) -> FloatArray:
-            """Returns the log density of the posterior, not normalised, in the coordinates u (n, d)."""
+            """Returns the log density (n,) of the unnormalised posterior in the coordinates u (n, d)."""
             x, log_det = self.scaler.inverse(u)
             usable = np.isfinite(log_det) & np.isfinite(x).all(axis=1)
             log_p = np.full(len(u), -np.inf)
@@ -134,22 +135,23 @@ def watched(sampler: type) -> type:
         def tempered_evidence(self) -> float:
             """Returns the log evidence from the particles of all temperatures alone.
 
-            pocoMC replaces prior draws of likelihood zero by others; the prior's mass there is taken off here.
+            pocoMC replaces prior draws of zero likelihood by other draws, which makes its evidence too large. Here it
+            is multiplied by the fraction of prior draws with a positive likelihood.
             """
             return float(self.particles.compute_logw_and_logz(1.0)[1] + np.log1p(-self.impossible / self.drawn))
 
         def past_arrays(self) -> dict[str, np.ndarray]:
-            """Returns what each iteration left, (iterations, particles, ...) and (iterations,)."""
+            """Returns the results of each iteration, (iterations, particles, ...) and (iterations,)."""
             return {name: np.asarray(self.particles.past[name]) for name in (*PER_PARTICLE, *PER_ITERATION)}
 
         def go_on_from(self, past: dict[str, np.ndarray], numbers: dict[str, float]) -> None:
-            """Becomes the run that left these arrays and numbers, between two iterations."""
+            """Takes over the state of a run between two iterations, from its arrays and numbers."""
             for name, values in past.items():
                 self.particles.past[name] = list(values)
             for name in NUMBERS:
                 setattr(self, name, int(numbers[name]) if name in COUNTS else numbers[name])
             self.warmup = False
-            self.prior_samples = np.empty((0, self.n_dim))  # used before the first iteration alone
+            self.prior_samples = np.empty((0, self.n_dim))  # used only before the first iteration
             last = {name: values[-1] for name, values in past.items()}
             self.current_particles = {**last, "calls": self.calls, "blobs": None}
 
@@ -157,15 +159,15 @@ def watched(sampler: type) -> type:
 
 
 class Bar:
-    """What pocoMC asks of a progress bar, redrawn every so often instead of at every move of its particles."""
+    """A progress bar for pocoMC, redrawn at intervals instead of at every move of the particles."""
 
     def __init__(self, *, show: bool):
         self._bar = progress_bar(desc="pocoMC", unit="iteration", disable=not show)
-        self.info: dict[str, Any] = {"calls": 0}  # pocoMC reads them from it
+        self.info: dict[str, Any] = {"calls": 0}  # pocoMC reads the calls here
         self._drawn = time.perf_counter()
 
     def update_stats(self, info: dict[str, Any]) -> None:
-        """Takes note of what the sampler reports, and shows it if it is time."""
+        """Stores the values that the sampler reports, and shows them if an update is due."""
         self.info.update(info)
         self._bar.set_postfix({name: self.info.get(name, 0) for name in _SHOWN}, refresh=False)
         if time.perf_counter() - self._drawn > _REDRAWN:
@@ -177,5 +179,5 @@ class Bar:
         self._bar.n += 1
 
     def close(self) -> None:
-        """Draws the last state."""
+        """Closes the bar in its final state."""
         self._bar.close()

@@ -1,4 +1,4 @@
-"""sample_pocomc: preconditioned Monte Carlo. pocoMC (GPL-3, an optional extra) and torch are imported here alone."""
+"""sample_pocomc: preconditioned Monte Carlo. pocoMC (GPL-3, an optional extra) and torch are imported only here."""
 
 from __future__ import annotations
 
@@ -27,25 +27,31 @@ from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 
 OURS = "realnvp"
 _THEIRS = ("nsf3", "nsf6", "nsf12", "maf3", "maf6", "maf12")
-_REFUSED = {  # options of pocomc.Sampler that are not to be set, and what serves in their place
-    **dict.fromkeys(("prior", "likelihood", "n_dim", "likelihood_args", "likelihood_kwargs"), "the density is both"),
-    **dict.fromkeys(("vectorize", "pool", "blobs_dtype"), "likelihoods are computed in batches by JAX"),
-    **dict.fromkeys(("output_dir", "output_label"), "it writes pickles: use checkpoint="),
-    "random_state": "the key seeds it",
+_REFUSED = {  # options of pocomc.Sampler that cannot be set, and why, or what to use instead
+    **dict.fromkeys(
+        ("prior", "likelihood", "n_dim", "likelihood_args", "likelihood_kwargs"),
+        "the density provides prior and likelihood",
+    ),
+    **dict.fromkeys(("vectorize", "pool", "blobs_dtype"), "JAX computes the likelihoods in batches"),
+    **dict.fromkeys(("output_dir", "output_label"), "pocoMC writes pickles there; use checkpoint="),
+    "random_state": "the key sets the seed",
     "n_ess": "use n_effective",
     **dict.fromkeys(
         ("periodic", "reflective"),
-        "pocoMC 1.2.6 maps what is bounded to the line first, so that no move ever leaves the box: they do nothing",
+        "it has no effect, because pocoMC 1.2.6 first maps bounded parameters to the real line and no move can leave "
+        "the box",
     ),
 }
-_LOADED = r"\(order\): .*| at 0x[0-9a-f]+"  # of what a flow of zuko's prints: a checkpoint has the one; an address
-_DRAWN = 256  # prior draws at a time, as many as are looked at before a sampler starts: one program serves both
+_LOADED = (
+    r"\(order\): .*| at 0x[0-9a-f]+"  # left out of a zuko flow's text: its order, which a checkpoint has; addresses
+)
+_DRAWN = 256  # prior draws at a time; the check before a sampler starts takes the same number, so they share a program
 
 
 class _Target:
-    """A ModelDensity under the contract that pocoMC asks of a prior, with the likelihood of the same points beside it.
+    """A ModelDensity with the interface that pocoMC requires of a prior, and with the log likelihood.
 
-    pocoMC asks for one after the other: the model is evaluated once.
+    pocoMC asks for both at the same points, one after the other. The model is evaluated only once.
     """
 
     def __init__(self, density: ModelDensity, key: jax.Array):
@@ -74,7 +80,7 @@ class _Target:
 
 
 class _TorchFlow:
-    """A Preconditioner as what pocoMC's moves take for a flow: torch's tensors in and out."""
+    """A Preconditioner with the interface of a flow in pocoMC's moves: torch tensors in and out."""
 
     def __init__(self, torch: ModuleType, flow: Preconditioner):
         self._torch, self._flow = torch, flow
@@ -108,40 +114,43 @@ def sample_pocomc(
 ) -> Chain:
     """Returns weighted posterior draws and the log evidence from preconditioned Monte Carlo.
 
-    Interrupting with the keyboard returns what there is.
+    Interrupting with the keyboard returns the particles so far.
 
     Args:
-        key: JAX random key; seeds the prior draws, NumPy and torch, whose global states are restored afterwards.
+        key: JAX random key; it seeds the prior draws, NumPy and torch. The global states of NumPy and torch are
+            restored afterwards.
         density: the posterior.
         n_effective: effective sample size kept along the temperature ladder.
-        n_active: particles moved in each iteration.
-        n_total: effective number of posterior draws at which sampling stops.
-        n_evidence: importance draws for the evidence; 0 for the particles' own, without an error.
-        n_steps: moves that each particle makes after its density stops rising, more where they are small; 20 times as
-            many at most. None for the number of parameters, which is what pocoMC documents (its code takes half). A
-            second stage whose prior has few draws where the posterior is may need more: too few leave its tails
-            unfilled, a marginal 15 % too narrow where twice as many moves, and a second sampler, fill it.
-        flow: what preconditions the moves, and gives the evidence: "realnvp", a small RealNVP in JAX that also learns
-            from the particles' log densities (see Preconditioner; benchmarks/preconditioner.py); or pocoMC's own in
-            torch, "nsf3", "nsf6" (its default), "nsf12", "maf3", "maf6", "maf12", or a `zuko.flows.Flow`.
+        n_active: number of particles moved in each iteration.
+        n_total: effective sample size of the posterior draws at which sampling stops.
+        n_evidence: importance draws for the evidence; 0 for the evidence from the particles, without an error.
+        n_steps: moves of each particle after the mean log density stops rising. More are made if they are small, 20
+            times as many in all at most. None for the number of parameters, which pocoMC documents as its default (its
+            code uses half). A second stage may need more if its prior has few draws in the region of the posterior.
+            With too few moves the tails are not filled: one marginal was 15 % too narrow compared with twice as many
+            moves and with a second sampler.
+        flow: the flow that preconditions the moves and estimates the evidence. "realnvp" is a small RealNVP in JAX that
+            also learns from the log densities of the particles (see Preconditioner; benchmarks/preconditioner.py).
+            pocoMC's own flows in torch are "nsf3", "nsf6" (its default), "nsf12", "maf3", "maf6", "maf12", or a
+            `zuko.flows.Flow`.
         precondition: False for moves without a flow; the evidence then comes from the particles, without an error.
-        coordinates: what the particles move in; the chain is in the model's parameters whatever it is. "parameters" for
-            these; "latent" for those in which its learned priors are close to a standard normal (`LatentReparam`), the
-            same if it has none; "auto" for "parameters".
-        checkpoint: a file that the run is kept in, between iterations. If it exists the run goes on from there, also
-            after a kill; the same call that is done already returns the same chain.
-        checkpoint_every: iterations from one writing to the next.
-        max_seconds: return what there is after this time, looked at between iterations, the first of which come after
-            the prior draws; None for no limit.
+        coordinates: the coordinates in which the particles move. The returned chain is always in the model's
+            parameters. "parameters": the model's own. "latent": those in which its learned priors are close to a
+            standard normal (`LatentReparam`); the model's own if it has no learned prior. "auto": "parameters".
+        checkpoint: a file in which the run is kept, written between iterations. If it exists the run goes on from
+            there, also after a kill. Repeating a finished call returns the same chain.
+        checkpoint_every: iterations between two writes of the checkpoint.
+        max_seconds: time limit, checked between iterations; None for no limit. The particles so far are returned. The
+            first check comes after the prior draws.
         progress: show a progress bar.
         **options: further arguments of `pocomc.Sampler` (train_config, dynamic, metric, n_prior, sample, ...).
 
     Returns:
-        A Chain of the particles of all temperatures with their importance weights (those of the early ones are all
-        but zero), log prior and log likelihood, log evidence and its error. The particles of low weight cost nothing
-        in any weighted average, and teach `fit_flow` the tails (loss "log_variance"). `info` holds the temperatures,
-        acceptance, the evidence from the particles alone, Pareto's k of the evidence's weights, and whether the run
-        converged. If it did not, one warning says why.
+        A Chain of the particles of all temperatures with their importance weights, log prior, log likelihood, the log
+        evidence and its error. The weights of particles from early temperatures are close to zero. These particles do
+        not degrade weighted averages, and `fit_flow` learns the tails from them (loss "log_variance"). `info` holds the
+        temperatures, acceptance, the evidence from the particles alone, Pareto k of the evidence weights, and whether
+        the run converged. If it did not, one warning says why.
 
     Raises:
         ImportError: pocoMC is not installed.
@@ -163,7 +172,9 @@ def sample_pocomc(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_pocomc: max_seconds", 0.0, np.inf)
     ours = _is_used(flow, precondition, options)
     if options.get("sample") == "rwm" and density.dim == 1:
-        raise ValueError("sample_pocomc: sample: 'rwm' of pocoMC 1.2.6 fails with one parameter. Leave it at 'tpcn'.")
+        raise ValueError(
+            "sample_pocomc: sample: 'rwm' of pocoMC 1.2.6 fails with one parameter. Use the default, 'tpcn'."
+        )
     options = {"n_max_steps": 20 * sizes["n_steps"], **_checked_options(pocomc, options)}
     moved_in = resolved(coordinates, density, "sample_pocomc", auto="parameters")
     inner, to_chain = sampled_in(density, moved_in)
@@ -186,7 +197,7 @@ def sample_pocomc(
             prior=target,
             likelihood=target.log_likelihood,
             **{name: sizes[name] for name in ("n_effective", "n_active", "n_steps")},
-            flow=_THEIRS[0] if _is_ours(flow) else deepcopy(flow),  # pocoMC makes one, needed or not; and trains it
+            flow=_THEIRS[0] if _is_ours(flow) else deepcopy(flow),  # pocoMC makes one in any case, and trains it
             precondition=precondition,
             vectorize=True,
             random_state=seed,
@@ -208,7 +219,7 @@ def sample_pocomc(
     return to_chain(**fields, **_KINDS, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 
 
-_KINDS = {"weights_kind": "importance", "rows": "independent"}  # of particles
+_KINDS = {"weights_kind": "importance", "rows": "independent"}  # what a Chain is told about particles
 
 
 def _is_ours(flow: Any) -> bool:
@@ -216,7 +227,7 @@ def _is_ours(flow: Any) -> bool:
 
 
 def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
-    """Returns whether our preconditioner is at work, of settings that fit together."""
+    """Returns whether our preconditioner is used. Raises an error for settings that do not fit together."""
     if not isinstance(precondition, bool):
         raise TypeError(f"sample_pocomc: precondition: expected True or False; got {precondition!r}.")
     if isinstance(flow, str) and flow not in (OURS, *_THEIRS):
@@ -224,8 +235,8 @@ def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
     unused = {"train_config", "train_frequency"} & options.keys()
     if _is_ours(flow) and unused:
         raise ValueError(
-            f"sample_pocomc: {shorten(sorted(unused))}: set the training of pocoMC's own flows, and flow={OURS!r} is "
-            "none of them. Leave them out, or choose another flow."
+            f"sample_pocomc: {shorten(sorted(unused))}: expected none with flow={OURS!r}: only pocoMC's own flows have "
+            "these training settings. Leave them out, or choose another flow."
         )
     return _is_ours(flow) and precondition
 
@@ -233,16 +244,16 @@ def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
 def _checked_options(pocomc: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
     for name in options:
         if name in _REFUSED:
-            raise TypeError(f"sample_pocomc: {name}: not to be set: {_REFUSED[name]}.")
+            raise TypeError(f"sample_pocomc: {name}: expected none: {_REFUSED[name]}.")
     require_options("sample_pocomc", options, pocomc.Sampler)
     return options
 
 
 def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | None:
-    """Runs to the end, and returns what stopped it before, if anything did."""
+    """Runs to the end, and returns what stopped the run early (None if nothing did)."""
     try:
         run.run(n_total=n_total, n_evidence=n_evidence, progress=False)
-        if run.found is None:  # without a flow, or draws of it, pocoMC's own estimate forgets replaced prior draws
+        if run.found is None:  # no draws from a flow; pocoMC's own estimate does not account for replaced prior draws
             run.logz, run.logz_err = run.tempered_evidence(), None
     except KeyboardInterrupt:
         if run.warmup or run.particles.get("beta", index=-1) == 0.0:
@@ -255,7 +266,7 @@ def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | Non
 
 @contextmanager
 def _global_generators_restored(torch: ModuleType) -> Iterator[None]:
-    """Gives back NumPy's and torch's global generators as they were: pocoMC seeds and uses both."""
+    """Restores the global generators of NumPy and torch at the end, because pocoMC seeds and uses both."""
     torch_state, threads = torch.get_rng_state(), torch.get_num_threads()
     numpy_state = np.random.get_state()  # noqa: NPY002
     try:

@@ -1,8 +1,9 @@
 """Preconditioner: a RealNVP retrained at each temperature of a tempered run, on a few hundred weighted particles.
 
-What makes so few enough is their log density, which the run knows: the flow regresses it, at the particles of all
-temperatures, and so is tame in the tails too (the loss "log_variance"). Each training starts from the flow of the
-temperature before, in coordinates whitened anew. Every array has a fixed shape: a run compiles four programs.
+So few particles are enough because the run knows their log density. The flow is fitted to it by regression, at the
+particles of all temperatures, and so behaves well in the tails too (the loss "log_variance"). Each training starts from
+the flow of the previous temperature, in coordinates that are whitened again. Every array has a fixed shape, so a run
+compiles only four programs.
 """
 
 from __future__ import annotations
@@ -37,29 +38,29 @@ from ..training.steps import (
 
 _CONFIG = FlowConfig(layers=3, hidden=(32,), base="normal")
 _TRAIN = TrainConfig(loss="log_variance", learning_rate=3e-3, batch_size=256, eval_every=50, patience=4)
-_FIRST_STEPS, _STEPS = 1500, 400  # from the identity, and from the flow of the temperature before
-_TAUGHT, _HELD = 2048, 512  # rows of each kind that teach, and that choose the weights
+_FIRST_STEPS, _STEPS = 1500, 400  # from the identity, and from the flow of the previous temperature
+_TAUGHT, _HELD = 2048, 512  # rows of each kind for training, and held-out rows that select the flow's weights
 _FORM = form_of(_TRAIN, _TAUGHT)
-_FOLD = 5  # every fifth particle chooses and never teaches, at all temperatures
-_SOFTENED = 0.3  # power of the weights by which particles are chosen for the regression: the tails too, not the deserts
-_DEFENSIVE, _NU = 0.1, 4  # share of the evidence's draws with heavy tails, and their degrees of freedom
-_JITTER = 1e-10  # of the variances: resampled particles may be fewer than dimensions
+_FOLD = 5  # every fifth particle is held out and never used for training, at all temperatures
+_SOFTENED = 0.3  # power of the weights that selects particles for the regression: with the tails, not the empty regions
+_DEFENSIVE, _NU = 0.1, 4  # fraction of the draws for the evidence with heavy tails, and their degrees of freedom
+_JITTER = 1e-10  # relative to the variances: there may be fewer distinct particles than dimensions
 
 
 class _Frame(NamedTuple):
-    """Where whitened coordinates are: u = loc + tril x."""
+    """The map from whitened coordinates x: u = loc + tril x."""
 
     loc: Any
     tril: Any
 
 
 class Preconditioner:
-    """A bijection between unconstrained coordinates u (d,) and latent ones theta (d,), in which the target is whiter.
+    """A bijection between unconstrained coordinates u (d,) and latent ones theta (d,), where the target is more normal.
 
     Args:
-        dim: d.
-        seed: of the first weights, the choice of rows and of draws.
-        rows: how many points are mapped at a time: more are cut, fewer are padded.
+        dim: number of coordinates, d.
+        seed: seeds the initial weights, the selection of rows, and the draws.
+        rows: number of points mapped at a time; more points are split, fewer are padded.
     """
 
     def __init__(self, dim: int, *, seed: int, rows: int):
@@ -69,12 +70,12 @@ class Preconditioner:
         self._fits = 0
 
     def fit(self, u: FloatArray, weights: FloatArray, log_p: FloatArray) -> None:
-        """Trains further on particles.
+        """Continues the training on particles.
 
         Args:
-            u: (n, d) particles of all temperatures, in the order in which they came.
-            weights: (n,) their weights at the temperature wanted, which sum to one.
-            log_p: (n,) the target's log density in u there, up to a constant.
+            u: (n, d) particles of all temperatures, in the order of the run.
+            weights: (n,) their weights at the temperature of the target, which sum to one.
+            log_p: (n,) log density of the target in u at the particles, up to a constant.
         """
         key = jax.random.fold_in(jax.random.key(self._seed), self._fits)
         self._frame = _moments(u, weights)
@@ -91,10 +92,10 @@ class Preconditioner:
         return self._mapped(_from_latent, theta)
 
     def sample(self, n: int) -> tuple[FloatArray, FloatArray]:
-        """Returns points u (n, d) of the flow, the same at each call, and the log density they are drawn from (n,).
+        """Returns points u (n, d) from the flow, the same at each call, and the log density (n,) they are drawn from.
 
-        A tenth of them have a Student distribution in theta: importance weights are then bounded in tails that the
-        flow's own are too thin for (Hesterberg 1995, Technometrics 37, 185: a defensive mixture).
+        A tenth of them have a Student t distribution in theta. This bounds the importance weights where the tails of
+        the flow are too thin (Hesterberg 1995, Technometrics 37, 185: a defensive mixture).
         """
         generator = np.random.default_rng([self._seed, self._fits])
         normal = generator.standard_normal((n, self._dim))
@@ -111,11 +112,11 @@ class Preconditioner:
         return u, log_q - log_det
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns all that `restore` needs, by name."""
+        """Returns all arrays that `restore` needs, by name."""
         return {**flatten_params(self._params), **self._frame._asdict(), "fits": np.array(float(self._fits))}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Becomes the flow that `arrays` described."""
+        """Restores the flow from the result of `arrays`."""
         self._params = unflatten_params(self._params, arrays)
         self._frame = _Frame(arrays["loc"], arrays["tril"])
         self._fits = int(arrays["fits"])
@@ -137,7 +138,7 @@ def _moments(u: FloatArray, weights: FloatArray) -> _Frame:
 def _posed(
     key: jax.Array, u: FloatArray, weights: FloatArray, log_p: FloatArray, frame: _Frame
 ) -> tuple[Data, tuple[Held, Held]]:
-    """Returns what teaches, and the draws and points that choose: as many rows of each kind at every temperature."""
+    """Returns training rows, and held-out draws and points; their numbers are the same at every temperature."""
     fold = np.arange(len(u)) % _FOLD == 0
     middle = log_p[np.argsort(log_p)][np.searchsorted(np.cumsum(weights[np.argsort(log_p)]), 0.5)]
     softened = weights**_SOFTENED
@@ -163,13 +164,13 @@ def _posed(
 
 
 def _numbers(key: jax.Array, shares: FloatArray, n: int) -> np.ndarray:
-    """Returns n row numbers in proportion to shares; of all rows alike where no row has one."""
+    """Returns n row numbers drawn in proportion to shares; in equal proportions if all shares are zero."""
     total = shares.sum()
     return systematic_rows(key, shares / total if total > 0 else np.full(len(shares), 1 / len(shares)), n)
 
 
 def _trained(key: jax.Array, params: Params, data: Data, held: tuple[Held, Held], total: int) -> Params:
-    """Returns the weights that are best at the held rows, the first ones included."""
+    """Returns the weights with the lowest loss at the held-out rows; the initial weights are candidates too."""
     amounts = amounts_of(_TRAIN, max_steps=total)
     judge = partial(validation_loss, config=_CONFIG, form=_FORM)
     best, lowest, since = params, float(judge(params, *held, amounts)), 0

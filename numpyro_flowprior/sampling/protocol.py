@@ -1,4 +1,4 @@
-"""What a sampler is: whatever is called as those of this package are."""
+"""The interface of a sampler: any callable with the call signature of the samplers of this package."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .density import ModelDensity
 class Sampler(Protocol):
     """Draws from a density: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or one of your own.
 
-    One whose signature names `progress` or `checkpoint` is given them by `run_stages`: how much to show, and a file to
-    keep an unfinished run in.
+    If its signature names `progress` or `checkpoint`, `run_stages` passes them: what to show, and the file in which to
+    keep an unfinished run.
     """
 
     def __call__(self, key: jax.Array, density: ModelDensity, *arguments: Any, **options: Any) -> Chain:
-        """Returns the posterior's draws."""
+        """Returns draws from the posterior."""

@@ -1,8 +1,9 @@
-"""psis_reweight: from the posterior under a learned prior to the one under the exact prior, where that is known.
+"""psis_reweight: from the posterior under a learned prior to the one under the exact prior, if that is known.
 
-Importance weights exact prior / learned prior, their largest smoothed by a generalised Pareto distribution, whose shape
-k says whether the weights can be trusted. Source: A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, "Pareto smoothed
-importance sampling", JMLR 25 (2024) 72; the fit: J. Zhang, M. A. Stephens, Technometrics 51 (2009) 316.
+The importance weights are exact prior / learned prior. The largest are smoothed by a generalised Pareto distribution.
+Its shape k shows whether the weights can be trusted. Source: A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry,
+"Pareto smoothed importance sampling", JMLR 25 (2024) 72; the fit: J. Zhang, M. A. Stephens, Technometrics 51 (2009)
+316.
 """
 
 from __future__ import annotations
@@ -20,32 +21,32 @@ from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 
-_RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be of use
-_FEWEST_TAIL = 5  # weights that a tail needs to be fitted
-_PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is drawn to one half with the weight of ten tail values
+_RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be useful
+_FEWEST_TAIL = 5  # smallest number of weights in a tail that can be fitted
+_PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is shrunk towards one half, which counts as ten tail values
 
 
 def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
-    """Returns the same draws weighted to the posterior under the exact prior.
+    """Returns the same draws, weighted to the posterior under the exact prior.
 
     Args:
-        chain: draws from a posterior, weighted or not, with `log_prior` of the learned prior per draw.
-        log_prior_exact: the exact prior's log density (n,) at points (n, d), in the order of the chain's parameters; up
-            to a constant, but normalised if the evidence is to be right. -inf outside its support.
+        chain: draws from a posterior, weighted or not, with the `log_prior` of the learned prior per draw.
+        log_prior_exact: the log density (n,) of the exact prior at points (n, d), in the order of the chain's
+            parameters; -inf outside its support. The weights need it up to a constant, the evidence normalised.
 
     Returns:
-        A Chain with smoothed weights, the exact log prior, and the log evidence under it, where the chain has one. Its
-        `info["psis"]` holds Pareto's k, the effective size, the change in log evidence and its standard error. With k
-        above 0.7 a warning says that the two priors are too far apart; where the learned prior has no draws the exact
-        one is not seen at all.
+        A Chain with smoothed weights, the exact log prior and, if the chain has a log evidence, that under the exact
+        prior. Its `info["psis"]` holds Pareto k, the effective sample size, the change in log evidence and its standard
+        error. If k is above 0.7, a warning says that the two priors are too far apart. Regions of the exact prior where
+        the learned prior has no draws are not covered.
 
     Raises:
-        ValueError: the chain has no log prior, or the exact one is NaN, +inf, or zero at all draws.
+        ValueError: the chain has no log prior; the exact prior is NaN or +inf at any draw, or zero at all draws.
     """
     if chain.log_prior is None:
         raise ValueError(
-            "psis_reweight: expected a chain with log_prior per draw, as the samplers here return it; got one without. "
-            "chain.replace(log_prior=density.log_prior(chain.samples)) adds it."
+            "psis_reweight: expected a chain with log_prior per draw, as the samplers of this package return it; got "
+            "one without. Add it with chain.replace(log_prior=density.log_prior(chain.samples))."
         )
     with jax.enable_x64(True):
         exact = float_array(np.asarray(log_prior_exact(chain.samples)), "log_prior_exact", shape=(chain.n,))
@@ -58,21 +59,21 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
         before = np.log(chain.probabilities)
     ratios = before + np.where(np.isfinite(before), exact - chain.log_prior, 0.0)
     if not np.isfinite(ratios).any():
-        raise ValueError("log_prior_exact: expected draws where it is above zero; it is zero at all of them.")
+        raise ValueError("log_prior_exact: expected a density above zero at some draws; it is zero at all of them.")
     smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / chain.autocorrelation_time)
     weights = np.exp(smoothed)
     change = float(logsumexp(ratios))
-    shares = np.exp(ratios - change)  # of the mean exact / learned, by draw: its relative error is the change's
+    shares = np.exp(ratios - change)  # of each draw in the mean exact / learned; its relative error is that of `change`
     error = error_of_sum(shares - chain.probabilities, chain.probabilities, chain.dependence)
     if k > _RELIABLE:
         warnings.warn(
             f"psis_reweight: Pareto k is {k:.2f}, above {_RELIABLE}: the learned prior is too far from the exact one "
-            "for these draws to be reweighted. Sample under the exact prior, or train the learned one further.",
+            "to reweight these draws. Sample under the exact prior, or train the learned prior further.",
             FlowPriorWarning,
             stacklevel=2,
         )
     evidence, spread = chain.log_evidence, chain.log_evidence_error
-    rows = np.flatnonzero(np.isfinite(exact))  # the rest has weight zero, and no log density
+    rows = np.flatnonzero(np.isfinite(exact))  # the other draws have weight zero and no log density
     log_prior = exact[rows]
     inside = chain.take(rows).replace(weights=weights[rows], weights_kind="importance")
     record = {
@@ -93,8 +94,8 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
 def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0) -> tuple[FloatArray, float]:
     """Returns normalised log weights with the largest replaced by Pareto quantiles, and the shape k.
 
-    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights; with fewer than five, or equal ones, nothing is smoothed
-    and k is -inf (equal) or +inf (too few).
+    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if it has fewer than five weights (k is
+    +inf) or if they are equal (k is -inf).
     """
     n = len(log_weights)
     shifted = log_weights - log_weights.max()
@@ -117,9 +118,10 @@ def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0
 
 
 def _pareto_fit(exceedances: FloatArray) -> tuple[float, float]:
-    """Returns shape k and scale of a generalised Pareto distribution of exceedances, sorted upwards.
+    """Returns the shape k and scale sigma of a generalised Pareto distribution, for exceedances in ascending order.
 
-    Zhang and Stephens' estimate, the mean over a profile posterior of b = -k / sigma, drawn to k = 1/2 a little.
+    This is the estimate of Zhang and Stephens, the mean over a profile posterior of b = -k / sigma. The shape is then
+    shrunk slightly towards k = 1/2.
     """
     n = len(exceedances)
     points = 30 + int(np.sqrt(n))

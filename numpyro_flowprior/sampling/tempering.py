@@ -1,4 +1,4 @@
-"""The two compiled steps of tempered Monte Carlo, of BlackJAX's parts: up in the power, and moves at it."""
+"""The two compiled steps of tempered Monte Carlo, built from parts of BlackJAX: increase the power, then move."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 from .density import ModelDensity
 from .unconstrained import NOTHING, Unconstrained
 
-_JUMP = 0.1  # share of the moves by a whole difference of two particles, which cross between modes
+_JUMP = 0.1  # fraction of the moves that use the whole difference of two particles, to cross between modes
 
 
 class Programs:
-    """The two compiled steps of the sampler: up in the power, and moves at it. The density keeps what is compiled."""
+    """The compiled steps of the sampler: increase the power, and move the particles. The density keeps them."""
 
     def __init__(self, blackjax: ModuleType, coordinates: Unconstrained, target: float, n_steps: int):
         self.n_steps, self.coordinates = n_steps, coordinates
@@ -48,11 +48,11 @@ def _particle(coordinates: Unconstrained, z: jax.Array) -> dict[str, jax.Array]:
 
 
 def _rise(blackjax: ModuleType, target: jax.Array, state: Any) -> tuple[Any, jax.Array]:
-    """Returns equally weighted particles weighted for the next power, and what the log evidence gains.
+    """Returns equally weighted particles with weights for the next power, and the increase of the log evidence.
 
-    `blackjax.adaptive_tempered_smc` finds the next power from particles that still await resampling and moves; here
-    they have been moved, and the effective size is the one asked for. Of the particles alive, that is: of a likelihood
-    that is zero at most prior draws no power keeps more.
+    `blackjax.adaptive_tempered_smc` finds the next power from particles before they are resampled and moved. Here they
+    have already been moved, so the effective size is the requested one. It is relative to the particles with a positive
+    likelihood, because no power can keep more of them.
     """
     log_likelihood = state.particles["log_likelihood"]
     alive = jnp.mean(log_likelihood > NOTHING)
@@ -79,11 +79,11 @@ def _sweep(
     state: Any,
     scale: jax.Array,
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """Returns particles resampled (if they are weighted) and moved, whom each descends from, and the acceptance.
+    """Returns the particles resampled (if they are weighted) and moved, the parent of each, and the acceptance.
 
-    Each half moves by differences of the other. A pool that holds the particle itself, or its relatives, biases the
-    evidence: by 0.16 in the logarithm, with 1000 particles, 8 dimensions and 19 powers. Systematic resampling keeps the
-    order, so that halves are hardly related.
+    Each half of the particles moves by differences of the other half. A pool with the particle itself or its relatives
+    biases the evidence. The bias was 0.16 in the log evidence with 1000 particles, 8 dimensions and 19 powers.
+    Systematic resampling keeps the order of the particles, so the two halves are hardly related.
     """
     key_pool, key_move = jax.random.split(key)
     resample = blackjax.smc.resampling.systematic
@@ -102,9 +102,9 @@ def _sweep(
 
 
 def _move(blackjax: ModuleType, coordinates: Unconstrained) -> Callable[..., Any]:
-    """Returns a Metropolis step by differences of two particles, out of the other half of a pool at the same power.
+    """Returns a Metropolis step by the difference of two particles from the other half of a pool at the same power.
 
-    Its size varies by a factor of e, for the scales of a funnel or a banana.
+    The size of the step varies by a factor of e, to suit the different scales of a funnel or a banana.
     """
     kernel = blackjax.mcmc.random_walk.build_rmh()
 

@@ -1,4 +1,4 @@
-"""Unconstrained coordinates of a density, for samplers that walk in R^d and temper the likelihood alone."""
+"""Unconstrained coordinates of a density, for samplers that move in R^d and temper only the likelihood."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from ..flows.bounds import interior_bounds
 from ..flows.support import Support
 from .density import ModelDensity
 
-# Stands for a likelihood of zero (or NaN): finite, so that the power 0 of it is one, and yet far below any other.
+# Stands for the log of a likelihood of zero (or NaN). It is finite, so that the likelihood to the power 0 is one, and
+# far below any other.
 NOTHING = -1e290
 
 
 class Unconstrained:
-    """A density's points as points z of R^d: what is bounded goes through a probit.
+    """The points x of a density as points z of R^d; bounded parameters are mapped by a probit.
 
-    The change of variables belongs to the prior: log p(z) = log p(x(z)) + log |det dx / dz|, and the likelihood of z is
-    that of x. Everything is float64, and has to be called under `jax.enable_x64`.
+    The Jacobian belongs to the prior: log p(z) = log p(x(z)) + log |det dx / dz|. The likelihood of z is that of x.
+    Everything is in float64 and must be called under `jax.enable_x64`.
 
     Args:
         density: the posterior.
-        scale: (d,) of half lines, see `half_line_scales`; may be traced.
+        scale: (d,) scales of half lines, see `half_line_scales`; may be traced.
     """
 
     def __init__(self, density: ModelDensity, scale: Any):
@@ -40,7 +41,7 @@ class Unconstrained:
     def log_densities(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the normalised log prior in z and the log likelihood of one point (d,), traced.
 
-        Far out x rounds to the bound itself, where densities may be infinite: it is held next to it.
+        Far out, x rounds to the bound itself, where densities may be infinite. It is clipped to just inside the bound.
         """
         x, log_det = self._support.forward_and_log_det(z)
         log_prior, log_likelihood = self.density.traced_log_densities(jnp.clip(x, self._low, self._high))
@@ -53,7 +54,7 @@ class Unconstrained:
 
 
 def half_line_scales(key: jax.Array, density: ModelDensity) -> FloatArray:
-    """Returns the median distance (d,) of prior draws from the edges of half lines."""
+    """Returns the median distance (d,) of prior draws from the finite edge of each half line."""
     space, draws = density.space, density.sample_prior(key, 256)
     edge = np.where(np.isfinite(space.lower), space.lower, np.where(np.isfinite(space.upper), space.upper, 0.0))
     return np.median(np.abs(draws - edge), axis=0)

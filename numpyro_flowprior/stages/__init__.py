@@ -1,1 +1,1 @@
-"""Sequential analysis: each stage's posterior is the next one's prior, and whether that went well."""
+"""Sequential analysis: the posterior of each stage is the prior of the next, and each step is checked."""

@@ -1,4 +1,4 @@
-"""StagedAnalysis: what a sequence of stages left behind, as one object, one text and one ArviZ object."""
+"""StagedAnalysis: the results of a sequence of stages, with a summary as text and an export to ArviZ."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .staged_arviz import staged_arviz
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage, done.
+    """The result of one stage.
 
     Attributes:
-        name: the stage's.
+        name: name of the stage.
         chain: its posterior, as the sampler returned it, or reweighted to the exact prior (`info["psis"]`).
-        learned: the flow trained on it, over the parameters that the stage hands on; None while there is none.
-        report: the flow's quality on rows that its training did not see.
-        guards: whether the prior that this stage began with could be trusted where its posterior is; None in the first.
-        settings: what `run_stages` ran it with; None if it is not known.
+        learned: the flow trained on the chain, over the parameters that the stage hands on; None before it is trained.
+        report: quality of the flow on held-out rows.
+        guards: checks of the prior of this stage in the region of its posterior; None in the first stage.
+        settings: the settings that `run_stages` used; None if they are not known.
     """
 
     name: str
@@ -39,12 +39,12 @@ class StageResult:
 
     @property
     def converged(self) -> bool | None:
-        """What the sampler says of its run; None if it says nothing."""
+        """Whether the sampler reports convergence; None if it reports nothing."""
         return self.chain.info.get("converged")
 
     @property
     def verdict(self) -> str:
-        """The worst of what sampler, report and guards say: "pass", "warn" or "fail"."""
+        """The worst verdict of the sampler, the report and the guards: "pass", "warn" or "fail"."""
         found = ["fail" if self.converged is False else "pass"]
         found += [part.verdict for part in (self.report, self.guards) if part is not None]
         return worst_verdict(found, "pass")
@@ -52,7 +52,7 @@ class StageResult:
 
 @dataclass(frozen=True, repr=False)
 class StagedAnalysis(Displayed):
-    """The stages that are done, in their order."""
+    """The results of the stages that are done, in order."""
 
     stages: tuple[StageResult, ...]
 
@@ -60,42 +60,42 @@ class StagedAnalysis(Displayed):
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise KeyError(f"no stage {name!r}; there are {shorten([stage.name for stage in self.stages], 20)}")
+        raise KeyError(f"no stage {name!r}; the stages are {shorten([stage.name for stage in self.stages], 20)}")
 
     @property
     def chains(self) -> dict[str, Chain]:
-        """The posteriors, by stage."""
+        """The posterior chains, by stage."""
         return {stage.name: stage.chain for stage in self.stages}
 
     @property
     def priors(self) -> dict[str, FlowPrior]:
-        """The learned densities of the posteriors, by stage."""
+        """The flows trained on the posteriors, by stage."""
         return {stage.name: stage.learned for stage in self.stages if stage.learned is not None}
 
     @property
     def reports(self) -> dict[str, QualityReport]:
-        """How good these are on rows that no training saw, by stage."""
+        """The quality reports of the flows on held-out rows, by stage."""
         return {stage.name: stage.report for stage in self.stages if stage.report is not None}
 
     @property
     def guards(self) -> dict[str, Guards]:
-        """What the guards say, by stage, from the second on."""
+        """The results of the guards, by stage, from the second stage on."""
         return {stage.name: stage.guards for stage in self.stages if stage.guards is not None}
 
     @property
     def posterior(self) -> Chain:
-        """The last stage's chain: the posterior under all data."""
+        """The chain of the last stage: the posterior given all data."""
         return self.stages[-1].chain
 
     @property
     def log_evidence(self) -> float | None:
-        """Sum of the stages' log evidences, to be compared with the joint fit's; None if a stage has none."""
+        """The sum of the log evidences, comparable with that of a joint fit; None if a stage has no evidence."""
         values = [chain.log_evidence for chain in self.chains.values()]
         return None if None in values else float(sum(value for value in values if value is not None))
 
     @property
     def log_evidence_error(self) -> float | None:
-        """Its standard error, of the samplers alone: what the learned priors add is not in it."""
+        """Standard error of `log_evidence` from the samplers alone, without the error of the learned priors."""
         errors = [chain.log_evidence_error for chain in self.chains.values()]
         known = [error for error in errors if error is not None]
         return float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
@@ -106,9 +106,9 @@ class StagedAnalysis(Displayed):
         return worst_verdict((stage.verdict for stage in self.stages), "pass")
 
     def to_arviz(self) -> Any:
-        """Returns one InferenceData (DataTree with ArviZ 1.x): the last stage's posterior, and the others beside it.
+        """Returns one InferenceData (DataTree with ArviZ 1.x) of all stages.
 
-        The groups are those of `to_arviz` for the last stage; an earlier stage's have its name at their end, as in
+        The last stage has the groups of `to_arviz`. The names of groups of an earlier stage end in its name, as in
         `posterior_<name>` and `sample_stats_<name>`.
 
         Raises:
@@ -148,7 +148,7 @@ class StagedAnalysis(Displayed):
         for stage in self.stages:
             lines += _words(stage)
         total = with_error(self.log_evidence, self.log_evidence_error)
-        lines.append(f"sum of the log evidences: {total or 'unknown: a sampler gives none'}")
+        lines.append(f"sum of the log evidences: {total or 'unknown: a sampler returned no evidence'}")
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
@@ -169,7 +169,7 @@ def _column(stage: StageResult, names: list[str]) -> list[str]:
 
 
 def means_in_words(chain: Chain) -> dict[str, str]:
-    """Returns mean and standard deviation of each parameter, in words, by name."""
+    """Returns the mean and standard deviation of each parameter as text, by name."""
     values = zip(chain.names, chain.mean(), standard_deviations(chain), strict=True)
     return {name: f"{mean:.4g} +- {sigma:.2g}" for name, mean, sigma in values}
 
@@ -186,12 +186,12 @@ def _words(stage: StageResult) -> list[str]:
     if stage.guards is not None:
         lines += [f"  {line}" for line in str(stage.guards).splitlines()]
     if stage.report is not None:
-        lines.append(f"  learned from it, prior: {stage.report.summary.splitlines()[0]}")
+        lines.append(f"  flow trained on this posterior: {stage.report.summary.splitlines()[0]}")
     return lines
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """Returns a number and its standard error, each if it is known and finite, in words; empty without a number."""
+    """Returns a number and its standard error as text, each if it is known and finite; empty without a number."""
     if value is None or not np.isfinite(value):
         return ""
     return f"{value:.3f}" if error is None or not np.isfinite(error) else f"{value:.3f} +- {error:.3f}"

@@ -1,11 +1,12 @@
-"""A stage's posterior as a density known as a function, and what a learned prior in its place does to the next one.
+"""The exact posterior density of a stage as a function, and the effect of a learned prior on the next posterior.
 
-A model's density is known up to a constant, its evidence. Over the stages before it the learned priors divide out:
+The posterior density of a model is known up to a constant, its evidence. In the exact density of a later stage the
+learned priors cancel:
 
     p_k(theta) = p_{k-1}(theta) pi_k(theta) / q_{k-1}(theta) L_k(theta) / Z_k
 
-with p_{k-1} the exact posterior that q_{k-1} was learnt from, and pi_k the prior of stage k's model as written: q_{k-1}
-times the priors of the parameters that stage k adds.
+Here p_{k-1} is the exact posterior that q_{k-1} was learnt from. pi_k is the prior in the model of stage k as written:
+q_{k-1} times the priors of the parameters that stage k adds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.reweight import pareto_smoothed
 
-_COUNTS = 1e-6  # share of the mean weight below which a particle does not count: stage one may have no density there
+_COUNTS = 1e-6  # fraction of the mean weight; particles below it are ignored, as stage one may have zero density there
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class ExactDensity:
     """A density over named parameters.
 
     Attributes:
-        names: the parameters, in the order of the points.
-        log_density: (n,) at points (n, d), float64.
-        normalised: whether the constant is known too.
+        names: the parameters, in the order of the columns of the points.
+        log_density: function from points (n, d) to log densities (n,), float64.
+        normalised: whether the density is normalised; otherwise it is known up to a constant.
     """
 
     names: tuple[str, ...]
@@ -48,12 +49,12 @@ class ExactDensity:
 
 @dataclass(frozen=True)
 class PriorError:
-    """What a learned prior in place of the exact one does to a posterior, seen at the draws of the former.
+    """The KL divergence that a learned prior causes in a posterior, estimated at draws under the learned prior.
 
     Attributes:
         loss: KL divergence from the posterior under the exact prior to the one under the learned prior, nats.
         loss_error: its standard error.
-        pareto_k: shape of the tail of the weights exact / learned; above 0.7 the draws cannot tell.
+        pareto_k: tail shape of the weights exact / learned; above 0.7 the estimate is not reliable.
     """
 
     loss: float
@@ -62,7 +63,7 @@ class PriorError:
 
 
 def exact_prior(density: ModelDensity, prior: ParameterPrior, before: ExactDensity) -> ExactDensity:
-    """Returns the prior of a stage's model with the exact posterior `before` in place of the learned prior."""
+    """Returns the prior of a stage's model with the learned prior replaced by the exact posterior `before`."""
     learned = [density.space.index(name) for name in prior.space.names]
     exact = [density.space.index(name) for name in before.names]
     log_q = compiled(prior.log_prob)
@@ -74,12 +75,12 @@ def exact_prior(density: ModelDensity, prior: ParameterPrior, before: ExactDensi
 
 
 def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | None) -> ExactDensity:
-    """Returns the posterior of a stage's model, normalised by the chain's evidence where it has one.
+    """Returns the posterior density of a stage, normalised if the chain has a log evidence and the prior is normalised.
 
     Args:
-        density: the stage's.
-        chain: of that posterior, its evidence under the exact prior.
-        prior: the exact prior of the model; None if the model's own is exact.
+        density: the stage's model.
+        chain: draws of the posterior; its log evidence must be the one under the exact prior.
+        prior: the exact prior of the model; None if the prior in the model is exact.
     """
     evidence = chain.log_evidence
 
@@ -96,7 +97,7 @@ def log_prob_of(prior: ParameterPrior | Distribution, theta: FloatArray) -> Floa
 
 
 def compiled(function: Callable[[Any], Any]) -> Callable[[FloatArray], FloatArray]:
-    """Returns a function of points (n, d) in JAX as one of arrays, whose values are (n,) and in float64."""
+    """Returns a compiled JAX function as a function of NumPy points (n, d), with values (n,) in float64."""
     jitted = jax.jit(function)
 
     def values(theta: FloatArray) -> FloatArray:
@@ -107,10 +108,10 @@ def compiled(function: Callable[[Any], Any]) -> Callable[[FloatArray], FloatArra
 
 
 def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
-    """Returns what the learned prior did to a posterior, from its draws and their log prior.
+    """Returns the KL divergence that the learned prior causes in a posterior, from draws of it and their log prior.
 
-    With draws of J_q of probabilities b and smoothed, normalised weights w of exact / learned, KL(J || J_q) is that of
-    w against b.
+    The draws of J_q have probabilities b. Smoothed, normalised importance weights w, proportional to b exact / learned,
+    turn them into draws of J. KL(J || J_q) is estimated as the KL from w to b, sum w log(w / b).
     """
     chain = chain.take(np.flatnonzero(chain.probabilities > 0.0))
     assert chain.log_prior is not None
@@ -129,14 +130,14 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
 
 
 def joint_loss(prior: ParameterPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:
-    """Returns KL(J || J_q) in nats and its standard error: what a joint fit loses to a prior in place of a first stage.
+    """Returns the KL from the exact joint posterior J to the one computed with the flow, J_q, and its standard error.
 
-    At the joint fit's own draws, so that no second stage's sampler takes part.
+    Both are in nats. The estimate uses draws of the joint fit, so it does not depend on the sampler of a second stage.
 
     Args:
         prior: the learned prior q.
-        first: the first stage, whose posterior q was learnt from.
-        joint: draws of the joint fit J, of the same parameters.
+        first: the model of the first stage; q was learnt from its posterior.
+        joint: draws of the joint fit J, with the same parameters.
     """
     joint = joint.take(joint.probabilities * joint.n > _COUNTS)
     log_ratio = log_prob_of(prior, joint.samples) - first.log_posterior(joint.samples)

@@ -1,15 +1,15 @@
-"""The folder of a staged analysis: what each stage leaves in it, and how it is read back.
+"""The folder of a staged analysis: the files of each stage, and how they are read back.
 
 analysis.json          the stages' names, in order; versions
-01_<name>/settings.json   what the stage was run with; another run is refused
-          run.checkpoint      the sampler's, where it has one: emcee's HDF5, or pocoMC's run in safetensors
-          chain.npz           what the sampler returned
-          prior.safetensors   the flow learnt from it, with its quality report
+01_<name>/settings.json   the settings of the stage; a run with other settings is refused
+          run.checkpoint      checkpoint of the sampler, if it keeps one; HDF5 for emcee, otherwise safetensors
+          chain.npz           the chain from the sampler
+          prior.safetensors   the flow trained on the chain, with its quality report
           guards.json
-          posterior.npz       the chain reweighted to the exact prior, if the last call asked for that; then
-          prior_reweighted.safetensors, guards_reweighted.json   are the flow and the guards of it
-          made_from.json      fingerprints of what these files were made from: where it has changed they are out of date
-          chain.stale.npz     a chain that was out of date, and was sampled again; run.stale.checkpoint likewise
+          posterior.npz       the chain reweighted to the exact prior, if the last call asked for it, with
+          prior_reweighted.safetensors, guards_reweighted.json   its flow and its guards
+          made_from.json      fingerprints of the inputs of each file; a file is out of date if its inputs have changed
+          chain.stale.npz     a chain that was out of date and was sampled again; run.stale.checkpoint likewise
 """
 
 from __future__ import annotations
@@ -40,41 +40,44 @@ from .origin import chain_fingerprint, learnt_from, prior_fingerprint
 
 SCHEMA = 1
 ANALYSIS = "analysis.json"
-_ONLY_LENGTHS = {"max_steps", "n_samples", "max_seconds", "progress"}  # options that make no other run
+_ONLY_LENGTHS = {"max_steps", "n_samples", "max_seconds", "progress"}  # sampler options that may change between calls
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
 
 
 class StageFolder:
-    """The files of one stage; a file is there whole, or not at all.
+    """The files of one stage. Each file is written completely or not at all.
 
-    What a file is made from is recorded before it is written, and is a mapping of fingerprints by what they are of.
-    Folders of earlier versions have no such record: of their files it is not known.
+    Before a file is written, the fingerprints of its inputs are recorded, by the name of the input. Folders of earlier
+    versions have no such record, so the inputs of their files are unknown.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        former = path / "run.safetensors"  # its name before emcee's was HDF5
+        former = path / "run.safetensors"  # the name in earlier versions
         self.checkpoint = former if former.exists() else path / "run.checkpoint"
         self.chain, self.posterior = path / "chain.npz", path / "posterior.npz"
         self.settings, self.origins = path / "settings.json", path / "made_from.json"
 
     def prior(self, *, reweighted: bool) -> Path:
-        """Returns the file of the flow learnt from the chain, or from the reweighted one."""
+        """Returns the path of the flow trained on the chain, or on the reweighted chain."""
         return self.path / f"prior{'_reweighted' * reweighted}.safetensors"
 
     def guards(self, *, reweighted: bool) -> Path:
-        """Returns the file of the guards of the chain, or of the reweighted one."""
+        """Returns the path of the guards of the chain, or of the reweighted chain."""
         return self.path / f"guards{'_reweighted' * reweighted}.json"
 
     def begin(self, settings: Mapping[str, Any], *, override: bool = False) -> None:
-        """Makes the folder, or raises ValueError if it is that of a stage with other settings (named).
+        """Creates the folder of the stage and writes its settings, or checks those that are there.
 
-        Options that limit the length of a run, or what it shows, may differ. While the stage has no chain that counts,
-        all options of the sampler may; the sampler itself refuses a checkpoint of another run.
+        Options that limit the length of a run, and `progress`, may differ. As long as the stage has no finished chain,
+        all options of the sampler may differ; the sampler itself refuses a checkpoint of another run.
 
         Args:
-            settings: of the stage.
-            override: whether a chain that is not converged counts.
+            settings: settings of the stage.
+            override: whether a chain that has not converged counts as finished.
+
+        Raises:
+            ValueError: the folder belongs to a stage with other settings (named).
         """
         self.path.mkdir(exist_ok=True)
         made = [make(reweighted=which) for make in (self.prior, self.guards) for which in (False, True)]
@@ -94,31 +97,31 @@ class StageFolder:
                 return
         if other:
             raise ValueError(
-                f"run_stages: {self.path}: expected a stage run with the same {shorten(other)}; got another. Use "
-                "another folder, or remove this one, and those of later stages, to run it anew."
+                f"run_stages: {self.path}: expected a stage with the same {shorten(other)}; got other settings. Use "
+                "another folder. To run the stage again, remove its folder and those of later stages."
             )
 
     def has_chain(self, *, override: bool) -> bool:
-        """Returns whether there is a chain that is not to be sampled again: converged, or taken as it is."""
+        """Returns whether there is a finished chain: not marked as unconverged, or accepted with `override`."""
         return self.chain.exists() and (override or read_npz(self.chain).info.get("converged") is not False)
 
     def made_from(self, file: Path, origin: Mapping[str, str]) -> bool:
-        """Returns whether a file is there, and is known to have been made from this."""
+        """Returns whether a file exists and its recorded inputs are the given ones."""
         return file.exists() and self._recorded().get(file.name) == dict(origin)
 
     def out_of_date(self, file: Path, origin: Mapping[str, str]) -> bool:
-        """Returns whether a file was made from something else, as far as that is known."""
+        """Returns whether the recorded inputs of a file differ from the given ones; False if there is no record."""
         known = self._recorded().get(file.name)
         return known is not None and any(known.get(name) != value for name, value in origin.items())
 
     def record(self, file: Path, origin: Mapping[str, str]) -> None:
-        """Records what a file is made from, or is about to be."""
+        """Records the inputs of a file that exists or is about to be written."""
         known = self._recorded()
         if known.get(file.name) != dict(origin):
             write_json(self.origins, {**known, file.name: dict(origin)})
 
     def begin_making(self, file: Path, origin: Mapping[str, str]) -> None:
-        """Removes a file that is to be made again, and records what from."""
+        """Removes a file that is to be written again, and records its new inputs."""
         file.unlink(missing_ok=True)
         self.record(file, origin)
 
@@ -126,28 +129,28 @@ class StageFolder:
         return read_json(self.origins) if self.origins.exists() else {}
 
     def set_aside(self) -> list[str]:
-        """Renames the chain, and the checkpoint, of a stage that is to be sampled again; returns their new names."""
+        """Renames the chain and the checkpoint of a stage that is to be sampled again, and returns the new names."""
         renamed = [file.rename(_unused(file)) for file in (self.chain, self.checkpoint) if file.exists()]
         return [file.name for file in renamed]
 
     def keep_posterior(self, chain: Chain | None, origin: Mapping[str, str]) -> None:
-        """Writes the reweighted chain; None removes that of an earlier call, which asked for it."""
+        """Writes the reweighted chain and its inputs; None only removes the reweighted chain of an earlier call."""
         self.posterior.unlink(missing_ok=True)
         if chain is not None:
             self.record(self.posterior, origin)
             write_chain(self.posterior, chain)
 
     def read(self, name: str, before: Mapping[str, str]) -> tuple[StageResult, dict[str, str]]:
-        """Returns what there is of the stage, and the fingerprints of what the next one is made from.
+        """Returns the result of the stage, and the fingerprints of the inputs of the next stage.
 
-        What was made from another chain, or another prior, is left out, with a warning.
+        Files made from another chain or another prior are left out, with a warning.
 
         Args:
-            name: the stage's.
-            before: the fingerprints that this stage is made from.
+            name: name of the stage.
+            before: fingerprints of the inputs of this stage.
 
         Raises:
-            FileNotFoundError: there is no chain.
+            FileNotFoundError: the folder has no chain.
         """
         chain = read_chain(self.chain)
         origin = {"chain": chain_fingerprint(chain)}
@@ -164,20 +167,20 @@ class StageFolder:
         if guards is not None and self.out_of_date(found, {**before, **origin}):
             guards, old = None, [*old, found.name]
         if old:
-            _warn_of_old(f"{self.path}: {', '.join(old)}: made from another chain or prior than those there now", 4)
+            _warn_of_old(f"{self.path}: {', '.join(old)}: made from a chain or prior that has changed since", 4)
         settings = read_json(self.settings) if self.settings.exists() else None
         report = None if learned is None else report_of(learned)
         return StageResult(name, chain, learned, report, guards, settings), handed_on(chain, learned)
 
 
 def handed_on(chain: Chain, learned: FlowPrior | None) -> dict[str, str]:
-    """Returns the fingerprints of what a stage hands on, which all files of the next one are made from."""
+    """Returns the fingerprints of the chain and the flow that a stage hands on to the next one."""
     prior = {} if learned is None else {"prior": prior_fingerprint(learned)}
     return {"chain before": chain_fingerprint(chain), **prior}
 
 
 def _in_todays_words(settings: Any) -> Any:
-    """Returns recorded settings with a sampler's coordinates under their name of today, which was "space"."""
+    """Returns recorded settings with the former sampler option "space" renamed to "coordinates"."""
     options = settings.get("sampler_options") if isinstance(settings, Mapping) else None
     if not isinstance(options, Mapping) or "space" not in options:
         return settings
@@ -186,25 +189,29 @@ def _in_todays_words(settings: Any) -> Any:
 
 
 def _unused(file: Path) -> Path:
-    """Returns a name that no file has yet: `chain.stale.npz`, `chain.stale_2.npz`, ..."""
+    """Returns a path that no file has yet: `chain.stale.npz`, `chain.stale_2.npz`, ..."""
     names = (f"{file.stem}.stale{f'_{j}' * (j > 1)}{file.suffix}" for j in count(1))
     return next(path for path in map(file.with_name, names) if not path.exists())
 
 
 def _warn_of_old(what: str, level: int) -> None:
-    warnings.warn(f"load_stages: {what}. Left out; run_stages makes them again.", FlowPriorWarning, stacklevel=level)
+    warnings.warn(
+        f"load_stages: {what}. These results are left out. Call run_stages to make them again.",
+        FlowPriorWarning,
+        stacklevel=level,
+    )
 
 
 def report_of(prior: FlowPrior) -> QualityReport | None:
-    """Returns the quality report that a prior carries."""
+    """Returns the quality report stored in a prior; None if there is none."""
     return QualityReport.from_json(prior.info["report"]) if prior.info.get("report") else None
 
 
 def begin_folder(folder: Any, names: Sequence[str]) -> list[StageFolder]:
-    """Returns the folders of the stages, in a folder that is made if missing.
+    """Returns the folders of the stages, and creates the root folder if it is missing.
 
     Raises:
-        ValueError: the folder holds an analysis that does not begin with these stages.
+        ValueError: the folder holds an analysis with other stages, or the same stages in another order.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -216,8 +223,8 @@ def begin_folder(folder: Any, names: Sequence[str]) -> list[StageFolder]:
         shared = min(len(known), len(names))
         if known[:shared] != list(names[:shared]):
             raise ValueError(
-                f"run_stages: folder: {root} holds the stages {shorten(known, 20)}; expected {shorten(names, 20)}, or "
-                "more or fewer of the same. Use another folder."
+                f"run_stages: folder: {root} holds the stages {shorten(known, 20)}; expected {shorten(names, 20)}. "
+                "Only stages at the end may be added or left out. Use another folder."
             )
         record["stages"] = max(known, list(names), key=len)
     write_json(path, record)
@@ -229,18 +236,21 @@ def _stage_folders(root: Path, names: Sequence[str]) -> list[StageFolder]:
 
 
 def load_stages(folder: str | os.PathLike[str]) -> StagedAnalysis:
-    """Returns the stages that are done in a folder that `run_stages` wrote; nothing is run.
+    """Returns the finished stages in a folder that `run_stages` wrote. Nothing is run.
 
-    What is out of date is left out, with a warning: flows and guards of another chain than the one there, and stages
-    sampled under a prior that has been learnt again since, such as after an earlier stage was run longer.
+    Results that are out of date are left out, with a warning. These are flows and guards made from a chain that has
+    changed since, and stages sampled under a prior that has been trained again since, for example because an earlier
+    stage was run longer.
 
     Raises:
-        FileNotFoundError: no such folder, or none of its stages has a chain yet.
+        FileNotFoundError: there is no such folder, or its first stage has no chain yet.
         FileFormatError: a file is damaged, or from a newer version of the package.
     """
     root = Path(folder)
     if not (root / ANALYSIS).exists():
-        raise FileNotFoundError(f"{root}: no {ANALYSIS} there. Name a folder that run_stages(folder=...) wrote.")
+        raise FileNotFoundError(
+            f"{root}: expected a folder that run_stages(folder=...) wrote; got no {ANALYSIS} in it."
+        )
     names = _names_in(root / ANALYSIS)
     done: list[StageResult] = []
     origin: dict[str, str] = {}
@@ -248,17 +258,19 @@ def load_stages(folder: str | os.PathLike[str]) -> StagedAnalysis:
         if not stage.chain.exists():
             break
         if stage.out_of_date(stage.chain, origin):
-            _warn_of_old(f"{stage.path}, and later stages: sampled under another prior than the one learnt now", 3)
+            _warn_of_old(f"{stage.path} and later stages: sampled under a prior that has been trained again since", 3)
             break
         result, origin = stage.read(name, origin)
         done.append(result)
     if not done:
-        raise FileNotFoundError(f"{root}: its first stage, {names[0]!r}, has no chain yet. Run it to its end first.")
+        raise FileNotFoundError(
+            f"{root}: the first stage, {names[0]!r}, has no chain yet. Finish it with run_stages first."
+        )
     return StagedAnalysis(tuple(done))
 
 
 def last_written(folder: str | os.PathLike[str]) -> datetime:
-    """Returns when the newest chain in the folder of an analysis was written, by its file's time stamp."""
+    """Returns the modification time of the newest chain file in the folder of an analysis."""
     return datetime.fromtimestamp(max(path.stat().st_mtime for path in Path(folder).glob("*/chain.npz")))
 
 
@@ -267,28 +279,30 @@ def _names_in(path: Path) -> list[str]:
     names = record.get("stages")
     if record.get("schema") != SCHEMA or not isinstance(names, list) or not names:
         raise FileFormatError(
-            f"{path}: expected a record of schema {SCHEMA} with the stages' names; got {record.get('schema')!r}. "
-            "It is damaged, or from a newer version of the package."
+            f"{path}: expected a record of schema {SCHEMA} with the names of the stages; got schema "
+            f"{record.get('schema')!r}. The file is damaged, or from a newer version of the package."
         )
     return [str(name) for name in names]
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record whole or not at all."""
+    """Writes a record to a JSON file, completely or not at all."""
     text = json.dumps(plain_json(record, path.name), indent=2, allow_nan=False)
     write_atomically(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a record.
+    """Returns the record in a JSON file.
 
     Raises:
-        FileFormatError: the file is no JSON object.
+        FileFormatError: the file does not hold a JSON object.
     """
     try:
         record = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: not valid JSON ({error}). It is damaged: remove it to make it anew.") from error
+        raise FileFormatError(
+            f"{path}: not valid JSON ({error}). The file is damaged: remove it, and run_stages writes it again."
+        ) from error
     if not isinstance(record, dict):
-        raise FileFormatError(f"{path}: expected a JSON object; got {type(record).__name__}. It is damaged.")
+        raise FileFormatError(f"{path}: expected a JSON object; got {type(record).__name__}. The file is damaged.")
     return record

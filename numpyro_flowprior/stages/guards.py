@@ -1,9 +1,10 @@
-"""Guards: could a stage trust the prior that it was given, where its posterior is?
+"""Guards: checks whether the learned prior of a stage is reliable in the region of the posterior.
 
-A learned prior is right where its chain has rows. These questions are asked of the posterior that it led to; each has a
-number, a verdict, and what to do. Some need what not every run has: they are left out, and the text says why.
+A learned prior is accurate where its training chain has rows. The guards test it at the posterior of the next stage.
+Each guard gives a number, a verdict and advice. If a run lacks the input of a guard, the text gives the reason and the
+verdict is "info".
 
-What the numbers mean, in words, is in findings.py.
+The texts and verdicts are in findings.py.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ from .resting import beyond_rows, rows_rested_on
 from .staged_arviz import power_sensitivity
 from .tension import Tension, tension
 
-_DRAWS = 32_768  # from the prior, weighted
+_DRAWS = 32_768  # prior draws, weighted by the likelihood
 
 
 @dataclass(frozen=True, repr=False)
 class Guards(Displayed):
-    """What the guards of one stage found.
+    """The findings of the guards of one stage.
 
     Attributes:
-        findings: the answers.
-        numbers: the statistics behind them, JSON-ready, by guard.
-        corrected: the posterior was reweighted to the exact prior: what the learned prior did to it is taken out.
+        findings: the findings, one for each guard.
+        numbers: the statistics on which they are based, JSON-ready, by guard.
+        corrected: whether the posterior was reweighted to the exact prior, to remove the error of the learned one.
     """
 
     findings: tuple[Finding, ...]
@@ -62,7 +63,7 @@ class Guards(Displayed):
 
     @property
     def verdict(self) -> str:
-        """The worst verdict: "pass", "warn" or "fail"; "warn" too if no guard could judge."""
+        """The worst verdict: "pass", "warn" or "fail". It is "warn" if all findings are "info"."""
         return worst_verdict((finding.verdict for finding in self.findings), "warn")
 
     def to_json(self) -> dict[str, Any]:
@@ -76,16 +77,16 @@ class Guards(Displayed):
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Guards:
-        """Returns the guards that `to_json` described.
+        """Returns the guards from a record that `to_json` returned.
 
         Raises:
-            ValueError: the record lacks a part, such as one written by another version of the package.
+            ValueError: the record lacks an entry, or has an unknown one, as from another version of the package.
         """
         try:
             findings = tuple(Finding(**finding) for finding in record["findings"])
             return cls(findings, dict(record["numbers"]), bool(record["corrected"]))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"guards: the record lacks a part, or has one too many ({error}).") from error
+            raise ValueError(f"guards: the record lacks an entry, or has an unknown one ({error}).") from error
 
     def _headline(self) -> str:
         odd = [finding.subject for finding in self.findings if finding.verdict in ("warn", "fail")]
@@ -110,16 +111,17 @@ def check_stage(
     exact: ExactDensity | None = None,
     corrected: bool = False,
 ) -> Guards:
-    """Returns whether a posterior could trust the learned prior that it was found with.
+    """Returns the guards of a stage: checks of its learned prior in the region of its posterior.
 
     Args:
         key: JAX random key.
         density: the stage's model.
-        prior: the learned prior in it, over the parameters that `before` has too.
+        prior: the learned prior in the model; `before` has all its parameters.
         chain: the stage's posterior.
         before: the chain that the prior was learnt from.
-        exact: the model's prior with the exact posterior of the stage before in place of the learned one, where known.
-        corrected: the chain was reweighted to it; what that changed is in `info["psis"]`.
+        exact: the prior of the model with the learned prior replaced by the exact posterior of the previous stage; None
+            if that is not known.
+        corrected: whether the chain was reweighted to `exact`; the changes are then in `info["psis"]`.
     """
     key_rows, key_predict, key_prior = jax.random.split(key, 3)
     own = sorted(set(density.names) - set(prior.space.names))
@@ -148,7 +150,7 @@ def check_stage(
         "rows_rested_on_error": None if resting is None else rounded(resting.error),
         "weighted_prior": _numbers(drawn),
         "overlooked": _numbers(missed),
-        "extrapolation": None if beyond is None else _rounded({**asdict(beyond), "box": None}),  # no box is looked at
+        "extrapolation": None if beyond is None else _rounded({**asdict(beyond), "box": None}),  # box: not computed
         "prior_error": _numbers(error),
         "prior_predictive": _numbers(predicted),
         "tension": _of(moved),
@@ -158,7 +160,7 @@ def check_stage(
 
 
 def _uncorrected(density: ModelDensity, chain: Chain) -> Chain:
-    """Returns a reweighted chain with the weights, log prior and evidence that the sampler gave it."""
+    """Returns a reweighted chain with the weights, log prior and log evidence from before the reweighting."""
     log_prior = density.log_prior(chain.samples)
     assert chain.log_prior is not None
     with np.errstate(divide="ignore"):
@@ -173,7 +175,7 @@ def _uncorrected(density: ModelDensity, chain: Chain) -> Chain:
 
 
 def _share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
-    """Returns the posterior probability of a robust prior's broad part; 0 for others."""
+    """Returns the posterior probability of the broad part of a robust prior; 0 for other priors."""
     if not isinstance(prior, RobustPrior):
         return 0.0
     probability = compiled(prior.probability_broad)(chain.select(prior.space.names).samples)
@@ -181,7 +183,7 @@ def _share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
 
 
 def _numbers(part: Any) -> dict[str, Any] | None:
-    """Returns a statistic's record, JSON-ready; None if there is none."""
+    """Returns the JSON-ready record of a statistic; None if the statistic is None."""
     return None if part is None else _rounded(asdict(part))
 
 

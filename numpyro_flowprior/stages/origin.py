@@ -1,4 +1,4 @@
-"""Fingerprints of what a stage's files are made from: a file is right for as long as these are the same."""
+"""Fingerprints of the inputs of a stage's files: a file is up to date as long as they are the same."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..chains.chain import Chain
 from ..flows.layout import flatten_params
 from ..priors.flow_prior import FlowPrior
 
-_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "chain_id")  # besides what `Chain.fingerprint` is of
+_PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "chain_id")  # not included in `Chain.fingerprint`
 
 
 def chain_fingerprint(chain: Chain) -> str:
-    """Returns the SHA-256 of a chain: names, samples, weights, log densities, chains' labels and evidence."""
+    """Returns the SHA-256 of a chain: names, samples, weights, log densities, chain labels and evidence."""
     digest = hashlib.sha256(chain.fingerprint().encode())
     for name in _PER_DRAW:
         values = getattr(chain, name)
@@ -27,7 +27,7 @@ def chain_fingerprint(chain: Chain) -> str:
 
 
 def prior_fingerprint(prior: FlowPrior) -> str:
-    """Returns the SHA-256 of a learned prior as a density: configuration, names, bounds and parameters."""
+    """Returns the SHA-256 of the density of a learned prior: configuration, names, bounds and parameters."""
     described = [prior.config.to_json(), prior.names, prior.space.bounds.tolist()]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, values in sorted(flatten_params(prior.params).items()):
@@ -37,7 +37,7 @@ def prior_fingerprint(prior: FlowPrior) -> str:
 
 
 def learnt_from(prior: FlowPrior, chain: Chain) -> bool:
-    """Returns whether a prior was trained on these samples and weights, as it says itself."""
+    """Returns whether a prior was trained on these samples and weights, according to its own record."""
     if not set(prior.names) <= set(chain.names):
         return False
     return prior.info.get("chain", {}).get("fingerprint") == chain.select(prior.names).fingerprint()

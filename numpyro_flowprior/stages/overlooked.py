@@ -1,8 +1,8 @@
-"""Is there a mode of the posterior where a stage has next to no draws?
+"""Search for a mode of the posterior that the draws of a stage miss.
 
-What the posterior's draws say of the learned prior is blind to what they miss: a mode that the prior all but forgot.
-The rows of the stage before were there before anything was learnt. Where they stand in the basin of such a mode, the
-exact joint density, uphill from them, leads to it, however low their own density is.
+The posterior draws cannot reveal a mode that they miss because the learned prior has almost no mass there. The rows of
+the previous stage do not depend on the learned prior. If some of them lie in the basin of such a mode, climbing the
+exact joint density from them leads to it, however low the density at these rows is.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from ..diagnostics.whitening import whitening
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity
 
-_FEWEST, _MOST = 10, 4000  # draws of the posterior for each parameter, and in all
-_CORE = 0.75  # of the posterior: its most likely draws
-_NEAR = 500  # draws of which the nearest counts as near: the 6th of 3000, so that a few strays make no mode
-_STRAYS = 1e-3  # of the draws: their distances to the draws near them may be larger than
-_FAR = 1.5  # times this distance, from which on a point is where there are next to none
-_ROWS, _NEIGHBOURS = 10_000, 32  # rows that are looked at; of how many the likeliest is where climbs begin
-_CLIMBS, _STEPS = 32, 200  # at most
-_FINE = 1e-4  # standard deviations of the core: the step of numerical derivatives
-_EDGE = 1e-6  # of them, by which climbs stay inside the bounds, where the density may be zero
-_NOWHERE = -1e10  # log density, where it is -inf: line searches subtract
-_ROUNDS, _DRAWS, _COUNTED = 8, 1024, 4096  # of the importance sampling that learns a mode, and then weighs it
-_CLIPPED, _HEAVY = 0.05, 5.0  # share of the highest weights that are levelled to adapt it; freedom of its t density
-_NEAREST = 0.2  # of the draws, around the likeliest, that tell the density's constant
+_FEWEST, _MOST = 10, 4000  # posterior draws used: at least this many per parameter, at most this many in all
+_CORE = 0.75  # share of the posterior draws, those of highest density, that define the region with draws
+_NEAR = 500  # distance to neighbour n / 500, the 6th of 3000, so that a few stray draws do not form a mode
+_STRAYS = 1e-3  # share of the draws whose distance to that neighbour may exceed the reference distance
+_FAR = 1.5  # a point farther than this many reference distances counts as far from the draws
+_ROWS, _NEIGHBOURS = 10_000, 32  # rows used, at most; neighbours among which a starting point has the highest density
+_CLIMBS, _STEPS = 32, 200  # climbs, and steps of each climb, at most
+_FINE = 1e-4  # step of numerical derivatives, in standard deviations of the draws
+_EDGE = 1e-6  # distance that climbs keep from the bounds, in the same units: the density may be zero at a bound
+_NOWHERE = -1e10  # replaces a log density of -inf, as line searches take differences
+_ROUNDS, _DRAWS, _COUNTED = 8, 1024, 4096  # rounds, and draws per round, to adapt a proposal; draws for the mass
+_CLIPPED, _HEAVY = 0.05, 5.0  # share of weights levelled in the adaptation; degrees of freedom of the proposal
+_NEAREST = 0.2  # share of the draws, around the one of highest density, that estimate the normalisation
 
 LogDensity = Callable[[FloatArray], FloatArray]  # (n,) at points (n, d)
-Region = Callable[[FloatArray], np.ndarray]  # whether points (n, d) are in it
+Region = Callable[[FloatArray], np.ndarray]  # function from points (n, d) to whether they are in the region, (n,)
 
 
 @dataclass(frozen=True)
 class Overlooked:
-    """A mode of a stage's posterior where it has next to no draws.
+    """Modes of a stage's posterior in which it has hardly any draws.
 
     Attributes:
-        climbs: how many places the search began at; none if all rows lead to where the draws are.
-        share: of the posterior in such modes, more than its own draws have there; 0 if none was found.
-        example: parameters of the most massive one's highest point; None if there is none.
-        share_error: standard error of the share, of the sampling alone, to first order.
+        climbs: number of starting points; 0 if no candidate row is far from the draws.
+        share: posterior mass in such modes minus the share of the draws there; 0 if no mode was found.
+        example: parameters at the highest point of the mode with the largest mass; None if no mode was found.
+        share_error: standard error of the share from sampling alone, to first order.
     """
 
     climbs: int
@@ -61,27 +61,27 @@ class Overlooked:
 
     @property
     def loss(self) -> float:
-        """Nats that a posterior loses which lacks these modes, -log(1 - share)."""
+        """KL in nats from the posterior without these modes to the whole posterior, -log(1 - share)."""
         return float(-np.log1p(-self.share)) if self.share < 1.0 else np.inf
 
 
 def overlooked(
     key: jax.Array, density: ModelDensity, chain: Chain, before: Chain, exact: ExactDensity
 ) -> Overlooked | None:
-    """Returns what a stage's posterior overlooked.
+    """Returns the modes that the draws of a stage's posterior miss.
 
-    None if it has too few independent draws to tell, or if no row of the stage before has a density.
-
-    Climbs begin at the rows that are the likeliest among their neighbours, and end where the posterior has draws, or at
-    a maximum, whose mass importance sampling finds. Ten to sixty thousand evaluations of the exact density.
+    Climbs start at rows that have the highest density among their neighbours. A climb ends where the posterior has
+    draws, or at a maximum. The mass of the mode around a maximum is estimated by importance sampling. The search needs
+    ten to sixty thousand evaluations of the exact density. Returns None if the posterior has too few independent draws,
+    or if the density is zero at all rows of the previous stage.
 
     Args:
         key: JAX random key.
         density: the stage's model.
         chain: its posterior.
-        before: the chain that the prior was learnt from, rows of low weight included; parameters that the stage has
-            besides are taken from the posterior's draws.
-        exact: the model's prior with the exact posterior of the stage before.
+        before: the chain that the prior was learnt from, including rows of low weight. Parameters that it does not have
+            are taken from the posterior draws.
+        exact: the prior of the model with the learned prior replaced by the exact posterior of the previous stage.
     """
     generator = np.random.default_rng(seed_from_key(key))
     draws = chain.select(density.names)
@@ -116,7 +116,7 @@ def overlooked(
     if not found:
         return Overlooked(len(starts), 0.0, None)
     share, error = _share_of(found, *_log_mass(z, log_draws))
-    own = beyond - float(far(z).mean())  # draws in these modes
+    own = beyond - float(far(z).mean())  # share of the posterior draws in these modes
     share, error = max(share - own, 0.0), float(np.hypot(error, np.sqrt(own * (1.0 - own) / len(z))))
     if share == 0.0:
         return Overlooked(len(starts), 0.0, None)
@@ -130,9 +130,9 @@ class _Mode:
 
     Attributes:
         top: (d,) the highest point found.
-        log_mass: log of its mass.
-        error: standard error of that.
-        far: whether points (m, d) are outside of it.
+        log_mass: log of the mass of the mode.
+        error: standard error of log_mass.
+        far: function from points (m, d) to whether they are outside the mode.
     """
 
     top: FloatArray
@@ -142,7 +142,7 @@ class _Mode:
 
 
 def _share_of(modes: list[_Mode], log_rest: float, rest_error: float) -> tuple[float, float]:
-    """Returns the share of the modes' mass in the whole, and its standard error, to first order."""
+    """Returns the share of the modes in the total mass, and its standard error, to first order."""
     log_masses = np.array([mode.log_mass for mode in modes])
     log_total = logsumexp(log_masses)
     share = float(expit(log_total - log_rest))
@@ -153,7 +153,7 @@ def _share_of(modes: list[_Mode], log_rest: float, rest_error: float) -> tuple[f
 
 
 def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> FloatArray:
-    """Returns different rows of the chain before, spread over it, in the order of the draws' parameters."""
+    """Returns distinct rows of the previous chain, evenly spaced, with the parameters in the order of the draws."""
     samples = before.samples[np.unique(np.linspace(0, before.n - 1, _ROWS).astype(int))]
     samples = samples[np.sort(np.unique(samples, axis=0, return_index=True)[1])]
     own = draws.samples[generator.integers(draws.n, size=len(samples))]
@@ -164,7 +164,7 @@ def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> F
 
 
 def _far_from(points: FloatArray) -> Region:
-    """Returns whether points (m, d) are where given ones (n, d) leave next to nothing, as a function."""
+    """Returns a function that says whether points (m, d) are far from the given ones (n, d)."""
     white, near = whitening(points), max(1, len(points) // _NEAR)
     tree = cKDTree(white(points))
     reach = _FAR * np.quantile(tree.query(tree.data, k=[near + 1])[0], 1.0 - _STRAYS)
@@ -176,7 +176,7 @@ def _both(first: Region, second: Region) -> Region:
 
 
 def _summits(rows: FloatArray, log_prob: FloatArray) -> np.ndarray:
-    """Returns numbers of the rows that are the likeliest among their neighbours, the likeliest first."""
+    """Returns the numbers of the rows that have the highest density among their neighbours, highest density first."""
     white = whitening(rows)(rows)
     neighbours = cKDTree(white).query(white, k=min(_NEIGHBOURS, len(rows)))[1].reshape(len(rows), -1)
     summits = np.flatnonzero((log_prob >= log_prob[neighbours].max(axis=1)) & np.isfinite(log_prob))
@@ -190,9 +190,9 @@ def _climb(
     high: FloatArray,
     far: Region,
 ) -> tuple[FloatArray, FloatArray]:
-    """Returns a maximum of the density uphill from a point, and its width in each direction, (d,) each.
+    """Returns a maximum of the density, found by climbing from a point, and its width in each direction, (d,) each.
 
-    Or the first point on the way that is not far.
+    The climb ends early at the first point that is not far.
     """
 
     def downhill(z: FloatArray) -> tuple[float, FloatArray]:
@@ -206,13 +206,13 @@ def _climb(
     options, bounds = {"maxiter": _STEPS}, Bounds(low, high)
     top = minimize(downhill, start, jac=True, method="L-BFGS-B", bounds=bounds, callback=arrived, options=options).x
     _, slope, curvature = _differences(log_prob, top, low, high)
-    return top, 1.0 / np.maximum(np.sqrt(np.maximum(curvature, 1.0)), np.abs(slope))  # at a bound: the slope's
+    return top, 1.0 / np.maximum(np.sqrt(np.maximum(curvature, 1.0)), np.abs(slope))  # at a bound: from slope
 
 
 def _differences(
     log_prob: LogDensity, z: FloatArray, low: FloatArray, high: FloatArray
 ) -> tuple[float, FloatArray, FloatArray]:
-    """Returns a log density at a point (d,), its slopes and, downwards, its curvatures (0 at a bound), (d,) each."""
+    """Returns a log density at a point (d,), its slopes and its negative curvatures (0 at a bound), (d,) each."""
     d = len(z)
     up, down = np.minimum(z + _FINE, high), np.maximum(z - _FINE, low)
     points = np.tile(z, (2 * d + 1, 1))
@@ -230,10 +230,10 @@ def _mode(
     width: FloatArray,
     far: Region,
 ) -> _Mode:
-    """Returns the mode around a maximum, by adaptive importance sampling; what is not far is not of it.
+    """Returns the mode around a maximum, found by adaptive importance sampling. Only points that are far belong to it.
 
-    Its mass is that of the region in which draws count as its own. The proposal, a t distribution, takes mean and
-    covariance of the weighted draws, the highest weights levelled.
+    The mass is that of the far points inside the region of the mode. The proposal is a t distribution. It is adapted to
+    the mean and covariance of the weighted draws, after the highest weights have been levelled.
 
     Source: Cappe et al. (2004), "Population Monte Carlo"; Koblents and Miguez (2015) for the levelling.
     """
@@ -254,7 +254,7 @@ def _mode(
 
 
 def _log_mean(log_terms: FloatArray) -> tuple[float, float]:
-    """Returns the log of the mean of terms (n,), and its standard error, to first order; -inf and 0 if all are 0."""
+    """Returns the log of the mean of terms (n,) and its standard error, to first order; -inf and 0 if all are zero."""
     n, total = len(log_terms), float(logsumexp(log_terms))
     if total == -np.inf:
         return -np.inf, 0.0
@@ -270,26 +270,27 @@ def _weighted(
     counted: Region,
     n: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """Returns draws (n, d) of a t distribution and their log weights (n,), -inf where they do not count."""
+    """Returns draws (n, d) of a t distribution and their log weights (n,), -inf outside the region `counted`."""
     proposal = multivariate_t(mean, covariance, df=_HEAVY, allow_singular=True)
     z = proposal.rvs(n, random_state=generator).reshape(n, -1)
-    log_weights = log_prob(z) - proposal.logpdf(z)  # of all: each other number of points would be compiled anew
+    log_weights = log_prob(z) - proposal.logpdf(z)  # at all points: each new number of points is compiled again
     return z, np.where(counted(z), log_weights, -np.inf)
 
 
 def _log_mass(z: FloatArray, log_prob: FloatArray) -> tuple[float, float]:
-    """Returns the log of the integral of a density (n,) known at draws (n, d) from it, and its error.
+    """Returns the log of the integral of a density, from its log values (n,) at draws (n, d), and its standard error.
 
-    The mean of g / p over draws of p, for a normal density g of the draws around the likeliest, cut off at its middle.
+    The integral is the inverse of the mean of g / p over draws from p. Here g is a normal density fitted to the draws
+    around the one of highest density, truncated to its central half of the mass.
 
-    Source: Gelfand and Dey (1994), "Bayesian model choice"; the choice of g is Robert and Wraith's (2009).
+    Source: Gelfand and Dey (1994), "Bayesian model choice"; the choice of g is from Robert and Wraith (2009).
     """
     white = whitening(z)(z)
     distance = np.linalg.norm(white - white[np.argmax(log_prob)], axis=1)
     nearest = z[np.argsort(distance, kind="stable")[: max(int(_NEAREST * len(z)), z.shape[1] + 2)]]
     g = multivariate_normal(nearest.mean(axis=0), np.cov(nearest.T), allow_singular=True)
     log_g = g.logpdf(z)
-    half = g.logpdf(g.mean) - 0.5 * chi2.median(z.shape[1])  # the density above which half of the mass is
+    half = g.logpdf(g.mean) - 0.5 * chi2.median(z.shape[1])  # log density of the contour around half of the mass
     inside = (log_g >= half) & np.isfinite(log_prob)
     log_mean, error = _log_mean(np.where(inside, log_g, -np.inf) - np.where(inside, log_prob, 0.0))
     return -log_mean - float(np.log(2.0)), error

@@ -1,8 +1,8 @@
-"""Prior predictive check of a stage: are its data as probable, under its prior, as data that the prior predicts?
+"""Prior predictive check of a stage: are its data as probable under its prior as data that the prior predicts?
 
-The statistic is the log evidence itself. Data that the prior predicts and the data observed are exchangeable if the
-prior holds, so that the rank of the observed among them is uniform, whatever the error of the evidences' estimates,
-which are the same for all (Box 1980; Monte Carlo tests: Besag and Clifford 1989).
+The statistic is the log evidence. If the prior holds, predicted and observed data are exchangeable. The rank of the
+observed data among the predicted ones is then uniform, even if the evidences are estimated with errors, because the
+same estimator is used for all data sets (Box 1980; Monte Carlo tests: Besag and Clifford 1989).
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from ..models.sites import observed_sites
 from ..sampling.density import ModelDensity
 
 REPLICAS = 999  # predicted data sets
-DRAWS = 4096  # from the prior, that each data set's evidence is the mean over
+DRAWS = 4096  # prior draws; the evidence of a data set is its mean likelihood over them
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class PredictiveCheck:
-    """The log evidence of the data among those of data that the prior predicts.
+    """The log evidence of the observed data, compared with those of data sets predicted by the prior.
 
     Attributes:
-        observed: log evidence of the data, as the mean likelihood over draws from the prior estimates it, nats.
-        mean, std: of the same estimate over predicted data, nats; NaN if none has a likelihood.
-        p_value: share of predicted data that are at most as probable, exact; at least one over their number plus one.
+        observed: log evidence of the observed data, estimated by the mean likelihood over prior draws, nats.
+        mean, std: mean and standard deviation of the finite estimates for predicted data sets, nats; NaN if none is
+            finite.
+        p_value: (1 + number of predicted data sets that are at most as probable) / (1 + number of predicted data sets).
+            It is exact, and at least 1 / (1 + number of predicted data sets).
     """
 
     observed: float
@@ -44,16 +46,18 @@ class PredictiveCheck:
 
 
 def predictive_check(key: jax.Array, density: ModelDensity) -> PredictiveCheck | None:
-    """Returns the check, or None where data cannot be predicted from the model.
+    """Returns the check, or None if data cannot be predicted from the model.
 
-    That is if it has factors in place of observed sites, half observed sites, scaled log densities, or no data.
+    The model then has factors, partly observed sites, scaled log densities, or no data.
     """
     key_theta, key_data, key_prior = jax.random.split(key, 3)
     with jax.enable_x64(True):
         if not _generates(density):
             return None
         predict = jax.jit(jax.vmap(partial(_predict, density)))
-        theta = density.sample_prior(key_theta, DRAWS)[:REPLICAS]  # the size of the draws below: compiled once
+        theta = density.sample_prior(key_theta, DRAWS)[
+            :REPLICAS
+        ]  # drawn with the same size as below, so that one program is compiled
         replicas = predict(jax.random.split(key_data, REPLICAS), theta)
         observed = {name: jnp.asarray(value)[None] for name, value in density.observed.items()}
         data = jax.tree.map(lambda *parts: jnp.concatenate(parts), observed, replicas)
@@ -73,14 +77,14 @@ def _ranked(observed: float, predicted: FloatArray) -> PredictiveCheck:
 
 
 def _sites(density: ModelDensity, x: Any) -> dict[str, Any]:
-    """Returns the model's observed sites at one point (d,) (traced)."""
+    """Returns the observed sites of the model, traced at one point (d,)."""
     args, kwargs = density.arguments
     sites = trace(substitute(seed(density.model, 0), density.site_values(x))).get_trace(*args, **kwargs)
     return {name: sites[name] for name in observed_sites(sites)}
 
 
 def _generates(density: ModelDensity) -> bool:
-    """Returns whether all that is observed is drawn, whole, from distributions with their own log densities."""
+    """Returns whether all observed sites are drawn completely from distributions, without factors or scaling."""
     found: list[bool] = []
 
     def look(x: jax.Array) -> jax.Array:
@@ -99,7 +103,7 @@ def _predict(density: ModelDensity, key: jax.Array, x: jax.Array) -> dict[str, j
 
 
 def _log_likelihoods(density: ModelDensity, data: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Returns the log likelihood (k,) at one point (d,) of k data sets."""
+    """Returns the log likelihoods (k,) of k data sets at one point (d,)."""
     sites = _sites(density, x)
 
     def of_one(values: dict[str, jax.Array]) -> jax.Array:

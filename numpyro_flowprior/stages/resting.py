@@ -1,4 +1,4 @@
-"""How many rows of the stage before are where the posterior is, and how much of the posterior lies beyond them."""
+"""How many rows of the previous stage lie where the posterior is, and which share of the posterior lies beyond them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..diagnostics.coverage import Extrapolation, extrapolation
 from ..diagnostics.independent import independent_rows
 from .tension import normal_scores
 
-_MOST_ROWS = 8000  # independent rows of either chain that are looked at
-_FEWEST = 50  # of them that a share is found from: with fewer, next to no share is more than chance
+_MOST_ROWS = 8000  # independent rows used from each chain, at most
+_FEWEST = 50  # independent rows needed for a share: with fewer, hardly any share is significant
 
 
 @dataclass(frozen=True)
 class Resting:
-    """How many independent rows of the chain before a posterior rests on.
+    """The number of independent rows of the previous chain that a posterior rests on.
 
     Attributes:
-        rows: their number.
+        rows: this number.
         error: its standard error, to first order.
     """
 
@@ -32,9 +32,10 @@ class Resting:
 
 
 def rows_rested_on(chain: Chain, before: Chain) -> Resting | None:
-    """Returns how many independent rows of the chain before the posterior rests on; None without an evidence.
+    """Returns the number of independent rows of the previous chain that the posterior rests on.
 
-    They are its effective size after reweighting to the posterior by the likelihood L: n Z / E_posterior[L].
+    It is the effective size of that chain after reweighting to the posterior by the likelihood L, n Z / E_posterior[L],
+    with its effective size n before. None if the posterior chain has no finite log evidence or no log likelihood.
     """
     if chain.log_evidence is None or chain.log_likelihood is None or not np.isfinite(chain.log_evidence):
         return None
@@ -47,9 +48,10 @@ def rows_rested_on(chain: Chain, before: Chain) -> Resting | None:
 
 
 def beyond_rows(key: jax.Array, chain: Chain, before: Chain) -> Extrapolation | None:
-    """Returns how much of the posterior is where the chain before has no rows, in its normal scores, decorrelated.
+    """Returns the share of the posterior where the previous chain has no rows.
 
-    None if either chain has too few independent rows to tell.
+    It is computed in decorrelated normal scores of the previous chain. None if either chain has too few independent
+    rows.
     """
     after = chain.select(before.names)
     keys = jax.random.split(key)

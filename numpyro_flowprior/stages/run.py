@@ -1,4 +1,4 @@
-"""run_stages: a sequence of analyses, each with the posterior of the one before as its prior."""
+"""run_stages: a sequence of analyses in which the posterior of each is the prior of the next."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .steps import guarded, learnt, sampled
 
 
 class StageStopped(FlowPriorError, RuntimeError):
-    """A staged analysis stopped before its end; `analysis` holds the stages that are done (None if there are none)."""
+    """A staged analysis stopped before its end; `analysis` holds the stages so far (None if there are none)."""
 
     def __init__(self, message: str, analysis: StagedAnalysis | None):
         super().__init__(message)
@@ -53,31 +53,34 @@ def run_stages(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> StagedAnalysis:
-    """Returns the posteriors of stages, the first under `first_prior`, each later one under what was learnt before it.
+    """Returns the posteriors of a sequence of stages.
 
-    After each stage a flow is fitted to its posterior and judged on rows that its training did not see; after each
-    later stage the guards ask whether the prior could be trusted where the new posterior is. Where sampler or report
-    fail, the run stops, for what follows would stand on them.
+    The prior of the first stage is `first_prior`. The prior of each later stage is learnt from the stage before. After
+    each stage a flow is trained on its posterior and checked on held-out rows. After each later stage the guards check
+    whether its prior is reliable in the region of the new posterior. The run stops if a sampler did not converge or a
+    report fails, because later stages would depend on it.
 
     Args:
-        key: JAX random key. A stage's depends on its number alone: adding a stage at the end leaves the others.
+        key: JAX random key. The key of a stage depends on its number only: a stage added at the end does not change the
+            others.
         stages: the analyses, in order.
-        first_prior: a NumPyro distribution; the first model's first argument.
+        first_prior: a NumPyro distribution; the first argument of the first model.
         sampler: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or a function of the same signature
-            (key, density, **options) that returns a Chain; one whose signature names `progress` or `checkpoint` is
-            given them.
+            (key, density, **options) that returns a Chain. It also gets `progress` and `checkpoint` if its signature
+            has them.
         sampler_options: keyword arguments of the sampler in all stages.
-        options: how stages are learnt, corrected and begun; None for StageOptions().
-        folder: where everything is written, made if missing; a run that was stopped, or killed, goes on from there when
-            called again. What was made from a chain that has changed since is made again, with a warning where a stage
-            is sampled again; its old chain is kept as `chain.stale.npz`. None to write nothing.
-        progress: show progress bars and what is being done.
+        options: options for training, correction and start of the stages; None for StageOptions().
+        folder: where all results are written; it is created if missing. A run that was stopped or killed continues from
+            there if it is called again. Results made from a chain that has changed since are made again. If a stage has
+            to be sampled again there is a warning, and the old chain is kept as `chain.stale.npz`. None to write
+            nothing.
+        progress: show progress bars and the current step.
 
     Raises:
-        StageStopped: a sampler did not converge, or had no draw when its time was up, a prior failed its report, or
-            somebody interrupted; the stages done are in its `analysis`, and in the folder.
-        TypeError, ValueError: stages that are none, that do not sample the prior they are given, or whose folder is
-            that of another run; `psis` where a stage before dropped parameters.
+        StageStopped: a sampler did not converge or reached its time limit without a draw, a prior failed its report, or
+            the run was interrupted. The stages so far are in its `analysis`, and their files in the folder.
+        TypeError, ValueError: there are no stages, a model does not sample its prior, or the folder belongs to another
+            run; or `psis` is set and an earlier stage dropped parameters.
 
     Source: Roch and Shen (2025), with two stages, without reports and guards.
     """
@@ -95,7 +98,7 @@ def run_stages(
 
 @dataclass(frozen=True)
 class _Run:
-    """What is the same for all stages of a run."""
+    """The settings that all stages of a run share."""
 
     key: jax.Array
     sampler: Sampler
@@ -107,14 +110,14 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Before:
-    """What the stages before hand on.
+    """What the previous stages hand on to the next one.
 
     Attributes:
-        prior: of the next stage.
-        chain: the last posterior, of the parameters that are handed on; None before the first stage.
-        exact: its density as a function, None if it is not known.
-        origin: fingerprints of what is handed on.
-        done: the stages' results.
+        prior: the prior of the next stage.
+        chain: the last posterior, with the parameters that are handed on; None before the first stage.
+        exact: the exact density of this posterior; None if it is not known.
+        origin: fingerprints of the chain and the flow that are handed on.
+        done: the results of the previous stages.
     """
 
     prior: Distribution
@@ -125,7 +128,7 @@ class _Before:
 
 
 def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run) -> _Before:
-    """Returns what a stage hands on, with its result: sampled, reweighted, guarded, learnt.
+    """Runs one stage: sampling, reweighting, guards, training. Returns what it hands on, with its result.
 
     Raises:
         StageStopped: see `run_stages`.
@@ -143,7 +146,7 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     sample = partial(_sample, run, key_sample, {**run.sampler_options, **stage.sampler_options}, files)
     try:
         chain = sampled(key_look, density, sample, files, before.origin, options)
-    except TimeoutError as error:  # before there was any draw
+    except TimeoutError as error:  # the time limit, reached without a draw
         analysis = StagedAnalysis(before.done) if before.done else None
         raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
     if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not options.override):
@@ -155,17 +158,17 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
     guards = None
     if before.chain is not None:
-        say(f"stage {stage.name!r}: its guards", progress=progress)
+        say(f"stage {stage.name!r}: guards", progress=progress)
         given = key_guard, density, before.prior, chain, before.chain
         make = partial(check_stage, *given, exact=exact, corrected=reweighted)
         guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
-    say(f"stage {stage.name!r}: the prior learnt from it", progress=progress)
+    say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
     learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress)
     result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
     last = number + 1 == run.number
     if result.report is not None and result.report.verdict == "fail" and not (options.override or last):
-        raise _stopped(before.done, result, files, "the prior learnt from it fails its report")
+        raise _stopped(before.done, result, files, "the flow trained on its posterior fails the quality report")
     return _Before(
         robustify(learned, options.robust) if options.robust else learned,
         kept,
@@ -180,13 +183,13 @@ def _require_prior(stage: Stage, density: ModelDensity, prior: Distribution) -> 
     if missing:
         raise ValueError(
             f"Stage {stage.name!r}: expected a model that samples its first argument, the prior over "
-            f"{shorten(prior.space.names, 40)}; its parameters are {shorten(density.names, 40)}. "
+            f"{shorten(prior.space.names, 40)}; got a model with the parameters {shorten(density.names, 40)}. "
             'Write numpyro.sample("theta", prior) in it, once.'
         )
 
 
 def _settings(run: _Run, stage: Stage, names: tuple[str, ...], *, first: bool) -> dict[str, Any]:
-    """Returns what decides a stage's results, besides model and data, which are known by their log densities."""
+    """Returns the settings that determine the results of a stage. Model and data are compared by log densities."""
     options, given = run.options, {**run.sampler_options, **stage.sampler_options}
     return {
         "name": stage.name,
@@ -203,8 +206,8 @@ def _settings(run: _Run, stage: Stage, names: tuple[str, ...], *, first: bool) -
 
 
 def _text(option: Any) -> str:
-    """Returns what an option is, as text that is the same in every process: no addresses."""
-    if isinstance(option, FlowPrior):  # as it was written when folders began
+    """Returns an option as text that is the same in every process, without memory addresses."""
+    if isinstance(option, FlowPrior):  # the form used since the first version of folders
         return f"FlowPrior({option.space!r}, {option.config!r})"
     text = repr(option)
     return repr(described(option)) if " at 0x" in text else text
@@ -219,22 +222,22 @@ def _sample(
 
 
 def _exact_prior(stage: Stage, density: ModelDensity, before: _Before, *, psis: bool) -> ExactDensity | None:
-    """Returns the exact prior of a later stage, None if it is not known as a function."""
+    """Returns the exact prior of a later stage; None if it is not known as a function."""
     if before.chain is None:
         return None
     if before.exact is not None:
         return exact_prior(density, before.prior, before.exact)
     if psis:
         raise ValueError(
-            f"Stage {stage.name!r}: StageOptions(psis=True): expected stages before that hand on all their "
-            "parameters; one dropped some (keep=...), and a marginal density is not known as a function. Keep them, or "
-            "leave psis out."
+            f"Stage {stage.name!r}: StageOptions(psis=True): expected earlier stages that hand on all their "
+            "parameters; got one that dropped some (keep=...), and the marginal density is not known as a function. "
+            "Keep all parameters, or leave psis out."
         )
     return None
 
 
 def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | None) -> Chain:
-    """Returns the posterior reweighted to an exact prior, where there is one, and keeps it in the folder."""
+    """Returns the posterior reweighted to the exact prior, if one is given, and stores it in the folder."""
     corrected = chain if exact is None else psis_reweight(chain, exact.log_density)
     if files is not None:
         files.keep_posterior(None if exact is None else corrected, {"chain": chain_fingerprint(chain)})
@@ -244,33 +247,34 @@ def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | No
 def _exact_posterior(
     density: ModelDensity, chain: Chain, number: int, prior: ExactDensity | None, names: tuple[str, ...]
 ) -> ExactDensity | None:
-    """Returns a stage's posterior as a function, None if parameters were dropped in it or before."""
+    """Returns the posterior of a stage as a function; None if this stage or an earlier one dropped parameters."""
     if set(names) != set(density.names) or (number and prior is None):
         return None
     return exact_posterior(density, chain, prior)
 
 
 def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
-    """Returns the exception that ends a run in a stage, with what was found and what can be done."""
+    """Returns the exception that stops a run in a stage, with the reason and advice."""
     if result.chain.info.get("stopped_by") == INTERRUPTION:
         why, advice = "interrupted", ""
         if files is not None and not files.checkpoint.exists():
             advice = (
-                " This sampler keeps no checkpoint, so the stage begins again; its draws are in this error's analysis."
+                " This sampler keeps no checkpoint, so the stage starts again. The draws are in the `analysis` of this "
+                "error."
             )
     elif result.report is None:
         advice = (
-            " Run it longer (sampler_options, or those of the stage), or pass StageOptions(override=True) to go on "
-            "regardless."
+            " Run it longer (sampler_options of run_stages or of the stage), or pass StageOptions(override=True) to "
+            "continue anyway."
         )
     else:
         reasons = " ".join(result.report.reasons)
         advice = (
-            f" {reasons} Look at it with plot_quality; try FlowConfig, TrainConfig or a longer chain; or "
-            "StageOptions(override=True)."
+            f" {reasons} Plot the report with plot_quality. Change FlowConfig or TrainConfig, or use a longer chain. "
+            "StageOptions(override=True) continues anyway."
         )
     return StageStopped(f"stage {result.name!r}: {why}.{advice}{_where(files)}", StagedAnalysis((*done, result)))
 
 
 def _where(files: StageFolder | None) -> str:
-    return "" if files is None else f" What is done is in {files.path.parent}; the same call goes on from there."
+    return "" if files is None else f" Results so far are in {files.path.parent}. The same call continues from there."

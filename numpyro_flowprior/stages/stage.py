@@ -1,4 +1,4 @@
-"""Stage: one analysis of a sequence, before it is run; StageOptions: how all of them are run."""
+"""Stage: one analysis of a sequence, before it is run. StageOptions: options for all stages."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from ..flows.config import FlowConfig
 from ..sampling.broad_start import Start, require_start
 from ..training.config import TrainConfig
 
-_NAME = re.compile(r"[\w+\-. ()]{1,80}")  # what a folder may be called anywhere
+_NAME = re.compile(r"[\w+\-. ()]{1,80}")  # valid folder names on all systems
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One analysis: its name, its NumPyro model of new data given a prior, and the model's arguments.
+    """One analysis: a name, a NumPyro model of new data given a prior, and the arguments of the model.
 
     Attributes:
-        name: unique in a sequence; it names a folder, and so has letters, digits, spaces and + - . ( ) _ alone.
-        model: `model(prior, *args, **kwargs)`, which samples `prior` once (`numpyro.sample("theta", prior)`), and may
-            have sites of its own: they join the parameters.
-        args: positional arguments after the prior: data, likelihoods.
-        kwargs: keyword arguments.
-        keep: parameters of the posterior that the next stage's prior is of; None for all. What is left out is
-            marginalised over.
-        sampler_options: keyword arguments of the sampler in this stage; they go before those of the whole run.
+        name: unique in a sequence. It is also used as a folder name, so it has only letters, digits, spaces and
+            + - . ( ) _, at most 80 of them.
+        model: `model(prior, *args, **kwargs)`, which samples `prior` once (`numpyro.sample("theta", prior)`). It may
+            have sample sites of its own, which are added to the parameters.
+        args: positional arguments after the prior, such as data and likelihoods.
+        kwargs: keyword arguments of the model.
+        keep: parameters of the posterior that are passed on to the prior of the next stage; None for all. The others
+            are marginalised over.
+        sampler_options: keyword arguments of the sampler in this stage; they override those of the whole run.
 
     Raises:
-        TypeError, ValueError: a field of the wrong kind.
+        TypeError, ValueError: a field has a wrong type or value.
     """
 
     name: str
@@ -58,24 +59,26 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """How the stages of a sequence are learnt, corrected and begun.
+    """Options for the training, correction and start of the stages of a sequence.
 
     Attributes:
-        config, train: of `fit_flow`; None for what suits each chain.
-        tail_aware: teach the flow the log density at all draws, those of low weight included: pocoMC's particles of all
-            temperatures. False to learn from where the draws are alone.
-        robust: weight of a broad prior that is mixed into each learned one (`robustify`), in [0, 1); 0 for none.
-        psis: reweight each posterior to the exact posterior of the stages before as its prior (`psis_reweight`), which
-            takes out what the learned prior got wrong wherever there are draws. It evaluates all earlier models.
-        start: where samplers of later stages begin. "prior": at the learned prior, as the model says. "broad": at a
-            broad one, the learned prior's density a part of the likelihood: the same posterior, at the price of a joint
-            fit's temperatures, for one that holds little of the prior's mass, whose modes would be found by chance.
-            "auto": "broad" where fewer than a hundred of 4096 prior draws are left when the likelihood weights them.
-            Through a broad prior a sampler's latent coordinates are the parameters.
-        override: go on where sampler or report fail.
+        config, train: arguments of `fit_flow`; None for values chosen for each chain.
+        tail_aware: train the flow on the log density at all draws too, including those of low weight, such as pocoMC's
+            particles of all temperatures. False to train on the positions of the draws only.
+        robust: weight of a broad prior that is mixed into each learned prior (`robustify`), in [0, 1); 0 for none.
+        psis: reweight each posterior to the one whose prior is the exact posterior of the previous stages
+            (`psis_reweight`). This removes the error of the learned prior where there are draws. It evaluates all
+            earlier models.
+        start: where samplers of later stages start. "prior": at the learned prior, as in the model. "broad": at a
+            broad prior, with the density of the learned prior as a part of the likelihood. The posterior is the same,
+            but a tempered sampler needs as many temperatures as a joint fit. Use it if the posterior covers little of
+            the prior mass, so that modes would be found only by chance. "auto": "broad" if 4096 prior draws, weighted
+            by the likelihood, have an effective size below 100. With a broad prior the latent coordinates of a
+            sampler are the parameters themselves.
+        override: continue if a sampler has not converged or a report fails.
 
     Raises:
-        TypeError, ValueError: a field of the wrong kind.
+        TypeError, ValueError: a field has a wrong type or value.
     """
 
     config: FlowConfig | None = None
@@ -102,8 +105,8 @@ def checked_stages(stages: Any) -> tuple[Stage, ...]:
     """Returns the stages as a tuple.
 
     Raises:
-        TypeError: something else than stages.
-        ValueError: none, or two of one name.
+        TypeError: an element is not a Stage.
+        ValueError: there are no stages, or two have the same name.
     """
     stages = tuple(stages)
     for stage in stages:
@@ -116,10 +119,10 @@ def checked_stages(stages: Any) -> tuple[Stage, ...]:
 
 
 def kept_names(stage: Stage, names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the parameters that a stage hands on, of those that its posterior has.
+    """Returns the names of the posterior parameters that a stage hands on.
 
     Raises:
-        ValueError: `keep` names a parameter that the posterior lacks.
+        ValueError: `keep` is empty, or names a parameter that is not in the posterior.
     """
     if stage.keep is None:
         return tuple(names)

@@ -1,4 +1,4 @@
-"""Several stages as one ArviZ object, and what ArviZ says of a chain's dependence on its prior."""
+"""Several stages as one ArviZ object, and the prior sensitivity of a chain from ArviZ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..formats.to_arviz import to_arviz
 def staged_arviz(chains: Mapping[str, Chain]) -> Any:
     """Returns one InferenceData (DataTree with ArviZ 1.x) of several chains.
 
-    The last chain's groups are those of `to_arviz`; the others' have the chain's name at their end, `posterior_<name>`.
+    The last chain has the groups of `to_arviz`. Group names of the other chains end in the name of the chain, as in
+    `posterior_<name>`.
 
     Raises:
         ImportError: ArviZ is not installed.
@@ -39,26 +40,28 @@ def staged_arviz(chains: Mapping[str, Chain]) -> Any:
 
 
 def power_sensitivity(chain: Chain) -> dict[str, dict[str, float]] | None:
-    """Returns each parameter's sensitivity to powers of the prior and of the likelihood, by name.
+    """Returns the power-scaling sensitivity of each parameter to the prior and to the likelihood, by name.
 
-    None if ArviZ is not installed or has no such diagnostic, or the chain lacks its log prior or log likelihood.
+    None if ArviZ is not installed or has no such diagnostic, or if the chain has no log prior or no log likelihood.
 
     Source: Kallioinen, Paananen, Buerkner and Vehtari (2024), Statistics and Computing 34, 57.
     """
     if find_spec("arviz") is None or chain.log_prior is None or chain.log_likelihood is None:
         return None
-    numbered = ParameterSpace([f"parameter {j}" for j in range(chain.dim)])  # whatever ArviZ needs names for
+    numbered = ParameterSpace(
+        [f"parameter {j}" for j in range(chain.dim)]
+    )  # plain names: to_arviz joins v[0] and v[1] into one variable
     arviz, data = arviz_module(), to_arviz(chain.replace(space=numbered))
     groups = {
         "posterior": {name: data.posterior[name].values for name in numbered.names},
         "log_prior": {"log_prior": data.sample_stats["log_prior"].values},
         "log_likelihood": {"log_likelihood": data.sample_stats["log_likelihood_total"].values},
     }
-    with np.errstate(over="ignore"):  # in its Pareto fit, on the way to a weight of zero
+    with np.errstate(over="ignore"):  # the Pareto fit of ArviZ overflows where a weight becomes zero
         if hasattr(arviz, "psense"):  # ArviZ 1.x
             tree = arviz.from_dict(groups)
             found = {part: arviz.psense(tree, group=part) for part in ("prior", "likelihood")}
-        elif hasattr(arviz, "psens"):  # its from_dict knows no log prior
+        elif hasattr(arviz, "psens"):  # its from_dict does not accept a log prior
             whole = arviz.InferenceData(**{name: arviz.convert_to_dataset(part) for name, part in groups.items()})
             found = {part: arviz.psens(whole, component=part) for part in ("prior", "likelihood")}
         else:

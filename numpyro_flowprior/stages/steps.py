@@ -1,6 +1,6 @@
-"""The steps of a stage: its chain, its guards, the prior learnt from it.
+"""The steps of a stage: sampling the chain, checking it with guards, training the prior.
 
-Each step takes its result from the stage's folder if it is there and up to date; otherwise it makes and keeps it.
+If the stage's folder has a result that is up to date, the step returns it. Otherwise the step computes and stores it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .guards import Guards
 from .origin import learnt_from
 from .stage import StageOptions
 
-_LOOKED_AT = 64  # rows whose log densities tell whether a chain in a folder is of this model and prior
+_LOOKED_AT = 64  # rows whose log densities show whether a stored chain belongs to this model and prior
 
 
 def sampled(
@@ -37,40 +37,40 @@ def sampled(
     origin: Mapping[str, str],
     options: StageOptions,
 ) -> Chain:
-    """Returns the sampler's chain, or the one in the folder if it is done.
+    """Returns the chain from the sampler, or the chain in the folder if it is finished.
 
     Args:
-        key: JAX random key, of the choice where to begin.
+        key: JAX random key for the choice of the start.
         density: the stage's model.
         sample: the sampler.
-        files: the stage's folder; None for none.
-        origin: fingerprints of what the stage before hands on; empty for the first stage.
-        options: where it begins, and whether a chain that is not converged is taken.
+        files: the stage's folder; None to store nothing.
+        origin: fingerprints of the chain and prior that the previous stage hands on; empty for the first stage.
+        options: where the sampler starts, and whether a chain that has not converged is accepted.
 
     Raises:
-        ValueError: the folder's chain is of another model, data, or prior of another analysis.
+        ValueError: the chain in the folder belongs to another model, other data, or a prior of another analysis.
     """
     chain = None if files is None else _chain_in(files, density, origin)
     if chain is not None and (options.override or chain.info.get("converged") is not False):
         return chain
     chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
-    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # that goes on from the checkpoint
+    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # interrupted runs have a checkpoint
         write_chain(files.chain, chain)
     return chain
 
 
 def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, str]) -> Chain | None:
-    """Returns the chain in a folder, or None if it is to be sampled.
+    """Returns the chain in a folder, or None if it has to be sampled.
 
-    One sampled before the prior was learnt again took long, and is out of date: it is renamed. One of another analysis
-    is refused.
+    A chain that was sampled before the prior was trained again is out of date. It is renamed and not deleted, because
+    sampling takes long. A chain of another analysis is refused.
     """
     chain = read_chain(files.chain) if files.chain.exists() else None
     if chain is not None and not _is_of(density, chain):
         if not files.out_of_date(files.chain, origin):
             raise ValueError(
-                f"run_stages: {files.chain}: expected a chain of this model, prior and data; its log densities are "
-                "others. Use another folder, or remove the stage's and those of later stages, to run it anew."
+                f"run_stages: {files.chain}: expected a chain of this model, prior and data; got one with other log "
+                "densities. Use another folder. To run the stage again, remove its folder and those of later stages."
             )
         chain = None
     if chain is None and files.out_of_date(files.chain, origin):
@@ -89,8 +89,8 @@ def _is_of(density: ModelDensity, chain: Chain) -> bool:
 def _warn_of(renamed: list[str], files: StageFolder) -> None:
     if renamed:
         warnings.warn(
-            f"run_stages: {files.path}: sampled under a prior that has been learnt again since. The stage is sampled "
-            f"again; what was there is kept as {' and '.join(renamed)}.",
+            f"run_stages: {files.path}: sampled under a prior that has been trained again since. The stage is sampled "
+            f"again. The old files are kept as {' and '.join(renamed)}.",
             FlowPriorWarning,
             stacklevel=6,
         )
@@ -99,7 +99,7 @@ def _warn_of(renamed: list[str], files: StageFolder) -> None:
 def guarded(
     make: Callable[[], Guards], files: StageFolder | None, origin: Mapping[str, str], *, reweighted: bool
 ) -> Guards:
-    """Returns the guards, made unless the folder has those of this chain, prior and chain before (`origin`)."""
+    """Returns the guards; from the folder if they were made from this chain, prior and previous chain (`origin`)."""
     if files is None:
         return make()
     file = files.guards(reweighted=reweighted)
@@ -121,15 +121,15 @@ def learnt(
     reweighted: bool,
     progress: bool,
 ) -> FlowPrior:
-    """Returns the flow of a posterior, trained unless the folder has that of these draws and log densities.
+    """Returns a flow trained on a posterior; from the folder if it was trained on these draws and log densities.
 
     Args:
-        key: JAX random key of the training.
-        chain: the posterior, of the parameters that are handed on.
-        options: how it is learnt.
-        files: the stage's folder; None for none.
+        key: JAX random key for the training.
+        chain: the posterior of the parameters that are handed on.
+        options: options of the training.
+        files: the stage's folder; None to store nothing.
         origin: fingerprint of the posterior.
-        reweighted: whether it was reweighted.
+        reweighted: whether the posterior was reweighted.
         progress: show a progress bar.
     """
     file = None if files is None else files.prior(reweighted=reweighted)
@@ -143,7 +143,7 @@ def learnt(
     if not options.tail_aware:
         chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
     fit = fit_flow(key, chain, options.config, options.train, trust_log_prob=True, progress=progress)
-    learned = fit.prior  # trusted, as a sampler's own log density is exact
+    learned = fit.prior  # trusted, as the log density from a sampler is exact
     if file is not None:
         learned.save(file)
     return learned

@@ -1,10 +1,10 @@
-"""Does the posterior move, when data are added, farther than data in agreement would make it?
+"""Tension: does the posterior shift farther with new data than expected if all data agree?
 
-Between a posterior and the same with more data the means differ by Delta; if both are Gaussian and the data agree, its
-covariance is C_before - C_after, since means of Gaussian updates are martingales. Along the directions v with
-C_before v = lambda C_after v, v C_after v = 1, in which the new data tell something, Q = sum (v Delta)^2 / (lambda - 1)
-is chi-square distributed. Source: Raveri and Hu (2019), Phys. Rev. D 99, 043506, and Raveri and Doux (2021),
-arXiv:2105.03324, the update difference in mean.
+Delta is the difference between the means of a posterior and of its update with more data. If both are Gaussian and the
+data agree, the covariance of Delta is C_before - C_after, because the means of Gaussian updates are martingales. Take
+the directions v with C_before v = lambda C_after v and v C_after v = 1. Over those in which the new data are
+informative, Q = sum (v Delta)^2 / (lambda - 1) is chi-square distributed. Source: Raveri and Hu (2019), Phys. Rev. D
+99, 043506, and Raveri and Doux (2021), arXiv:2105.03324, the update difference in mean.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from scipy.stats import chi2, norm
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 
-_TELLS = 0.2  # lambda - 1 from which on the new data tell something of a direction: below, both sides are noise
-_SAME = 0.05  # by which a width must shrink for its shift to have a scale
-_FEWEST = 2.0  # independent rows for each parameter, for a covariance that means anything
-_FEW = "fewer than two independent rows for each parameter, in this stage or the one before"
+_TELLS = 0.2  # smallest lambda - 1 at which new data count as informative; below, (v Delta)^2 and lambda - 1 are noise
+_SAME = 0.05  # smallest relative decrease of a width for which the pull is defined
+_FEWEST = 2.0  # independent rows per parameter needed to estimate a covariance
+_FEW = "fewer than two independent rows for each parameter, in this stage or the previous one"
 _NO_UPDATE = (
-    "the posterior is not narrower than the one before in any direction. It is no update of that one, or the new data "
-    "say next to nothing"
+    "the posterior is not narrower than the previous one in any direction. It is not an update of that posterior, or "
+    "the new data are hardly informative"
 )
 
 
 @dataclass(frozen=True)
 class Tension:
-    """Shifts from one posterior to the next.
+    """Shifts of the parameters from one posterior to the next.
 
     Attributes:
-        names: parameters of both.
-        shift: (d,) of the means, in standard deviations of the earlier posterior.
-        pull: (d,) the same over what agreeing data would scatter, sqrt(sigma_before^2 - sigma_after^2), in normal
-            scores of the earlier posterior; NaN where the width hardly shrinks, and without a test.
-        q, freedom: the chi-square of all parameters together, and its degrees of freedom.
-        p_value: of a Q as large, if both posteriors are Gaussian in normal scores and the data agree; NaN if there is
-            no degree of freedom, and so no test.
+        names: the shared parameters.
+        shift: (d,) shifts of the means, in standard deviations of the earlier posterior.
+        pull: (d,) shifts of the means divided by the scatter expected if the data agree, sqrt(sigma_before^2 -
+            sigma_after^2), both in normal scores of the earlier posterior. NaN where the width hardly shrinks, and if
+            there is no test.
+        q, freedom: chi-square of all parameters together, and its degrees of freedom.
+        p_value: probability of a Q at least this large if both posteriors are Gaussian in normal scores and the data
+            agree. NaN if there is no test.
         reason: why there is no test; empty if there is one.
     """
 
@@ -54,17 +55,17 @@ class Tension:
 
     @property
     def sigma(self) -> float:
-        """The p-value in standard deviations of a normal variable, two-sided; NaN without a test."""
+        """The p-value as two-sided standard deviations of a normal variable; NaN if there is no test."""
         return float(norm.isf(max(self.p_value, 1e-300) / 2.0))
 
 
 def tension(before: Chain, after: Chain) -> Tension:
-    """Returns the shifts from one posterior to the next, of the parameters that both have.
+    """Returns the shifts from one posterior to the next, for the parameters that both have.
 
-    The statistic is computed in normal scores, the normal quantiles of the earlier posterior's ranks: in them its
-    marginals are Gaussian, bounds or not. What lies beyond its outermost row counts as at that row, so that shifts into
-    its far tail are understated. Two posteriors of which the later one is not narrower in any direction cannot be
-    tested, whatever their shifts: `reason` says so. So it does of chains of hardly any independent rows.
+    The statistic is computed in normal scores, which are the normal quantiles of the ranks in the earlier posterior.
+    Its marginals are Gaussian in these scores, with or without bounds. Values beyond the outermost row count as that
+    row, so shifts into the far tail are underestimated. There is no test if the later posterior is not narrower in any
+    direction, or if a chain has too few independent rows; `reason` gives the cause.
 
     Raises:
         ValueError: no shared parameter, or one that takes a single value in either chain (named).
@@ -105,9 +106,9 @@ def _untested(names: tuple[str, ...], shift: FloatArray, reason: str) -> Tension
 
 
 def _narrowing(before: Chain, after: Chain) -> float:
-    """Returns the largest ratio of variances, earlier to later, of any direction of the parameters themselves.
+    """Returns the largest ratio of variances, earlier to later, in any direction of parameter space.
 
-    Normal scores saturate beyond the earlier rows: there any posterior seems narrower.
+    It is not computed in normal scores. These saturate beyond the earlier rows, where any posterior seems narrower.
     """
     scale = np.sqrt(np.diagonal(before.covariance()))
     scales = np.outer(scale, scale)
@@ -120,7 +121,7 @@ def mean_shift(before: Chain, after: Chain) -> FloatArray:
 
 
 def normal_scores(samples: FloatArray, reference: Chain) -> FloatArray:
-    """Returns the normal quantiles (n, d) of the samples' ranks among a reference chain's rows, by its weights."""
+    """Returns the normal quantiles (n, d) of the weighted ranks of samples among the rows of a reference chain."""
     columns = []
     for column, known in zip(samples.T, reference.samples.T, strict=True):
         order = np.argsort(known)

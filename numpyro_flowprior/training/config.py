@@ -1,4 +1,4 @@
-"""TrainConfig: how a flow is trained. Hashable, so that compiled steps are reused."""
+"""TrainConfig: the training settings of a flow. It is hashable, so that compiled steps are reused."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ class TrainConfig:
     """Settings of the optimiser.
 
     Attributes:
-        loss: what is minimised (training.losses). "nll", the negative log likelihood of the samples (Roch and Shen
-            2025, Eq. 8), for chains without a log density. The others need `chain.log_prob`: "log_variance",
-            `likelihood` times "nll" plus `supervision` times the spread of log p - log q, the most faithful wherever
-            draws are few, above all in the tails; "kl" (Eq. 5), whose gradient is that of "nll"; "jeffreys" (Eq. 4).
-        learning_rate: of AdamW, at its peak.
-        schedule: "cosine": the learning rate warms up shortly, then decays to zero along a cosine; or "constant".
+        loss: the function that is minimised (training.losses). "nll" is the negative log likelihood of the samples
+            (Roch and Shen 2025, Eq. 8), for chains without a log density. The other losses need `chain.log_prob`.
+            "log_variance" is `likelihood` times "nll" plus `supervision` times the spread of log p - log q. It is the
+            most accurate loss where there are few draws, above all in the tails. "kl" (Eq. 5) has the gradient of
+            "nll". "jeffreys" is Eq. 4.
+        learning_rate: peak learning rate of AdamW.
+        schedule: "cosine": a short warm-up of the learning rate, then a cosine decay to zero; or "constant".
         batch_size: rows per step, drawn in proportion to their weights.
         max_steps: number of steps if training is not stopped early.
-        eval_every: steps between evaluations of the validation loss; one compiled call each.
-        patience: evaluations without improvement of the validation loss after which training stops.
-        validation: fraction of the chain kept for choosing the weights.
-        weight_decay: of AdamW.
+        eval_every: steps between evaluations of the validation loss; they run in one compiled call.
+        patience: training stops after this number of evaluations without a lower validation loss.
+        validation: fraction of the chain held out to choose the best weights, in (0, 0.5].
+        weight_decay: weight decay of AdamW.
         likelihood: weight of the likelihood in "log_variance"; 0 for the regression alone.
         supervision: weight of the regression in "log_variance".
-        normalised: whether "jeffreys" takes `chain.log_prob` less `chain.log_evidence`, which it needs then, as
-            normalised: it then sees mass that the flow puts where there are no draws, as one without bounds may.
-        clip: largest global norm of a gradient.
+        normalised: whether "jeffreys" uses the normalised log density `chain.log_prob` - `chain.log_evidence`, which
+            requires the evidence. The loss is then sensitive to mass that the flow puts where there are no draws, as a
+            flow without bounds may.
+        clip: maximum global norm of a gradient.
 
     Raises:
-        TypeError, ValueError: a field is not of its type or range.
+        TypeError, ValueError: a field has the wrong type or is out of range.
     """
 
     loss: str = "nll"
@@ -67,14 +69,15 @@ class TrainConfig:
             raise TypeError(f"TrainConfig.normalised: expected True or False; got {self.normalised!r}.")
         if self.normalised and self.loss != "jeffreys":
             raise ValueError(
-                f'TrainConfig.normalised: expected False with the loss "{self.loss}"; got True. Leave it out.'
+                f'TrainConfig.normalised: expected False with the loss "{self.loss}"; got True. '
+                'Leave it out; only "jeffreys" uses it.'
             )
 
     @classmethod
     def paper(cls, loss: str = "nll", learning_rate: float = 1e-4, batch_size: int = 1000) -> TrainConfig:
-        """Returns the settings of Roch and Shen (2025): Adam at a constant rate for 200,000 steps, never stopped early.
+        """Returns the settings of Roch and Shen (2025): Adam, a constant rate, 200,000 steps, no early stopping.
 
-        Unlike there, the weights that are best on validation rows are kept, not the last ones.
+        Unlike in the paper, the weights with the lowest validation loss are kept, not the last ones.
 
         Args:
             loss: "jeffreys", "kl" or "nll" (Eqs. 4, 5 and 8).

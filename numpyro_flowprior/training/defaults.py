@@ -1,10 +1,11 @@
-"""What `fit_flow` uses when nothing is asked for: candidates, chosen between in short pilot runs on held-out rows.
+"""The default settings of `fit_flow`: a few candidates, compared in short pilot runs on held-out rows.
 
-The candidates are those that held-out densities favoured in `benchmarks/fidelity.py`: several small flows mixed as
-densities are more faithful than one large one in the same time, on every chain tried; how wide they should be depends
-on the density (hard edges, separate modes and many parameters want width), and so does whether the chain's log density
-helps (it does where it is exact). Pilots tell both, on the rows kept for validation, beyond their own noise. With
-support points there is nothing to ask: wide networks, trained for long, lose least in the tails (`benchmarks/tail.py`).
+The candidates had the highest held-out log densities in `benchmarks/fidelity.py`. On every chain tried, a mixture of
+several small flows was more accurate than one large flow trained for the same time. The best width depends on the
+density: hard edges, separate modes and many parameters need wide networks. Training on the chain's log density helps
+if that density is exact. Pilot runs decide both questions on the validation rows, and allow for noise. With support
+points, widths are not compared: wide networks with long training are the most accurate in the tails
+(`benchmarks/tail.py`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from ..chains.chain import Chain
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 
-_FEW = 4000  # effective rows below which the smallest networks are tried too ...
-_SHORT = 2000  # rows below which, of the larger ones, the widest alone is
-_FEW_SUPPORTED = 2000  # effective rows from which on support points teach wide networks
-_MANY = 20_000  # effective rows from which training is worth its full length
+_FEW = 4000  # effective size below which the smallest networks are also tried ...
+_SHORT = 2000  # ... and, in that case, number of rows from which NARROW is tried
+_FEW_SUPPORTED = 2000  # effective size from which wide networks are used with support points
+_MANY = 20_000  # effective size from which training takes its full length
 _PILOT_STEPS = 1000
-_TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # where the log density teaches, which overfits less; the rate at most
-_SLACK, _ERRORS = 0.03, 2.0  # nats, and standard errors, by which a larger network must be better
-_NO_WORSE = 0.06  # nats that a pilot may lose by the log density: it is too short to have all of its merits
-_UNEXPLAINED, _SCATTER = 0.9, 0.5  # share of the scatter of log p - log q that is left when log p has been taught, and
-# nats of it, from which on it is noise: log p is then not the density of these parameters
+_TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # for training on the log density, which overfits less; the highest rate
+_SLACK, _ERRORS = 0.03, 2.0  # nats, plus this many standard errors, by which a larger network must be better
+_NO_WORSE = 0.06  # nats by which a pilot with the log density may be worse: it is too short to show the full gain
+_UNEXPLAINED, _SCATTER = 0.9, 0.5  # share of the scatter of log p - log q that remains after training on log p, and its
+# size in nats; if both are exceeded, it is noise, and log p is not the density of these parameters
 
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
 NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
@@ -39,12 +40,12 @@ _SUPPORTED = TrainConfig(loss="log_variance", batch_size=256, max_steps=12_000, 
 
 @dataclass(frozen=True)
 class Piloted:
-    """A pilot at the rows kept for validation.
+    """The log densities of a pilot run at its validation rows.
 
     Attributes:
-        log_q: (n,) its log density, nats, in whitened coordinates.
-        log_p: (n,) the chain's there, up to a constant; zero where it is not taught.
-        independent: how many independent rows they are.
+        log_q: (n,) log density of the trained flow, nats, in whitened coordinates.
+        log_p: (n,) log density of the chain in the same coordinates, up to a constant; zero if the loss is "nll".
+        independent: effective number of independent rows.
     """
 
     log_q: FloatArray
@@ -52,7 +53,7 @@ class Piloted:
     independent: float
 
     def is_better(self, other: Piloted, slack: float, errors: float = 0.0) -> bool:
-        """Returns whether its mean log density is higher by so many nats, and standard errors of the difference."""
+        """Returns whether its mean log q is higher by more than `slack` nats plus `errors` standard errors."""
         if not np.isfinite(self.log_q).all():
             return False
         if not np.isfinite(other.log_q).all():
@@ -63,12 +64,13 @@ class Piloted:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What is used.
+    """The chosen settings.
 
     Attributes:
         config: the architecture.
         train: the training settings.
-        unexplained: scatter of the chain's log density about the flows, nats, if it is left out because of it.
+        unexplained: scatter of the chain's log density about the flow, nats, if the log density is not used because of
+            this scatter; else None.
     """
 
     config: FlowConfig
@@ -91,13 +93,13 @@ def default_configs(
     """Returns the architecture and the training settings for a chain, where they are not given.
 
     Args:
-        chain: what will be learnt.
-        pilot: from settings to what a short training of one member has learnt.
+        chain: the chain to learn.
+        pilot: function that trains one member briefly with the given settings and returns its log densities.
         config: the architecture, if it is given.
         train: the training settings, if they are given.
-        supported: there are support points, which the regression alone can use, and tails to be learnt that hold next
-            to none of the draws that pilots are judged by: they take width, and time.
-        trusted: whether the log density is known to be that of these parameters; None if held-out rows are to tell.
+        supported: whether there are support points. Only the regression can use them. The tails that they cover hold
+            almost none of the draws that judge pilots, and need wide networks and long training.
+        trusted: whether the log density is known to be that of these parameters; None to decide on held-out rows.
     """
     rows = chain.effective_size
     tried = cache(lambda one, settings: pilot(replace(one, members=1), _shortened(settings)))
@@ -125,24 +127,24 @@ def default_configs(
 
 
 def _unexplained(taught: Piloted, plain: Piloted) -> float | None:
-    """Returns the scatter of log p about a flow that was taught it, nats, if it is noise; None if it is the flow's.
+    """Returns the scatter of log p about a flow trained on it, nats, if it is noise in log p; else None.
 
-    Where log p is the density of the parameters, teaching it takes most of the scatter of log p - log q away, on rows
-    that were not taught. Where parameters are missing, what they add to it is noise, which no function of the others
-    explains: the scatter stays.
+    If log p is the density of the parameters, training on it removes most of the scatter of log p - log q, also on
+    held-out rows. If parameters are missing, their contribution to log p is noise. No function of the other parameters
+    explains it, and the scatter remains.
     """
     if not (np.isfinite(taught.log_q).all() and np.isfinite(plain.log_q).all()):
-        return None  # one diverged, and the other is taken
+        return None  # one pilot diverged; the other one is chosen
     left, before = (taught.log_p - each.log_q for each in (taught, plain))
     scatter = float(np.std(left))
     stays = all(
         spread(left) > _UNEXPLAINED * spread(before) for spread in (np.std, _middle)
-    )  # of outliers, and without
+    )  # sensitive to outliers, and robust against them
     return scatter if scatter > _SCATTER and stays else None
 
 
 def _middle(values: FloatArray) -> float:
-    """Returns the median distance from the median."""
+    """Returns the median absolute deviation from the median."""
     return float(np.median(np.abs(values - np.median(values))))
 
 
@@ -151,7 +153,7 @@ def _shortened(train: TrainConfig) -> TrainConfig:
 
 
 def _settings(rows: float, config: FlowConfig) -> TrainConfig:
-    """Returns how a flow learns from samples: longer from more rows, and longer and faster if it is wide."""
+    """Returns settings for training on samples alone: longer for more rows, longer and faster for wide networks."""
     if config == _FEWEST or (rows < _FEW and config not in (NARROW, _WIDE)):
         return TrainConfig(batch_size=256, max_steps=2000)
     train = TrainConfig(batch_size=256, max_steps=3000, learning_rate=4e-3, patience=30)

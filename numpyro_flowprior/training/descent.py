@@ -1,4 +1,4 @@
-"""The host's side of training: the loop over compiled chunks of steps, early stopping, what is written down.
+"""The training loop on the host: chunks of compiled steps, early stopping and the record of the losses.
 
 The host sees one validation loss per `eval_every` steps.
 """
@@ -38,15 +38,15 @@ from .steps import (
 
 @dataclass(frozen=True)
 class History:
-    """What happened during training.
+    """The record of a training run.
 
     Attributes:
         step: (k,) steps done at each evaluation, starting with 0.
-        train_loss: (k,) mean loss over the steps since the evaluation before, nats (NaN at step 0).
-        validation_loss: (k,) the loss on validation rows, nats; for "nll" the mean of -log q in the parameters' units,
-            for "kl" and "jeffreys" the divergence (the former up to the constant of `chain.log_prob`).
-        seconds: wall time, compilation included; of members that were trained side by side, its share.
-        interrupted: training was stopped by the keyboard; the best weights until then were kept.
+        train_loss: (k,) mean loss over the steps since the previous evaluation, nats (NaN at step 0).
+        validation_loss: (k,) the loss on validation rows, nats. For "nll" it is the mean of -log q in the parameters'
+            units; for "kl" and "jeffreys" it is the divergence (for "kl" up to the constant of `chain.log_prob`).
+        seconds: wall time, compilation included; members trained in one program share it equally.
+        interrupted: whether training was stopped from the keyboard; the best weights so far were then kept.
     """
 
     step: np.ndarray
@@ -64,11 +64,11 @@ class History:
 def train_members(
     key: jax.Array, problems: list[Problem], config: FlowConfig, train: TrainConfig, *, progress: bool
 ) -> tuple[list[Params], tuple[History, ...]]:
-    """Returns trained parameters and history of each member; of those done when interrupted.
+    """Returns the trained parameters and the history of each member; if interrupted, of those trained so far.
 
-    On a GPU all members are trained side by side, in one program. On a CPU one after the other: there a step of six
-    small ones together takes 0.5 to 0.9 of the time of six steps, and of three wide ones up to 1.2, which is lost
-    again as all go on until the last one stops, and one more program is compiled.
+    On a GPU all members are trained side by side, in one program. On a CPU they are trained one after the other: one
+    step of six small members together takes 0.5 to 0.9 of the time of six steps, and of three wide members up to 1.2.
+    This gain is lost because all members run until the last one stops, and because one more program is compiled.
     """
     keys = [jax.random.fold_in(key, k) for k in range(len(problems))]
     at_once = len(problems) if side_by_side() else 1
@@ -98,10 +98,10 @@ def side_by_side() -> bool:
 def train_group(
     keys: Sequence[jax.Array], problems: Sequence[Problem], config: FlowConfig, train: TrainConfig, label: str | None
 ) -> list[tuple[Params, History]]:
-    """Returns the best weights and the history of members that are trained in one program.
+    """Returns the best weights and the history of each member, all trained in one program.
 
-    Each stops for itself, and its weights are those that it would have alone, to rounding. An exception are rows so few
-    that they set the batch size: all members then have that of the smallest.
+    Each member stops on its own. Up to rounding, its weights are those that it would have if it were trained alone.
+    There is one exception: if there are so few rows that they limit the batch size, all members use the smallest one.
     """
     start = time.perf_counter()
     group = _Group(problems, config, train)
@@ -130,7 +130,7 @@ def train_group(
 
 
 class _Group:
-    """Members in one program; a single one in its own, without an axis for it."""
+    """Members that are trained in one program; a single member has no member axis."""
 
     def __init__(self, problems: Sequence[Problem], config: FlowConfig, train: TrainConfig):
         self._dim, self._config = problems[0].dim, config
@@ -138,9 +138,9 @@ class _Group:
         self._alone = len(problems) == 1
         form = form_of(train, min(int(problem.data.taught.n) for problem in problems))
         self._amounts, self._static = amounts_of(train), {"config": config.of_one_member(), "form": form}
-        self._most = min(train.eval_every, power_of_two(train.max_steps))  # not all lengths have programs of their own
+        self._most = min(train.eval_every, power_of_two(train.max_steps))  # rounded up: few lengths are compiled
         lists = self._stacked([problem.data[1:] for problem in problems])
-        self._data = Data(problems[0].data.rows, *lists)  # all share the rows
+        self._data = Data(problems[0].data.rows, *lists)  # all members share the rows
         self._held = self._stacked([(problem.held_draws, problem.held_points) for problem in problems])
 
     def _stacked(self, trees: list[Any]) -> Any:
@@ -153,7 +153,7 @@ class _Group:
         return self._stacked(trained), self._stacked(states)
 
     def advance(self, keys: Sequence[jax.Array], trained: Params, state: Any, steps: int) -> Any:
-        """Returns weights and state after some steps, and each member's mean loss over them, nats."""
+        """Returns the weights and state after `steps` steps, and each member's mean loss over them, nats."""
         run = run_steps if self._alone else run_steps_of_members
         key = keys[0] if self._alone else jnp.stack(keys)
         given = key, trained, state, self._data, self._amounts, steps
@@ -188,7 +188,7 @@ class _Best:
 
 
 def _update(bests: list[_Best], step: int, group: _Group, trained: Params, losses: FloatArray, patience: int) -> None:
-    """Takes the validation losses of those that are not done, and their weights where they are better."""
+    """Records the losses of the members that are not done, and their weights if the validation loss is lower."""
     for k, (best, loss, validation) in enumerate(zip(bests, losses, group.validate(trained), strict=True)):
         if best.done:
             continue
@@ -202,7 +202,7 @@ def _update(bests: list[_Best], step: int, group: _Group, trained: Params, losse
         if diverged:
             warnings.warn(
                 f"fit_flow: the validation loss is {validation} after {step} steps: training diverged. The weights of "
-                f"step {best.step} are kept; try a lower learning rate.",
+                f"step {best.step} are kept. Try a lower learning rate.",
                 FlowPriorWarning,
                 stacklevel=5,
             )

@@ -1,4 +1,4 @@
-"""fit_flow: train a flow on a chain: splits, pilots, members, their mixture, and the report."""
+"""fit_flow trains a flow on a chain: it splits the rows, runs pilots, trains and mixes members, and reports."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
 from .steps import log_densities
 
-_LITTLE, _MANY = 0.01, 0.1  # of the mean weight, and share of such rows that makes them support points
-_TAUGHT = ("log_variance", "jeffreys")  # losses that teach the log density
-_LEAST_IN_REACH = 0.5  # of the draws, by weight: in up to 30 dimensions a Gaussian has nearly all
+_LITTLE, _MANY = 0.01, 0.1  # fraction of the mean weight, and share of rows below it from which they are support points
+_TAUGHT = ("log_variance", "jeffreys")  # losses that learn from the log density
+_LEAST_IN_REACH = 0.5  # share of the draws, by weight; nearly one for a Gaussian in up to 30 dimensions
 
 
 @dataclass(frozen=True, repr=False)
 class FlowFit(Displayed):
-    """The outcome of `fit_flow`: the prior, each member's training, and how good the prior is on unseen rows."""
+    """The result of `fit_flow`: the prior, the training of each member, and a report on held-out rows."""
 
     prior: FlowPrior
     histories: tuple[History, ...]
@@ -45,7 +45,7 @@ class FlowFit(Displayed):
 
     @property
     def history(self) -> History:
-        """How the training of the first member went."""
+        """The training history of the first member."""
         return self.histories[0]
 
     def _headline(self) -> str:
@@ -68,28 +68,28 @@ def fit_flow(
 ) -> FlowFit:
     """Returns a FlowPrior trained on a chain, with its history and quality report.
 
-    A tenth of the chain is set aside for the report and never seen in training. A single flow keeps `train.validation`
-    of the rest to choose its weights by; each of several members keeps a part of its own, one over their number.
-    Interrupting training with the keyboard keeps the best weights so far.
+    A tenth of the chain is held out for the report and never used in training. From the rest, a single flow holds out
+    `train.validation` to choose its weights. With K members, each one holds out a different part, 1/K of the rows. If
+    training is interrupted from the keyboard, the best weights so far are kept.
 
     Args:
         key: JAX random key; the same key gives the same prior on the same machine.
         chain: draws, weighted or not.
-        config: architecture; None for what suits the chain's size and, as short pilot runs tell, its density
+        config: architecture; None to choose it from the size of the chain and from short pilot runs
             (training.defaults).
-        train: loss and optimiser settings; None for what suits the chain, likewise.
-        support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. of
-            a tempered run; used by the loss "log_variance" alone. Rows of the chain with weight zero serve likewise:
-            the chain of `sample_pocomc` brings its own.
-        trust_log_prob: whether `chain.log_prob` is the log density of the chain's parameters, and of no more. False to
-            learn from the draws alone. None to let held-out rows tell: that of a published chain is often not, since
-            nuisance parameters were left out, and is then not taught, with a warning. That of chains of this package's
-            samplers, and of support points, is trusted.
+        train: loss and optimiser settings; None to choose them in the same way.
+        support_points: points with a log density (up to the constant of `chain.log_prob`) that are not draws, e.g. from
+            a tempered run. Only the loss "log_variance" uses them. Rows of the chain with weight zero are used in the
+            same way; a chain from `sample_pocomc` already has such rows.
+        trust_log_prob: whether `chain.log_prob` is the log density of exactly the chain's parameters. False: learn
+            from the draws alone. None: decide on held-out rows. For a published chain it often is not, because nuisance
+            parameters were left out; it is then ignored, with a warning. With None, the log density is trusted if the
+            chain comes from a sampler of this package or if there are support points.
         progress: show a progress bar.
 
     Raises:
         TypeError: `chain` is not a Chain.
-        ValueError: constant or linearly dependent columns, too few rows, or no log density for a loss that needs it.
+        ValueError: constant or linearly dependent columns, too few rows, or no log density although the loss needs it.
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"fit_flow: chain: expected a Chain; got {type(chain).__name__}. See read_chain.")
@@ -104,11 +104,11 @@ def fit_flow(
     if trust_log_prob is False:
         chain = chain.replace(log_prob=None)
     chain = as_configured(chain, config or FlowConfig())
-    chain = off_the_edges(chain)  # once, before the splits: the report sees the same draws
+    chain = off_the_edges(chain)  # before the splits, so that the report uses the same draws
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     support_points = _checked_support(chain, support_points, train)
     seen, test = chain.split(key_test, 0.9)
-    del chain  # a copy, if draws sat on an edge
+    del chain  # frees the copy that was made if draws were on a bound
     prepared = prepare(seen, (config or FlowConfig()).whitening)
     support = None if support_points is None else apply_prepared(support_points, prepared.fixed)
     supported = support is not None or brings_support(seen)
@@ -140,8 +140,8 @@ def _warn_of_few_in_reach(share: float) -> None:
     if share < _LEAST_IN_REACH:
         warnings.warn(
             f"fit_flow: the log density of {100 * (1 - share):.0f} % of the draws is more than {DEPTH:.0f} nats below "
-            "the highest: they teach by where they are, not by their log density. Is chain.log_prob that of these "
-            "draws, with no single value far too high?",
+            "the highest. It is clipped at that depth, so training learns from the positions of these draws only. "
+            "Check that chain.log_prob belongs to these draws and that no single value is far too high.",
             FlowPriorWarning,
             stacklevel=3,
         )
@@ -149,23 +149,23 @@ def _warn_of_few_in_reach(share: float) -> None:
 
 def _warn_of_other_parameters(scatter: float) -> None:
     warnings.warn(
-        f"fit_flow: on held-out rows chain.log_prob scatters by {scatter:.1f} nats about the flow's log density, as "
-        "much if it is taught as if it is not, and is left out. Did the run have parameters that are not in the chain "
-        "(nuisance parameters, marginalised or left out)? If not, the density is too hard for a short trial, and "
-        "trust_log_prob=True teaches it.",
+        f"fit_flow: on held-out rows chain.log_prob scatters by {scatter:.1f} nats about the flow's log density, "
+        "whether or not the flow is trained on it. It is therefore not used. Did the run have parameters that are not "
+        "in the chain (nuisance parameters, marginalised or left out)? If not, the density is too complex for a short "
+        "pilot run; pass trust_log_prob=True to train on it.",
         FlowPriorWarning,
         stacklevel=3,
     )
 
 
 def _is_our_own(chain: Chain) -> bool:
-    """Returns whether a sampler of this package made the chain, whose log density is that of all its parameters."""
+    """Returns whether a sampler of this package made the chain; it then has the log density of all its parameters."""
     parts = chain.log_prior is not None and chain.log_likelihood is not None
     return parts and "numpyro-flowprior" in (chain.info.get("versions") or {})
 
 
 def brings_support(chain: Chain) -> bool:
-    """Returns whether many rows of a chain tell of its density and count for little, as a tempered run leaves them."""
+    """Returns whether many rows have a log density but negligible weight, as after a tempered run."""
     if chain.log_prob is None or chain.weights is None:
         return False
     return float(np.mean(chain.probabilities * chain.n < _LITTLE)) > _MANY
@@ -179,7 +179,7 @@ def _pilot(
     *,
     progress: bool,
 ) -> Piloted:
-    """Returns what a short training has learnt, at validation rows."""
+    """Returns the log densities at validation rows after a short training."""
     (problem,) = posed(1, train)
     label = f"pilot: {config.layers} x {config.hidden}, {train.loss}" if progress else None
     ((trained, history),) = train_group([key], [problem], config, train, label)
@@ -202,7 +202,7 @@ def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:
 def _assembled(
     fixed: Params, trained: list[Params], problems: list[Problem], config: FlowConfig, train: TrainConfig
 ) -> Params:
-    """Returns the flow's parameters from what was computed and what was trained."""
+    """Returns all parameters of the flow, computed and trained, with the members in order of decreasing weight."""
     if not is_ensemble(config):
         return jax.tree.map(np.asarray, {**fixed, **trained[0]})
     weights = mixture_weights(trained, problems, config, train)
@@ -214,11 +214,11 @@ def _assembled(
 def _checked_support(chain: Chain, support_points: Chain | None, train: TrainConfig | None) -> Chain | None:
     loss = train.loss if train else "nll" if support_points is None else "log_variance"
     if loss != "log_variance" and support_points is not None:
-        raise ValueError('fit_flow: support_points are used by TrainConfig(loss="log_variance") alone.')
+        raise ValueError('fit_flow: support_points: only TrainConfig(loss="log_variance") uses them. Leave them out.')
     for name, part in (("chain", chain), ("support_points", support_points)):
         if loss != "nll" and part is not None and part.log_prob is None:
             raise ValueError(
-                f'fit_flow: {name}: the loss "{loss}" needs the log density of each row (log_prob); there is '
+                f'fit_flow: {name}: the loss "{loss}" needs the log density of each row (log_prob); got '
                 'none. Use TrainConfig(loss="nll"), or pass the chain with its log_prob.'
             )
     if support_points is None:
@@ -226,6 +226,6 @@ def _checked_support(chain: Chain, support_points: Chain | None, train: TrainCon
     if set(support_points.names) != set(chain.names):
         raise ValueError(
             f"fit_flow: support_points: expected the chain's parameters {shorten(chain.names, 40)}; "
-            f"got {shorten(support_points.names, 40)}. A log density cannot be marginalised point by point."
+            f"got {shorten(support_points.names, 40)}. Their log density cannot be marginalised point by point."
         )
     return off_the_edges(support_points.select(chain.names).replace(space=chain.space))

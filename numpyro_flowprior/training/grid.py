@@ -1,4 +1,4 @@
-"""What a scan tries: a grid of values by field name, or a list of settings, checked before any work is done."""
+"""The candidates of a scan: a grid of values by field name, or a list of settings, checked before any training."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ QUICK_GRID: Mapping[str, Sequence[Any]] = MappingProxyType(
 Grid = Mapping[str, Sequence[Any]] | Sequence[tuple[FlowConfig, TrainConfig]]
 
 _NOT_SCANNED = {
-    "members": "candidates are compared one member each; set it in `config`, for the finalists and the refit",
-    "background": "candidates are compared one member each; set it in `config`, for the finalists and the refit",
-    "validation": "all candidates are judged on the same rows; set it in `train`",
-    "max_steps": "`rows` says how long candidates are trained; set it in `train`, for the finalists and the refit",
+    "members": "candidates are compared with one member each; set it in `config` for the finalists and the refit",
+    "background": "candidates are compared with one member each; set it in `config` for the finalists and the refit",
+    "validation": "all candidates are judged on the same rows; set one value in TrainConfig",
+    "max_steps": "`rows` sets how long candidates are trained; set it in `train` for the finalists and the refit",
     "eval_every": "only finalists are stopped early; set it in `train`",
     "patience": "only finalists are stopped early; set it in `train`",
 }
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 
 
 def read_grid(name: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns a grid by name, "quick" or "paper", or from a JSON file of lists by field name.
+    """Returns the grid named "quick" or "paper", or one from a JSON file that maps field names to lists.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,33 +62,33 @@ def read_grid(name: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(named[str(name)])
     path = Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Give one, or the name of a grid: {', '.join(named)}.")
+        raise FileNotFoundError(f"{path}: no such file. Pass a JSON file or the name of a grid: {', '.join(named)}.")
     try:
         grid = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON object of lists by field name; {error}.") from error
+        raise ValueError(f"{path}: expected a JSON object that maps field names to lists; {error}.") from error
     if not isinstance(grid, dict):
-        raise ValueError(f"{path}: expected a JSON object of lists by field name; got {type(grid).__name__}.")
+        raise ValueError(f"{path}: expected a JSON object that maps field names to lists; got {type(grid).__name__}.")
     return grid
 
 
 def expand(grid: Grid, config: FlowConfig, train: TrainConfig) -> tuple[Settings, ...]:
-    """Returns the candidates of a grid, in its order, the last field varying fastest.
+    """Returns the candidates of a grid in its order; the last field varies fastest.
 
     Args:
-        grid: values by name of a field of FlowConfig or TrainConfig; or the candidates themselves.
-        config, train: what the fields that the grid does not name are set to; unused for a list of candidates.
+        grid: lists of values by field name of FlowConfig or TrainConfig; or the candidates themselves.
+        config, train: values of the fields that the grid does not name; not used for a list of candidates.
 
     Raises:
-        TypeError, ValueError: the grid names unknown fields or ones that cannot be scanned, has none or repeated
-            values, or a value is not what its field may hold.
+        TypeError, ValueError: the grid names a field that is unknown or cannot be scanned, has no values or repeated
+            ones, or has a value that its field does not accept.
     """
     candidates = _of_mapping(grid, config, train) if isinstance(grid, Mapping) else _of_pairs(grid)
     if not candidates:
         raise ValueError("grid: expected at least one candidate; got none.")
     repeated = [candidate for candidate, count in Counter(candidates).items() if count > 1]
     if repeated:
-        raise ValueError(f"grid: expected candidates that differ; {shorten(repeated, 1)} is given more than once.")
+        raise ValueError(f"grid: expected candidates that differ; got {shorten(repeated, 1)} more than once.")
     return candidates
 
 
@@ -133,7 +133,7 @@ def _of_pairs(grid: Any) -> tuple[Settings, ...]:
             raise TypeError(f"grid[{j}]: expected a pair (FlowConfig, TrainConfig); got ({got}).")
     shares = sorted({train.validation for _, train in grid})
     if len(shares) > 1:
-        raise ValueError(f"grid: {_NOT_SCANNED['validation']}: expected one TrainConfig.validation; got {shares}.")
+        raise ValueError(f"grid: expected one TrainConfig.validation; got {shares}: {_NOT_SCANNED['validation']}.")
     return tuple(Settings(*pair) for pair in grid)
 
 
@@ -142,7 +142,7 @@ def _names(kind: Any) -> list[str]:
 
 
 def varied(candidates: Sequence[Settings]) -> list[dict[str, Any]]:
-    """Returns, for each candidate, the paper's four settings and every further one in which candidates differ."""
+    """Returns for each candidate the four settings of the paper and all others in which candidates differ."""
     flat = [{**vars(config), **vars(train)} for config, train in candidates]
     names = [name for name in flat[0] if name in PAPER_GRID or any(one[name] != flat[0][name] for one in flat)]
     return [{name: one[name] for name in names} for one in flat]

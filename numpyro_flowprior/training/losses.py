@@ -1,4 +1,4 @@
-"""What a flow is trained to minimise."""
+"""The loss functions that training minimises."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from scipy.special import huber
 
 from .._util.checks import FloatArray
 
-_HUBER = 0.5  # nats of log ratio up to which the regression is quadratic, beyond which it is linear
-_STEEPEST = 3.0  # log(q / p), about log 20: Jeffreys' divergence goes on as its tangent there
+_HUBER = 0.5  # nats; the regression is quadratic in smaller log ratios and linear in larger ones
+_STEEPEST = 3.0  # log(q / p), about log 20; above it Jeffreys' divergence is continued by its tangent
 
 
 def negative_log_likelihood(log_q: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Returns -E_p[log q], estimated by the mean over draws of p.
 
-    Needs samples only. Equals the entropy of p plus KL(p || q), so its minimum is the best q in Kullback-Leibler
-    divergence, and its gradient that of `kullback_leibler`.
+    It needs samples only. It equals the entropy of p plus KL(p || q). Its minimum is therefore the q with the smallest
+    KL divergence, and its gradient equals that of `kullback_leibler`.
 
     Args:
         log_q: (n,) normalised log density of the flow at draws of p.
-        weights: (n,) of the draws, which sum to one; None for equal ones.
+        weights: (n,) weights of the draws, which sum to one; None for equal weights.
 
     Source: Roch and Shen (2025), Eq. 8.
     """
@@ -31,14 +31,14 @@ def negative_log_likelihood(log_q: jax.Array, weights: jax.Array | None = None) 
 def kullback_leibler(log_p: jax.Array, log_q: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Returns KL(p || q) = E_p[log p - log q], estimated by the mean over draws of p.
 
-    Needs the log density of p, and gains nothing from it in training: log p does not depend on the flow, so the
-    gradient is that of `negative_log_likelihood`. The value is a divergence in nats if log p is normalised, and one up
-    to an additive constant if not. For comparison with published results.
+    It needs the log density of p, but training gains nothing from it: log p does not depend on the flow, so the
+    gradient equals that of `negative_log_likelihood`. The value is a divergence in nats if log p is normalised, and is
+    known up to an additive constant otherwise. Use it to compare with published results.
 
     Args:
         log_p: (n,) log density of the target at draws of p.
-        log_q: (n,) log density of the flow there.
-        weights: (n,) of the draws, which sum to one; None for equal ones.
+        log_q: (n,) log density of the flow at the same draws.
+        weights: (n,) weights of the draws, which sum to one; None for equal weights.
 
     Source: Roch and Shen (2025), Eq. 5.
     """
@@ -48,24 +48,25 @@ def kullback_leibler(log_p: jax.Array, log_q: jax.Array, weights: jax.Array | No
 def jeffreys(
     log_p: jax.Array, log_q: jax.Array, weights: jax.Array | None = None, *, normalised: bool = False
 ) -> jax.Array:
-    """Returns KL(p || q) + KL(q || p), estimated over draws of p alone.
+    """Returns KL(p || q) + KL(q || p), estimated from draws of p alone.
 
-    The reverse term is an expectation over q. Draws of p stand in for it with the self-normalised weights
-    w = softmax(log q - log p), in which a constant in log p cancels, so that it only sees where p has draws: mass that
-    q puts elsewhere goes unnoticed. At q = p the gradient of every batch is zero, without noise. Use it where p has a
-    log density and no support points; "log_variance" is the more robust of the two, as single rows can carry most of
-    the weight here.
+    The reverse term is an expectation over q. It is estimated from draws of p with the self-normalised weights
+    w = softmax(log q - log p), in which a constant in log p cancels. The loss therefore does not see mass that q puts
+    where p has no draws. At q = p the gradient of every batch is exactly zero. Use this loss if p has a log density
+    and there are no support points; "log_variance" is more robust, because here single rows can carry most of the
+    weight.
 
-    With a normalised log p the weights are q / p themselves: E_p[(q / p - 1) log(q / p)], whose minimum needs all of
-    q's mass where p's draws are. Above q / p = 20 it goes on as its tangent in log(q / p), or single rows would be all.
+    If log p is normalised, the weights are q / p themselves: E_p[(q / p - 1) log(q / p)]. The minimum then requires
+    that all mass of q is where p has draws. Above q / p = 20 the loss is continued by its tangent in log(q / p);
+    otherwise single rows would dominate.
 
     Args:
         log_p: (n,) log density of the target at draws of p, up to a constant unless `normalised`.
-        log_q: (n,) log density of the flow there.
-        weights: (n,) of the draws, which sum to one; None for equal ones.
-        normalised: whether log p is.
+        log_q: (n,) log density of the flow at the same draws.
+        weights: (n,) weights of the draws, which sum to one; None for equal weights.
+        normalised: whether log p is normalised.
 
-    Source: Roch and Shen (2025), Eq. 4; there with raw weights clipped at exp(+-30), of log densities with a constant.
+    Source: Roch and Shen (2025), Eq. 4. They use raw weights of unnormalised log densities, clipped at exp(+-30).
     """
     log_ratio = log_q - log_p
     if not normalised:
@@ -79,23 +80,23 @@ def jeffreys(
 def log_ratio_spread(
     log_p: jax.Array, log_q: jax.Array, centre: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """Returns the mean Huber loss of (log p - log q) - centre: zero where q is p up to a constant.
+    """Returns the mean Huber loss of (log p - log q) - centre, which is zero if q equals p up to a constant.
 
-    A robust form of the variance of the log ratio. Needs the log density of p, up to an additive constant, at points
-    that need not be draws of p: it teaches tails that hold few draws or none, and its gradient has no noise at the
-    optimum.
+    This is a robust form of the variance of the log ratio. It needs the log density of p, up to an additive constant,
+    at points that need not be draws of p. It therefore constrains tails with few draws or none, and its gradient has no
+    noise at the optimum.
 
     Args:
         log_p: (n,) log density of the target, up to a constant.
         log_q: (n,) log density of the flow at the same points.
         centre: the log ratio in the bulk of p, e.g. its median over draws of p.
-        weights: (n,) of the points, which sum to one; None for equal ones.
+        weights: (n,) weights of the points, which sum to one; None for equal weights.
     """
     return _mean(optax.huber_loss(log_p - log_q - centre, delta=_HUBER), weights)
 
 
 def log_ratio_losses(log_p: FloatArray, log_q: FloatArray, centre: FloatArray) -> FloatArray:
-    """Returns what `log_ratio_spread` takes the mean of, at points (n,), in NumPy."""
+    """Returns the terms, at points (n,), that `log_ratio_spread` averages; in NumPy."""
     losses: FloatArray = huber(_HUBER, log_p - log_q - centre)
     return losses
 

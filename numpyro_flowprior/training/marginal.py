@@ -1,4 +1,4 @@
-"""A prior on fewer parameters than were trained on: refitted from draws, with a report of its own."""
+"""A prior on a subset of the trained parameters: a new fit to draws, with its own report."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def fit_marginal(
     train: TrainConfig | None = None,
     progress: bool = True,
 ) -> FlowFit:
-    """Returns a flow fitted to the prior's draws of the named parameters: their marginal has no closed form.
+    """Returns the fit of a flow to the prior's draws of the named parameters.
 
-    Where the chain itself is at hand, `fit_flow(key, chain.select(names))` is better: one approximation, not two.
+    The marginal density of these parameters has no closed form. If the chain itself is available, use
+    `fit_flow(key, chain.select(names))` instead: it makes one approximation, not two.
 
     Args:
-        key: seeds draws and training.
+        key: JAX random key of the draws and of the training.
         prior: a FlowPrior, or any distribution over named parameters.
         names: the parameters to keep, in the order wanted.
-        draws: how many to train on.
+        draws: number of draws to train on, at least 1000.
         config, train, progress: as for `fit_flow`.
     """
     draws = positive_int(draws, "fit_marginal: draws", minimum=1000)

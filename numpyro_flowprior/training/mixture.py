@@ -1,4 +1,4 @@
-"""How much each member of an ensemble, and the background, counts: most likely weights at rows unseen in training."""
+"""The mixture weights of the members of an ensemble and of the background, chosen on held-out rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .losses import log_ratio_losses
 from .problem import Problem
 from .steps import log_densities
 
-_FAINTEST = 1e-13  # least weight of the background, about 30 nats: deeper the regression teaches nothing either
-_WEIGHTS = np.append(np.geomspace(_FAINTEST, 0.1, 13), 1.0 - np.geomspace(0.8, 1e-3, 8))  # of the background,
-# to choose from where a log density teaches
-_ENOUGH = 500  # rows kept for validation per member from which members are weighed against one another
+_FAINTEST = 1e-13  # minimum weight of the background, about 30 nats: the regression does not go deeper either
+_WEIGHTS = np.append(np.geomspace(_FAINTEST, 0.1, 13), 1.0 - np.geomspace(0.8, 1e-3, 8))  # weights of the
+# background to choose from if training uses a log density
+_ENOUGH = 500  # validation rows per member from which the members get different weights
 _ITERATIONS = 1000
 
 
@@ -26,13 +26,15 @@ def mixture_weights(
 ) -> FloatArray:
     """Returns the weights of K members and the background, (K + 1,), which sum to one.
 
-    The members' shares of the total are the most likely ones at all rows that any member kept for validation
-    ("stacking", Smyth and Wolpert 1999), so that one that is stuck in a poor optimum counts for little. Each row was
-    seen in training by all members but one, which favours none of them; where rows are few, and seen ones are fitted
-    much better than others, all members count alike. The background's weight is found at unseen rows alone, and at one
-    imaginary row that it alone explains: where a flow is no better than the Gaussian, the Gaussian it is. Draws do not
-    tell what so thin a background does to the tails: where a log density taught those, its regression on unseen points
-    chooses, and asks for far less.
+    The relative weights of the members maximise the likelihood of all rows that any member held out for validation
+    ("stacking", Smyth and Wolpert 1999). A member that is stuck in a poor optimum therefore gets little weight. Each
+    row was seen in training by all members but one, so no member is favoured. If there are few rows, a flow fits seen
+    rows much better than unseen ones; all members then get equal weights.
+
+    The weight of the background maximises the likelihood of unseen rows alone, plus one imaginary row that only the
+    background explains. If a flow is no better than the Gaussian, the weight thus goes to the Gaussian. Draws do not
+    constrain how so small a background changes the tails. With the loss "log_variance", the regression on unseen
+    points therefore chooses the weight, which is then far smaller.
     """
     held = [problem.held_draws for problem in problems[: len(trained)]]
     tables = [[log_densities(params, rows, config=config) for params in trained] for rows in held]
@@ -49,9 +51,10 @@ def mixture_weights(
 
 
 def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[Any], config: FlowConfig) -> float:
-    """Returns the background's weight at which the log ratio spreads least over each member's unseen points.
+    """Returns the background weight with the smallest spread of the log ratio at each member's unseen points.
 
-    Of weights that are as good to one standard error, the least (Breiman et al. 1984, the one-standard-error rule).
+    If weights are equally good within one standard error, the smallest one is returned (Breiman et al. 1984, the
+    one-standard-error rule).
     """
     losses, worth = [], 0.0
     for params, problem, at_draws in zip(trained, problems, unseen, strict=False):  # fewer if interrupted
@@ -66,16 +69,16 @@ def _by_regression(trained: list[Params], problems: list[Problem], unseen: list[
 
 
 def _mixed(log_q: Any, log_gauss: Any) -> FloatArray:
-    """Returns a member's log density with the background at each of its weights, (W, n)."""
+    """Returns the log density of a member mixed with the background, for each background weight, (W, n)."""
     return np.logaddexp(
         np.log1p(-_WEIGHTS)[:, None] + np.asarray(log_q), np.log(_WEIGHTS)[:, None] + np.asarray(log_gauss)
     )
 
 
 def _most_likely(log_densities: FloatArray, extra: FloatArray | float = 0.0) -> FloatArray:
-    """Returns the weights (K,) of the mixture of given densities (K, n) that is most likely at n draws, by EM.
+    """Returns the maximum-likelihood weights (K,) of a mixture, given its densities (K, n) at n draws, by EM.
 
-    `extra` (K,) are further draws that are known to be of one part each.
+    `extra` (K,) is the number of further draws that are known to come from each component.
     """
     log_densities = np.asarray(log_densities, np.float64)
     relative = np.exp(log_densities - log_densities.max(axis=0))

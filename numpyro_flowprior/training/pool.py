@@ -1,4 +1,4 @@
-"""Worker processes for one machine."""
+"""Worker processes on one machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .._util.checks import positive_int
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor | None]:
-    """Yields an executor of that many processes that share the machine's cores; None, to work in this one, for one.
+    """Yields an executor of `workers` processes that share the machine's cores; for one worker None, to run here.
 
-    What is not started when the block ends is cancelled. Ctrl-C in a terminal ends the workers at once.
+    Work that has not started when the block ends is cancelled. Ctrl-C in a terminal ends the workers at once.
     """
     if positive_int(workers, "workers") == 1:
         yield None
@@ -30,6 +30,6 @@ def process_pool(workers: int) -> Iterator[Executor | None]:
 
 
 def _start(threads: int) -> None:
-    """Gives XLA, which is not started yet, this worker's share of the cores; makes Ctrl-C end it without a word."""
+    """Limits XLA, before it starts, to this worker's share of the cores; lets Ctrl-C end the worker silently."""
     os.environ["NPROC"] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

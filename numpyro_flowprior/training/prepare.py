@@ -1,4 +1,4 @@
-"""A chain in the coordinates that a flow is trained in: unconstrained by the support, then whitened."""
+"""Transforms a chain to the coordinates of training: unconstrained by the support, then whitened."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..flows.config import FlowConfig
 from ..flows.support import Support
 
 _CHUNK = 200_000  # rows transformed at a time
-_FEWEST = 25  # distinct rows that anything at all can be learnt from, of however few parameters
+_FEWEST = 25  # minimum number of distinct rows, however few parameters there are
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A chain as training sees it.
+    """A chain in training coordinates.
 
     Attributes:
         chain: the chain itself.
         x: (n, d) whitened, unconstrained coordinates (weighted mean zero, covariance one), float32.
         log_det: (n,) log |det dx / dtheta|, so that log q(theta) = log q(x) + log_det.
-        fixed: the parameters of the flow that are computed, not trained (flows.build.FIXED).
+        fixed: the parameters of the flow that are computed, not trained (flows.layout.FIXED).
     """
 
     chain: Chain
@@ -41,15 +41,15 @@ class Prepared:
 
     @property
     def log_p(self) -> FloatArray:
-        """The chain's log density in these coordinates, (n,), up to its constant."""
+        """The log density of the chain in these coordinates, (n,), up to the constant of `chain.log_prob`."""
         return np.asarray(self.chain.log_prob) - self.log_det
 
 
 def prepare(chain: Chain, whitening: str = "full") -> Prepared:
-    """Returns the chain, whose draws are off the edges, in training coordinates.
+    """Returns the chain in training coordinates.
 
     Args:
-        chain: what will be learnt.
+        chain: the chain to learn, with no draw exactly on a bound (chains.edges).
         whitening: "full", by the Cholesky factor of the covariance, or "diagonal", by the standard deviations.
 
     Raises:
@@ -65,7 +65,7 @@ def prepare(chain: Chain, whitening: str = "full") -> Prepared:
 
 
 def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
-    """Returns a chain of the same parameters in the coordinates that `fixed` describes."""
+    """Returns another chain of the same parameters in the coordinates that `fixed` defines."""
     tril = fixed["whitening"]["tril"]
     x = np.empty((chain.n, chain.dim), np.float32)
     log_det = np.empty(chain.n)
@@ -76,9 +76,9 @@ def apply_prepared(chain: Chain, fixed: dict[str, Any]) -> Prepared:
 
 
 def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Returns weighted mean (d,) and covariance (d, d) in unconstrained coordinates, merged chunk by chunk.
+    """Returns the weighted mean (d,) and covariance (d, d) in unconstrained coordinates, merged chunk by chunk.
 
-    Source: Chan, Golub and LeVeque (1983), the update for two parts.
+    Source: Chan, Golub and LeVeque (1983), the formula that merges two parts.
     """
     total, loc, covariance = 0.0, np.zeros(chain.dim), np.zeros((chain.dim, chain.dim))
     for part, z, _ in _in_chunks(chain, scale):
@@ -97,8 +97,8 @@ def _moments(chain: Chain, scale: FloatArray, probabilities: FloatArray) -> tupl
 
 
 def _in_chunks(chain: Chain, scale: FloatArray) -> Iterator[tuple[slice, FloatArray, FloatArray]]:
-    """Yields rows, unconstrained coordinates (m, d) and log |det dz / dtheta| (m,), in float64 whatever JAX's flag."""
-    size = min(_CHUNK, power_of_two(chain.n))  # compiled for few sizes
+    """Yields row slices, unconstrained coordinates (m, d) and log |det dz / dtheta| (m,), always in float64."""
+    size = min(_CHUNK, power_of_two(chain.n))  # few sizes are compiled
     for start in range(0, chain.n, size):
         part = slice(start, min(start + size, chain.n))
         rows = chain.samples[part]
@@ -120,7 +120,7 @@ def as_configured(chain: Chain, config: FlowConfig) -> Chain:
 
 
 def require_learnable(chain: Chain) -> None:
-    """Raises ValueError for constant columns (named) or too few distinct or weighty rows, in the chain as given."""
+    """Raises ValueError for constant columns (named), too few distinct rows or too small an effective size."""
     constant = chain.constant_columns
     if constant:
         kept = [name for name in chain.names if name not in constant]
@@ -137,14 +137,14 @@ def require_learnable(chain: Chain) -> None:
         )
     if chain.weights is not None and kish(chain.probabilities) < enough:
         raise ValueError(
-            f"chain.weights: expected weights of an effective size of {enough} draws at least for {chain.dim} "
-            f"parameters; got {kish(chain.probabilities):.1f} from {chain.n} rows: few carry all the weight. Use a "
+            f"chain.weights: expected an effective size of {enough} or more for {chain.dim} parameters; "
+            f"got {kish(chain.probabilities):.1f} from {chain.n} rows: a few rows carry nearly all the weight. Use a "
             "longer chain or fewer parameters (chain.select)."
         )
 
 
 def _distinct_rows(chain: Chain, enough: int) -> int:
-    """Returns the number of distinct rows of positive weight, counted until there are enough."""
+    """Returns the number of distinct rows of positive weight; stops counting when there are `enough`."""
     counted = np.arange(chain.n) if chain.weights is None else np.flatnonzero(chain.weights > 0)
     found, start, size = np.empty((0, chain.dim)), 0, 10 * enough
     while start < len(counted) and len(found) < enough:
@@ -154,7 +154,7 @@ def _distinct_rows(chain: Chain, enough: int) -> int:
 
 
 def half_line_scales(chain: Chain) -> FloatArray:
-    """Returns the weighted median distance from the edge for half-bounded parameters, one for others, (d,)."""
+    """Returns the weighted median distance from the bound for half-bounded parameters, 1 for others, (d,)."""
     lower, upper = np.array(chain.space.lower), np.array(chain.space.upper)
     half = np.isfinite(lower) != np.isfinite(upper)
     if not half.any():

@@ -1,4 +1,4 @@
-"""From a chain to the training problems of the members: which rows teach, which choose the weights, in what units."""
+"""The training problem of each member: rows for training, rows for validation and the units of the loss."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .config import TrainConfig
 from .prepare import Prepared
 from .steps import MOST_HELD, Data, Held, held, listed, make_rows, padded_size
 
-DEPTH = 30.0  # nats below the highest density at which points stop teaching anything
-_LOOKED_AT = ("loss", "validation", "likelihood", "normalised")  # of TrainConfig, by `pose`
-_MOST_PADDED = 1 << 19  # rows of numbers in arrays of a few sizes: 65 MB in 30 parameters
-_COPIES = 8  # entries per row in the list that stands for uneven weights ...
-_MOST_LISTED = 4_000_000  # ... and at most in all, or one per row
+DEPTH = 30.0  # nats below the highest log density; it is clipped there, and deeper points are not regressed on
+_LOOKED_AT = ("loss", "validation", "likelihood", "normalised")  # the fields of TrainConfig that `pose` uses
+_MOST_PADDED = 1 << 19  # largest padded number of rows: 65 MB for 30 parameters
+_COPIES = 8  # entries per row in the list of row numbers that represents unequal weights ...
+_MOST_LISTED = 4_000_000  # ... and maximum number of entries, unless there are more rows
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One member's training data and its validation rows.
+    """The training data and the validation rows of one member.
 
     Attributes:
-        data: what teaches.
-        held_draws: rows kept for validation, drawn by their weights.
-        held_points: those kept whose log density teaches, weighted or not.
-        offset: what turns a loss in x into nats in theta.
+        data: the training data.
+        held_draws: validation rows, drawn by their weights.
+        held_points: validation rows for the regression, whatever their weights.
+        offset: is subtracted from the loss in x to give nats in theta.
         dim: number of parameters.
-        draws_worth: how many independent draws the rows in `held_draws` are.
-        points_worth: as many for `held_points`.
+        draws_worth: effective number of independent draws in `held_draws`.
+        points_worth: the same for `held_points`.
     """
 
     data: Data
@@ -45,19 +45,20 @@ class Problem:
 def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int, train: TrainConfig) -> list[Problem]:
     """Returns one training problem per member.
 
-    A single member keeps `train.validation` of the rows for choosing its weights. Several are trained as in
-    cross-validation: the rows are dealt into as many folds, and each member chooses by the fold that it did not see.
-    All share one copy of the rows, and have arrays of the same shapes, so that their training is compiled once.
+    A single member holds out `train.validation` of the rows to choose its weights. Several members are trained as in
+    cross-validation: the rows are dealt into one fold per member, and each member chooses its weights on its own fold,
+    which it is not trained on. All members share one copy of the rows and have arrays of the same shapes, so that their
+    training is compiled once.
 
     Args:
         key: JAX random key.
-        seen: the chain that teaches, with its log density unless the loss is "nll".
+        seen: the chain to train on, with its log density unless the loss is "nll".
         support: points with a log density, in the coordinates of `seen`.
-        members: how many.
-        train: the loss decides what is used of all that.
+        members: number of members.
+        train: training settings; the loss determines which data are used.
 
     Raises:
-        ValueError: `train.normalised` without the chain's evidence.
+        ValueError: `train.normalised` is set, but the chain has no evidence.
     """
     key_rows, key_support, key_list = jax.random.split(key, 3)
     probabilities = seen.chain.probabilities
@@ -65,10 +66,10 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
     top = 0.0 if log_p is None else _top(seen)
     folds, x = _folds(key_rows, seen.chain, members, train.validation), seen.x
     more_folds = [np.empty(0, np.int64)] * len(folds)
-    if support is not None and log_p is not None:  # no other loss looks at them
+    if support is not None and log_p is not None:  # "nll" does not use them
         more_folds = [fold + len(x) for fold in _folds(key_support, support.chain, members, train.validation)]
         x, log_p = np.concatenate([x, support.x]), np.concatenate([log_p, support.log_p])
-    zero = known_evidence(seen.chain) if train.normalised else top  # what the rows' log densities count from
+    zero = known_evidence(seen.chain) if train.normalised else top  # is subtracted from all log densities
     held_p = None if log_p is None else np.maximum(log_p, top - DEPTH) - zero
     rows = make_rows(x, held_p, padded_size(len(x), _MOST_PADDED))
     longest = padded_size(seen.chain.n if np.ptp(probabilities) == 0.0 else _listed_at_most(seen.chain.n))
@@ -77,7 +78,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         reached = log_p - top > -DEPTH
     in_folds = [np.concatenate(parts) for parts in zip(folds[:members], more_folds[:members], strict=True)]
     if any(np.count_nonzero(reached) == np.count_nonzero(reached[fold]) for fold in in_folds):
-        reached[:] = False  # a row or two, which some members could not be taught
+        reached[:] = False  # very few rows: some member would have none to train on
     problems = []
     for k in range(members):
         in_fold = np.zeros(len(x), bool)
@@ -90,12 +91,12 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
             listed(_by_weight(key_taught, taught, probabilities), longest),
             listed(np.flatnonzero(reached & ~in_fold), padded_size(len(x))),
         )
-        nats = float(seen.log_det[drawn].mean())  # what turns -log q in x into nats in theta
+        nats = float(seen.log_det[drawn].mean())  # converts -log q in x to nats in theta
         offset = {"nll": nats, "kl": -top, "jeffreys": 0.0, "log_variance": train.likelihood * nats}[train.loss]
         held_points = np.flatnonzero(reached & in_fold)
         held_points = held_points[:: len(held_points) // MOST_HELD + 1]
         worth = worth_of(seen.chain, folds[k], drawn)
-        own = held_points < seen.chain.n  # support points are further ones, and independent
+        own = held_points < seen.chain.n  # the others are support points, which count as independent
         points_worth = float(np.sum(np.where(own, worth / len(drawn), 1.0)))
         draws, points = (held(x[rows], None if held_p is None else held_p[rows]) for rows in (drawn, held_points))
         problems.append(Problem(data, draws, points, offset, x.shape[1], worth, points_worth))
@@ -103,12 +104,12 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
 
 
 def posed_by(train: TrainConfig) -> TrainConfig:
-    """Returns what `pose` looks at of some settings, and the others at one value each: equal ones pose one problem."""
+    """Returns the fields that `pose` uses, the others at their defaults; equal results mean the same problem."""
     return TrainConfig(**{name: getattr(train, name) for name in _LOOKED_AT})
 
 
 def share_in_reach(seen: Prepared) -> float:
-    """Returns the weight of the draws whose log density is near enough to the highest to be regressed on."""
+    """Returns the share of the draws, by weight, whose log density is at most `DEPTH` nats below the highest."""
     return float(seen.chain.probabilities[seen.log_p > _top(seen) - DEPTH].sum())
 
 
@@ -116,25 +117,27 @@ def known_evidence(chain: Chain) -> float:
     """Returns the chain's log evidence, which `train.normalised` needs; raises ValueError if it is not known."""
     if chain.log_evidence is None:
         raise ValueError(
-            "chain: TrainConfig.normalised needs chain.log_evidence, the constant of its log_prob; there is none. "
+            "chain: TrainConfig.normalised needs chain.log_evidence, the normalising constant of log_prob; got none. "
             "Pass it, or leave normalised out."
         )
     return chain.log_evidence
 
 
 def _top(seen: Prepared) -> float:
-    """Returns the highest log density of any draw that counts, in training coordinates."""
+    """Returns the highest log density of the draws of positive weight, in training coordinates."""
     return float(seen.log_p[seen.chain.probabilities > 0].max())
 
 
 def worth_of(chain: Chain, fold: np.ndarray, drawn: np.ndarray) -> float:
-    """Returns how many independent draws the row numbers `drawn` from a fold by weight are."""
+    """Returns the effective number of independent draws in `drawn`, row numbers drawn by weight from a fold."""
     return min(float(len(drawn)), chain.effective_size * float(chain.probabilities[fold].sum()))
 
 
 def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Returns the row numbers that teach a single member, those of the draws that it is judged by, as in `pose`, and
-    how many independent draws these are."""
+    """Returns the training rows of a single member, its validation draws, and the effective number of the latter.
+
+    Both are row numbers, and the same as in `pose`.
+    """
     key_rows, _, key_list = jax.random.split(key, 3)
     fold, taught = _folds(key_rows, chain, 1, validation)
     _, key_held = jax.random.split(jax.random.fold_in(key_list, 0))
@@ -143,13 +146,13 @@ def held_apart(key: jax.Array, chain: Chain, validation: float) -> tuple[np.ndar
 
 
 def _folds(key: jax.Array, chain: Chain, members: int, validation: float) -> list[np.ndarray]:
-    """Returns the row numbers that each member chooses its weights by; after a single member's, those of the rest."""
+    """Returns the validation row numbers of each member; for a single member, also those of all other rows."""
     shares = [validation, 1.0 - validation] if members == 1 else [1.0 / members] * members
     return chain.deal(key, shares)
 
 
 def _by_weight(key: jax.Array, taught: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns row numbers, as often as their weights ask for: drawn evenly, they are draws of the weighted chain."""
+    """Returns row numbers, repeated by weight: uniform draws from them are draws from the weighted chain."""
     shares = _normalised(probabilities[taught])
     if np.ptp(shares) == 0.0:
         return taught
@@ -161,7 +164,7 @@ def _listed_at_most(rows: int) -> int:
 
 
 def _drawn(key: jax.Array, fold: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns as many of a fold's row numbers as it has effective draws, drawn by their weights."""
+    """Returns row numbers drawn by weight from a fold, about as many as its effective size."""
     shares = _normalised(probabilities[fold])
     return fold[systematic_rows(key, shares, min(round(1.0 / np.sum(shares**2)) + 1, MOST_HELD))]
 

@@ -1,6 +1,6 @@
-"""The work of a scan: training candidates to a budget of rows and judging them on held-out rows.
+"""The work of a scan: training candidates on a given number of rows and judging them on held-out rows.
 
-`run_task` is what executors run, in other processes or on other machines: a function of its argument alone.
+Executors call `run_task`, in other processes or on other machines. It depends on its argument alone.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .prepare import as_configured, prepare
 from .problem import Problem, held_apart, pose, posed_by
 from .steps import amounts_of, first_state, form_of, log_densities, run_between
 
-_CHUNK = 50_000  # rows between returns to Python, where the keyboard can interrupt
+_CHUNK = 50_000  # rows per compiled call; the keyboard can interrupt between calls
 
 Outcome = dict[str, Any]  # JSON-ready: status, steps, log_density, error, seconds, message
 
 
 @dataclass(frozen=True)
 class Source:
-    """The chain, its draws off the edges, and the scan's key; equal if the fingerprints are, wherever unpickled.
+    """The chain of a scan, with no draws exactly on a bound, and the key of the scan.
 
-    It keeps the last of what was made of it, which so lives as long as its scan. Copies that arrive in a worker one
-    after the other are one.
+    Sources are equal if their fingerprints and keys are, in any process. A source caches the last object of each kind
+    that was made from it, for as long as the scan. Equal copies that a worker receives in succession become one object.
     """
 
     fingerprint: str
@@ -47,13 +47,13 @@ class Source:
 
     @property
     def keys(self) -> tuple[jax.Array, jax.Array]:
-        """The keys of the split and of the training, common to all candidates so that they differ in settings alone."""
+        """The keys of the split and of the training; all candidates share them and differ in their settings alone."""
         key = jax.random.wrap_key_data(jnp.asarray(self.key_data, jnp.uint32), impl="threefry2x32")
         key_split, key_train = jax.random.split(key)
         return key_split, key_train
 
     def last(self, name: str, key: Any, make: Callable[[], Any]) -> Any:
-        """Returns what was made under a name, if it was for that key; else makes it, and lets the one before go."""
+        """Returns the cached object of this name if it was made for `key`; else makes it and drops the old one."""
         found = self._made.get(name)
         if found is None or found[0] != key:
             self._made.pop(name, None)
@@ -62,7 +62,7 @@ class Source:
         return found[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles what it is, not what was made of it."""
+        """Pickles the source without its cache."""
         return _arrived, (self.fingerprint, self.chain, self.key_data)
 
 
@@ -72,18 +72,18 @@ def _arrived(fingerprint: str, chain: Chain, key_data: tuple[int, ...]) -> Sourc
 
 @lru_cache(maxsize=1)
 def _last_arrived(source: Source) -> Source:
-    """Returns the source that tasks from another process brought last, if it is equal to this one."""
+    """Returns the source that was last received from another process if it equals this one, else this one."""
     return source
 
 
 def forget_arrived() -> None:
-    """Lets go of the source that tasks from another process brought last, if there is one here."""
+    """Drops the source that was last received from another process, if there is one."""
     _last_arrived.cache_clear()
 
 
 @dataclass(frozen=True)
 class Task:
-    """Candidates that share their compiled steps: one architecture, batch size and loss, several learning rates."""
+    """Candidates that share compiled steps: one architecture, batch size and loss, and several learning rates."""
 
     source: Source
     candidates: tuple[int, ...]
@@ -95,7 +95,7 @@ class Task:
 
 @dataclass(frozen=True)
 class FullTask:
-    """A candidate to be trained as `fit_flow` trains it: all members, until it stops early."""
+    """A candidate that is trained as in `fit_flow`: all members, with early stopping."""
 
     source: Source
     candidates: tuple[int]
@@ -103,9 +103,9 @@ class FullTask:
 
 
 def shared_part(candidate: Settings) -> tuple[FlowConfig, TrainConfig]:
-    """Returns the settings that compiled steps depend on, and the others at one value each.
+    """Returns the settings that candidates must share to be one task, with the others set to fixed values.
 
-    "kl" becomes "nll": the gradients are equal (training.losses), so that one training serves both.
+    "kl" becomes "nll": their gradients are equal (training.losses), so one training serves both.
     """
     config, train = candidate
     loss = "nll" if train.loss == "kl" else train.loss
@@ -114,7 +114,7 @@ def shared_part(candidate: Settings) -> tuple[FlowConfig, TrainConfig]:
 
 
 def first_alike(candidates: Sequence[Settings]) -> list[int]:
-    """Returns, for each candidate, the number of the first one whose training is the same."""
+    """Returns, for each candidate, the index of the first candidate with the same training."""
     trainings: dict[Any, int] = {}
     return [
         trainings.setdefault((shared_part(candidate), candidate.train.learning_rate), j)
@@ -123,7 +123,7 @@ def first_alike(candidates: Sequence[Settings]) -> list[int]:
 
 
 def run_task(task: Task | FullTask) -> list[Outcome]:
-    """Returns the outcome at each learning rate; an error while training is an outcome too."""
+    """Returns the outcome at each learning rate; an error during training is also an outcome."""
     if isinstance(task, FullTask):
         return [_outcome(partial(_in_full, task))]
     return [_outcome(partial(_held_log_density, task, rate)) for rate in task.rates]
@@ -132,7 +132,7 @@ def run_task(task: Task | FullTask) -> list[Outcome]:
 def run_all(
     tasks: Sequence[Task | FullTask], executor: Executor | None
 ) -> Iterator[tuple[Task | FullTask, list[Outcome]]]:
-    """Yields tasks with their outcomes as they are done; those not started are cancelled if the caller stops."""
+    """Yields tasks with their outcomes as they finish; cancels tasks that have not started if the caller stops."""
     if executor is None:
         for task in tasks:
             yield task, run_task(task)
@@ -144,7 +144,7 @@ def run_all(
     except BrokenExecutor as error:
         raise RuntimeError(
             f"scan_flows: executor: a worker died ({error}). It may have run out of memory: use fewer workers. With "
-            "folder=..., the same call goes on from what was done."
+            "folder=..., the same call continues from the stored outcomes."
         ) from error
     finally:
         for future in futures:
@@ -163,15 +163,17 @@ def _outcome(train: Callable[[], tuple[int, np.ndarray, float]]) -> Outcome:
         else:
             bad = int((~np.isfinite(log_q)).sum())
             outcome["status"], outcome["message"] = "diverged", f"log q is not finite at {bad} of {len(log_q)} rows"
-    except Exception as error:  # a failure is a row of the table
+    except Exception as error:  # failures appear in the table
         outcome["status"], outcome["message"] = "failed", f"{type(error).__name__}: {error}"
     outcome["seconds"] = round(time.perf_counter() - start, 3)
     return outcome
 
 
 def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
-    """Returns the number of steps, log q at the held-out rows, (n,), nats in the parameters' units, and how
-    many independent draws these are."""
+    """Returns the number of steps, log q at the held-out rows, and the effective number of these rows.
+
+    log q (n,) is in nats, in the parameters' units.
+    """
     config, train = task.config, task.train
     problem, nats = _posed(task.source, train, config)
     form = form_of(train, int(problem.data.taught.n))
@@ -191,7 +193,7 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
 
 
 def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
-    """Returns what `_held_log_density` does, of the prior that `fit_flow` makes of the other rows."""
+    """Returns the same as `_held_log_density`, for a prior that `fit_flow` trains on the other rows."""
     (config, train), (key_split, key_train) = task.settings, task.source.keys
     chain = as_configured(task.source.chain, config)
     taught, held, worth = held_apart(key_split, chain, train.validation)
@@ -203,17 +205,17 @@ def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
 
 
 def _coordinates(config: FlowConfig) -> FlowConfig:
-    """Returns what the training coordinates depend on, and the other fields at one value each."""
+    """Returns the fields that the training coordinates depend on, with the others at their defaults."""
     return FlowConfig(support=config.support, whitening=config.whitening)
 
 
 def posed_alike(config: FlowConfig, train: TrainConfig) -> tuple[TrainConfig, FlowConfig]:
-    """Returns what a candidate's training problem depends on besides the chain."""
+    """Returns the settings that the training problem of a candidate depends on."""
     return posed_by(train), _coordinates(config)
 
 
 def _posed(source: Source, train: TrainConfig, config: FlowConfig) -> tuple[Problem, float]:
-    """Returns the training problem and mean log |det dx / dtheta| at the held-out rows, which no loss changes."""
+    """Returns the training problem and the mean log |det dx / dtheta| at the held-out rows, equal for all losses."""
     train, config = posed_alike(config, train)
 
     def make() -> tuple[Problem, float]:

@@ -1,4 +1,4 @@
-"""scan_flows: which settings suit a chain? A grid of candidates, successively halved, judged on held-out rows."""
+"""scan_flows compares settings for a chain: successive halving of candidates, judged on held-out rows."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from .rungs import FullTask, Source, Task, first_alike, forget_arrived, posed_al
 from .scan_log import ScanLog
 from .scan_result import ScanResult, make_table
 
-_CONFIG = replace(NARROW, layers=FlowConfig.layers)  # what the grid leaves open
-_TRAIN = TrainConfig(max_steps=20_000, patience=60)  # the paper's learning rates are low: they need the steps
-_FEWEST = 4  # candidates that go on at least, if there are as many: the last rung should have a choice
+_CONFIG = replace(NARROW, layers=FlowConfig.layers)  # the fields that the grid does not name
+_TRAIN = TrainConfig(max_steps=20_000, patience=60)  # the low learning rates of the paper need many steps
+_FEWEST = 4  # minimum number of candidates kept, so that the last rung has a choice
 
 
 def scan_flows(
@@ -51,41 +51,43 @@ def scan_flows(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> ScanResult:
-    """Returns a table of how well candidate settings learn a chain, and the best of them.
+    """Returns a table of candidate settings by held-out log density on a chain, and the best of them.
 
-    Successive halving (Jamieson and Talwalkar 2016): all candidates are trained on a small number of rows, the best
-    `keep` of them on a larger one, and so on. What is equal at a rung is the number of rows seen, which is what time
-    goes with, so that a batch of 5000 takes a tenth of the steps of one of 500: this favours small batches, as does
-    training for an equal number of epochs. Every rung starts from fresh weights with a learning rate schedule of its
-    own length, because half of a long schedule is not a short one; with `keep` = 1/4 that is a third more work, and
-    no weights need to be kept. With one number of rows, all candidates are treated alike.
+    The method is successive halving (Jamieson and Talwalkar 2016): all candidates are trained on a small number of
+    rows, the best fraction `keep` on a larger number, and so on. At each rung all candidates see the same number of
+    rows, which determines the time. A batch of 5000 thus takes a tenth of the steps of a batch of 500. This favours
+    small batches, as does training for an equal number of epochs. Every rung starts from fresh weights with a learning
+    rate schedule of its own length, because half of a long schedule is not a short one. With `keep` = 1/4 this costs a
+    third more work, and no weights need to be stored. With a single number of rows, all candidates are treated alike.
 
-    `train.validation` of the chain is held out: no candidate is trained on it, all are judged on it. Up to here a
-    candidate is judged by one member, without background. Where mixtures are asked for, that favours large networks:
-    single flows like to be deeper than members of a mixture should be. So at the last rung some finalists are trained
-    as `fit_flow` will train the best: all members, `train.max_steps` at most. They are taken from the whole range of
-    sizes, each better than all that are smaller. "kl" has the gradient of "nll": the two are one training, go on or
-    stop together, and their rows of the table are equal.
+    The fraction `train.validation` of the chain is held out: no candidate is trained on it, and all are judged on it.
+    At these rungs a candidate is judged by one member without background. For mixtures this favours large networks,
+    because a single flow needs more layers than a member of a mixture. For mixtures, the last rung therefore
+    trains some finalists as `fit_flow` will train the best one: all members, for at most `train.max_steps` steps. The
+    finalists cover the range of sizes: candidates that are better than all smaller ones come first. "kl" and "nll"
+    have the same gradient and share one training. They continue or stop together, and their rows of the table are
+    equal.
 
     Args:
         key: JAX random key; all candidates start from the same weights and see rows in the same order.
         chain: draws, weighted or not; with its log density if a loss needs it.
-        grid: lists of values by name of a field of FlowConfig or TrainConfig, e.g. PAPER_GRID or
+        grid: lists of values by field name of FlowConfig or TrainConfig, e.g. PAPER_GRID or
             {"layers": [2, 4], "loss": ["nll"]}; or a list of (FlowConfig, TrainConfig).
-        config, train: the other fields' values; None for networks with one hidden layer of 16, mixed in the refit:
-            six members over a background, 20,000 steps each at most.
-        rows: how many rows a candidate is trained on, rung by rung, increasing. Rungs that would stop nobody are left
-            out but for the last.
-        keep: fraction of the candidates that go on from a rung, in (0, 1); four at least.
-        finalists: how many candidates are trained in full at most, if they are mixtures; 0 for none.
-        folder: keeps what is done, failures too, so that the same call goes on after a kill; made if it is missing.
+        config, train: values of the other fields. None: networks with one hidden layer of 16 units; the finalists and
+            the refit are mixtures of six members and a background, with at most 20,000 steps each.
+        rows: number of rows that a candidate is trained on at each rung, increasing. Rungs that would not stop any
+            candidate are left out, except for the last.
+        keep: fraction of the candidates that continue after a rung, in (0, 1); at least four continue.
+        finalists: maximum number of candidates that are trained in full, if they are mixtures; 0 for none.
+        folder: stores all outcomes, including failures, so that the same call continues after a kill; created if
+            missing.
         executor: where candidates are trained, several at a time: any concurrent.futures.Executor, such as a
-            ProcessPoolExecutor (with the "spawn" context: JAX does not survive a fork), Dask's or MPI's. None for
-            here, one after the other.
+            ProcessPoolExecutor (with the "spawn" context: JAX does not survive a fork) or one from Dask or MPI. None:
+            in this process, one after the other.
         progress: show a progress bar.
 
     Raises:
-        TypeError, ValueError: what is given cannot be scanned; or the folder holds another scan.
+        TypeError, ValueError: an argument is not valid for a scan, or the folder holds another scan.
         RuntimeError: a worker of the executor died.
     """
     candidates = expand(grid, config or _CONFIG, train or _TRAIN)
@@ -111,12 +113,12 @@ def scan_flows(
                 raise
             interrupted = True
             warnings.warn(
-                "scan_flows: interrupted; the table is of what was done. With folder=..., the same call goes on.",
+                "scan_flows: interrupted; the table shows what was done. With folder=..., the same call continues.",
                 FlowPriorWarning,
                 stacklevel=2,
             )
         finally:
-            forget_arrived()  # of an executor that pickles, and works here
+            forget_arrived()  # an executor may have unpickled the source in this process
     table = make_table(candidates, firsts, log.outcomes, rungs, list(alive) if interrupted else ())
     return ScanResult(candidates, table, interrupted)
 
@@ -141,7 +143,7 @@ def _require_scannable(chain: Any, candidates: Sequence[Settings], executor: Any
     taught = sorted({train.loss for _, train in candidates} - {"nll"})
     if taught and chain.log_prob is None:
         raise ValueError(
-            f"scan_flows: chain: the losses {shorten(taught)} need the log density of each row (log_prob); there is "
+            f"scan_flows: chain: the losses {shorten(taught)} need the log density of each row (log_prob); got "
             'none. Scan {"loss": ["nll"]}, or pass the chain with its log_prob.'
         )
     if any(train.normalised for _, train in candidates):
@@ -162,7 +164,7 @@ def _source(key: jax.Array, chain: Chain, candidates: Sequence[Settings]) -> Sou
 def _identity(
     source: Source, candidates: Sequence[Settings], rows: Sequence[int], keep: float, finalists: int
 ) -> dict[str, Any]:
-    """Returns what makes a scan the same scan."""
+    """Returns what two calls must have in common to be the same scan."""
     tried = json.dumps([(config.to_json(), train.to_json()) for config, train in candidates])
     grid = hashlib.sha256(tried.encode()).hexdigest()
     return {
@@ -176,7 +178,7 @@ def _identity(
 
 
 def _plan(n: int, rows: Sequence[int], keep: float, finalists: int) -> list[tuple[int | None, int]]:
-    """Returns (rows, number of candidates) of each rung; None for training in full."""
+    """Returns (rows, number of candidates) of each rung; rows is None for training in full."""
     counts = [n]
     for _ in rows[1:]:
         counts.append(max(ceil(keep * counts[-1]), min(_FEWEST, counts[-1])))
@@ -191,15 +193,15 @@ def _plan(n: int, rows: Sequence[int], keep: float, finalists: int) -> list[tupl
 def _chosen(
     log: ScanLog, rung: int, candidates: dict[int, Settings], count: int, dim: int, *, in_full: bool
 ) -> list[int]:
-    """Returns the `count` best candidates of a rung, fewer if others failed; of equals the first.
+    """Returns the `count` best candidates of a rung, fewer if others failed; ties go to the first.
 
-    Those that are to be trained in full are of many sizes, from the smallest to that of the best.
+    Candidates for training in full are spread over sizes, from the smallest to that of the best.
     """
     found = {j: log.outcomes[j, rung]["log_density"] for j in candidates}
     judged = sorted((j for j in found if found[j] is not None), key=lambda j: -found[j])
     if in_full:
         front: list[int] = []
-        for j in sorted(judged, key=lambda j: _size(candidates[j].config, dim)):  # of a size, the best first
+        for j in sorted(judged, key=lambda j: _size(candidates[j].config, dim)):  # the best first within a size
             if not front or found[j] > found[front[-1]]:
                 front.append(j)
         spread = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, count).round().astype(int))]
@@ -222,7 +224,7 @@ def _run_rung(
     executor: Executor | None,
     bar: Any,
 ) -> None:
-    """Trains those candidates that the log does not have."""
+    """Trains the candidates that are not yet in the log."""
     todo = {j: settings for j, settings in candidates.items() if (j, rung) not in log.outcomes}
     bar.update(len(candidates) - len(todo))
     for task, outcomes in run_all(_tasks(source, todo, rows), executor):
@@ -233,9 +235,9 @@ def _run_rung(
 
 
 def _tasks(source: Source, candidates: dict[int, Settings], rows: int | None) -> list[Task] | list[FullTask]:
-    """Returns the work, by training problem (one is kept at a time), the longest first.
+    """Returns the tasks, sorted by training problem (one is cached at a time), then the longest first.
 
-    Candidates that share compiled steps are one task.
+    Candidates that share compiled steps form one task.
     """
     longest_first = sorted(candidates, key=lambda j: -candidates[j].config.layers)
     if rows is None:

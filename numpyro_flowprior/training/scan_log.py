@@ -1,4 +1,4 @@
-"""What a scan has done so far, kept in a file of JSON lines so that a killed scan goes on where it was."""
+"""The outcomes of a scan, stored as JSON lines so that a killed scan can continue."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _SCHEMA = 1
 
 
 class ScanLog:
-    """Outcomes by (candidate, rung), in memory and, given a folder, in its file `scan.jsonl`.
+    """The outcomes of a scan by (candidate, rung), in memory and, with a folder, in its file `scan.jsonl`.
 
-    The file's first line says whose scan it is; each further line is one outcome, flushed to disk before the next
-    begins. A kill can leave the last line half written: it is dropped on reading.
+    The first line of the file identifies the scan. Each further line is one outcome, written to disk as soon as its
+    task is done. A kill can leave the last line incomplete; it is dropped when the file is read.
 
     Args:
-        folder: made if it is missing; None to keep nothing.
-        identity: what a scan must have in common with the file to go on from it, JSON-ready, by part.
+        folder: created if missing; None to store nothing on disk.
+        identity: JSON-ready values by name; a scan continues from a file only if all of them are equal.
 
     Raises:
         FileNotFoundError: the folder's parent does not exist.
-        ValueError: the folder holds another scan (says which parts differ).
-        FileFormatError: the file is damaged, or not ours.
+        ValueError: the folder holds another scan (the message names the parts that differ).
+        FileFormatError: the file is damaged, or it is not the log of a scan.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, identity: Mapping[str, Any]):
@@ -39,7 +39,7 @@ class ScanLog:
         if not self._path.parent.parent.is_dir():
             raise FileNotFoundError(f"{folder}: the folder {self._path.parent.parent} does not exist. Make it first.")
         self._path.parent.mkdir(exist_ok=True)
-        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # whole lines
+        lines = self._path.read_bytes().split(b"\n")[:-1] if self._path.exists() else []  # complete lines only
         if lines:
             self._require_same(_parsed(self._path, 1, lines[0]), identity)
             for number, line in enumerate(lines[1:], 2):
@@ -50,10 +50,10 @@ class ScanLog:
         whole = b"".join(line + b"\n" for line in lines)
         temporary = self._path.with_suffix(".tmp")
         temporary.write_bytes(whole)
-        os.replace(temporary, self._path)  # without the half line, in one go
+        os.replace(temporary, self._path)  # atomically, without an incomplete last line
 
     def add(self, rung: int, outcomes: Mapping[int, Outcome]) -> None:
-        """Keeps the outcomes of candidates at a rung."""
+        """Stores the outcomes of candidates at a rung."""
         self.outcomes.update({(candidate, rung): outcome for candidate, outcome in outcomes.items()})
         if self._path is None:
             return
@@ -73,7 +73,7 @@ class ScanLog:
         if differ:
             raise ValueError(
                 f"{self._path}: holds another scan: expected the same {', '.join(identity)}; got a different "
-                f"{', '.join(differ)}. Choose another folder, or delete this one to start anew."
+                f"{', '.join(differ)}. Choose another folder, or delete this one to start again."
             )
 
 
@@ -87,7 +87,7 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
         if number > 1:
             record["candidate"], record["rung"], record["status"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path}: line {number} is not what was written there. Delete the folder.") from error
+        raise FileFormatError(f"{path}: line {number} is damaged. Delete the folder to start again.") from error
     if not isinstance(record, dict):
-        raise FileFormatError(f"{path}: line {number} is not a JSON object. Delete the folder.")
+        raise FileFormatError(f"{path}: line {number}: expected a JSON object. Delete the folder to start again.")
     return record

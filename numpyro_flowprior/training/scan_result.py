@@ -1,4 +1,4 @@
-"""ScanResult: the table that a scan ends with."""
+"""ScanResult: the result of a scan, as a table."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _ORDER = ("finished", "stopped", "waiting", "diverged", "failed")
 
 @dataclass(frozen=True, repr=False)
 class ScanResult(Displayed):
-    """The outcome of `scan_flows`.
+    """The result of `scan_flows`.
 
     Attributes:
         candidates: the settings tried, in the grid's order.
-        table: one row per candidate, the best first: those that got further before those that were stopped, then by
-            held-out log density; what failed comes last. Columns: "candidate", its place in `candidates`; its settings;
-            "rung", the last it was judged at, from 1 (0: none); "rows" and "steps" of its training there, of all
-            members; "log_density", the mean of log q at held-out rows, nats in the parameters' units, and "error", its
-            standard error (all candidates see the same rows, so differences between them are known better than that);
-            "seconds" of all its trainings, compilation included, what it shared with others counted once for each;
-            "status": "finished", "stopped" (others were better), "waiting" (the scan was interrupted), "diverged" or
-            "failed"; "message", what went wrong.
-        interrupted: stopped by the keyboard; the table is of what was done until then.
+        table: one row per candidate, the best first. Candidates that reached a later rung come first; within a rung
+            they are sorted by held-out log density. Failed candidates come last. The columns are "candidate", the index
+            in `candidates`; the settings; "rung", the last rung at which it was judged, from 1 (0: none); "rows" and
+            "steps" of its training at that rung, summed over members; "log_density", the mean of log q at held-out
+            rows, nats in the parameters' units; "error", its standard error (all candidates are judged on the same
+            rows, so differences between them have smaller errors); "seconds" of all its trainings, compilation
+            included (a shared training counts for each candidate); "status": "finished", "stopped" (others were
+            better), "waiting" (the scan was interrupted), "diverged" or "failed"; "message", the reason of a failure.
+        interrupted: whether the scan was stopped from the keyboard; the table then shows the work done so far.
     """
 
     candidates: tuple[Settings, ...]
@@ -44,7 +44,7 @@ class ScanResult(Displayed):
         """
         first = self.table[0]
         if first["log_density"] is None:
-            raise ValueError(f"ScanResult.best: no candidate was trained; the first: {first['message']}")
+            raise ValueError(f"ScanResult.best: no candidate was trained; message of the first: {first['message']}")
         return self.candidates[first["candidate"]]
 
     def _headline(self) -> str:
@@ -75,14 +75,14 @@ def make_table(
     rungs: Sequence[tuple[int | None, int]],
     waiting: Sequence[int],
 ) -> tuple[dict[str, Any], ...]:
-    """Returns ScanResult.table.
+    """Returns the table of a ScanResult.
 
     Args:
-        candidates: the settings.
-        firsts: for each candidate, the one whose training is the same and has the outcomes.
+        candidates: the settings of all candidates.
+        firsts: for each candidate, the index of the first one with the same training, which has the outcomes.
         outcomes: by (candidate, rung), rungs counted from 1.
-        rungs: (rows, number of trainings) of each rung; None for training in full.
-        waiting: the candidates that were to be trained when the scan was interrupted.
+        rungs: (rows, number of trainings) of each rung; rows is None for training in full.
+        waiting: the candidates that were still to be trained when the scan was interrupted.
     """
     table = []
     for j, (first, settings) in enumerate(zip(firsts, varied(candidates), strict=True)):

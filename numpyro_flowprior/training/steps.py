@@ -1,7 +1,7 @@
-"""The compiled part of training: minibatches, the loss of a batch, many optimiser steps in one scan.
+"""The compiled part of training: minibatches, the loss of a batch, and many optimiser steps in one program.
 
-Compiled once for an architecture, a number of parameters and a loss: rates and lengths are traced, and rows are padded
-to a few sizes, so that pilots, members, refits and stages share programs.
+A program is compiled once for an architecture, a number of parameters and a loss. Learning rates and numbers of steps
+are traced, and rows are padded to a few sizes, so that pilots, members, refits and stages share programs.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .config import TrainConfig
 from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
 
 _WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
-_SIZES = tuple(1 << k for k in (13, 16, 19, 22))  # of arrays; longer ones are as long as they are
-MOST_HELD = 20_000  # rows of each kind in the validation loss; more would not change which weights are best
-_BATCH = 1024  # of those, evaluated at a time
+_SIZES = tuple(1 << k for k in (13, 16, 19, 22))  # of padded arrays; longer arrays are not padded
+MOST_HELD = 20_000  # largest number of rows of each kind in the validation loss; more would not change the best weights
+_BATCH = 1024  # validation rows evaluated at a time
 
 
 class Rows(NamedTuple):
-    """Points x (n, d) in training coordinates and their log target density there (n,), zeros where not used."""
+    """Points x (n, d) in training coordinates and the log target density (n,) there, zero if it is not used."""
 
     x: jax.Array
     log_p: jax.Array
 
 
 class Listed(NamedTuple):
-    """Row numbers: the first `n` of an array (m,), m being one of a few sizes; of an empty array if there are none."""
+    """Row numbers: the first `n` entries of an array (m,), where m is one of a few sizes, or zero if n is zero."""
 
     numbers: jax.Array
     n: Any
@@ -49,10 +49,10 @@ class Listed(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What minibatches are taken from: rows, and the numbers of those that teach, drawn evenly from each list.
+    """The data of minibatches: rows, and two lists of row numbers from which training draws uniformly.
 
-    `taught` are draws, listed as often as their weights ask for; `pointed` are rows with a log density within reach,
-    for the regression alone (none if it is not used).
+    `taught` lists draws, repeated by weight. `pointed` lists rows with a log density within reach, for the regression
+    alone; it is empty if there is no regression.
     """
 
     rows: Rows
@@ -61,20 +61,20 @@ class Data(NamedTuple):
 
 
 class Held(NamedTuple):
-    """The first `n` of some rows, at most MOST_HELD of them, kept to choose weights by; all arrays are of one size."""
+    """Validation rows: the first `n` of `rows`, at most MOST_HELD. All arrays have the same size."""
 
     rows: Rows
     n: Any
 
     @property
     def counted(self) -> tuple[FloatArray, FloatArray]:
-        """Points (n, d) and log density (n,) of the rows that count, in float64."""
+        """Points (n, d) and log density (n,) of the first `n` rows, in float64."""
         return tuple(np.asarray(part, np.float64)[: self.n] for part in self.rows)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class Form:
-    """What compiled code depends on of the training settings; `batch_size` is what is used of it."""
+    """The training settings that compiled code depends on; `batch_size` is the size that is actually used."""
 
     loss: str
     schedule: str
@@ -83,7 +83,7 @@ class Form:
 
 
 class Amounts(NamedTuple):
-    """The other settings, traced."""
+    """The other training settings, which are traced."""
 
     learning_rate: Any
     max_steps: Any
@@ -94,28 +94,28 @@ class Amounts(NamedTuple):
 
 
 def form_of(train: TrainConfig, rows: int) -> Form:
-    """Returns what compiled code depends on, for as many rows that teach: no more are drawn than twice those."""
+    """Returns the settings that compiled code depends on; a batch is less than twice the number of training rows."""
     return Form(train.loss, train.schedule, train.normalised, min(train.batch_size, power_of_two(rows)))
 
 
 def amounts_of(train: TrainConfig, **others: float) -> Amounts:
-    """Returns the settings that are traced, but for others."""
+    """Returns the settings that are traced, with those in `others` replaced."""
     return Amounts(*(np.float32(others.get(name, getattr(train, name))) for name in Amounts._fields))
 
 
 def make_rows(x: FloatArray, log_p: FloatArray | None, size: int | None = None) -> Rows:
-    """Returns rows in float32 on the device, followed by zeros up to a size."""
+    """Returns rows in float32 on the device, padded with zeros to a size."""
     log_p = np.zeros(len(x), np.float32) if log_p is None else log_p
     return Rows(*(jnp.asarray(_filled_up(part, np.float32, size or len(x))) for part in (x, log_p)))
 
 
 def padded_size(n: int, most: int = _SIZES[-1]) -> int:
-    """Returns the size of arrays of n rows: one of a few up to `most`, or n; only memory is spent on what fills up."""
+    """Returns the padded size of n rows: one of a few sizes up to `most`, else n. Padding costs only memory."""
     return next((size for size in _SIZES if n <= size <= most), n)
 
 
 def _filled_up(array: np.ndarray, dtype: Any, size: int) -> np.ndarray:
-    """Returns an array with zeros behind it, up to a size; not a copy, if it has that size."""
+    """Returns an array padded with zeros at its end to a size; not copied if it has that size and dtype."""
     if len(array) == size:
         return np.asarray(array, dtype)
     padded = np.zeros((size, *array.shape[1:]), dtype)
@@ -124,25 +124,25 @@ def _filled_up(array: np.ndarray, dtype: Any, size: int) -> np.ndarray:
 
 
 def listed(numbers: np.ndarray, size: int) -> Listed:
-    """Returns row numbers in an array of a size; in an empty one if there are none."""
+    """Returns row numbers in an array of a given size, which is empty if there are no rows."""
     padded = _filled_up(numbers, np.int32, size if len(numbers) else 0)
     return Listed(jnp.asarray(padded), np.int32(len(numbers)))
 
 
 def held(x: FloatArray, log_p: FloatArray | None) -> Held:
-    """Returns rows as the validation loss takes them."""
+    """Returns rows in the form that the validation loss takes."""
     return Held(make_rows(x, log_p, -(-MOST_HELD // _BATCH) * _BATCH), np.int32(len(x)))
 
 
 def learning_rate(step: Any, peak: Any, total: Any) -> jax.Array:
-    """Returns the learning rate at a step of `total`: a linear rise to the peak, then a cosine down to zero."""
+    """Returns the learning rate at a step of `total`: a linear rise to the peak, then a cosine decay to zero."""
     warm_up = jnp.maximum(1.0, jnp.floor(_WARM_UP * total))
     way = jnp.clip((step - warm_up) / jnp.maximum(total - warm_up, 1.0), 0.0, 1.0)
     return peak * jnp.where(step < warm_up, step / warm_up, 0.5 * (1.0 + jnp.cos(jnp.pi * way)))
 
 
 def optimiser(form: Form, amounts: Amounts) -> optax.GradientTransformation:
-    """Returns AdamW with clipped gradients; its numbers may be traced."""
+    """Returns AdamW with clipped gradients; its settings may be traced."""
     schedule: Any = amounts.learning_rate
     if form.schedule == "cosine":
         schedule = partial(learning_rate, peak=amounts.learning_rate, total=amounts.max_steps)
@@ -188,7 +188,7 @@ def run_steps(
 def run_steps_of_members(
     keys: jax.Array, trained: Params, state: Any, data: Data, amounts: Amounts, steps: Any, **static: Any
 ) -> tuple[Params, Any, jax.Array]:
-    """Does what `run_steps` does for several members, of which all but rows, amounts and steps has a leading axis."""
+    """Runs `run_steps` for several members; all arguments but rows, amounts and steps have a member axis first."""
     axes = (0, 0, 0, Data(None, 0, 0), None, None)  # type: ignore[arg-type]
     return jax.vmap(partial(run_steps, **static), in_axes=axes)(keys, trained, state, data, amounts, steps)
 
@@ -206,9 +206,9 @@ def run_between(
     config: FlowConfig,
     form: Form,
 ) -> tuple[Params, Any]:
-    """Returns the weights and optimiser state after the steps from `start` to `stop`, any numbers of them.
+    """Returns the weights and optimiser state after the steps from `start` to `stop`, any number of steps.
 
-    What `run_steps` does, with batches drawn step by step; `key` is the whole training's.
+    It does the same as `run_steps`, but draws the batches step by step; `key` is the key of the whole training.
     """
     step = partial(_step, data=data, config=config, form=form, amounts=amounts)
 
@@ -219,7 +219,7 @@ def run_between(
 
 
 def _choose(key: jax.Array, data: Data, batches: tuple[int, ...], form: Form) -> tuple[jax.Array, jax.Array]:
-    """Returns the row numbers of batches, (*batches, batch size): of draws and of points (none if there are none)."""
+    """Returns row numbers of batches, (*batches, batch size), of draws and of points; empty if there are no points."""
     keys = jax.random.split(key)
     return tuple(  # type: ignore[return-value]
         part.numbers[jax.random.randint(one, (*batches, form.batch_size if len(part.numbers) else 0), 0, part.n)]
@@ -246,7 +246,7 @@ def _step(
 def batch_loss(
     trained: Params, draws: Rows, points: Rows, amounts: Amounts, *, config: FlowConfig, form: Form
 ) -> jax.Array:
-    """Returns the loss of a batch; `points` count in the regression of "log_variance" alone."""
+    """Returns the loss of a batch; only the regression of "log_variance" uses `points`."""
     x = jnp.concatenate([draws.x, points.x]) if form.loss == "log_variance" else draws.x
     log_q = build_whitened_flow(config, x.shape[1], trained, x.dtype).log_prob(x)
     n = len(draws.x)
@@ -263,7 +263,7 @@ def _loss(
     *,
     form: Form,
 ) -> jax.Array:
-    """Returns the loss of draws and points; of the first so many of each, where `counts` are given."""
+    """Returns the loss of draws and points; with `counts`, only of the first counts[0] draws and counts[1] points."""
     weights = joint = None
     if counts is not None:
         n, m = counts
@@ -288,7 +288,7 @@ def _loss(
 def validation_loss(
     trained: Params, draws: Held, points: Held, amounts: Amounts, *, config: FlowConfig, form: Form
 ) -> jax.Array:
-    """Returns the loss of all rows kept to choose weights by."""
+    """Returns the loss of all validation rows."""
     log_q = _flow_log_prob(trained, draws, config)
     points_q = _flow_log_prob(trained, points, config) if form.loss == "log_variance" else points.rows.log_p
     counts = (draws.n, points.n)
@@ -299,12 +299,12 @@ def validation_loss(
 def validation_loss_of_members(
     trained: Params, draws: Held, points: Held, amounts: Amounts, **static: Any
 ) -> jax.Array:
-    """Returns the loss of each of several members, (K,), all but the amounts with a leading axis."""
+    """Returns the validation loss of each member, (K,); all arguments but `amounts` have a member axis first."""
     return jax.vmap(partial(validation_loss, **static), in_axes=(0, 0, 0, None))(trained, draws, points, amounts)
 
 
 def _flow_log_prob(trained: Params, held: Held, config: FlowConfig) -> jax.Array:
-    """Returns the flow's log density at the rows that count, (m,), and zeros; in batches, no more than it takes."""
+    """Returns the flow's log density at all rows (m,); batches after the first `n` rows are skipped and give zeros."""
     x = held.rows.x
     batch = min(_BATCH, len(x))
     flow = build_whitened_flow(config, x.shape[1], trained, x.dtype)
@@ -322,7 +322,7 @@ def _log_densities(trained: Params, held: Held, *, config: FlowConfig) -> jax.Ar
 
 
 def log_densities(trained: Params, held: Held, *, config: FlowConfig) -> tuple[FloatArray, FloatArray]:
-    """Returns a member's and the standard normal's log density at the rows that count, (n,) each, in float64."""
+    """Returns the log densities of a member and of the standard normal at the first `n` rows, (n,), in float64."""
     log_q = _log_densities(trained, held, config=config.of_one_member())
     x, _ = held.counted
     return np.asarray(log_q, np.float64)[: held.n], -0.5 * np.sum(x * x + np.log(2 * np.pi), axis=-1)
