@@ -13,6 +13,7 @@ import pytest
 from toys import make_prior
 
 from numpyro_flowprior import Chain, FlowConfig, Guards, ParameterSpace, TrainConfig, compare, fit_flow
+from numpyro_flowprior._util.display import with_error
 from numpyro_flowprior.sampling.checkpoint import described
 from numpyro_flowprior.stages.findings import Finding
 from numpyro_flowprior.training.scan_result import ScanResult
@@ -89,3 +90,22 @@ def test_a_prior_is_described_alike_in_every_process():
 
 def test_checkpoints_know_priors_by_the_names_that_they_began_with():
     assert described(FIT.prior)[0] == "numpyro_flowprior.prior.FlowPrior"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.07912, 0.7, "0.08 +- 0.70"),
+        (793.98512, 0.00123, "793.9851 +- 0.0012"),
+        (1.0, 0.0996, "1.00 +- 0.10"),
+        (-12345.6, 234.0, "-12350 +- 230"),
+        (3.2e-9, 4.56e-10, "3.20e-09 +- 0.46e-09"),
+        (4.5e12, 3.21e11, "4.50e+12 +- 0.32e+12"),
+        (0.0, 1.0, "0.0 +- 1.0"),
+        (7.0, 0.0, "7 +- 0"),
+        (1.5, np.inf, "1.5 +- inf"),
+        (np.nan, 0.1, "nan +- 0.10"),
+    ],
+)
+def test_numbers_have_the_digits_of_their_errors(value, error, text):
+    assert with_error(value, error) == text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from base64 import b64encode
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -84,7 +86,12 @@ def tables(page):
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
-    assert not {"script", "link", "iframe", "object", "base"} & {element.tag for element in page.iter()}
+    assert not {"link", "iframe", "object", "base"} & {element.tag for element in page.iter()}
+    (script,) = page.iter("script")
+    policy = next(meta.get("content") for meta in page.iter("meta") if meta.get("http-equiv"))
+    digest = b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert script.attrib == {}
     assert all(image.get("src").startswith("data:image/png;base64,") for image in page.iter("img"))
     assert all(image.get("alt") for image in page.iter("img"))
     anchors = {f"#{element.get('id')}" for element in page.iter() if element.get("id")}
@@ -132,8 +139,14 @@ def test_sampler_guards_report_settings_and_versions_are_all_there(analysis, pag
     for expected in ("seed 123456", "converged yes", "convergence: autocorrelation time 1", "(21 values)", "robust 0"):
         assert expected in text
     assert "Versions light heavy pocomc 1.2.6 1.2.6" in text
-    assert [image.get("alt").split()[0] for image in page.iter("img")] == ["corner", "quality", "corner"]
-    assert "None: the prior of the first stage was given, not learnt." in text
+    assert [image.get("alt").split()[0] for image in page.iter("img")] == [
+        "intervals",
+        "corner",
+        "quality",
+        "corner",
+        "guards:",
+    ]
+    assert "None: the prior of the first stage was not learnt." in text
     assert "None: the run ended before it was trained." in text
     for word in module._GLOSSARY:
         assert word in text
@@ -176,7 +189,7 @@ def test_many_parameters_are_cut_and_stages_without_a_common_one_say_so(monkeypa
     assert "the stages have no parameter in common" in apart
     assert "new" in apart  # in place of a shift
     assert "Sum of the log evidences unknown" in apart
-    assert "Guards None of this posterior." in apart
+    assert "Guards None for this posterior." in apart
     assert "Settings of the run" not in apart
 
 
@@ -202,7 +215,7 @@ def test_without_matplotlib_there_are_no_pictures(analysis, monkeypatch, tmp_pat
         monkeypatch.setitem(sys.modules, name, None)
     page = parsed(write_report(analysis, tmp_path / "bare.html").read_text())
     assert not list(page.iter("img"))
-    assert words(page).count("needs matplotlib, which is not installed") == 3
+    assert words(page).count("needs matplotlib, which is not installed") == 5
 
 
 def folder_of(analysis, root):

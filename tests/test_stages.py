@@ -201,7 +201,9 @@ def test_a_sampler_that_did_not_converge_stops_the_run_unless_overridden(tmp_pat
     assert "not converged" in str(analysis)
 
 
-@pytest.mark.filterwarnings("ignore:sample_emcee. stopped", "ignore:.*R-hat", "ignore:.*The run is")
+@pytest.mark.filterwarnings(
+    "ignore:sample_emcee. stopped", "ignore:.*R-hat", "ignore:.*The run is", "ignore:.*Effective size"
+)
 def test_a_stage_that_did_not_converge_goes_on_with_more_steps(tmp_path):
     """As the message says; the checkpoint goes on, and a stage that is done is not begun anew for a longer limit."""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
+import numpy as np
+
 from .checks import printable
+
+_SMALLEST, _LARGEST = -4, 6  # exponents of numbers that are written out
 
 
 class Displayed:
@@ -19,6 +24,28 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def to_digits_of(error: float, values: Sequence[float], digits: int = 2) -> list[str]:
+    """Returns numbers as text, to the second (or other) significant digit of their common error.
+
+    Very large and very small numbers have a common exponent. Without a finite error > 0 they have four digits.
+    """
+    known = [abs(value) for value in (error, *values) if np.isfinite(value)]
+    if not np.isfinite(error) or error <= 0.0:
+        return [f"{value:.4g}" for value in values]
+    size = int(np.floor(np.log10(max(known))))
+    exponent = size if size < _SMALLEST or size > _LARGEST else 0
+    error_size = int(np.floor(np.log10(float(f"{error:.{digits - 1}e}"))))  # after rounding: 0.0996 is 0.10
+    decimals = exponent + digits - 1 - error_size
+    ending = f"e{exponent:+03d}" if exponent else ""
+    return [f"{round(value, decimals - exponent) / 10.0**exponent:.{max(decimals, 0)}f}{ending}" for value in values]
+
+
+def with_error(value: float, error: float) -> str:
+    """Returns a number and its error as text, `value +- error`, both to the second significant digit of the error."""
+    number, spread = to_digits_of(error, [value, error])
+    return f"{number} +- {spread}"
 
 
 def columns_of_text(rows: list[list[str]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import shorten
-from .._util.display import Displayed
+from .._util.display import Displayed, with_error
 from ..chains.chain import Chain
 from ..diagnostics.report import QualityReport, worst_verdict
 from ..priors.flow_prior import FlowPrior
@@ -144,10 +144,12 @@ class StagedAnalysis(Displayed):
         return f"{self.verdict}; {'; '.join(f'{stage.name}: {stage.verdict}' for stage in self.stages)}"
 
     def __str__(self) -> str:
-        lines = [f"staged analysis of {len(self.stages)} stages: {self.verdict.upper()}", *self._table(), ""]
+        count = len(self.stages)
+        head = f"staged analysis of {count} stage{'s' * (count != 1)}: {self.verdict.upper()}"
+        lines = [head, *self._table(), ""]
         for stage in self.stages:
             lines += _words(stage)
-        total = with_error(self.log_evidence, self.log_evidence_error)
+        total = evidence_in_words(self.log_evidence, self.log_evidence_error)
         lines.append(f"sum of the log evidences: {total or 'unknown: a sampler returned no evidence'}")
         return "\n".join(lines)
 
@@ -171,13 +173,13 @@ def _column(stage: StageResult, names: list[str]) -> list[str]:
 def means_in_words(chain: Chain) -> dict[str, str]:
     """Returns the mean and standard deviation of each parameter as text, by name."""
     values = zip(chain.names, chain.mean(), standard_deviations(chain), strict=True)
-    return {name: f"{mean:.4g} +- {sigma:.2g}" for name, mean, sigma in values}
+    return {name: with_error(mean, sigma) for name, mean, sigma in values}
 
 
 def _words(stage: StageResult) -> list[str]:
     chain = stage.chain
     facts = [f"{chain.n} draws, effective size {chain.effective_size:.0f}"]
-    evidence = with_error(chain.log_evidence, chain.log_evidence_error)
+    evidence = evidence_in_words(chain.log_evidence, chain.log_evidence_error)
     if evidence:
         facts.append(f"log evidence {evidence}")
     lines = [f"{stage.name}: {stage.verdict.upper()}; {', '.join(facts)}"]
@@ -190,7 +192,7 @@ def _words(stage: StageResult) -> list[str]:
     return lines
 
 
-def with_error(value: float | None, error: float | None) -> str:
+def evidence_in_words(value: float | None, error: float | None) -> str:
     """Returns a number and its standard error as text, each if it is known and finite; empty without a number."""
     if value is None or not np.isfinite(value):
         return ""

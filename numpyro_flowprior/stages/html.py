@@ -1,6 +1,6 @@
-"""write_report: a staged analysis as one HTML file that needs no other, for a collaborator or a referee to read.
+"""write_report: a staged analysis as one self-contained HTML file, for a collaborator or a referee.
 
-What the page says is here; how text becomes HTML is in markup.py.
+The content of the page is here. How text becomes HTML is in markup.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._util.display import to_digits_of
 from .._util.keys import seed_from_key
 from .._util.storage import write_atomically
 from .._util.version import __version__
@@ -23,35 +24,37 @@ from ..plots.corner import plot_corner
 from ..plots.quality import plot_quality
 from ..priors.flow_prior import FlowPrior
 from ..priors.numpy_prior import NumpyPrior
-from .analysis import StagedAnalysis, StageResult, means_in_words, standard_deviations, with_error
+from .analysis import StagedAnalysis, StageResult, evidence_in_words, means_in_words, standard_deviations
 from .guards import Guards
 from .markup import Markup, badge, element, page, pairs, picture, side_by_side, table
+from .pictures import plot_guards, plot_stages
 from .tension import mean_shift
 
-_MOST = 8  # parameters of a corner plot that stays legible on a page
+_MOST, _MOST_INTERVALS = 8, 32  # parameters of a corner plot, and of intervals, that stay legible on a page
 _DRAWS = 20_000  # of a learned flow, for its picture
 _LISTED = 8  # values of a list that are shown
 _QUANTILES = (0.16, 0.5, 0.84)
 _CONTOURS = (
-    "Lines enclose 39, 86 and 99 % of the probability: 1, 2 and 3 sigma of a normal distribution in two dimensions."
+    "Contours enclose 39, 86 and 99 % of the draws: 1, 2 and 3 sigma of a normal distribution in two dimensions."
 )
 _GLOSSARY = {
-    "Pass": "No difference was found that matters and is more than chance explains. That these checks found nothing "
-    "does not make an analysis right.",
-    "Warn": "Something was found that should be understood before the result is relied on, or a check had too few "
-    "draws to tell.",
-    "Fail": "The sampler did not converge, or a difference is too large for anything to be built on the result.",
-    "Info": "Reported, and not judged: it is not known, it is no fault, or another line judges it, as the text says.",
-    "Verdict of a stage": "The worst of its sampler's, its guards' and that of the flow learnt from it. The analysis "
-    "has the verdict of its worst stage.",
-    "Guards": "Each stage from the second on begins with a prior that was learnt from draws, and is right where there "
-    "were draws. The guards ask whether the stage could trust it where its posterior is.",
-    "Learned flow": "A normalizing flow trained on the stage's posterior, to be the prior of the next stage. It is "
-    "judged on draws that its training did not see.",
-    "Shift": "Difference of the means, this stage's less the one before's, in standard deviations of the latter.",
-    "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given those of the stages "
-    "before. The sum is that of all data under the first prior; its error is the samplers' alone.",
-    "Effective size": "The number of independent draws that would be as informative as these, which have weights or "
+    "Pass": "No check found a difference that is large enough to matter and more than chance explains. This does not "
+    "prove that the analysis is correct.",
+    "Warn": "A check found something that should be understood before the result is used, or it had too few draws for "
+    "a conclusion.",
+    "Fail": "The sampler did not converge, or a difference is too large for the result to be used.",
+    "Info": "Reported, but not judged. The text gives the reason.",
+    "Verdict of a stage": "The worst verdict of its sampler, its guards and the flow learnt from its posterior. The "
+    "analysis has the verdict of its worst stage.",
+    "Guards": "Each stage from the second on uses a prior that was learnt from draws. Such a prior is accurate where "
+    "there were draws. The guards check it in the region of the stage's posterior.",
+    "Learned flow": "A normalizing flow trained on the stage's posterior. It is the prior of the next stage. Its "
+    "report is based on draws that were not used in training.",
+    "Shift": "Mean of this stage minus mean of the previous stage, in standard deviations of the previous stage.",
+    "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given the data of the previous "
+    "stages. The sum over stages is the log evidence of all data under the first prior. Its error is that of the "
+    "samplers only.",
+    "Effective size": "The number of independent draws with the same information as these draws, which have weights or "
     "are correlated.",
 }
 
@@ -66,14 +69,15 @@ def write_report(
 ) -> Path:
     """Writes verdicts, parameters, guards, reports and pictures of all stages into an HTML file; returns its path.
 
-    The file loads nothing from elsewhere. Without matplotlib it has no pictures, and says so.
+    The file loads nothing from elsewhere. A click on the head of a column sorts a table; a click on a picture enlarges
+    it. Without matplotlib the page has no pictures, and says so.
 
     Args:
-        analysis: of `run_stages` or `load_stages`.
+        analysis: what `run_stages` or `load_stages` returned.
         path: where to write; an existing file is replaced atomically.
-        title: its heading.
-        date: of the analysis, as it is to be shown; None if it is not known.
-        key: JAX random key of the learned flows' draws in the pictures; None for key 0.
+        title: heading of the page.
+        date: date of the analysis, as text; None if it is not known.
+        key: JAX random key for draws from the learned flows; None for key 0.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -111,7 +115,25 @@ def _overview(analysis: StagedAnalysis, title: str, date: str | None) -> Markup:
         table((_summary(number, stage) for number, stage in enumerate(analysis.stages, start=1)), head=columns),
         element("h2", "Posteriors of all stages"),
         side_by_side(means, "Mean \N{PLUS-MINUS SIGN} standard deviation", class_="numbers"),
+        *([_intervals(analysis)] if len(analysis.stages) > 1 else []),
         _shared_corner(analysis.chains),
+    )
+
+
+def _intervals(analysis: StagedAnalysis) -> Markup:
+    names = list(dict.fromkeys(name for chain in analysis.chains.values() for name in chain.names))
+    caption = (
+        "Median, 68 % and 95 % intervals of each parameter. At the right: the width of the 68 % interval relative to "
+        "the first stage that has the parameter."
+    )
+    if len(names) > _MOST_INTERVALS:
+        caption += (
+            f" The first {_MOST_INTERVALS} of {len(names)} parameters: plot_stages(..., names=[...]) draws others."
+        )
+    return picture(
+        lambda: plot_stages(analysis, names=names[:_MOST_INTERVALS]),
+        f"intervals of {', '.join(analysis.chains)}",
+        caption,
     )
 
 
@@ -136,7 +158,7 @@ def _draws(chain: Chain) -> str:
 
 
 def _evidence(of: Chain | StagedAnalysis) -> str:
-    return _typeset(with_error(of.log_evidence, of.log_evidence_error)) or "unknown: the sampler gives none"
+    return _typeset(evidence_in_words(of.log_evidence, of.log_evidence_error)) or "unknown: the sampler gives none"
 
 
 def _typeset(text: str) -> str:
@@ -182,10 +204,11 @@ def _section(key: jax.Array, number: int, stage: StageResult, before: StageResul
 def _parameters(chain: Chain, before: Chain | None) -> Markup:
     shifts = {} if before is None else _shifts(before, chain)
     head = ["Parameter", "Unit", "Mean", "Standard deviation", *(f"{100 * q:.0f} %" for q in _QUANTILES)]
-    columns = [chain.mean(), standard_deviations(chain), *chain.quantile(_QUANTILES)]
+    sigmas = standard_deviations(chain)
+    columns = [sigmas, chain.mean(), sigmas, *chain.quantile(_QUANTILES)]
     rows = [
-        [name, unit, *(f"{value:.4g}" for value in values), *([shifts.get(name, "new")] if before else [])]
-        for name, unit, *values in zip(chain.names, chain.space.units, *columns, strict=True)
+        [name, unit, *to_digits_of(sigma, values, digits=3), *([shifts.get(name, "new")] if before else [])]
+        for name, unit, sigma, *values in zip(chain.names, chain.space.units, *columns, strict=True)
     ]
     return table(rows, head=[*head, *(["Shift [sigma]"] if before else [])], class_="numbers")
 
@@ -227,15 +250,20 @@ def _words(value: Any) -> str:
 
 def _guards(guards: Guards | None, *, first: bool) -> list[Markup]:
     if guards is None:
-        why = "None: the prior of the first stage was given, not learnt." if first else "None of this posterior."
+        why = "None: the prior of the first stage was not learnt." if first else "None for this posterior."
         return [element("h3", "Guards"), element("p", why)]
     rows = [
         [finding.subject, badge(finding.verdict), _typeset(finding.text), finding.advice] for finding in guards.findings
     ]
-    corrected = "The posterior was reweighted to the exact prior: what the learned prior did to it is taken out."
+    corrected = "The posterior was reweighted to the exact prior, which removes the error of the learned prior."
     return [
         element("h3", "Guards ", badge(guards.verdict)),
         *([element("p", corrected)] if guards.corrected else []),
+        picture(
+            lambda: plot_guards(guards),
+            f"guards: {guards.verdict}",
+            "The learned prior where the posterior is. A panel without its input says so; the table has all guards.",
+        ),
         table(rows, head=["Question", "Verdict", "Answer", "Advice"]),
     ]
 
@@ -255,12 +283,12 @@ def _quality(report: QualityReport, prior: FlowPrior | None) -> list[Markup]:
     reasons = [element("li", _typeset(reason)) for reason in report.reasons]
     labels = None if prior is None else prior.space.labels
     return [
-        element("ul", *reasons) if reasons else element("p", "No difference was found that matters."),
+        element("ul", *reasons) if reasons else element("p", "No relevant difference was found."),
         table(_all_typeset(report.statements).items()),
         picture(
             lambda: plot_quality(report, labels=labels),
             f"quality report: {report.verdict}",
-            "The flow on draws that its training did not see.",
+            "The flow, tested on draws that were not used in training.",
         ),
     ]
 
@@ -271,7 +299,7 @@ def _chain_and_flow(key: jax.Array, chain: Chain, prior: FlowPrior) -> Markup:
 
 
 def _flow_draws(key: jax.Array, prior: FlowPrior) -> Chain:
-    """Returns draws of a flow by NumPy, which has nothing to compile."""
+    """Returns draws from a flow, by NumPy, because JAX would compile first."""
     masks = coupling_masks(prior.config, prior.space.dim)
     flow = NumpyPrior(prior.config, prior.space, masks, prior.params)
     return Chain(flow.sample(np.random.default_rng(seed_from_key(key)), _DRAWS), prior.space)
@@ -292,7 +320,7 @@ def _settings(stages: Sequence[StageResult]) -> Markup:
 
 
 def _versions(stage: StageResult) -> dict[str, str]:
-    """Returns the versions of the packages that sampled the stage and trained its flow; both where they differ."""
+    """Returns the versions of the packages used for the stage and its flow; two versions where they differ."""
     infos = [stage.chain.info, {} if stage.learned is None else stage.learned.info]
     records = [_flat(info.get("versions", {})) for info in infos]
     names = dict.fromkeys(name for record in records for name in record)

@@ -1,7 +1,8 @@
-"""HTML as nested calls: text is escaped, only `Markup` is not. Pictures and style are in the page itself."""
+"""HTML as nested calls. Text is escaped, except `Markup`. Pictures, style and script are in the page itself."""
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -12,9 +13,8 @@ from .._util.checks import printable
 from ..plots.canvas import VERDICT_COLOURS
 
 _EMPTY = ("img", "meta")
-_DPI = 110
+_DPI = 150
 _MARKS = {"pass": "\N{CHECK MARK}", "warn": "!", "fail": "\N{MULTIPLICATION SIGN}", "info": "i"}
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # whatever the page says, nothing is fetched
 _COLOURS = "".join(
     f".{word} {{ background: {colour}; border-color: {colour}; }}\n" for word, colour in VERDICT_COLOURS.items()
 )
@@ -31,6 +31,9 @@ h3 { margin: 1.6rem 0 .4rem; }
 a { color: inherit; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-size: .93em; font-variant-numeric: tabular-nums; }
+thead th { cursor: pointer; }
+th[aria-sort=ascending]::after { content: " \\2191"; }
+th[aria-sort=descending]::after { content: " \\2193"; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { background: var(--band); white-space: nowrap; }
 tbody th { font-weight: 600; }
@@ -43,6 +46,10 @@ dt { font-weight: 600; }
 dd { margin: 0; text-align: right; }
 figure { margin: 1.2rem 0; break-inside: avoid; }
 img { max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line); }
+figure img { cursor: zoom-in; }
+figure.large { position: fixed; inset: 0; z-index: 1; margin: 0; padding: 1rem; overflow: auto;
+  background: var(--back); }
+figure.large img { cursor: zoom-out; max-width: none; min-width: 100%; }
 figcaption, .note { color: var(--soft); font-size: .93em; }
 .verdict { display: inline-block; padding: 0 .55em; border-width: 1.5px; border-style: solid; border-radius: .3em;
   font-size: .78rem; font-weight: 700; line-height: 1.6; white-space: nowrap; vertical-align: middle; color: #ffffff; }
@@ -57,6 +64,40 @@ figcaption, .note { color: var(--soft); font-size: .93em; }
   img { max-height: 22cm; width: auto; }
 }
 """
+
+# Sorts a table by the column whose head is clicked, and enlarges a picture. Without "<" and "&", as XML asks.
+_SCRIPT = """
+function order(cell) {
+  var text = cell.textContent.trim();
+  var number = parseFloat(text.replace("\u2212", "-"));
+  return isNaN(number) ? text : number;
+}
+function sort(head) {
+  var table = head.closest("table"), body = table.tBodies[0];
+  var column = Array.prototype.indexOf.call(head.parentNode.children, head);
+  var sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  var rows = Array.from(body.rows);
+  rows.sort(function (a, b) {
+    var x = order(a.cells[column]), y = order(b.cells[column]);
+    if (typeof x !== typeof y) { return typeof x === "number" ? -1 : 1; }
+    return x === y ? 0 : (x > y ? sign : -sign);
+  });
+  rows.forEach(function (row) { body.appendChild(row); });
+  table.querySelectorAll("thead th").forEach(function (other) { other.removeAttribute("aria-sort"); });
+  head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+}
+function act(event) {
+  if (event.type === "keydown") { if (event.key !== "Enter") { return; } }
+  var image = event.target.closest("figure img"), head = event.target.closest("thead th");
+  if (image) { image.parentNode.classList.toggle("large"); }
+  if (head) { sort(head); }
+}
+document.addEventListener("click", act);
+document.addEventListener("keydown", act);
+"""
+# Whatever the page says, nothing is fetched, and no other script runs.
+_DIGEST = b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+_POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_DIGEST}'"
 
 
 class Markup(str):
@@ -83,7 +124,11 @@ def table(rows: Iterable[Sequence[str]], *, head: Sequence[str] = (), **attribut
         element("tr", element("th", first, scope="row"), *(element("td", _block(cell)) for cell in rest))
         for first, *rest in rows
     ]
-    top = [element("thead", element("tr", *(element("th", cell, scope="col") for cell in head)))] if head else []
+    top = (
+        [element("thead", element("tr", *(element("th", cell, scope="col", tabindex="0") for cell in head)))]
+        if head
+        else []
+    )
     return element("div", element("table", *top, element("tbody", *lines), **attributes), class_="wide")
 
 
@@ -112,9 +157,9 @@ def picture(draw: Callable[[], Any], words: str, caption: str) -> Markup:
     """Returns a matplotlib Figure as an image with a caption, or what to install for it.
 
     Args:
-        draw: makes the figure; where it raises ImportError there is none.
-        words: what the image is, for those who do not see it.
-        caption: below it.
+        draw: makes the figure; if it raises ImportError there is no picture.
+        words: description of the image, for readers who do not see it.
+        caption: text below it.
     """
     try:
         figure = draw()
@@ -123,7 +168,7 @@ def picture(draw: Callable[[], Any], words: str, caption: str) -> Markup:
     content = BytesIO()
     figure.savefig(content, format="png", dpi=_DPI)
     source = f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
-    return element("figure", element("img", src=source, alt=words), element("figcaption", caption))
+    return element("figure", element("img", src=source, alt=words, tabindex="0"), element("figcaption", caption))
 
 
 def page(title: str, *body: str) -> str:
@@ -136,4 +181,5 @@ def page(title: str, *body: str) -> str:
         element("title", title),
         element("style", Markup(_COLOURS + _STYLE)),
     )
-    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"
+    whole = element("html", head, element("body", *body, element("script", Markup(_SCRIPT))), lang="en")
+    return f"<!DOCTYPE html>\n{whole}\n"
