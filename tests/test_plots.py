@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -369,3 +372,17 @@ def test_guards_are_drawn_with_their_limits_and_what_is_not_known_says_so(tmp_pa
     assert [axis.texts[0].get_text() for axis in unknown.axes] == ["not known"] * 4
     with pytest.raises(TypeError, match=r"expected the Guards of one stage; got dict. Pass analysis.guards\[name\]"):
         plot_guards({})
+
+
+def test_notebooks_show_figures_without_pyplot():
+    code = """
+import sys
+import numpy as np
+from IPython.core.formatters import DisplayFormatter
+from numpyro_flowprior import Chain, ParameterSpace, plot_stages
+figure = plot_stages({"one": Chain(np.random.default_rng(0).normal(size=(50, 1)), ParameterSpace(["a"]))})
+data, _ = DisplayFormatter().format(figure)
+assert data["image/png"].startswith(bytes([137]) + b"PNG"), data
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

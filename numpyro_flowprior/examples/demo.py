@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 import numpyro
 
+from .._util.messages import ConvergenceWarning
 from .._util.progress import say
 from .._util.storage import write_atomically
 from ..chains.chain import Chain
@@ -39,6 +41,13 @@ from ..training.fit import FlowFit, fit_flow
 from . import twin
 
 FIRST, SECOND = "gamma_p", "gamma_Pb"
+PICTURES = ("corner_stages.png", "corner_prior.png")
+_SECOND_STAGES = {
+    "stage2_pocomc": "pocoMC",
+    "stage2_reweighted": "pocoMC, reweighted to exact prior",
+    "stage2_emcee": "emcee, as in the paper",
+    "stage2_emcee_flow": "emcee, proposals from a flow",
+}
 
 
 @dataclass(frozen=True)
@@ -48,32 +57,35 @@ class DemoSize:
     Attributes:
         pocomc: arguments of `sample_pocomc`.
         flow, train: architecture and training settings of the prior; None for the defaults.
-        emcee_steps: maximum number of steps of each walker.
+        emcee_steps: maximum number of steps of each walker, without and with proposals from a flow.
         design: number of training points of each emulator.
     """
 
     pocomc: dict[str, Any]
     flow: FlowConfig | None
     train: TrainConfig | None
-    emcee_steps: int
+    emcee_steps: tuple[int, int]
     design: int
 
 
 _SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
 FULL = DemoSize(
-    pocomc={"n_total": 6_000, "n_effective": 2048, "n_active": 1024},
+    pocomc={"n_total": 6_000, "n_effective": 1536, "n_active": 768},
     flow=None,
-    train=None,
-    emcee_steps=2000,
+    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=5000, patience=30),
+    emcee_steps=(1000, 3000),
     design=500,
 )
 QUICK = DemoSize(
     pocomc={"n_total": 600, "n_effective": 300, "n_active": 150},
     flow=FlowConfig(layers=3),
     train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=400),
-    emcee_steps=200,
+    emcee_steps=(200, 400),
     design=200,
 )
+# The density from which emcee's walkers also propose: trained on a chain that is not converged, it need not be exact.
+_PROPOSAL = FlowConfig(layers=4, hidden=(32,)), TrainConfig(max_steps=1500)
+_PROPOSAL_SHARE = 0.5
 COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
 
 
@@ -112,12 +124,15 @@ class DemoResult:
         }
 
     def __str__(self) -> str:
-        head = f"{'second stage':17s} {'average KL':>10s} {'noise floor':>12s} {'excess [nats]':>18s}"
-        lines = [head]
+        lines = [
+            "Each second stage compared with the joint fit:",
+            f"{'':34s} {'converged':>9s} {'average KL':>11s} {'noise floor':>12s} {'excess [nats]':>16s}",
+        ]
         for name, found in self.comparisons.items():
+            converged = "NO" if self.chains[name].info.get("converged") is False else "yes"
             lines.append(
-                f"{name:17s} {found.kl.average:10.3f} {found.floor.mean():12.3f} "
-                f"{found.excess:9.3f} +- {found.excess_error:.3f}"
+                f"{_SECOND_STAGES[name]:34s} {converged:>9s} {found.kl.average:11.3f} {found.floor.mean():12.3f} "
+                f"{found.excess:7.3f} +- {found.excess_error:.3f}"
             )
         sums = [self.log_evidence("stage1", second) for second in ("stage2_pocomc", "stage2_reweighted")]
         lines += [
@@ -128,8 +143,9 @@ class DemoResult:
             f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
             "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in self.seconds.items()),
             "",
-            "files:",
-            *(f"  {path}" for path in self.files),
+            f"files in {self.files[0].parent}: " + ", ".join(path.name for path in self.files),
+            "",
+            f"Open first: {self.files[0].parent / PICTURES[0]} (the second stage should agree with the joint fit)",
         ]
         return "\n".join(lines)
 
@@ -151,15 +167,15 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
     Args:
         out: folder for the results, created if missing; files of an earlier run are replaced.
-        size: amount of work: FULL (at most 8 minutes on two cores) or QUICK (under 2).
+        size: amount of work: FULL or QUICK.
         seed: seed of all random keys.
         progress: show progress bars and the current step.
     """
     out.mkdir(parents=True, exist_ok=True)
     keys = dict(
         zip(
-            ("stage1", "fit", "stage2", "emcee", "joint", "draws"),
-            jax.random.split(jax.random.key(seed), 6),
+            ("stage1", "fit", "stage2", "emcee", "joint", "draws", "proposal", "emcee_flow"),
+            jax.random.split(jax.random.key(seed), 8),
             strict=True,
         )
     )
@@ -184,17 +200,24 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
         exact = exact_posterior(first, chains["stage1"], None)
         chains["stage2_reweighted"] = psis_reweight(chains["stage2_pocomc"], exact.log_density)
-    with _timed("stage 2: gamma+Pb with emcee", seconds, "stage2_emcee", progress=progress):
-        chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=size.emcee_steps, progress=progress)
+    plain, mixed = size.emcee_steps
+    with _timed("stage 2: gamma+Pb with emcee, as in the paper", seconds, "stage2_emcee", progress=progress):
+        with warnings.catch_warnings():  # the table marks it
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=plain, progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
+    with _timed("stage 2: gamma+Pb with emcee, proposals from a flow", seconds, "stage2_emcee_flow", progress=progress):
+        proposal = fit_flow(keys["proposal"], chains["stage2_emcee"], *_PROPOSAL, progress=progress).prior
+        how: dict[str, Any] = {"proposal": proposal, "proposal_share": _PROPOSAL_SHARE, "max_steps": mixed}
+        chains["stage2_emcee_flow"] = sample_emcee(keys["emcee_flow"], second, **how, progress=progress)
+        files.append(_write_netcdf(out / "stage2_emcee_flow.nc", chains["stage2_emcee_flow"], second))
     with _timed("joint fit with pocoMC", seconds, "joint", progress=progress):
         density = ModelDensity(stage_model, uniform, likelihoods)
         chains["joint"] = sample_pocomc(keys["joint"], density, **settings)
         files.append(_write_netcdf(out / "joint.nc", chains["joint"], density))
 
     with _timed("comparison and figures", seconds, "comparison", progress=progress):
-        second_stages = ("stage2_pocomc", "stage2_reweighted", "stage2_emcee")
-        comparisons = {name: compare(chains["joint"], chains[name]) for name in second_stages}
+        comparisons = {name: compare(chains["joint"], chains[name]) for name in _SECOND_STAGES}
         lost = joint_loss(fit.prior, first, chains["joint"])
         result = DemoResult(chains, fit, comparisons, lost, seconds, files)
         files += _draw(out, chains, fit.prior, keys["draws"])
@@ -229,18 +252,17 @@ def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:
 def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array) -> list[Path]:
     stage1 = chains["stage1"]
     draws = Chain(jax.jit(lambda k: prior.sample(k, (100_000,)))(key), prior.space)
-    figures = {
-        "corner_prior.png": plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p", full_range=True),
-        "corner_stages.png": plot_corner(
-            {
-                "joint fit": chains["joint"],
-                "first stage: gamma+p": stage1,
-                "second stage: gamma+Pb, prior from the first": chains["stage2_pocomc"],
-            },
-            truth=dict(twin.TRUTH),
-            full_range=True,
-        ),
-    }
+    stages = plot_corner(
+        {
+            "joint fit": chains["joint"],
+            "stage 1: gamma+p": stage1,
+            "stage 2: gamma+Pb, prior from stage 1": chains["stage2_reweighted"],
+        },
+        truth=dict(twin.TRUTH),
+        full_range=True,
+    )
+    prior_picture = plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p", full_range=True)
+    figures = dict(zip(PICTURES, (stages, prior_picture), strict=True))
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=110)
     return [out / name for name in figures]

@@ -1,8 +1,13 @@
-"""Matplotlib is imported here alone, and without pyplot: figures are returned, nothing global is touched."""
+"""Matplotlib is imported here alone, and without pyplot: figures are returned, nothing global is touched.
+
+Notebooks show only figures that pyplot made, unless the figure says how, as ours do.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import cache
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -17,8 +22,25 @@ VERDICT_COLOURS = {"pass": "#2f6b39", "warn": "#a86a00", "fail": "#a32a1e"}
 
 
 def new_figure(caller: str, width: float, height: float, **options: Any) -> Any:
-    """Returns an empty figure of a size in inches; ImportError says what to install."""
-    return optional_import("matplotlib.figure", "plots", caller).Figure(figsize=(width, height), **options)
+    """Returns an empty figure of a size in inches, which notebooks show; ImportError says what to install."""
+    optional_import("matplotlib.figure", "plots", caller)
+    return _shown_figure()(figsize=(width, height), **options)
+
+
+@cache
+def _shown_figure() -> Any:
+    """Returns matplotlib's Figure with a picture of itself for notebooks."""
+    figure = optional_import("matplotlib.figure", "plots", "new_figure").Figure
+
+    class Figure(figure):  # type: ignore[misc]
+        """A matplotlib Figure that notebooks show without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            content = BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
+
+    return Figure
 
 
 def few_ticks(n: int, **options: Any) -> Any:
