@@ -32,7 +32,7 @@ def _shown_figure() -> Any:
     """Returns matplotlib's Figure with a picture of itself for notebooks."""
     figure = optional_import("matplotlib.figure", "plots", "new_figure").Figure
 
-    class Figure(figure):  # type: ignore[misc]
+    class Figure(figure):  # type: ignore[misc, valid-type]
         """A matplotlib Figure that notebooks show without pyplot."""
 
         def _repr_png_(self) -> bytes:

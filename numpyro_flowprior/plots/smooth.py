@@ -1,12 +1,14 @@
 """Smooth densities of weighted draws, for pictures: one parameter at a time, and pairs.
 
-One parameter: an adaptive kernel density estimate, corrected to first order at declared bounds. A pair: the marginals
-times the density of their copula. The copula is estimated from normal scores z = Phi^-1(F(x)), which have no bounds and
-no long tails, with kernels of the shape of their covariance. So a spike at a bound, a long tail or a narrow degeneracy
-is as well resolved as the middle of a normal distribution, and a pair's marginals are the curves that are drawn.
+One parameter: an adaptive kernel density estimate, corrected to first order at bounds. A pair: a kernel estimate with
+multiplicative bias correction, in coordinates in which the draws have unit covariance. The coordinates are made from
+the parameters themselves, or from their normal scores z = Phi^-1(F(x)); the density is then the product of the
+marginals and of their copula's density. Normal scores have no bounds and no long tails. Held-out rows choose between
+the two, and all widths.
 
 Sources: Abramson (1982), Ann. Statist. 10, 1217 (adaptive kernels); Jones and Foster (1996), Statist. Sinica 6, 1005
-(bounds); Geenens, Charpentier, Paindaveine (2017), Bernoulli 23, 1848 (copulas from normal scores).
+(bounds); Jones, Linton and Nielsen (1995), Biometrika 82, 327 (bias); Geenens, Charpentier, Paindaveine (2017),
+Bernoulli 23, 1848 (copulas from normal scores).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.spatial import cKDTree
 from scipy.special import ndtr, ndtri
 
 from .._util.checks import FloatArray
@@ -27,13 +30,14 @@ _OUTER = 5e-4  # posterior mass beyond each end of the grid of a parameter witho
 _MARGIN = 0.1  # of the range in between, on each side
 _NEAR = 0.02  # of the range: a bound this near to the draws is an edge
 _ABRUPT, _FEWEST_FOR_EDGES = 0.6, 2000.0  # see _abrupt_end; effective draws
-_WIDTHS = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5)  # relative to a normal density's best, of which held-out rows choose
+_WIDTHS = (0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5)  # relative to a normal density's best, of which held-out rows choose
 _LOCAL = np.geomspace(1 / 32, 3.0, 15)  # widths of single kernels, relative to the others
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
 _BLOCKS = 20  # of rows, every other of which is held out
 _SLACK = 0.5  # standard errors
 _FINEST = 0.7  # cells, of a kernel
-_REACH, _SCORE_CELLS = 5.5, 160  # of whitened normal scores
+_STEP, _REACH, _FURTHEST = 0.07, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
+_NEAR_DRAWS, _NEIGHBOURS = 2000, 100  # that show the local shape of a pair's density
 _TINY = 1e-300  # a density that is no number to divide by
 
 
@@ -46,8 +50,10 @@ class Marginal:
         density: (m,) normalised on the grid.
         edges, cdf: (m + 1,) the cells' edges, and the probability below each.
         smallest: probabilities below and above which a score is that of all values further out.
-        density_there, scores_there, ranks, block: (n,) of the draws: the density, the normal score by the smooth
-            density, that by their weighted rank, and the block of neighbours that each is in.
+        mean, deviation: of the draws.
+        standard_there, density_there, scores_there, ranks, block: (n,) of the draws: in units of the deviation, the
+            density, the normal score by the smooth density, that by their weighted rank, and the block of neighbours
+            that each is in.
     """
 
     x: FloatArray
@@ -55,6 +61,9 @@ class Marginal:
     edges: FloatArray
     cdf: FloatArray
     smallest: tuple[float, float]
+    mean: float
+    deviation: float
+    standard_there: FloatArray
     density_there: FloatArray
     scores_there: FloatArray
     ranks: FloatArray
@@ -63,6 +72,15 @@ class Marginal:
     def at(self, x: FloatArray) -> FloatArray:
         """Returns the density at points (k,); zero outside the grid."""
         return _density(x, self.x, self.density, self.edges)
+
+    def standard(self, x: FloatArray) -> FloatArray:
+        """Returns points (k,) less the mean, in standard deviations."""
+        return (x - self.mean) / self.deviation
+
+    @property
+    def has_edge(self) -> bool:
+        """Whether the density ends at a bound, declared or not."""
+        return _AT_EDGES in self.smallest
 
     def curve(self) -> tuple[FloatArray, FloatArray]:
         """Returns points (m + 2,) and the density there, with the drop to zero at both ends."""
@@ -76,17 +94,16 @@ class Marginal:
 
 @dataclass(frozen=True)
 class Joint:
-    """A smooth density of two parameters: their marginals, and the density of their normal scores.
+    """A smooth density of two parameters.
 
     Attributes:
-        first, second: the marginals.
-        whiten: (2, 2) lower triangular: whitened scores are whiten @ scores.
-        table: (m, m) density of whitened scores on a grid over (-_REACH, _REACH).
-        draws: (n,) the joint density at the draws; weights: (n,) theirs.
+        coordinates: in which it was estimated.
+        whiten: (2, 2) lower triangular: whitened coordinates are whiten @ coordinates.
+        table: (m, m) density of whitened coordinates in cells of side _STEP, centred on zero.
+        draws: (n,) the density at the draws; weights: (n,) theirs.
     """
 
-    first: Marginal
-    second: Marginal
+    coordinates: _Copula | _Straight
     whiten: FloatArray
     table: FloatArray
     draws: FloatArray
@@ -98,12 +115,11 @@ class Joint:
 
     def at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Returns the density (k,) at points (k,), (k,)."""
-        scores = np.stack([self.first.scores(x), self.second.scores(y)])
-        return _joint_at(self.first.at(x) * self.second.at(y), scores, self.whiten, self.table)
+        return _joint_at(*self.coordinates.of(x, y), self.whiten, self.table)
 
     @property
     def correlation(self) -> float:
-        """Of the normal scores."""
+        """Of the coordinates."""
         covariance = np.linalg.inv(self.whiten.T @ self.whiten)
         return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
@@ -146,8 +162,11 @@ def smooth_marginal(
     density, cdf = density / density.sum() / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
     smallest = (_AT_EDGES if is_edge[0] else outermost, _AT_EDGES if is_edge[1] else outermost)
-    at_draws = _density(x, centres, density, edges), _scores(x, edges, cdf, smallest)
-    return Marginal(centres, density, edges, cdf, smallest, *at_draws, _rank_scores(x, weights), block)
+    mean = float(np.sum(weights * x))
+    deviation = float(np.sqrt(np.sum(weights * (x - mean) ** 2))) or 1.0
+    ranks = _rank_scores(x, weights)
+    at_draws = (x - mean) / deviation, _density(x, centres, density, edges), _scores(x, edges, cdf, smallest)
+    return Marginal(centres, density, edges, cdf, smallest, mean, deviation, *at_draws, ranks, block)
 
 
 def _density(x: FloatArray, centres: FloatArray, density: FloatArray, edges: FloatArray) -> FloatArray:
@@ -166,28 +185,114 @@ def smooth_joint(first: Marginal, second: Marginal, weights: FloatArray, effecti
         weights: (n,) the draws' probabilities.
         effective_size: effective number of independent draws.
     """
-    ranks = np.stack([first.ranks, second.ranks])  # that no smoothing of the marginals bends
-    covariance = np.cov(ranks, aweights=weights, bias=True) + 1e-9 * np.eye(2)
+    found = [_table_of(_Copula(first, second), weights, effective_size)]
+    if not (first.has_edge or second.has_edge):
+        straight = _Straight(first, second)
+        found += [_table_of(straight, weights, effective_size, locally=locally) for locally in (False, True)]
+    coordinates, whiten, table, _ = max(found, key=lambda one: one[-1])
+    draws = _joint_at(*coordinates.of_draws(), whiten, table)
+    return Joint(coordinates, whiten, table, draws, weights)
+
+
+class _Copula:
+    """Normal scores of two parameters."""
+
+    def __init__(self, first: Marginal, second: Marginal):
+        self._both = first, second
+        self.there = np.stack([first.ranks, second.ranks])  # that no smoothing of the marginals bends
+        self.block = first.block
+
+    def of(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Returns the coordinates (2, n) of points, and |det dcoordinates / d(x, y)| (n,)."""
+        first, second = self._both
+        return self._with_jacobian(np.stack([first.scores(x), second.scores(y)]), first.at(x) * second.at(y))
+
+    def of_draws(self) -> tuple[FloatArray, FloatArray]:
+        """Returns the same of the draws."""
+        first, second = self._both
+        scores = np.stack([first.scores_there, second.scores_there])
+        return self._with_jacobian(scores, first.density_there * second.density_there)
+
+    @staticmethod
+    def _with_jacobian(scores: FloatArray, density: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return scores, density * 2 * np.pi * np.exp(0.5 * np.sum(scores**2, axis=0))
+
+
+class _Straight:
+    """Two parameters in units of their standard deviations, less their means."""
+
+    def __init__(self, first: Marginal, second: Marginal):
+        self._both = first, second
+        self.there = np.stack([first.standard_there, second.standard_there])
+        self.block = first.block
+
+    def of(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Returns the coordinates (2, n) of points, and |det dcoordinates / d(x, y)| (n,)."""
+        return self._with_jacobian(np.stack([part.standard(at) for part, at in zip(self._both, (x, y), strict=True)]))
+
+    def of_draws(self) -> tuple[FloatArray, FloatArray]:
+        """Returns the same of the draws."""
+        return self._with_jacobian(self.there)
+
+    def _with_jacobian(self, there: FloatArray) -> tuple[FloatArray, FloatArray]:
+        first, second = self._both
+        return there, np.full(there.shape[1], 1.0 / (first.deviation * second.deviation))
+
+
+def _table_of(
+    coordinates: _Copula | _Straight, weights: FloatArray, effective_size: float, *, locally: bool = False
+) -> tuple[_Copula | _Straight, FloatArray, FloatArray, float]:
+    """Returns the coordinates, the matrix that whitens them, their density on the grid, and its held-out score.
+
+    Kernels have the shape of the covariance of all draws, or of differences between near ones.
+    """
+    covariance = np.cov(coordinates.there, aweights=weights, bias=True) + 1e-9 * np.eye(2)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-    at, step = whiten @ ranks, 2 * _REACH / _SCORE_CELLS
-    tables = _tables(at, weights, first.block)
+    if locally:
+        whiten = _local_shape(whiten @ coordinates.there, weights) @ whiten
+    at = whiten @ coordinates.there
+    reach = float(np.clip(np.abs(at).max() + 0.5, _REACH, _FURTHEST))
+    tables = _tables(at, weights, coordinates.block, 2 * int(np.ceil(reach / _STEP)))
     best = max(effective_size, 2.0) ** (-1 / 6)
-    widths = [max(factor * best, _FINEST * step) for factor in _WIDTHS]
-    scored = [_held_out(tables, partial(gaussian_filter, sigma=width * 2 ** (1 / 6) / step)) for width in widths]
-    width = _widest(widths, scored)
-    drawn_in = at / np.sqrt(1.0 + width**2)  # so that the kernels leave the covariance as it is
-    table = gaussian_filter(_tables(drawn_in, weights, first.block).sum(axis=0), width / step, mode="constant")
-    table /= table.sum() * step**2
-    scores = np.stack([first.scores_there, second.scores_there])
-    draws = _joint_at(first.density_there * second.density_there, scores, whiten, table)
-    return Joint(first, second, whiten, table, draws, weights)
+    widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS]
+    scores = [_held_out(tables, partial(_unbiased, width=width * 2 ** (1 / 6) / _STEP)) for width in widths]
+    width = _widest(widths, scores)
+    table = _unbiased(tables.sum(axis=0), width / _STEP)
+    with np.errstate(divide="ignore"):  # where a marginal is zero
+        jacobian = np.maximum(np.log(coordinates.of_draws()[1]) + np.log(np.linalg.det(whiten)), np.log(_TINY))
+    beyond = 1.0 - float(tables.sum())  # which the scores leave out
+    score = float(np.sum(scores[widths.index(width)]) + np.sum(weights * jacobian) + beyond * np.log(_TINY))
+    return coordinates, whiten, table / (table.sum() * _STEP**2), score
 
 
-def _joint_at(independent: FloatArray, scores: FloatArray, whiten: FloatArray, table: FloatArray) -> FloatArray:
-    """Returns the product of the marginals times the copula's density, (n,), at scores (2, n)."""
-    at = (whiten @ scores + _REACH) / (2 * _REACH) * _SCORE_CELLS - 0.5
-    density = map_coordinates(table, at, order=1, mode="constant") * np.linalg.det(whiten)
-    return independent * density * 2 * np.pi * np.exp(0.5 * np.sum(scores**2, axis=0))
+def _local_shape(at: FloatArray, weights: FloatArray) -> FloatArray:
+    """Returns the (2, 2) lower triangular map of determinant 1 that makes differences of near draws isotropic.
+
+    Modes apart, and curved ridges, have a covariance that is not that of any part of them.
+    """
+    share = np.cumsum(weights) / weights.sum()
+    few = at[:, np.minimum(np.searchsorted(share, (np.arange(_NEAR_DRAWS) + 0.5) / _NEAR_DRAWS), at.shape[1] - 1)].T
+    few = np.unique(few, axis=0)
+    if len(few) < _NEIGHBOURS:
+        return np.eye(2)
+    _, neighbours = cKDTree(few).query(few, _NEIGHBOURS)
+    apart = (few[neighbours[:, 1:]] - few[:, None]).reshape(-1, 2)
+    covariance = apart.T @ apart / len(apart) + _TINY * np.eye(2)
+    factor = np.linalg.cholesky(covariance + 1e-6 * np.trace(covariance) * np.eye(2))
+    return np.linalg.inv(factor) * np.sqrt(np.linalg.det(factor))
+
+
+def _unbiased(counts: FloatArray, width: float) -> FloatArray:
+    """Returns a smoothed histogram times the smoothed ratio of the histogram to it."""
+    first = np.maximum(gaussian_filter(counts, width, mode="constant"), _TINY)
+    ratio: FloatArray = gaussian_filter(np.where(counts > 0, counts / first, 0.0), width, mode="constant")
+    return first * ratio
+
+
+def _joint_at(there: FloatArray, jacobian: FloatArray, whiten: FloatArray, table: FloatArray) -> FloatArray:
+    """Returns the density (n,) at coordinates (2, n)."""
+    at = whiten @ there / _STEP + 0.5 * len(table) - 0.5
+    return map_coordinates(table, at, order=1, mode="constant") * np.linalg.det(whiten) * jacobian
 
 
 def _rank_scores(x: FloatArray, weights: FloatArray) -> FloatArray:
@@ -198,14 +303,14 @@ def _rank_scores(x: FloatArray, weights: FloatArray) -> FloatArray:
     return ndtri(np.clip(below, 1e-12, 1.0 - 1e-12))
 
 
-def _tables(at: FloatArray, weights: FloatArray, block: np.ndarray) -> FloatArray:
-    """Returns a histogram (blocks, cells, cells) of whitened scores (2, n) for each block."""
-    cells = (at + _REACH) / (2 * _REACH) * _SCORE_CELLS
-    inside = ((cells >= 0) & (cells < _SCORE_CELLS)).all(axis=0)
+def _tables(at: FloatArray, weights: FloatArray, block: np.ndarray, size: int) -> FloatArray:
+    """Returns a histogram (blocks, size, size) of whitened coordinates (2, n) for each block."""
+    cells = at / _STEP + 0.5 * size
+    inside = ((cells >= 0) & (cells < size)).all(axis=0)
     first, second = cells[:, inside].astype(np.int64)
-    index = (block[inside] * _SCORE_CELLS + first) * _SCORE_CELLS + second
-    counts: FloatArray = np.bincount(index, weights[inside], minlength=_BLOCKS * _SCORE_CELLS**2).astype(float)
-    return counts.reshape(_BLOCKS, _SCORE_CELLS, _SCORE_CELLS)
+    index = (block[inside] * size + first) * size + second
+    counts: FloatArray = np.bincount(index, weights[inside], minlength=_BLOCKS * size**2).astype(float)
+    return counts.reshape(_BLOCKS, size, size)
 
 
 def _block(x: FloatArray) -> np.ndarray:
