@@ -39,7 +39,8 @@ def to_digits_of(error: float, values: Sequence[float], digits: int = 2) -> list
     error_size = int(np.floor(np.log10(float(f"{error:.{digits - 1}e}"))))  # after rounding: 0.0996 is 0.10
     decimals = exponent + digits - 1 - error_size
     ending = f"e{exponent:+03d}" if exponent else ""
-    return [f"{round(value, decimals - exponent) / 10.0**exponent:.{max(decimals, 0)}f}{ending}" for value in values]
+    rounded = [round(value, decimals - exponent) / 10.0**exponent + 0.0 for value in values]  # no minus before a zero
+    return [f"{value:.{max(decimals, 0)}f}{ending}" for value in rounded]
 
 
 def with_error(value: float, error: float) -> str:

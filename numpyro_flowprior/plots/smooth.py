@@ -1,10 +1,10 @@
 """Smooth densities of weighted draws, for pictures: one parameter at a time, and pairs.
 
-One parameter: an adaptive kernel density estimate, corrected to first order at bounds. A pair: a kernel estimate with
-multiplicative bias correction, in coordinates in which the draws have unit covariance. The coordinates are made from
-the parameters themselves, or from their normal scores z = Phi^-1(F(x)); the density is then the product of the
-marginals and of their copula's density. Normal scores have no bounds and no long tails. Held-out rows choose between
-the two, and all widths.
+One parameter: an adaptive kernel density estimate, corrected to first order at bounds, with multiplicative bias
+correction. A pair: a kernel estimate with the same bias correction, in coordinates in which the draws have unit
+covariance. The coordinates are made from the parameters themselves, or from their normal scores z = Phi^-1(F(x)); the
+density is then the product of the marginals and of their copula's density. Normal scores have no bounds and no long
+tails. Held-out rows choose between the two, and all widths.
 
 Sources: Abramson (1982), Ann. Statist. 10, 1217 (adaptive kernels); Jones and Foster (1996), Statist. Sinica 6, 1005
 (bounds); Jones, Linton and Nielsen (1995), Biometrika 82, 327 (bias); Geenens, Charpentier, Paindaveine (2017),
@@ -30,7 +30,16 @@ _OUTER = 5e-4  # posterior mass beyond each end of the grid of a parameter witho
 _MARGIN = 0.1  # of the range in between, on each side
 _NEAR = 0.02  # of the range: a bound this near to the draws is an edge
 _ABRUPT, _FEWEST_FOR_EDGES = 0.6, 2000.0  # see _abrupt_end; effective draws
-_WIDTHS = (0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5)  # relative to a normal density's best, of which held-out rows choose
+_WIDTHS = (
+    0.15,
+    0.25,
+    0.4,
+    0.63,
+    1.0,
+    1.6,
+    2.5,
+    4.0,
+)  # relative to a normal density's best, of which held-out rows choose
 _LOCAL = np.geomspace(1 / 32, 3.0, 15)  # widths of single kernels, relative to the others
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
 _BLOCKS = 20  # of rows, every other of which is held out
@@ -156,8 +165,8 @@ def smooth_marginal(
     centres, counts = 0.5 * (edges[1:] + edges[:-1]), blocks.sum(axis=0)
     best = 0.9 * _scale(centres, counts) / (edges[1] - edges[0]) * max(effective_size, 2.0) ** -0.2  # in cells
     widths = [max(factor * best, _FINEST) for factor in _WIDTHS]
-    scores = [_held_out(blocks, partial(_adaptive, width=width * 2**0.2, is_edge=is_edge)) for width in widths]
-    density = _adaptive(counts, _widest(widths, scores), is_edge)
+    scores = [_held_out(blocks, partial(_estimate, width=width * 2**0.2, is_edge=is_edge)) for width in widths]
+    density = _estimate(counts, _widest(widths, scores), is_edge)
     cdf = np.concatenate([[0.0], np.cumsum(density)])
     density, cdf = density / density.sum() / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
@@ -392,6 +401,12 @@ def _scale(x: FloatArray, counts: FloatArray) -> float:
     quartiles = np.interp([0.25, 0.75], np.cumsum(p), x)
     spread = float(quartiles[1] - quartiles[0]) / 1.349
     return min(deviation, spread) if spread > 0 else max(deviation, float(x[1] - x[0]))
+
+
+def _estimate(counts: FloatArray, width: float, is_edge: Sequence[bool]) -> FloatArray:
+    """Returns the density per cell: an adaptive estimate times the smoothed ratio of the histogram to it."""
+    first = np.maximum(_adaptive(counts, width, is_edge), _TINY)
+    return first * _corrected([np.where(counts > 0, counts / first, 0.0)], [width], is_edge)
 
 
 def _adaptive(counts: FloatArray, width: float, is_edge: Sequence[bool]) -> FloatArray:
