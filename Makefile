@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo quick test slow lint format newest lowest figures docs clean
+.PHONY: demo quick test slow lint format newest lowest figures notebooks docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/flowprior demo
@@ -42,6 +42,10 @@ newest:
 
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+
+# Runs the notebooks, and stores what they show in them.
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/execute.py
 
 # The site, in docs/_build/html; notebooks run the first time, and when they have changed.
 docs: .venv-docs/.installed

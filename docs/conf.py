@@ -30,6 +30,7 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 900
+nb_execution_in_temp = True  # pages that write files do not leave them here
 nb_execution_raise_on_error = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
