@@ -132,6 +132,16 @@ def test_contours_of_a_normal_density_are_its_ellipses():
         assert density[radius > 1.25 * k].max() < level  # and outside
 
 
+def test_a_plateau_has_no_contours():
+    """Its density is the same everywhere; a line across it would be noise. A slope keeps its own."""
+    rng = np.random.default_rng(0)
+    space = ParameterSpace(["a", "b"], 0.0, 1.0)
+    flat, sloped = rng.uniform(size=(5000, 2)), rng.beta(1.0, 3.0, size=(5000, 2))
+    lines = [len(plot_corner({"one": Chain(rows, space)}).axes[2].collections) for rows in (flat, sloped)]
+    assert lines[0] <= 2  # the outermost, filled, at the most
+    assert lines[1] == 4  # three that are filled, and the lines of all
+
+
 def test_weights_are_those_of_the_draws():
     """Uniform draws with normal weights are a normal density."""
     x = np.random.default_rng(0).uniform(-5, 5, (20_000, 2))
@@ -242,7 +252,8 @@ def test_a_comparison_in_one_figure(dim, tmp_path):
     np.testing.assert_allclose(widths.collections[-1].get_offsets()[:, 0], found.width_ratio)
     np.testing.assert_allclose(modes.lines[0].get_xdata(), found.modes[0].a)
     assert modes.get_yticklabels()[0].get_text().startswith("$p^0$ < ")
-    assert "two stages, compared with joint fit" in figure.get_suptitle()
+    assert figure.get_suptitle().startswith("t\n")
+    assert plot_comparison(found, legends=("A", "B")).get_suptitle().startswith("B, compared with A\n")
     width, height = figure.bbox.size
     boxes = [axis.get_tightbbox() for axis in figure.axes]
     assert all(b.x0 > -5 and b.y0 > -5 and b.x1 < width + 5 and b.y1 < height + 5 for b in boxes)
@@ -363,7 +374,7 @@ def test_guards_are_drawn_with_their_limits_and_what_is_not_known_says_so(tmp_pa
     assert figure.get_suptitle() == "heavy: FAIL\nfail: KL: 0.2 nats"
     assert [text.get_text().strip() for text in loss.texts] == ["warn", "fail"]
     assert float(rows.lines[0].get_xdata()[0]) == 40.0
-    assert [text.get_text() for text in shifts.texts] == ["+4.5"]
+    assert [text.get_text() for text in shifts.texts] == ["pull +4.5"]
     assert data.lines[0].get_xdata()[0] == -12.0
     figure.savefig(tmp_path / "g.png")
     unknown = plot_guards(

@@ -56,10 +56,10 @@ class ModeWeights:
         """Differences of the shares, b - a, divided by their standard errors, (k,)."""
         return (np.array(self.b) - self.a) / np.hypot(self.a_error, self.b_error)
 
-    def ranges(self, name: str | None = None) -> list[str]:
+    def ranges(self, name: str | None = None, *, digits: int = 5) -> list[str]:
         """Returns the interval of each mode as text, such as "x < 0.5"; `name` replaces the parameter name."""
         name = self.parameter if name is None else name
-        cuts = [f"{cut:.5g}" for cut in self.cuts]
+        cuts = [f"{cut:.{digits}g}" for cut in self.cuts]
         between = [f"{low} < {name} < {high}" for low, high in pairwise(cuts)]
         return [f"{name} < {cuts[0]}", *between, f"{name} > {cuts[-1]}"]
 

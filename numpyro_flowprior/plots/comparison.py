@@ -43,7 +43,7 @@ def plot_comparison(
         ValueError: another number of labels than parameters, or another number of axes.
     """
     shown = _shown(comparison.kl.names, labels)
-    modes = [(mode, mode.ranges(shown[mode.parameter])) for mode in comparison.modes]
+    modes = [(mode, mode.ranges(shown[mode.parameter], digits=3)) for mode in comparison.modes]
     heights = [max(2.4, 1.3 + 0.24 * len(shown))]
     if modes:
         heights.append(1.2 + 0.26 * sum(len(ranges) for _, ranges in modes))
@@ -74,14 +74,11 @@ def _shown(names: Sequence[str], labels: Sequence[str] | None) -> dict[str, str]
 
 def _title(comparison: Comparison, legends: tuple[str, str], title: str | None) -> str:
     first, second = map(readable, legends)
-    head = f"{readable(title)}: " if title else ""
+    head = readable(title) if title else f"{second}, compared with {first}"
     error = f" $\\pm$ {comparison.excess_error:.1g}" if len(comparison.floor) > 1 else ""
     test = comparison.classifier
     told = f"; classifier {test.auc:.3f}, by chance {test.null_mean:.3f} $\\pm$ {test.null_std:.3f}" if test else ""
-    return (
-        f"{head}{second}, compared with {first}\n"
-        f"average KL above the noise floor: {comparison.excess:.2g}{error} nats{told}"
-    )
+    return f"{head}\naverage KL above the noise floor: {comparison.excess:.2g}{error} nats{told}"
 
 
 def _rows(axis: Any, names: Sequence[str]) -> np.ndarray:

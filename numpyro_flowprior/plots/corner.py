@@ -23,6 +23,7 @@ _FONT, _LONG_LABEL = 9.0, 18  # points; characters that fit beside a panel
 _GRID, _FINEST_GRID = 120, 500  # points along an axis
 _PRIOR = {"color": "#8a8a8a", "linestyle": "dotted"}
 _PRIOR_DRAWS = 50_000
+_PLATEAU = 1.2  # times the next lower level: a contour nearer to it would be on a plateau
 _TRUTH = {"color": "black", "lw": 0.8, "alpha": 0.7}
 
 
@@ -39,8 +40,9 @@ def plot_corner(
     """Returns a matplotlib Figure of all one- and two-dimensional marginals of several chains.
 
     Contours enclose the highest-density regions of 39.3, 86.5 and 98.9 % of the draws (1, 2 and 3 sigma of a
-    two-dimensional normal). Densities are kernel estimates, corrected at bounds, whose widths adapt to the draws; at
-    most 200,000 rows of each chain, evenly spaced, are used.
+    two-dimensional normal). A contour that would cross a plateau is left out, because its course there is chance.
+    Densities are kernel estimates, corrected at bounds, whose widths adapt to the draws. At most 200,000 rows of each
+    chain, evenly spaced, are used.
 
     Args:
         chains: {legend: chain}; parameters are matched by name. The first is filled.
@@ -117,7 +119,7 @@ def _draw_cell(
         for part, (low, high) in zip((first, second), limits, strict=True)
     )
     density = joint.on_grid(x, y).T
-    levels = [level for level in joint.levels(CONTOUR_MASSES) if 0.0 < level < density.max()]
+    levels = [level for level in _distinct(joint.levels(CONTOUR_MASSES), joint.draws) if 0.0 < level < density.max()]
     # an edge of the draws that is not the panel's closes the contours
     x, y, density = _closed(x, y, density, limits)
     if filled:
@@ -126,6 +128,18 @@ def _draw_cell(
     if levels:
         colour, line = style["color"], style["linestyle"]
         axis.contour(x, y, density, levels=levels[::-1], colors=[colour], linestyles=[line], linewidths=1.1)
+
+
+def _distinct(levels: list[float], draws: FloatArray) -> list[float]:
+    """Returns the levels of contours, without those on a plateau: their course there is chance.
+
+    Args:
+        levels: from the highest to the lowest.
+        draws: (n,) the density at the draws.
+    """
+    lowest = float(np.quantile(draws, 0.001))
+    below = [*levels[1:], lowest]
+    return [level for level, lower in zip(levels, below, strict=True) if level > _PLATEAU * lower]
 
 
 def _closed(

@@ -126,7 +126,7 @@ def _draw_tails(axis: Any, report: QualityReport, size: float) -> None:
     highest = max(100 * tail.found for side in sides for tail in side)
     axis.set_xlim(-0.05 * max(highest, expected + reach), 1.1 * max(highest, expected + reach))
     axis.xaxis.set_major_locator(few_ticks(4))
-    axis.set_xlabel(f"held-out rows in the outer {expected:.0f} %  [%]")
+    axis.set_xlabel(f"share of held-out rows [%], {expected:.0f} % expected")
     axis.set_title("Tails at the lower ($\\blacktriangleleft$), upper ($\\blacktriangleright$) end")
 
 

@@ -125,9 +125,9 @@ def plot_guards(guards: Guards, *, title: str | None = None, axes: Any = None) -
 
     From the upper left: the KL from the exact posterior to the one under the learned prior, with its limits (orange:
     warning, red: failure); the rows of the previous stage that the posterior rests on, with their limits; the shift of
-    each parameter in standard deviations of the previous stage, and at the right its pull, the shift divided by the
-    scatter that is expected if the data agree; the log evidence of the data next to those of data sets that the prior
-    predicts. A panel without its input says "not known".
+    each parameter in standard deviations of the previous stage (grey: one), and at the right its pull, the shift
+    divided by the scatter that is expected if the data agree; the log evidence of the data next to those of data sets
+    that the prior predicts. A panel without its input says "not known".
 
     Args:
         guards: `analysis.guards[name]`, or what `check_stage` returned.
@@ -231,13 +231,13 @@ def _draw_shifts(axis: Any, shifts: Mapping[str, float], pulls: Mapping[str, flo
     for height, name in zip(at, known, strict=True):
         pull = pulls.get(name)
         if pull is not None and np.isfinite(pull):
-            style = {**_at_right(axis), "color": _ODD if abs(pull) > 3.0 else "#555555"}
-            axis.text(1.02, height, f"{pull:+.1f}", **style)
+            style = {**_at_right(axis), "color": _ODD if abs(pull) > 3.0 else "#555555", "ha": "right"}
+            axis.text(0.985, height, f"pull {pull:+.1f}", **style)
     reach = 1.15 * max(1.2, *(abs(value) for value in known.values()))
-    axis.set_xlim(-reach, reach)
+    axis.set_xlim(-reach, 1.6 * reach)  # with room for the pulls
     axis.set_ylim(len(known) - 0.5, -0.5)
     axis.set_yticks(at, list(map(readable, known)), fontsize=8)
-    axis.set_xlabel("standard deviations of the previous stage; right: pulls", fontsize=8)
+    axis.set_xlabel("standard deviations of the previous stage", fontsize=8)
 
 
 def _draw_prediction(axis: Any, check: Mapping[str, Any] | None) -> None:
