@@ -177,7 +177,7 @@ def evidences(seeds):
     with jax.enable_x64(True):
         programs = module.Programs(blackjax, Unconstrained(density, half_line_scales(KEY, density)), 0.5, 20)
         for seed in range(seeds):
-            run, keys = module._Run(1000), jax.random.split(jax.random.key(seed))
+            run, keys = module._Run(1000, module.StateFile(None, {})), jax.random.split(jax.random.key(seed))
             module._temper(run, programs, keys, np.inf, fixed=True, progress=False)
             z.append((run.log_evidence - exact) / run.error)
         assert programs.sweep.func._cache_size() == programs.rise.func._cache_size() == 1

@@ -43,6 +43,14 @@ def _shown_figure() -> Any:
     return Figure
 
 
+def whole_figure(axis: Any) -> Any:
+    """Returns the figure that an axis is in, not the part of one."""
+    try:
+        return axis.get_figure(root=True)
+    except TypeError:  # before matplotlib 3.10
+        return axis.figure.figure
+
+
 def few_ticks(n: int, **options: Any) -> Any:
     """Returns a locator of at most n + 1 round ticks."""
     return optional_import("matplotlib.ticker", "plots", "few_ticks").MaxNLocator(n, **options)

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from .._util.checks import FloatArray, shorten
 from ..diagnostics.comparison import Comparison
-from .canvas import COLOURS, axes_for, few_ticks, line_sample, new_figure, readable
+from .canvas import COLOURS, axes_for, few_ticks, line_sample, new_figure, readable, whole_figure
 
 _FIRST, _SECOND, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _CHANCE = 1e-3  # that a difference of equal shares is red, for the panel as a whole
@@ -59,7 +59,7 @@ def plot_comparison(
     _draw_points(widths, comparison.width_ratio, 1.0, "standard deviation / reference's", "Widths")
     if modes:
         _draw_modes(panels[3], modes, legends)
-    return panels[0].get_figure(root=True)
+    return whole_figure(panels[0])
 
 
 def _shown(names: Sequence[str], labels: Sequence[str] | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
-from .canvas import COLOURS, LINES, axes_for, few_ticks, line_sample, new_figure, readable, short_numbers
+from .canvas import COLOURS, LINES, axes_for, few_ticks, line_sample, new_figure, readable, short_numbers, whole_figure
 from .smooth import Marginal, smooth_joint, smooth_marginal
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
@@ -82,7 +82,7 @@ def plot_corner(
     panels[0, 0].figure.align_labels()
     legends = dict(zip(chains, styles, strict=True)) | ({} if background is None else {"prior": _PRIOR})
     _legend(panels, legends, title)
-    return panels[0, 0].figure
+    return whole_figure(panels[0, 0])
 
 
 class _Drawn:

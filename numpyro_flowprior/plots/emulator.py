@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from ..emulators.validation import EmulatorValidation
-from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
 
 _FOUND, _GREY, _BAND = COLOURS[0], "#8a8a8a", "#dcdcdc"
 _NAMED = 45  # outputs that there is room to name
@@ -57,7 +57,7 @@ def plot_emulator(validation: EmulatorValidation, *, axes: Any = None) -> Any:
     for axis in panels:
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
-    return panels[0].figure
+    return whole_figure(panels[0])
 
 
 def _draw_runs(axis: Any, validation: EmulatorValidation) -> None:

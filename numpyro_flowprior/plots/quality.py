@@ -13,7 +13,7 @@ from .._util.checks import FloatArray
 from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.report import FALSE_ALARMS, QualityReport
 from ..priors.flow_prior import FlowPrior
-from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable
+from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
 
 _FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
 _MOST_REASONS = 4  # that the title has room for
@@ -59,7 +59,7 @@ def plot_quality(report: QualityReport | FlowPrior, *, labels: Sequence[str] | N
     for axis in panels:
         axis.tick_params(direction="in")
         axis.title.set_fontsize(10)
-    return divergences.get_figure(root=True)
+    return whole_figure(divergences)
 
 
 def _panels(report: QualityReport, parameters: int) -> list[Any]:

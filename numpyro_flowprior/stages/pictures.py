@@ -19,6 +19,7 @@ from ..plots.canvas import (
     new_figure,
     readable,
     short_numbers,
+    whole_figure,
 )
 from .analysis import StagedAnalysis
 from .findings import FEW_ROWS, LOSS
@@ -67,7 +68,7 @@ def plot_stages(
         panels = _grid(len(names), len(chains))
     for name, axis in zip(names, panels, strict=True):
         _draw_parameter(axis, name, chains, (truth or {}).get(name))
-    return panels[0].figure
+    return whole_figure(panels[0])
 
 
 def _grid(count: int, stages: int) -> list[Any]:
@@ -158,7 +159,7 @@ def plot_guards(guards: Guards, *, title: str | None = None, axes: Any = None) -
     for axis in panels:
         axis.tick_params(direction="in", labelsize=8)
         axis.title.set_fontsize(10)
-    return panels[0].figure
+    return whole_figure(panels[0])
 
 
 def _headline(guards: Guards, title: str | None) -> str:
