@@ -70,10 +70,10 @@ class DemoSize:
 
 _SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
 FULL = DemoSize(
-    pocomc={"n_total": 6_000, "n_effective": 1536, "n_active": 768},
+    pocomc={"n_total": 5_000, "n_effective": 1024, "n_active": 512},
     flow=None,
-    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=5000, patience=30),
-    emcee_steps=(1000, 3000),
+    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=3000, patience=30),
+    emcee_steps=(600, 2000),
     design=500,
 )
 QUICK = DemoSize(
@@ -83,8 +83,8 @@ QUICK = DemoSize(
     emcee_steps=(200, 400),
     design=200,
 )
-# The density from which emcee's walkers also propose: trained on a chain that is not converged, it need not be exact.
-_PROPOSAL = FlowConfig(layers=4, hidden=(32,)), TrainConfig(max_steps=1500)
+# The density from which emcee's walkers also propose. It need not be exact: the acceptance accounts for the difference.
+_PROPOSAL = FlowConfig(layers=4, hidden=(32,), components=8, background=True), TrainConfig(max_steps=1500)
 _PROPOSAL_SHARE = 0.5
 COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
 
@@ -207,7 +207,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
             chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=plain, progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
     with _timed("stage 2: gamma+Pb with emcee, proposals from a flow", seconds, "stage2_emcee_flow", progress=progress):
-        proposal = fit_flow(keys["proposal"], chains["stage2_emcee"], *_PROPOSAL, progress=progress).prior
+        proposal = fit_flow(keys["proposal"], chains["stage2_pocomc"], *_PROPOSAL, progress=progress).prior
         how: dict[str, Any] = {"proposal": proposal, "proposal_share": _PROPOSAL_SHARE, "max_steps": mixed}
         chains["stage2_emcee_flow"] = sample_emcee(keys["emcee_flow"], second, **how, progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee_flow.nc", chains["stage2_emcee_flow"], second))
@@ -251,7 +251,7 @@ def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:
 
 def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array) -> list[Path]:
     stage1 = chains["stage1"]
-    draws = Chain(jax.jit(lambda k: prior.sample(k, (100_000,)))(key), prior.space)
+    draws = Chain(jax.jit(lambda k: prior.sample(k, (20_000,)))(key), prior.space)
     stages = plot_corner(
         {
             "joint fit": chains["joint"],

@@ -40,12 +40,13 @@ _WIDTHS = (
     2.5,
     4.0,
 )  # relative to a normal density's best, of which held-out rows choose
-_LOCAL = np.geomspace(1 / 32, 3.0, 15)  # widths of single kernels, relative to the others
+_WIDTHS_OF_PAIRS = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
+_LOCAL = np.geomspace(1 / 32, 3.0, 10)  # widths of single kernels, relative to the others
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
 _BLOCKS = 20  # of rows, every other of which is held out
 _SLACK = 0.5  # standard errors
 _FINEST = 0.7  # cells, of a kernel
-_STEP, _REACH, _FURTHEST = 0.07, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
+_STEP, _REACH, _FURTHEST = 0.08, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
 _NEAR_DRAWS, _NEIGHBOURS = 2000, 100  # that show the local shape of a pair's density
 _TINY = 1e-300  # a density that is no number to divide by
 
@@ -165,8 +166,10 @@ def smooth_marginal(
     centres, counts = 0.5 * (edges[1:] + edges[:-1]), blocks.sum(axis=0)
     best = 0.9 * _scale(centres, counts) / (edges[1] - edges[0]) * max(effective_size, 2.0) ** -0.2  # in cells
     widths = [max(factor * best, _FINEST) for factor in _WIDTHS]
-    scores = [_held_out(blocks, partial(_estimate, width=width * 2**0.2, is_edge=is_edge)) for width in widths]
-    density = _estimate(counts, _widest(widths, scores), is_edge)
+    width, _ = _best_width(
+        widths, lambda one: _held_out(blocks, partial(_estimate, width=one * 2**0.2, is_edge=is_edge))
+    )
+    density = _estimate(counts, width, is_edge)
     cdf = np.concatenate([[0.0], np.cumsum(density)])
     density, cdf = density / density.sum() / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
@@ -263,14 +266,15 @@ def _table_of(
     reach = float(np.clip(np.abs(at).max() + 0.5, _REACH, _FURTHEST))
     tables = _tables(at, weights, coordinates.block, 2 * int(np.ceil(reach / _STEP)))
     best = max(effective_size, 2.0) ** (-1 / 6)
-    widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS]
-    scores = [_held_out(tables, partial(_unbiased, width=width * 2 ** (1 / 6) / _STEP)) for width in widths]
-    width = _widest(widths, scores)
+    widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS_OF_PAIRS]
+    width, score = _best_width(
+        widths, lambda one: _held_out(tables, partial(_unbiased, width=one * 2 ** (1 / 6) / _STEP))
+    )
     table = _unbiased(tables.sum(axis=0), width / _STEP)
     with np.errstate(divide="ignore"):  # where a marginal is zero
         jacobian = np.maximum(np.log(coordinates.of_draws()[1]) + np.log(np.linalg.det(whiten)), np.log(_TINY))
     beyond = 1.0 - float(tables.sum())  # which the scores leave out
-    score = float(np.sum(scores[widths.index(width)]) + np.sum(weights * jacobian) + beyond * np.log(_TINY))
+    score += float(np.sum(weights * jacobian) + beyond * np.log(_TINY))
     return coordinates, whiten, table / (table.sum() * _STEP**2), score
 
 
@@ -293,8 +297,9 @@ def _local_shape(at: FloatArray, weights: FloatArray) -> FloatArray:
 
 def _unbiased(counts: FloatArray, width: float) -> FloatArray:
     """Returns a smoothed histogram times the smoothed ratio of the histogram to it."""
-    first = np.maximum(gaussian_filter(counts, width, mode="constant"), _TINY)
-    ratio: FloatArray = gaussian_filter(np.where(counts > 0, counts / first, 0.0), width, mode="constant")
+    smooth = partial(gaussian_filter, sigma=width, mode="constant", truncate=3.5)
+    first = np.maximum(smooth(counts), _TINY)
+    ratio: FloatArray = smooth(np.where(counts > 0, counts / first, 0.0))
     return first * ratio
 
 
@@ -341,12 +346,25 @@ def _held_out(blocks: FloatArray, density_of: Callable[..., Any]) -> FloatArray:
     return scores
 
 
-def _widest(widths: Sequence[float], scores: Sequence[FloatArray]) -> float:
-    """Returns the widest kernel whose score is that of the best one, within half a standard error."""
-    best = scores[int(np.argmax([np.sum(score) for score in scores]))]
-    lost = [best - score for score in scores]
-    fit = [np.sum(loss) <= _SLACK * np.std(loss) * np.sqrt(len(loss)) for loss in lost]
-    return max(float(width) for width, is_fit in zip(widths, fit, strict=True) if is_fit)
+def _best_width(widths: Sequence[float], score_of: Callable[[float], FloatArray]) -> tuple[float, float]:
+    """Returns the widest kernel whose score is the best one within half a standard error, and that score.
+
+    Args:
+        widths: rising.
+        score_of: returns the held-out score of each block. It is asked from the widest on, until two are worse.
+    """
+    scores: dict[float, FloatArray] = {}
+    for width in reversed(widths):
+        scores[width] = score_of(width)
+        totals = [float(np.sum(score)) for score in scores.values()]
+        if int(np.argmax(totals)) < len(totals) - 2:
+            break
+    best = scores[max(scores, key=lambda width: float(np.sum(scores[width])))]
+    for width, score in scores.items():
+        lost = best - score
+        if np.sum(lost) <= _SLACK * np.std(lost) * np.sqrt(len(lost)):
+            return width, float(np.sum(score))
+    raise AssertionError("the best one loses nothing")
 
 
 def _grid_range(
