@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "-o", "--output", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)"
     )
-    demo.add_argument("--quick", action="store_true", help="fewer samples: under two minutes")
+    demo.add_argument("--quick", action="store_true", help="fewer samples, without emcee: under two minutes")
     _add_run_options(demo)
 
     fit = commands.add_parser("fit", help="train a prior on a chain")

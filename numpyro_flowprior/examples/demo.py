@@ -57,15 +57,18 @@ class DemoSize:
     Attributes:
         pocomc: arguments of `sample_pocomc`.
         flow, train: architecture and training settings of the prior; None for the defaults.
-        emcee_steps: maximum number of steps of each walker, without and with proposals from a flow.
+        emcee_steps: maximum number of steps of each walker, without and with proposals from a flow; None to leave emcee
+            out.
         design: number of training points of each emulator.
+        shown: number of parameters in the pictures.
     """
 
     pocomc: dict[str, Any]
     flow: FlowConfig | None
     train: TrainConfig | None
-    emcee_steps: tuple[int, int]
+    emcee_steps: tuple[int, int] | None
     design: int
+    shown: int = twin.SPACE.dim
 
 
 _SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
@@ -76,12 +79,13 @@ FULL = DemoSize(
     emcee_steps=(600, 2000),
     design=500,
 )
-QUICK = DemoSize(
-    pocomc={"n_total": 600, "n_effective": 300, "n_active": 150},
-    flow=FlowConfig(layers=3),
-    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=400),
-    emcee_steps=(200, 400),
+QUICK = DemoSize(  # what compiles slowly is left out: pocoMC's flow, and emcee
+    pocomc={"n_total": 2000, "n_effective": 512, "n_active": 256, "precondition": False},
+    flow=FlowConfig(layers=4, hidden=(32,), components=8, background=True),
+    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=1500),
+    emcee_steps=None,
     design=200,
+    shown=4,
 )
 # The density from which emcee's walkers also propose. It need not be exact: the acceptance accounts for the difference.
 _PROPOSAL = FlowConfig(layers=4, hidden=(32,), components=8, background=True), TrainConfig(max_steps=1500)
@@ -200,31 +204,45 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
         exact = exact_posterior(first, chains["stage1"], None)
         chains["stage2_reweighted"] = psis_reweight(chains["stage2_pocomc"], exact.log_density)
-    plain, mixed = size.emcee_steps
-    with _timed("stage 2: gamma+Pb with emcee, as in the paper", seconds, "stage2_emcee", progress=progress):
-        with warnings.catch_warnings():  # the table marks it
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=plain, progress=progress)
-        files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
-    with _timed("stage 2: gamma+Pb with emcee, proposals from a flow", seconds, "stage2_emcee_flow", progress=progress):
-        proposal = fit_flow(keys["proposal"], chains["stage2_pocomc"], *_PROPOSAL, progress=progress).prior
-        how: dict[str, Any] = {"proposal": proposal, "proposal_share": _PROPOSAL_SHARE, "max_steps": mixed}
-        chains["stage2_emcee_flow"] = sample_emcee(keys["emcee_flow"], second, **how, progress=progress)
-        files.append(_write_netcdf(out / "stage2_emcee_flow.nc", chains["stage2_emcee_flow"], second))
+    if size.emcee_steps is not None:
+        _with_emcee(keys, second, size.emcee_steps, chains, (out, files, seconds), progress=progress)
     with _timed("joint fit with pocoMC", seconds, "joint", progress=progress):
         density = ModelDensity(stage_model, uniform, likelihoods)
         chains["joint"] = sample_pocomc(keys["joint"], density, **settings)
         files.append(_write_netcdf(out / "joint.nc", chains["joint"], density))
 
     with _timed("comparison and figures", seconds, "comparison", progress=progress):
-        comparisons = {name: compare(chains["joint"], chains[name]) for name in _SECOND_STAGES}
+        comparisons = {name: compare(chains["joint"], chains[name]) for name in _SECOND_STAGES if name in chains}
         lost = joint_loss(fit.prior, first, chains["joint"])
         result = DemoResult(chains, fit, comparisons, lost, seconds, files)
-        files += _draw(out, chains, fit.prior, keys["draws"])
+        files += _draw(out, chains, fit.prior, keys["draws"], twin.SPACE.names[: size.shown])
     text = json.dumps(result.to_json(), indent=2)
     write_atomically(out / "comparison.json", text.encode())
     files.append(out / "comparison.json")
     return result
+
+
+def _with_emcee(
+    keys: dict[str, jax.Array],
+    second: ModelDensity,
+    steps: tuple[int, int],
+    chains: dict[str, Chain],
+    to: tuple[Path, list[Path], dict[str, float]],
+    *,
+    progress: bool,
+) -> None:
+    """Samples the second stage with emcee alone, as the paper did, and with proposals from a flow; keeps both."""
+    out, files, seconds = to
+    with _timed("stage 2: gamma+Pb with emcee, as in the paper", seconds, "stage2_emcee", progress=progress):
+        with warnings.catch_warnings():  # the table marks it
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=steps[0], progress=progress)
+        files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
+    with _timed("stage 2: gamma+Pb with emcee, proposals from a flow", seconds, "stage2_emcee_flow", progress=progress):
+        proposal = fit_flow(keys["proposal"], chains["stage2_pocomc"], *_PROPOSAL, progress=progress).prior
+        how: dict[str, Any] = {"proposal": proposal, "proposal_share": _PROPOSAL_SHARE, "max_steps": steps[1]}
+        chains["stage2_emcee_flow"] = sample_emcee(keys["emcee_flow"], second, **how, progress=progress)
+        files.append(_write_netcdf(out / "stage2_emcee_flow.nc", chains["stage2_emcee_flow"], second))
 
 
 @contextmanager
@@ -249,7 +267,7 @@ def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:
     return path
 
 
-def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array) -> list[Path]:
+def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array, names: tuple[str, ...]) -> list[Path]:
     stage1 = chains["stage1"]
     draws = Chain(jax.jit(lambda k: prior.sample(k, (20_000,)))(key), prior.space)
     stages = plot_corner(
@@ -259,9 +277,11 @@ def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array)
             "stage 2: gamma+Pb, prior from stage 1": chains["stage2_reweighted"],
         },
         truth=dict(twin.TRUTH),
+        names=names,
         full_range=True,
     )
-    prior_picture = plot_corner({"chain of stage 1": stage1, "flow": draws}, title="gamma+p", full_range=True)
+    both = {"chain of stage 1": stage1, "flow": draws}
+    prior_picture = plot_corner(both, title="gamma+p", names=names, full_range=True)
     figures = dict(zip(PICTURES, (stages, prior_picture), strict=True))
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=110)
