@@ -278,10 +278,9 @@ def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array,
         },
         truth=dict(twin.TRUTH),
         names=names,
-        full_range=True,
     )
     both = {"chain of stage 1": stage1, "flow": draws}
-    prior_picture = plot_corner(both, title="gamma+p", names=names, full_range=True)
+    prior_picture = plot_corner(both, title="gamma+p", names=names)
     figures = dict(zip(PICTURES, (stages, prior_picture), strict=True))
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=110)
