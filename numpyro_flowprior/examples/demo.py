@@ -88,7 +88,10 @@ QUICK = DemoSize(  # what compiles slowly is left out: pocoMC's flow, and emcee
     shown=4,
 )
 # The density from which emcee's walkers also propose. It need not be exact: the acceptance accounts for the difference.
-_PROPOSAL = FlowConfig(layers=4, hidden=(32,), components=8, background=True), TrainConfig(max_steps=1500)
+_PROPOSAL = (
+    FlowConfig(layers=4, hidden=(64,), components=8, background=True),
+    TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=3000, patience=30),
+)
 _PROPOSAL_SHARE = 0.5
 COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
 
