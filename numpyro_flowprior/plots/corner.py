@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -236,7 +237,9 @@ def _label(axis: Any, space: ParameterSpace, column: int, limits: FloatArray) ->
 
 
 def _font(label: str) -> float:
-    return float(np.clip(_FONT * _LONG_LABEL / max(len(label), 1), 6.0, _FONT))
+    """Returns the size at which a label fits beside a panel; LaTeX commands and braces take no room."""
+    shown = len(re.sub(r"\\[a-zA-Z]+|[${}^_]", "", label))
+    return float(np.clip(_FONT * _LONG_LABEL / max(shown, 1), 6.0, _FONT))
 
 
 def _legend(panels: Any, styles: Mapping[str, dict[str, str]], title: str | None) -> None:
