@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -61,3 +62,16 @@ def test_the_readme_is_short_and_the_reference_complete():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(numpyro_flowprior.__all__)
+
+
+def test_examples_in_docstrings_print_what_they_say():
+    """Of every public object and its methods."""
+    runner, finder = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE), doctest.DocTestFinder()
+    public = [getattr(numpyro_flowprior, name) for name in numpyro_flowprior.__all__]
+    tests = [
+        test for thing in public if hasattr(thing, "__name__") for test in finder.find(thing, globs={}) if test.examples
+    ]
+    for test in tests:
+        runner.run(test)
+    assert len(tests) >= 7
+    assert runner.failures == 0

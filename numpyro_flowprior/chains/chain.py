@@ -61,6 +61,18 @@ class Chain(Displayed):
         TypeError: not real numbers, or `space` is not a ParameterSpace.
         ValueError: wrong shapes, NaN or infinite values (counted per column), samples outside the bounds (counted,
             parameters named), negative weights or weights without a positive finite sum.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flowprior import Chain, ParameterSpace
+        >>> rows = np.random.default_rng(0).normal([1.0, 5.0], [0.1, 2.0], size=(1000, 2))
+        >>> chain = Chain(rows, ParameterSpace(["a", "b"]))
+        >>> chain
+        Chain(1000 rows of a, b; samples only)
+        >>> chain.mean().round(1)
+        array([1. , 4.9])
+        >>> chain.select(["b"]).thin(10).samples.shape
+        (100, 1)
     """
 
     samples: FloatArray

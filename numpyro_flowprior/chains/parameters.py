@@ -29,6 +29,14 @@ class ParameterSpace:
     Raises:
         TypeError: names or bounds of the wrong type.
         ValueError: repeated names, lengths that differ, NaN bounds, or `lower >= upper`; the message has the names.
+
+    Example:
+        >>> from numpyro_flowprior import ParameterSpace
+        >>> space = ParameterSpace(["m", "B_G"], [0.0, 1.0], [1.5, 10.0], units=["GeV", "GeV^-2"])
+        >>> space
+        ParameterSpace[m (0, 1.5) GeV, B_G (1, 10) GeV^-2]
+        >>> space.contains([[0.5, 2.0], [2.0, 2.0]])
+        array([ True, False])
     """
 
     __slots__ = ("_key", "labels", "lower", "names", "units", "upper")

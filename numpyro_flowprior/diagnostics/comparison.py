@@ -234,6 +234,16 @@ def compare(
     Raises:
         ValueError: b lacks a parameter of a; the draws of a parameter are all in one bin; a chain is shorter than eight
             autocorrelation times, or has fewer than four (effective) families; or modes names an unknown parameter.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flowprior import Chain, ParameterSpace, compare
+        >>> rows, space = np.random.default_rng(0).normal(size=(2, 4000, 1)), ParameterSpace(["a"])
+        >>> found = compare(Chain(rows[0], space), Chain(rows[1] + 0.5, space))
+        >>> found.shift.round(1)  # standard deviations of the first chain
+        array([0.5])
+        >>> found.excess > 3 * found.excess_error
+        True
     """
     repeats, seed = positive_int(repeats, "compare: repeats"), seed_or_zero(key)
     b = b if b.names == a.names else b.select(a.names)

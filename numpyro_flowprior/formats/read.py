@@ -105,6 +105,16 @@ def read_chain(
         ImportError: the format needs a package that is not installed.
         TypeError: no reader knows the object, or the reader does not have the option.
         ValueError: the format is unknown, an array or column is missing, or a Chain does not accept the values.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flowprior import read_chain
+        >>> rows = np.random.default_rng(0).normal(size=(4, 500, 2))  # chains, draws, parameters
+        >>> chain = read_chain(rows, names=["a", "b"])
+        >>> chain
+        Chain(2000 rows of a, b; chain_id)
+        >>> np.unique(chain.chain_id)
+        array([0, 1, 2, 3])
     """
     if isinstance(source, Chain):
         if options:

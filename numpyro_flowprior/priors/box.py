@@ -155,6 +155,15 @@ class UniformPrior(OverParameters):
 
     Raises:
         ValueError: a parameter does not have two finite bounds; the message names it.
+
+    Example:
+        >>> import jax
+        >>> from numpyro_flowprior import ParameterSpace, UniformPrior
+        >>> prior = UniformPrior(ParameterSpace(["m", "B_G"], [0.0, 1.0], [1.5, 10.0]))
+        >>> prior.sample(jax.random.key(0), (3,)).shape
+        (3, 2)
+        >>> round(float(prior.log_prob(jax.numpy.array([0.5, 2.0]))), 4)  # log(1 / (1.5 x 9))
+        -2.6027
     """
 
     pytree_aux_fields = ("space", "held")

@@ -69,6 +69,18 @@ class ModelDensity:
         ValueError: discrete latent sites, improper priors, supports without a bijection from real coordinates, supports
             that depend on other latent sites, or two priors over one parameter name (each named); NaN among observed
             values.
+
+    Example:
+        >>> import numpy as np, numpyro, numpyro.distributions as dist
+        >>> from numpyro_flowprior import ModelDensity
+        >>> def model(y):
+        ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+        ...     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+        >>> density = ModelDensity(model, 0.3)
+        >>> density
+        ModelDensity(mu; observed: y)
+        >>> density.log_posterior(np.array([[0.0], [1.0]])).round(3)
+        array([-1.883, -2.583])
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):

@@ -52,6 +52,14 @@ def plot_stages(
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: no stage, a name that no stage has, or another number of axes.
+
+    Example:
+        >>> import numpy as np
+        >>> from numpyro_flowprior import Chain, ParameterSpace, plot_stages
+        >>> rows, space = np.random.default_rng(0).normal(size=(1000, 1)), ParameterSpace(["a"])
+        >>> figure = plot_stages({"first": Chain(rows, space), "second": Chain(0.5 * rows, space)})
+        >>> len(figure.axes)
+        1
     """
     chains = analysis.chains if isinstance(analysis, StagedAnalysis) else dict(analysis)
     if not chains:
