@@ -40,7 +40,7 @@ _WIDTHS = (
     2.5,
     4.0,
 )  # relative to a normal density's best, of which held-out rows choose
-_WIDTHS_OF_PAIRS = (0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
+_WIDTHS_OF_PAIRS = (0.1, 0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
 _LOCAL = np.geomspace(1 / 32, 3.0, 10)  # widths of single kernels, relative to the others
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
 _BLOCKS = 20  # of rows, every other of which is held out
@@ -48,6 +48,7 @@ _SLACK = 0.5  # standard errors
 _FINEST = 0.7  # cells, of a kernel
 _STEP, _REACH, _FURTHEST = 0.08, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
 _NEAR_DRAWS, _NEIGHBOURS = 2000, 100  # that show the local shape of a pair's density
+_LOWEST = 1e-5  # of the highest density: a stray row farther out does not decide
 _TINY = 1e-300  # a density that is no number to divide by
 
 
@@ -274,7 +275,7 @@ def _table_of(
     with np.errstate(divide="ignore"):  # where a marginal is zero
         jacobian = np.maximum(np.log(coordinates.of_draws()[1]) + np.log(np.linalg.det(whiten)), np.log(_TINY))
     beyond = 1.0 - float(tables.sum())  # which the scores leave out
-    score += float(np.sum(weights * jacobian) + beyond * np.log(_TINY))
+    score += float(np.sum(weights * jacobian) + beyond * np.log(_LOWEST))
     return coordinates, whiten, table / (table.sum() * _STEP**2), score
 
 
@@ -341,7 +342,7 @@ def _held_out(blocks: FloatArray, density_of: Callable[..., Any]) -> FloatArray:
         if not half.any():  # all draws are equal
             continue
         density = density_of(half)
-        log_density = np.log(np.maximum(density / density.sum(), _TINY))
+        log_density = np.log(np.maximum(density, _LOWEST * density.max()) / density.sum())
         scores[1 - first :: 2] = np.sum(blocks[1 - first :: 2] * log_density, axis=tuple(range(1, blocks.ndim)))
     return scores
 
