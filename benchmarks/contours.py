@@ -135,9 +135,9 @@ def main() -> None:
     text = [
         "# Contours\n",
         origin("python benchmarks/contours.py", "getdist"),
-        f"Means over {SEEDS} sets of {DRAWS:,} draws. Error: integral of |estimate - exact density|, at new draws. Mass "
-        "error: largest difference between the share of new draws inside a contour and its nominal share (39.3, 86.5, "
-        "98.9 %).\n",
+        f"Means over {SEEDS} sets of {DRAWS:,} draws. Error: integral of |estimate - exact density|, at new draws. "
+        "Mass error: largest difference between the share of new draws inside a contour and its nominal share (39.3, "
+        "86.5, 98.9 %).\n",
         table(head, rows),
     ]
     publish(text, options.output)
