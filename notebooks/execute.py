@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
 RECORD = "numpyro_flowprior"  # in a notebook's metadata
+NOT_OURS = re.compile(r"^.*TqdmWarning.*\n.*\n?", re.MULTILINE)  # that bars need a package which is not installed
+PLACE = re.compile(r"/\S*ipykernel_\d+/\d+\.py:\d+: |/\S+/(?=\S+\.py)")  # of a file on this machine
 
 
 def code_of(notebook: nbformat.NotebookNode) -> str:
@@ -28,6 +31,11 @@ def execute(path: Path) -> None:
         NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                output["text"] = PLACE.sub("", NOT_OURS.sub("", output["text"]))
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("text", "shown").strip()]
     notebook.metadata[RECORD] = {"code_sha256": code_of(notebook)}
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)

@@ -55,6 +55,7 @@ def test_notebooks_are_stored_with_the_outputs_of_their_code(path):
     assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
     assert sum(pictures for _, pictures in outputs_of(notebook)) >= 1
     assert path.stat().st_size < LARGEST
+    assert not re.search(r"site-packages|ipykernel_|/home/|/tmp/", path.read_text())  # no place on a machine
 
 
 @each_notebook

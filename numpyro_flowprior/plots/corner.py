@@ -250,7 +250,7 @@ def _legend(panels: Any, styles: Mapping[str, dict[str, str]], title: str | None
     corner = panels[0, 0].get_position()
     right, top = panels[0, -1].get_position().x1, corner.y1
     if count == 1:
-        panels[0, 0].legend(handles, labels, loc="best", title=title, fontsize=8, frameon=False)
+        panels[0, 0].legend(handles, labels, loc="best", title=title, fontsize=8, frameon=False, handlelength=3.0)
         return
     panels[0, 0].figure.legend(
         handles,
@@ -262,4 +262,5 @@ def _legend(panels: Any, styles: Mapping[str, dict[str, str]], title: str | None
         fontsize=8 if count == 2 else 10,
         title_fontsize=9 if count == 2 else 11,
         frameon=False,
+        handlelength=3.0,
     )
