@@ -106,6 +106,9 @@ def test_checkpoints_know_priors_by_the_names_that_they_began_with():
         (7.0, 0.0, "7 +- 0"),
         (1.5, np.inf, "1.5 +- inf"),
         (np.nan, 0.1, "nan +- 0.10"),
+        (3.300000000000026, 2.6e-14, "3.3 +- 2.6e-14"),
+        (np.float64(1.0), np.float64(1e-310), "1 +- 1e-310"),
+        (9.99e-5, 1e-5, "0.000100 +- 0.000010"),
     ],
 )
 def test_numbers_have_the_digits_of_their_errors(value, error, text):

@@ -27,8 +27,8 @@ from numpyro_flowprior import (
     plot_stages,
     quality_report,
 )
-from numpyro_flowprior.plots.canvas import offset_and_exponent
-from numpyro_flowprior.plots.corner import CONTOUR_MASSES
+from numpyro_flowprior.plots.canvas import offset_and_exponent, short_numbers
+from numpyro_flowprior.plots.corner import CONTOUR_MASSES, _Drawn
 from numpyro_flowprior.plots.smooth import smooth_joint, smooth_marginal
 from numpyro_flowprior.stages.findings import Finding
 
@@ -132,6 +132,29 @@ def test_contours_of_a_normal_density_are_its_ellipses():
         assert density[radius > 1.25 * k].max() < level  # and outside
 
 
+def test_rows_are_left_out_evenly_and_those_without_weight_first():
+    """The limit of 200,000 rows changes nothing in the picture of a chain far from zero."""
+    rng = np.random.default_rng(0)
+    rows, weights = rng.normal(100.0, 1.0, size=(200_001, 1)), np.ones(200_001)
+    space = ParameterSpace(["a"])
+    weights[::2] = 0.0
+    for chain in (
+        Chain(rows, space),
+        Chain(np.repeat(rows, 2, axis=0)[:400_001], space, weights=np.tile([0.0, 1.0], 200_001)[:400_001]),
+    ):
+        drawn = _Drawn(chain)
+        assert drawn.weights.sum() == pytest.approx(1.0)
+        assert drawn.marginals["a"].mean == pytest.approx(100.0, abs=0.02)
+        assert drawn.marginals["a"].deviation == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*single value in every row")
+@pytest.mark.parametrize("values", [np.full(300, 3.3), 1e8 + 1.5e-8 * (np.arange(300) % 2), np.full(300, 1e20)])
+def test_a_range_of_rounding_is_a_constant(values, tmp_path):
+    chain = Chain(np.column_stack([values, np.linspace(0, 1, 300)]), ParameterSpace(["a", "b"]))
+    plot_corner({"one": chain}).savefig(tmp_path / "c.png")
+
+
 def test_a_plateau_has_no_contours():
     """Its density is the same everywhere; a line across it would be noise. A slope keeps its own."""
     rng = np.random.default_rng(0)
@@ -160,6 +183,8 @@ def test_numbers_on_axes_are_short():
     assert offset_and_exponent(0.0, 1.0) == (0.0, 0)
     assert offset_and_exponent(-3e-9, 2e-9) == (0.0, -9)
     assert offset_and_exponent(5.0, 5.0)[1] == 0
+    axis = Figure().subplots().xaxis
+    assert short_numbers(axis, -794.0, -793.9, "t", "day^0.5") == "t $+$ 794 [day$^{0.5}$]"
 
 
 def test_a_corner_is_drawn_into_axes_with_the_prior_and_the_truth(tmp_path):
@@ -172,6 +197,8 @@ def test_a_corner_is_drawn_into_axes_with_the_prior_and_the_truth(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "prior"]
     plot_corner({"one": chain}, prior=chain.select(["b"]), axes=axes)  # a prior of some of the parameters
     figure.savefig(tmp_path / "c.png")
+    with pytest.raises(ValueError, match="plot_corner: prior: expected some of the parameters 'a', 'b'; got 'q'"):
+        plot_corner({"one": chain}, prior=UniformPrior(ParameterSpace(["q"], 0.0, 1.0)))
     with pytest.raises(ValueError, match=r"axes: expected 4 \(2 x 2, one for each pair of parameters\); got 2"):
         plot_corner({"one": chain}, axes=axes[0])
 

@@ -35,6 +35,13 @@ def conjugate(y):
     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+def conjugate_of(y, sigma):
+    """The same with another error of the measurement."""
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    numpyro.sample("free", dist.Uniform(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
 Y = np.array([2.5])
 POSTERIOR_MEAN, POSTERIOR_SD = (1.0 / 4 + 2.5) / (1 + 1 / 4), np.sqrt(1 / (1 + 1 / 4))
 LOG_EVIDENCE = -0.5 * np.log(2 * np.pi * 5.0) - 0.5 * (2.5 - 1.0) ** 2 / 5.0
@@ -178,8 +185,10 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, sampler
     name = "n_warmup" if sampler is sample_nuts else "n_steps"
     with pytest.raises(ValueError, match=f"the same '{name}'"):
         sampler(KEY, density, checkpoint=file, **{**options, name: 7})
-    with pytest.raises(ValueError, match="this model and data; its log densities differ"):
+    with pytest.raises(ValueError, match="the same 'observed'"):
         sampler(KEY, ModelDensity(conjugate, Y + 0.5), checkpoint=file, **options)
+    with pytest.raises(ValueError, match="this model and data; its log densities differ"):
+        sampler(KEY, ModelDensity(lambda y: conjugate_of(y, 1.5), Y), checkpoint=file, **options)
     other, others = (sample_nuts, SHORT_NUTS) if sampler is sample_blackjax else (sample_blackjax, SHORT_BLACKJAX)
     with pytest.raises(ValueError, match="the same 'sampler'; got another"):
         other(KEY, density, checkpoint=file, **others)

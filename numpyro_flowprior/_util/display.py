@@ -9,6 +9,7 @@ import numpy as np
 
 from .checks import printable
 
+_ROUNDING = 1e-13  # relative: a smaller error is no error
 _SMALLEST, _LARGEST = -4, 6  # exponents of numbers that are written out
 
 
@@ -31,10 +32,11 @@ def to_digits_of(error: float, values: Sequence[float], digits: int = 2) -> list
 
     Very large and very small numbers have a common exponent. Without a finite error > 0 they have four digits.
     """
-    known = [abs(value) for value in (error, *values) if np.isfinite(value)]
-    if not np.isfinite(error) or error <= 0.0:
+    error, values = float(error), [float(value) for value in values]
+    largest = max((abs(value) for value in (error, *values) if np.isfinite(value)), default=0.0)
+    if not np.isfinite(error) or error <= _ROUNDING * largest:
         return [f"{value:.4g}" for value in values]
-    size = int(np.floor(np.log10(max(known))))
+    size = int(np.floor(np.log10(float(f"{largest:.{digits - 1}e}"))))  # after rounding, as below
     exponent = size if size < _SMALLEST or size > _LARGEST else 0
     error_size = int(np.floor(np.log10(float(f"{error:.{digits - 1}e}"))))  # after rounding: 0.0996 is 0.10
     decimals = exponent + digits - 1 - error_size

@@ -92,8 +92,8 @@ def short_numbers(axis: Any, low: float, high: float, label: str, unit: str = ""
         ticker = optional_import("matplotlib.ticker", "plots", "short_numbers")
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short((value - offset) / 10.0**exponent)))
     if offset:
-        label = f"{label} $-$ {offset:.15g}"
-    unit = re.sub(r"\^(-?\d+)", r"$^{\1}$", unit)  # GeV^-2 with its exponent raised
+        label = f"{label} ${'-' if offset > 0 else '+'}$ {abs(offset):.15g}"
+    unit = re.sub(r"\^(-?\d+(?:\.\d+)?)", r"$^{\1}$", unit)  # GeV^-2 with its exponent raised
     unit = " ".join(part for part in (f"$10^{{{exponent}}}$" if exponent else "", unit) if part)
     return f"{label} [{unit}]" if unit else label
 

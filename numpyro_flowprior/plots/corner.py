@@ -90,9 +90,11 @@ class _Drawn:
     """A chain, as many of its rows as a picture is made of, and the marginals of its parameters."""
 
     def __init__(self, chain: Chain):
-        step = -(-chain.n // _MOST_ROWS)
+        counted = np.flatnonzero(chain.probabilities > 0.0)
+        rows = counted[:: -(-len(counted) // _MOST_ROWS)]
         self.chain = chain
-        samples, self.weights = chain.samples[::step], chain.probabilities[::step]
+        samples, weights = chain.samples[rows], chain.probabilities[rows]
+        self.weights = weights / weights.sum()
         self.effective_size = min(chain.effective_size, float(len(samples)))
         self.marginals: dict[str, Marginal] = {
             name: smooth_marginal(column, self.weights, self.effective_size, tuple(bounds))
@@ -163,7 +165,13 @@ def _prior_chain(prior: Any, names: Sequence[str]) -> Chain:
     if not isinstance(prior, Chain):
         draws = np.asarray(prior.sample(jax.random.key(0), (_PRIOR_DRAWS,)))
         prior = Chain(draws, prior.space)
-    return prior.select([name for name in names if name in prior.names])
+    shared = [name for name in names if name in prior.names]
+    if not shared:
+        raise ValueError(
+            f"plot_corner: prior: expected some of the parameters {shorten(names)}; got {shorten(prior.names)}. Leave "
+            "it out."
+        )
+    return prior.select(shared)
 
 
 def _panels(count: int) -> Any:

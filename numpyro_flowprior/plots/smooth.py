@@ -48,6 +48,7 @@ _SLACK = 0.5  # standard errors
 _FINEST = 0.7  # cells, of a kernel
 _STEP, _REACH, _FURTHEST = 0.08, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
 _NEAR_DRAWS, _NEIGHBOURS = 2000, 100  # that show the local shape of a pair's density
+_ROUNDING = 1e3  # units in the last place
 _LOWEST = 1e-5  # of the highest density: a stray row farther out does not decide
 _TINY = 1e-300  # a density that is no number to divide by
 
@@ -175,8 +176,11 @@ def smooth_marginal(
     density, cdf = density / density.sum() / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
     smallest = (_AT_EDGES if is_edge[0] else outermost, _AT_EDGES if is_edge[1] else outermost)
-    mean = float(np.sum(weights * x))
-    deviation = float(np.sqrt(np.sum(weights * (x - mean) ** 2))) or 1.0
+    if _is_constant(float(x.min()), float(x.max())):
+        mean, deviation = float(x[0]), 1.0
+    else:
+        mean = float(np.sum(weights * x) / weights.sum())
+        deviation = float(np.sqrt(np.sum(weights * (x - mean) ** 2) / weights.sum())) or 1.0
     ranks = _rank_scores(x, weights)
     at_draws = (x - mean) / deviation, _density(x, centres, density, edges), _scores(x, edges, cdf, smallest)
     return Marginal(centres, density, edges, cdf, smallest, mean, deviation, *at_draws, ranks, block)
@@ -377,7 +381,7 @@ def _grid_range(
     low, high = (
         float(ordered[min(int(np.searchsorted(below, share)), len(x) - 1)]) for share in (_OUTER, 1.0 - _OUTER)
     )
-    if low == high:
+    if _is_constant(low, high):
         half = max(abs(low) * 1e-6, 1e-12)
         return low - half, high + half, [False, False]
     margin = _MARGIN * (high - low)
@@ -395,6 +399,11 @@ def _grid_range(
         elif beyond:
             ends[j], is_edge[j] = float(bound), True
     return ends[0], ends[1], is_edge
+
+
+def _is_constant(low: float, high: float) -> bool:
+    """Returns whether a range is one of rounding alone."""
+    return bool(high - low <= _ROUNDING * np.finfo(float).eps * max(abs(low), abs(high)))
 
 
 def _abrupt_end(ordered: FloatArray, below: FloatArray, effective_size: float) -> float:

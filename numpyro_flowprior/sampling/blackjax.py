@@ -16,7 +16,7 @@ from .._util.leaves import forgetting
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
-from .checkpoint import require_same_values
+from .checkpoint import described, require_same_values
 from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
 from .density import ModelDensity
 from .genealogy import evidence_error
@@ -99,6 +99,7 @@ def sample_blackjax(
     inner, _ = sampled_in(density, moved_in)
     about = {"sampler": "blackjax", "names": list(density.names), "seed": seed_of(key), "coordinates": moved_in}
     about |= {"n_particles": n_particles, "target_ess": target, "n_steps": n_steps}
+    about |= {"observed": described(density.observed)}
     keys = jax.random.split(key, 3)
     with jax.enable_x64(True):
         unconstrained = Unconstrained(inner, half_line_scales(keys[0], inner))
@@ -169,9 +170,10 @@ def _temper(
                 risen, gain = programs.rise(run.state)
                 error = evidence_error(np.asarray(risen.weights), run.ancestor)
                 key = jax.random.fold_in(keys[1], len(run.powers))
-                whole = _settle(run, programs, key, risen, deadline, fixed=fixed)
-                run.log_evidence, run.error = run.log_evidence + float(gain), error
-                run.powers.append(float(risen.tempering_param))
+                whole, changes = _settle(run, programs, key, risen, deadline, fixed=fixed)
+                changes |= {"log_evidence": run.log_evidence + float(gain), "error": error}
+                changes["powers"] = [*run.powers, float(risen.tempering_param)]
+                vars(run).update(changes)  # all at once: an interruption leaves it at the power before
                 bar.update()
                 bar.set_postfix(power=f"{run.powers[-1]:.2g}", acceptance=f"{run.acceptance[-1]:.2f}")
                 if not whole:
@@ -197,11 +199,12 @@ def _begin(run: _Run, programs: Programs, key: jax.Array) -> None:
     run.restore(programs)
 
 
-def _settle(run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool) -> bool:
+def _settle(
+    run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline: float, *, fixed: bool
+) -> tuple[bool, dict[str, Any]]:
     """Resamples weighted particles and moves them until they have left where they were resampled, or won't.
 
-    Returns whether there was time for it. The run changes at the end, all at once: an interruption leaves it at the
-    power before.
+    Returns whether there was time for it, and what changes in the run.
     """
     state, ancestor, origin, scale = risen, run.ancestor, np.asarray(risen.particles["z"]), run.scale
     correlation, acceptances, whole = np.inf, list[float](), False
@@ -216,11 +219,15 @@ def _settle(run: _Run, programs: Programs, key: jax.Array, risen: Any, deadline:
         if time.perf_counter() > deadline:
             break
     moves = len(acceptances) * programs.n_steps
-    run.state, run.ancestor, run.scale, run.calls = state, ancestor, scale, run.calls + run.n * moves
-    run.acceptance.append(float(np.mean(acceptances)))
-    run.moves.append(moves)
-    run.correlation.append(correlation)
-    return whole
+    return whole, {
+        "state": state,
+        "ancestor": ancestor,
+        "scale": scale,
+        "calls": run.calls + run.n * moves,
+        "acceptance": [*run.acceptance, float(np.mean(acceptances))],
+        "moves": [*run.moves, moves],
+        "correlation": [*run.correlation, correlation],
+    }
 
 
 def _correlation(a: FloatArray, b: FloatArray) -> float:

@@ -28,6 +28,7 @@ from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .state_file import StateFile
 
 _BLOCKS = 10  # of warm-up and of draws, at least; between two of them the clock is read and the checkpoint written
+_FEWEST_DRAWS = 100  # in all, with which convergence can be judged
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
 _FIELDS = ("diverging", "accept_prob", "num_steps")
 
@@ -70,7 +71,7 @@ def sample_nuts(
     Returns:
         A Chain with `chain_id`, log prior and log likelihood of each draw. `info` holds R-hat, effective sample size,
         divergences, acceptance, calls (evaluations of the density and its gradient, with the warm-up), and whether the
-        run converged. If it did not, one warning says why.
+        run converged (None with fewer than 100 draws). If it did not, one warning says why.
 
     Raises:
         TypeError, ValueError: numbers of the wrong kind, unknown coordinates, an option that NUTS does not have, or a
@@ -90,6 +91,7 @@ def sample_nuts(
     options = {"init_strategy": init_to_sample, **options}
     about = {"sampler": "nuts", "names": list(density.names), "seed": seed_of(key), "coordinates": moved_in}
     about |= {"n_warmup": n_warmup, "n_chains": n_chains, "options": described(options)}
+    about |= {"observed": described(density.observed)}
     kernel = NUTS(model, **options)
     with jax.enable_x64(True):
         state = kernel.init(jax.random.split(key, n_chains), n_warmup, None, *density.arguments)
@@ -204,8 +206,8 @@ class _Run:
         if warmup:
             self.warmed += steps
         else:
-            self.draws.append(points)
             self.fields.append(found)
+            self.draws.append(points)
         if self.file.path is not None:
             self._write(points[:, -1])
 
@@ -282,6 +284,7 @@ def _chain(
         rows="sequence",
     )
     report, reasons = check_convergence(chain)
+    few = len(samples) < _FEWEST_DRAWS and not reasons
     divergences = int(fields["diverging"].sum())
     if divergences > _DIVERGENT * len(samples):
         reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")
@@ -299,6 +302,6 @@ def _chain(
         "acceptance": float(fields["accept_prob"].mean()),
         **report,
         "stopped_by": cause,
-        "converged": not reasons and cause is None,
+        "converged": None if few and not cause else not reasons and cause is None,
     }
     return chain.replace(info=run_record("nuts", run[0], run[1], density, statistics))
