@@ -408,6 +408,8 @@ def test_guards_are_drawn_with_their_limits_and_what_is_not_known_says_so(tmp_pa
         Guards((), {"prior_error": None, "prior_predictive": {**numbers["prior_predictive"], "mean": None}})
     )
     assert [axis.texts[0].get_text() for axis in unknown.axes] == ["not known"] * 4
+    far = Guards((), {"prior_error": {"loss": 3.0, "loss_error": None, "pareto_k": None}})  # infinite, from a file
+    assert plot_guards(far).axes[0].texts[0].get_text() == "not known"
     with pytest.raises(TypeError, match=r"expected the Guards of one stage; got dict. Pass analysis.guards\[name\]"):
         plot_guards({})
 

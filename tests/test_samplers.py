@@ -217,6 +217,10 @@ def test_more_draws_of_nuts_are_added_to_those_in_its_checkpoint(density, tmp_pa
     assert more.info["calls"] > first.info["calls"]
 
 
+def test_a_few_draws_of_nuts_are_not_called_converged(density):
+    assert sample_nuts(KEY, density, n_samples=2, n_warmup=5, n_chains=1, progress=False).info["converged"] is None
+
+
 def test_time_that_ends_in_the_warm_up_is_not_lost_with_a_checkpoint(density, tmp_path):
     with pytest.raises(TimeoutError, match=r"The same call goes on from .*run\.checkpoint"):
         sample_nuts(KEY, density, checkpoint=tmp_path / "run.checkpoint", max_seconds=0.0, **SHORT_NUTS)

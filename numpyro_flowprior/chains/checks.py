@@ -11,7 +11,7 @@ from .._util.checks import FloatArray
 from .autocorrelation import autocorrelation_time
 from .chain import Chain
 
-_FEWEST_ROWS = 100  # shorter chains are not checked
+FEWEST_ROWS = 100  # shorter chains are not checked
 _WORST_R_HAT = 1.01  # Vehtari et al. (2021), section 4
 _FALSE_ALARM = 1e-3  # probability that converged chains are reported to disagree
 _SLOW = 1.5  # autocorrelation time, in rows, above which it is named as the cause of few draws
@@ -33,7 +33,7 @@ def check_convergence(chain: Chain, *, walkers: bool = False) -> tuple[dict[str,
     }
     if ratios is not None:
         report["r_hat"] = {name: float(value) for name, value in zip(chain.names, ratios, strict=True)}
-    judged = chain.n >= _FEWEST_ROWS
+    judged = chain.n >= FEWEST_ROWS
     return report, _of_r_hat(chain, ratios) + _of_size(chain) if judged else []
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from .._util.checks import optional_import
 
 COLOURS = ("#1f4e79", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
+GREY, BAND = "#8a8a8a", "#dcdcdc"  # of what chance gives, and of priors
 LINES = ("solid", "dashed", "dashdot", "dotted")
 _LONG = 300.0  # numbers this many times as large as their range are shown relative to one of them
 _SMALLEST, _LARGEST = -3, 4  # exponents of numbers that are shown as they are

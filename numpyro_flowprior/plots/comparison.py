@@ -10,9 +10,9 @@ from scipy.stats import norm
 
 from .._util.checks import FloatArray, shorten
 from ..diagnostics.comparison import Comparison
-from .canvas import COLOURS, axes_for, few_ticks, line_sample, new_figure, readable, whole_figure
+from .canvas import BAND, COLOURS, GREY, axes_for, few_ticks, line_sample, new_figure, readable, whole_figure
 
-_FIRST, _SECOND, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
+_FIRST, _SECOND = COLOURS[:2]
 _CHANCE = 1e-3  # that a difference of equal shares is red, for the panel as a whole
 
 
@@ -96,8 +96,8 @@ def _rows(axis: Any, names: Sequence[str]) -> np.ndarray:
 def _draw_divergences(axis: Any, comparison: Comparison, names: list[str]) -> None:
     found, floor, std = comparison.kl.one_d, comparison.floor_mean.one_d, comparison.floor_std.one_d
     at = _rows(axis, names)
-    axis.barh(at, floor, height=0.6, color=_BAND, label="noise floor")
-    axis.errorbar(floor, at, xerr=std, fmt="none", ecolor=_GREY, capsize=3, lw=1.2)
+    axis.barh(at, floor, height=0.6, color=BAND, label="noise floor")
+    axis.errorbar(floor, at, xerr=std, fmt="none", ecolor=GREY, capsize=3, lw=1.2)
     axis.scatter(found, at, s=26, color=_FIRST, zorder=3, label="found")
     axis.set_xlim(0.0, 1.08 * max(found.max(), (floor + std).max()) or 1.0)
     axis.set_xlabel("KL of the marginal [nats]")
@@ -109,7 +109,7 @@ def _draw_points(axis: Any, values: FloatArray, centre: float, label: str, title
     at = _rows(axis, [""] * len(values))
     axis.hlines(at, centre, values, color=_FIRST, lw=1.2)
     axis.scatter(values, at, s=26, color=_FIRST, zorder=3)
-    axis.axvline(centre, color=_GREY, lw=0.8)
+    axis.axvline(centre, color=GREY, lw=0.8)
     reach = 1.15 * max(float(np.max(np.abs(values - centre))), 0.05)
     axis.set_xlim(centre - reach, centre + reach)
     axis.set_xlabel(label)
@@ -126,7 +126,7 @@ def _draw_modes(axis: Any, modes: Sequence[Any], legends: tuple[str, str]) -> No
     pulls = np.concatenate([mode.pulls for mode, _ in modes])
     limit = float(norm.isf(0.5 * _CHANCE / len(pulls)))
     for height, pull in zip(at, pulls, strict=True):
-        colour = _SECOND if abs(pull) > limit else _GREY
+        colour = _SECOND if abs(pull) > limit else GREY
         at_right = {"transform": axis.get_yaxis_transform(), "va": "center"}
         axis.text(1.01, height, f"{pull:+.1f}$\\sigma$", color=colour, **at_right)
     axis.set_xlim(0.0, 1.0)

@@ -12,7 +12,18 @@ import numpy as np
 from .._util.checks import FloatArray, shorten
 from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
-from .canvas import COLOURS, LINES, axes_for, few_ticks, line_sample, new_figure, readable, short_numbers, whole_figure
+from .canvas import (
+    COLOURS,
+    GREY,
+    LINES,
+    axes_for,
+    few_ticks,
+    line_sample,
+    new_figure,
+    readable,
+    short_numbers,
+    whole_figure,
+)
 from .smooth import Marginal, smooth_joint, smooth_marginal
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
@@ -22,7 +33,7 @@ _MOST_ROWS = 200_000  # that a picture is made of
 _CELL, _SIDES = 1.55, (0.85, 0.12, 0.8, 0.12)  # inches: a panel; left, right, below, above all panels
 _FONT, _LONG_LABEL = 9.0, 18  # points; characters that fit beside a panel
 _GRID, _FINEST_GRID = 120, 500  # points along an axis
-_PRIOR = {"color": "#8a8a8a", "linestyle": "dotted"}
+_PRIOR = {"color": GREY, "linestyle": "dotted"}
 _PRIOR_DRAWS = 50_000
 _PLATEAU = 1.2  # times the next lower level: a contour nearer to it would be on a plateau
 _TRUTH = {"color": "black", "lw": 0.8, "alpha": 0.7}

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.stats import binom, norm
 
 from ..emulators.validation import EmulatorValidation
-from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
+from .canvas import BAND, COLOURS, GREY, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
 
-_FOUND, _GREY, _BAND = COLOURS[0], "#8a8a8a", "#dcdcdc"
+_FOUND = COLOURS[0]
 _NAMED = 45  # outputs that there is room to name
 _LEVELS = np.linspace(0.02, 0.98, 49)
 _WIDEST = 5.0  # standardised residuals shown
@@ -64,7 +64,7 @@ def _draw_runs(axis: Any, validation: EmulatorValidation) -> None:
     centre, spread = validation.observed.mean(axis=0), validation.observed.std(axis=0)
     runs, predicted = ((values - centre) / spread for values in (validation.observed, validation.predicted))
     ends = np.array([min(runs.min(), predicted.min()), max(runs.max(), predicted.max())])
-    axis.plot(ends, ends, color=_GREY, lw=0.8)
+    axis.plot(ends, ends, color=GREY, lw=0.8)
     axis.scatter(runs, predicted, s=3, color=_FOUND, alpha=min(1.0, 30 / np.sqrt(runs.size)), lw=0, rasterized=True)
     axis.set(xlabel="run, in units of the output's spread", ylabel="predicted", title="Predictions and runs")
 
@@ -73,7 +73,7 @@ def _draw_r2(axis: Any, validation: EmulatorValidation, named: bool) -> None:
     r2 = validation.r2
     at = np.arange(len(r2))
     axis.scatter(r2, at, s=14 if named else 6, color=_FOUND)
-    axis.axvline(1.0, color=_GREY, lw=0.8)
+    axis.axvline(1.0, color=GREY, lw=0.8)
     axis.set_ylim(len(r2) - 0.5, -0.5)
     axis.set_yticks(at if named else [], list(map(readable, validation.output_names)) if named else [], fontsize=7)
     axis.set_xlim(min(0.9, float(r2.min()) - 0.02), 1.01)
@@ -84,7 +84,7 @@ def _draw_r2(axis: Any, validation: EmulatorValidation, named: bool) -> None:
 def _draw_residuals(axis: Any, validation: EmulatorValidation) -> None:
     residuals = validation.residuals.ravel()
     edges = np.linspace(-_WIDEST, _WIDEST, 51)
-    axis.hist(np.clip(residuals, -_WIDEST, _WIDEST), edges, density=True, color=_BAND)
+    axis.hist(np.clip(residuals, -_WIDEST, _WIDEST), edges, density=True, color=BAND)
     x = np.linspace(-_WIDEST, _WIDEST, 201)
     axis.plot(x, norm.pdf(x), color=_FOUND)
     beyond = np.mean(np.abs(residuals) > _WIDEST)
@@ -96,8 +96,8 @@ def _draw_coverage(axis: Any, validation: EmulatorValidation) -> None:
     n = len(validation.residuals)
     found = np.stack([validation.coverage(float(level)) for level in _LEVELS])
     low, high = (binom.ppf(share, n, _LEVELS) / n for share in (0.025, 0.975))
-    axis.fill_between(_LEVELS, low, high, color=_BAND, lw=0)
+    axis.fill_between(_LEVELS, low, high, color=BAND, lw=0)
     axis.plot(_LEVELS, found, color=_FOUND, alpha=min(1.0, 4 / found.shape[1]), lw=0.6)
     axis.plot(_LEVELS, found.mean(axis=1), color=_FOUND, lw=1.8)
-    axis.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
+    axis.plot([0, 1], [0, 1], color=GREY, lw=0.8)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the interval", ylabel="runs inside", title="Coverage")

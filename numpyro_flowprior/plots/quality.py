@@ -13,9 +13,9 @@ from .._util.checks import FloatArray
 from ..diagnostics.coverage import DENSITY_TAILS
 from ..diagnostics.report import FALSE_ALARMS, QualityReport
 from ..priors.flow_prior import FlowPrior
-from .canvas import COLOURS, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
+from .canvas import BAND, COLOURS, GREY, VERDICT_COLOURS, axes_for, few_ticks, new_figure, readable, whole_figure
 
-_FOUND, _ODD, _GREY, _BAND = COLOURS[0], COLOURS[1], "#8a8a8a", "#dcdcdc"
+_FOUND, _ODD = COLOURS[:2]
 _MOST_REASONS = 4  # that the title has room for
 _WIDTH = 12.5  # inches
 
@@ -101,7 +101,7 @@ def _draw_divergences(axis: Any, report: QualityReport, names: list[str], size: 
     chance = FALSE_ALARMS / len(names)
     low, high = (found.quantiles(share).one_d for share in (1.0 - chance, chance))
     beyond = found.kl.one_d > high
-    axis.barh(at, high - low, left=low, height=0.6, color=_BAND)
+    axis.barh(at, high - low, left=low, height=0.6, color=BAND)
     axis.scatter(found.kl.one_d, at, s=22, c=np.where(beyond, _ODD, _FOUND), zorder=3)
     axis.set_yticks(at, names, fontsize=size)
     axis.set_xlim(0.0, 1.08 * max(found.kl.one_d.max(), high.max()))
@@ -116,8 +116,8 @@ def _draw_tails(axis: Any, report: QualityReport, size: float) -> None:
     expected, error = 100 * sides[0][0].expected, 100 * sides[0][0].error
     limit = FALSE_ALARMS / (2 * len(at))
     reach = norm.isf(limit / 2) * error
-    axis.axvspan(max(expected - reach, 0.0), expected + reach, color=_BAND, lw=0)
-    axis.axvline(expected, color=_GREY, lw=0.8)
+    axis.axvspan(max(expected - reach, 0.0), expected + reach, color=BAND, lw=0)
+    axis.axvline(expected, color=GREY, lw=0.8)
     for side, marker, step in zip(sides, ("<", ">"), (-0.15, 0.15), strict=True):
         odd = [tail.p_value < limit for tail in side]
         colours = np.where(odd, _ODD, _FOUND)
@@ -134,7 +134,7 @@ def _draw_pairs(axis: Any, report: QualityReport, names: list[str], size: float)
     found, count = report.comparison, len(names)
     axis.set_title("Pairs: KL above the noise floor [nats]")
     if count < 2:
-        axis.text(0.5, 0.5, "one parameter: no pairs", ha="center", va="center", color=_GREY)
+        axis.text(0.5, 0.5, "one parameter: no pairs", ha="center", va="center", color=GREY)
         axis.set_axis_off()
         return
     excess = found.kl.two_d - found.floor_mean.two_d
@@ -158,11 +158,11 @@ def _draw_pairs(axis: Any, report: QualityReport, names: list[str], size: float)
 def _draw_ranks(axis: Any, report: QualityReport, names: list[str]) -> None:
     everything = [*report.ranks.values(), report.density_ranks]
     reach = 100 * kstwobign.isf(FALSE_ALARMS / len(everything)) / np.sqrt(report.independent_rows * 0.8)
-    axis.axhspan(-reach, reach, color=_BAND, lw=0)
+    axis.axhspan(-reach, reach, color=BAND, lw=0)
     for ranks, name in zip(report.ranks.values(), names, strict=True):
         levels, difference = _cumulative(ranks.counts)
         odd = 100 * ranks.distance > reach
-        axis.plot(levels, difference, color=_ODD if odd else _GREY, lw=1.0, zorder=3 if odd else 2)
+        axis.plot(levels, difference, color=_ODD if odd else GREY, lw=1.0, zorder=3 if odd else 2)
         if odd and ranks is max(report.ranks.values(), key=lambda each: each.distance):
             peak = int(np.argmax(np.abs(difference)))
             axis.annotate(
@@ -177,7 +177,7 @@ def _draw_ranks(axis: Any, report: QualityReport, names: list[str]) -> None:
             )
     colour = _ODD if 100 * report.density_ranks.distance > reach else _FOUND
     axis.plot(*_cumulative(report.density_ranks.counts), color=colour, lw=2.0, label="density", zorder=4)
-    axis.plot([], [], color=_GREY, lw=1.0, label="parameters")
+    axis.plot([], [], color=GREY, lw=1.0, label="parameters")
     axis.legend(fontsize=8, frameon=False, loc="best")
     axis.margins(y=0.12)
     axis.set_xlim(0.0, 1.0)
@@ -196,10 +196,10 @@ def _draw_densities(axis: Any, report: QualityReport) -> None:
     limit = FALSE_ALARMS / len(DENSITY_TAILS)
     for j, tail in enumerate(tails):
         reach = norm.isf(limit / 2) * tail.error / tail.expected
-        axis.bar(j, 2 * reach, bottom=max(1 - reach, 0) if reach > 1 else 1 - reach, width=0.5, color=_BAND)
+        axis.bar(j, 2 * reach, bottom=max(1 - reach, 0) if reach > 1 else 1 - reach, width=0.5, color=BAND)
         colour = _ODD if tail.p_value < limit else _FOUND
         axis.errorbar(j, tail.found / tail.expected, tail.error / tail.expected, fmt="o", color=colour, capsize=3)
-    axis.axhline(1.0, color=_GREY, lw=0.8)
+    axis.axhline(1.0, color=GREY, lw=0.8)
     axis.set_xticks(range(len(tails)), [f"{100 * tail.expected:.1g} %" for tail in tails])
     axis.set_xlim(-0.6, len(tails) - 0.4)
     axis.set_ylim(bottom=0.0)
@@ -212,7 +212,7 @@ def _draw_classifier(axis: Any, report: QualityReport) -> None:
     test, beyond = report.classifier, report.extrapolation
     reach = max(5.0 * test.null_std, 1.15 * abs(test.auc - test.null_mean))
     grid = np.linspace(test.null_mean - reach, test.null_mean + reach, 400)
-    axis.fill_between(grid, norm.pdf(grid, test.null_mean, test.null_std), color=_BAND, lw=0)
+    axis.fill_between(grid, norm.pdf(grid, test.null_mean, test.null_std), color=BAND, lw=0)
     odd = test.p_value < FALSE_ALARMS
     axis.axvline(test.auc, color=_ODD if odd else _FOUND, lw=2.0)
     axis.set_yticks([])

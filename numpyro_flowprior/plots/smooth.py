@@ -30,16 +30,8 @@ _OUTER = 5e-4  # posterior mass beyond each end of the grid of a parameter witho
 _MARGIN = 0.1  # of the range in between, on each side
 _NEAR = 0.02  # of the range: a bound this near to the draws is an edge
 _ABRUPT, _FEWEST_FOR_EDGES = 0.6, 2000.0  # see _abrupt_end; effective draws
-_WIDTHS = (
-    0.15,
-    0.25,
-    0.4,
-    0.63,
-    1.0,
-    1.6,
-    2.5,
-    4.0,
-)  # relative to a normal density's best, of which held-out rows choose
+# Widths relative to a normal density's best; held-out rows choose.
+_WIDTHS = (0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
 _WIDTHS_OF_PAIRS = (0.1, 0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
 _LOCAL = np.geomspace(1 / 32, 3.0, 10)  # widths of single kernels, relative to the others
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it

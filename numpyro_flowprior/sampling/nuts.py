@@ -19,7 +19,7 @@ from .._util.checks import positive_int, real_in
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
-from ..chains.checks import check_convergence
+from ..chains.checks import FEWEST_ROWS, check_convergence
 from ..models.sites import without_masks
 from .checkpoint import described, require_same_density
 from .coordinates import Coordinates, chain_of_draws, resolved, sampled_in
@@ -28,7 +28,6 @@ from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .state_file import StateFile
 
 _BLOCKS = 10  # of warm-up and of draws, at least; between two of them the clock is read and the checkpoint written
-_FEWEST_DRAWS = 100  # in all, with which convergence can be judged
 _DIVERGENT = 0.002  # of all steps; fewer are in the record, and no verdict
 _FIELDS = ("diverging", "accept_prob", "num_steps")
 
@@ -201,17 +200,17 @@ class _Run:
         """Takes the state after a block of steps, the sites' values in each, and the fields; writes the checkpoint."""
         state, values, found = advanced
         found = {name: np.asarray(rows)[:, :steps] for name, rows in found.items()}
-        points = self.density.vector({site: np.asarray(rows)[:, :steps] for site, rows in values.items()})
         self.state, self.calls = state, self.calls + int(found["num_steps"].sum())
         if warmup:
             self.warmed += steps
         else:
             self.fields.append(found)
-            self.draws.append(points)
+            self.draws.append(self.density.vector({site: np.asarray(rows)[:, :steps] for site, rows in values.items()}))
         if self.file.path is not None:
-            self._write(points[:, -1])
+            self._write(self.density.vector({site: np.asarray(rows)[:, steps - 1] for site, rows in values.items()}))
 
     def _write(self, points: np.ndarray) -> None:
+        """Writes the run, with the chains' last points (chains, d) by which its density is recognised."""
         arrays = {"points": points, "log_prob": self.density.log_posterior(points)}
         if self.draws:  # joined once, not at every writing
             self.draws = [np.concatenate(self.draws, axis=1)]
@@ -284,7 +283,6 @@ def _chain(
         rows="sequence",
     )
     report, reasons = check_convergence(chain)
-    few = len(samples) < _FEWEST_DRAWS and not reasons
     divergences = int(fields["diverging"].sum())
     if divergences > _DIVERGENT * len(samples):
         reasons.append(f"{divergences} of {len(samples)} steps diverged: raise target_accept_prob, or reparametrise.")
@@ -294,6 +292,7 @@ def _chain(
         )
     if reasons:
         warnings.warn("sample_nuts: not converged. " + " ".join(reasons), ConvergenceWarning, stacklevel=3)
+    unknown = len(samples) < FEWEST_ROWS and not reasons and cause is None
     statistics = {
         **settings,
         "n_chains": chains,
@@ -302,6 +301,6 @@ def _chain(
         "acceptance": float(fields["accept_prob"].mean()),
         **report,
         "stopped_by": cause,
-        "converged": None if few and not cause else not reasons and cause is None,
+        "converged": None if unknown else not reasons and cause is None,
     }
     return chain.replace(info=run_record("nuts", run[0], run[1], density, statistics))

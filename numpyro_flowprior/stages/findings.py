@@ -27,7 +27,7 @@ _BEYOND = (0.20, 0.05)  # share of the posterior beyond the previous chain, in e
 LOSS = (0.10, 0.03)  # KL in nats from the exact posterior to the one under the learned prior; more: fail, warn
 _FEW_DRAWS = 50.0  # effective size of the weighted prior draws, below which they are not conclusive
 _MISSED = 0.1  # nats of log evidence that the sampler may miss
-_CHANCE = 1e-3  # false-alarm rate of a test with a p-value
+CHANCE = 1e-3  # false-alarm rate of a test with a p-value
 _START = 'Start from a broad prior (StageOptions(start="broad")), or use more particles.'
 _REMEDIES = (
     "In StageOptions, train on the tails (tail_aware=True), reweight (psis=True) or mix in a broad prior (robust=0.1); "
@@ -188,7 +188,7 @@ def of_beyond(found: Extrapolation | None, resting: Resting | None, *, known: bo
         return Finding(subject, "info", "not known: too few independent rows in this stage or the previous one")
     text = f"{_number(100 * found.share, 100 * found.error, 1)} % ({100 * found.expected:.1f} % by chance)"
     excess = _excess(found)
-    if excess > _BEYOND[1] and found.p_value <= _CHANCE:
+    if excess > _BEYOND[1] and found.p_value <= CHANCE:
         if known:
             return Finding(subject, "info", f"{text}; the effect is {_BY_EXACT}")
         return Finding(subject, _graded(excess, _BEYOND), text, _REMEDIES)
@@ -221,9 +221,9 @@ def of_prediction(found: PredictiveCheck | None, drawn: WeightedPrior) -> Findin
     if not np.isfinite(gap):
         text = f"the likelihood of the data is zero at all {DRAWS:,} prior draws"
     text = f"{text}, p = {found.p_value:.2g}"
-    if found.p_value > _CHANCE and drawn.effective_size < _FEW_DRAWS:
+    if found.p_value > CHANCE and drawn.effective_size < _FEW_DRAWS:
         return Finding(subject, "info", f"{text}; the effective size of the prior draws is too small for a test")
-    if found.p_value > _CHANCE:
+    if found.p_value > CHANCE:
         return Finding(subject, "pass", text)
     advice = (
         "The prior does not predict the new data: check the models and the uncertainties of both stages before you "
@@ -243,7 +243,7 @@ def of_tension(found: Tension) -> Finding:
         text += f"largest shift {found.names[largest]}, {found.pull[largest]:+.1f} times the scatter of agreeing data"
     else:
         text += "no parameter narrows enough to give its shift a scale"
-    if found.p_value > _CHANCE:
+    if found.p_value > CHANCE:
         return Finding(subject, "pass", text)
     return Finding(
         subject, "warn", text, "The stages disagree. Run a joint fit to see which data pull which parameter."

@@ -126,15 +126,16 @@ def _intervals(analysis: StagedAnalysis) -> Markup:
         "Median, 68 % and 95 % intervals of each parameter. At the right: the width of the 68 % interval relative to "
         "the first stage that has the parameter."
     )
-    if len(names) > _MOST_INTERVALS:
-        caption += (
-            f" The first {_MOST_INTERVALS} of {len(names)} parameters: plot_stages(..., names=[...]) draws others."
-        )
-    return picture(
-        lambda: plot_stages(analysis, names=names[:_MOST_INTERVALS]),
-        f"intervals of {', '.join(analysis.chains)}",
-        caption,
-    )
+    shown, left_out = _first(names, _MOST_INTERVALS, "plot_stages")
+    words = f"intervals of {', '.join(analysis.chains)}"
+    return picture(lambda: plot_stages(analysis, names=shown), words, f"{caption}{left_out}")
+
+
+def _first(names: Sequence[str], most: int, plot: str) -> tuple[Sequence[str], str]:
+    """Returns the first parameters, as many as stay legible, and a sentence on the others, if there are any."""
+    if len(names) <= most:
+        return names, ""
+    return names[:most], f" The first {most} of {len(names)} parameters: {plot}(..., names=[...]) draws others."
 
 
 def _summary(number: int, stage: StageResult) -> list[str]:
@@ -178,14 +179,9 @@ def _shared_corner(chains: Mapping[str, Chain]) -> Markup:
 
 
 def _corner(chains: Mapping[str, Chain], names: Sequence[str], caption: str) -> Markup:
-    shown = names[:_MOST]
-    if len(names) > _MOST:
-        caption += f" The first {_MOST} of {len(names)} parameters: plot_corner(..., names=[...]) draws others."
-    return picture(
-        lambda: plot_corner(chains, names=shown, full_range=False),
-        f"corner plot of {', '.join(chains)}",
-        f"{caption} {_CONTOURS}",
-    )
+    shown, left_out = _first(names, _MOST, "plot_corner")
+    words = f"corner plot of {', '.join(chains)}"
+    return picture(lambda: plot_corner(chains, names=shown), words, f"{caption}{left_out} {_CONTOURS}")
 
 
 def _section(key: jax.Array, number: int, stage: StageResult, before: StageResult | None) -> Markup:

@@ -12,7 +12,9 @@ from scipy.stats import norm
 from .._util.checks import shorten
 from ..chains.chain import Chain
 from ..plots.canvas import (
+    BAND,
     COLOURS,
+    GREY,
     VERDICT_COLOURS,
     axes_for,
     few_ticks,
@@ -22,13 +24,13 @@ from ..plots.canvas import (
     whole_figure,
 )
 from .analysis import StagedAnalysis
-from .findings import FEW_ROWS, LOSS
+from .findings import CHANCE, FEW_ROWS, LOSS
 from .guards import Guards
 
 _INTERVALS = ((0.025, 0.975, 1.4), (0.16, 0.84, 5.0))  # lower, upper, line width
 _ACROSS = 4  # panels in a row
 _PANEL = (2.7, 0.9, 0.34)  # inches: width; height without stages, and of each stage
-_GREY, _BAND, _ODD = "#8a8a8a", "#dcdcdc", COLOURS[1]
+_ODD = COLOURS[1]
 _PANELS = 4  # of plot_guards
 
 
@@ -95,7 +97,7 @@ def _draw_parameter(axis: Any, name: str, chains: Mapping[str, Chain], truth: fl
     first_width, space = None, None
     for j, chain in enumerate(chains.values()):
         if name not in chain.names:
-            axis.text(0.02, j, "not a parameter", transform=axis.get_yaxis_transform(), **_SMALL, color=_GREY)
+            axis.text(0.02, j, "not a parameter", transform=axis.get_yaxis_transform(), **_SMALL, color=GREY)
             continue
         column = chain.names.index(name)
         space = chain.space if space is None else space
@@ -179,12 +181,12 @@ def _headline(guards: Guards, title: str | None) -> str:
 
 def _unknown(axis: Any) -> None:
     axis.set(xticks=[], yticks=[])
-    axis.text(0.5, 0.5, "not known", transform=axis.transAxes, ha="center", va="center", color=_GREY)
+    axis.text(0.5, 0.5, "not known", transform=axis.transAxes, ha="center", va="center", color=GREY)
 
 
 def _draw_loss(axis: Any, error: Mapping[str, Any] | None) -> None:
     axis.set_title("KL due to the learned prior [nats]")
-    if error is None or error["loss"] is None or not np.isfinite(error["loss"]):
+    if error is None or any(error[name] is None or not np.isfinite(error[name]) for name in ("loss", "pareto_k")):
         _unknown(axis)
         return
     loss, reach = float(error["loss"]), 3.0 * float(error["loss_error"] or 0.0)
@@ -234,7 +236,7 @@ def _draw_shifts(axis: Any, shifts: Mapping[str, float], pulls: Mapping[str, flo
         _unknown(axis)
         return
     at = np.arange(len(known))
-    axis.axvspan(-1.0, 1.0, color=_BAND, lw=0)
+    axis.axvspan(-1.0, 1.0, color=BAND, lw=0)
     axis.hlines(at, 0.0, list(known.values()), color=COLOURS[0], lw=1.4)
     axis.scatter(list(known.values()), at, s=24, color=COLOURS[0], zorder=3)
     for height, name in zip(at, known, strict=True):
@@ -257,9 +259,9 @@ def _draw_prediction(axis: Any, check: Mapping[str, Any] | None) -> None:
         return
     observed, mean, std = map(float, values)
     grid = np.linspace(min(mean - 4 * std, observed - std), max(mean + 4 * std, observed + std), 300)
-    axis.fill_between(grid, norm.pdf(grid, mean, std), color=_BAND, lw=0, label="predicted by the prior")
+    axis.fill_between(grid, norm.pdf(grid, mean, std), color=BAND, lw=0, label="predicted by the prior")
     p_value = float(check["p_value"]) if check is not None else 1.0
-    axis.axvline(observed, color=_ODD if p_value < 1e-3 else COLOURS[0], lw=2.0, label="observed")
+    axis.axvline(observed, color=_ODD if p_value <= CHANCE else COLOURS[0], lw=2.0, label="observed")
     axis.set_yticks([])
     axis.set_ylim(bottom=0.0)
     axis.xaxis.set_major_locator(few_ticks(4))
