@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fidelity import FLOWJAX, Densities, flowjax_flow
-from paper import MODES, PAPER_TRAIN, equally_weighted, first_fit, joint_fit, mode_weight, model, with_error
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
@@ -35,6 +34,7 @@ from numpyro_flowprior.diagnostics.posterior_divergence import posterior_diverge
 from numpyro_flowprior.examples import twin
 from numpyro_flowprior.stages.exact import log_prob_of
 from numpyro_flowprior.training.prepare import apply_prepared, prepare
+from paper import MODES, PAPER_TRAIN, equally_weighted, first_fit, joint_fit, mode_weight, model, with_error
 
 ORDERS = (("gamma_p", "gamma_Pb"), ("gamma_Pb", "gamma_p"))
 LEAST = 60.0  # seconds that flowjax's training is given, again and again at lower rates
