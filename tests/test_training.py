@@ -13,7 +13,9 @@ from scipy import optimize, stats
 from toys import autoregression, correlated_chain
 
 from numpyro_flowprior import Chain, FlowConfig, FlowPrior, ParameterSpace, TrainConfig, fit_flow, quality_report
+from numpyro_flowprior.chains.autocorrelation import times_of_directions
 from numpyro_flowprior.chains.edges import off_the_edges
+from numpyro_flowprior.chains.effective import INDEPENDENT, Dependence
 from numpyro_flowprior.diagnostics.quality import held_out_log_densities
 from numpyro_flowprior.flows.build import init_trained
 from numpyro_flowprior.flows.layout import coupling_masks
@@ -438,7 +440,7 @@ def pilots(gains, *, scatter=lambda config, train: 0.1, n=400):
 
     def run(config, train):
         tried.append((config, train))
-        return Piloted(log_p + gains(config, train) - scatter(config, train) * noise, log_p, n)
+        return Piloted(log_p + gains(config, train) - scatter(config, train) * noise, log_p, INDEPENDENT)
 
     return run, tried
 
@@ -456,8 +458,34 @@ def test_held_out_rows_choose_the_architecture_whatever_the_size_of_the_chain():
         assert found.train.max_steps == 2 * 3000  # in full, however few the effective rows
         pilot, _ = pilots(lambda config, train, small=smallest: np.nan if config.hidden == small.hidden else -9.0)
         assert default_configs(chain, pilot).config == defaults._WIDE  # the other one diverged
-    noisy = Piloted(np.random.default_rng(1).normal(0.3, 3.0, 400), np.zeros(400), 400)
-    assert not noisy.is_better(Piloted(np.zeros(400), np.zeros(400), 400), 0.03, 2.0)  # 0.3 +- 0.15 nats
+    noisy = Piloted(np.random.default_rng(1).normal(0.3, 3.0, 400), np.zeros(400), INDEPENDENT)
+    assert not noisy.is_better(Piloted(np.zeros(400), np.zeros(400), INDEPENDENT), 0.03, 2.0)  # 0.3 +- 0.15 nats
+
+
+def test_a_gain_of_neighbouring_rows_is_judged_by_its_own_autocorrelation():
+    """One gain changes from row to row, another one keeps its value for forty rows; both have the same histogram."""
+    in_time = Dependence(sequences=[np.arange(1200)])
+    values = np.random.default_rng(0).normal(0.5, 1.0, 30)
+    nothing = Piloted(np.zeros(1200), np.zeros(1200), in_time)
+    fast, slow = (Piloted(gain, np.zeros(1200), in_time) for gain in (np.tile(values, 40), np.repeat(values, 40)))
+    assert fast.is_better(nothing, 0.03, 2.0)
+    assert not slow.is_better(nothing, 0.03, 4.0)
+    assert Piloted(slow.log_q, slow.log_p, INDEPENDENT).is_better(nothing, 0.03, 4.0)
+
+
+def test_one_slow_parameter_does_not_make_the_blocks_of_a_split_long():
+    """Three fast parameters and a slow one; blocks are ten times the mean of their four times."""
+    n, slow = 20_000, autoregression(20_000, 0.98, seed=0)[:, :1]  # 99 rows
+    fast = np.random.default_rng(1).normal(size=(n, 3))
+    mixed = np.hstack([slow / slow.std(), fast]) * [1.0, 0.5, 2.0, 3.0]
+    chain = Chain(mixed, ParameterSpace(list("abcd")), rows="sequence")
+    times = times_of_directions(chain.samples, chain.probabilities, chain.dependence.sequences)
+    assert times.mean() == pytest.approx((99.0 + 3.0) / 4.0, rel=0.3)  # whatever the basis
+    held_out = chain.deal(KEY, [0.9, 0.1])[1]
+    assert 10 * 15 < n / np.count_nonzero(np.diff(held_out) > 1) / 10 < 10 * 45  # a mean time of 25 rows
+    for all_slow in (mixed[:, :1], np.hstack([mixed[:, :1], mixed[:, :1] @ [[2.0]] + 1.0])):
+        alone = Chain(all_slow, ParameterSpace(list("ab")[: all_slow.shape[1]]), rows="sequence")
+        assert alone._mean_autocorrelation_time == pytest.approx(alone.autocorrelation_time)
 
 
 def test_the_log_density_teaches_where_it_is_not_much_worse():
@@ -496,7 +524,7 @@ def test_support_points_take_width_without_pilots():
     pilot, tried = pilots(lambda config, train: 0.0)
     many = default_configs(curved_chain(5000), pilot, supported=True, trusted=True)
     few = default_configs(curved_chain(500), pilot, supported=True, trusted=True)
-    assert (many.config, many.train.loss, tried) == (defaults._WIDE, "log_variance", [])
+    assert (many.config, many.train.loss, tried) == (defaults._WIDE_SUPPORTED, "log_variance", [])
     assert (few.config.members > many.config.members, few.train.loss) == (True, "log_variance")
     noise = default_configs(curved_chain(500), pilots(lambda c, t: 0.0, scatter=lambda c, t: 3.0)[0], supported=True)
     assert (noise.train.loss, round(noise.unexplained)) == ("nll", 3)  # unknown rows of no weight are not trusted
@@ -643,7 +671,7 @@ def test_where_a_log_density_teaches_its_regression_weighs_the_background(share)
         return x, np.log((1 - share) * stats.norm.pdf(x, 2.0) + share * stats.norm.pdf(x))[:, 0] + 5.0
 
     data = Data(make_rows(*rows(wide)), listed(np.arange(1), 1), listed(np.arange(1), 1))
-    problem = Problem(data, held(*rows(draws)), held(*rows(wide)), 0.0, 1, len(draws), len(wide))
+    problem = Problem(data, held(*rows(draws)), np.arange(len(draws)), held(*rows(wide)), 0.0, 1, len(draws), len(wide))
     weights = mixture_weights([trained], [problem], config, TrainConfig(loss="log_variance"))
     assert weights.sum() == pytest.approx(1.0)
     assert weights[1] == pytest.approx(max(share, 1e-13), rel=0.01)

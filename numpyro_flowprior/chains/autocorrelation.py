@@ -13,6 +13,7 @@ _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
 LONG_ENOUGH = 50.0  # autocorrelation times that a run needs, according to the documentation of emcee
 _BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble run
 _MANY_KEPT = 200_000  # an ensemble run with more rows is thinned
+_ROUNDING = 1e-12  # smaller spreads and eigenvalues, relative to the values, are rounding errors
 _MOST_ROWS = 200_000  # only the first rows of longer sequences are used; tau is far shorter than that
 
 
@@ -87,6 +88,31 @@ def integrated_time(values: FloatArray, sequences: Sequence[np.ndarray]) -> Floa
     past_window = np.arange(longest)[:, None] >= _WINDOW * tau
     window = np.where(past_window.any(axis=0), past_window.argmax(axis=0), longest - 1)
     return np.where(varies, np.maximum(tau[window, np.arange(values.shape[1])], 1.0), 1.0)
+
+
+def times_of_directions(samples: FloatArray, probabilities: FloatArray, sequences: Sequence[np.ndarray]) -> FloatArray:
+    """Returns the integrated autocorrelation time along each principal direction of the rows, (k,), in rows.
+
+    The directions are those of the correlation matrix. Columns that are constant, or linear in others, add none. The
+    mean of the times is the same in any basis in which the rows have unit covariance: it is the trace of
+    Sigma^-1 Sigma_long over k, with the covariance Sigma of the rows, and Sigma_long / n that of their mean.
+
+    Args:
+        samples: (n, d).
+        probabilities: (n,) weights that sum to one.
+        sequences: row numbers of each sequence, in the order of its steps.
+    """
+    firsts = [rows[:_MOST_ROWS] for rows in sequences]
+    rows = np.concatenate(firsts)
+    weights = probabilities[rows] / probabilities[rows].sum()
+    centred = samples[rows] - weights @ samples[rows]
+    spread = np.sqrt(weights @ centred**2)
+    varies = spread > _ROUNDING * np.abs(samples).max(axis=0)
+    standard = centred[:, varies] / spread[varies]
+    values, vectors = np.linalg.eigh((standard * weights[:, None]).T @ standard)
+    again = np.split(np.arange(len(rows)), np.cumsum([len(first) for first in firsts])[:-1])
+    terms = (weights * len(rows) * (standard @ vector) for vector in vectors.T[values > _ROUNDING])
+    return np.array([integrated_time(term[:, None], again)[0] for term in terms])
 
 
 def ensemble_time(steps: FloatArray) -> float:

@@ -16,7 +16,7 @@ from .._util.checks import ArrayLike, FloatArray, float_array, one_of, positive_
 from .._util.display import Displayed, columns_of_text
 from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorWarning
-from .autocorrelation import integrated_time, sequences_of
+from .autocorrelation import integrated_time, sequences_of, times_of_directions
 from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
 from .effective import Dependence, copies_of, effective_size, mean_and_error
@@ -224,6 +224,14 @@ class Chain(Displayed):
         )
         return max(float(integrated_time(part[:, None], self.dependence.sequences)[0]) for part in parts)
 
+    @cached_property
+    def _mean_autocorrelation_time(self) -> float:
+        """The mean autocorrelation time of the principal directions, in rows; at most `autocorrelation_time`."""
+        if self.autocorrelation_time == 1.0 or self.dependence.sequences is None:
+            return 1.0
+        times = times_of_directions(self.samples, self.probabilities, self.dependence.sequences)
+        return min(float(np.mean(times)), self.autocorrelation_time)
+
     def mean_and_error(self, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Returns the weighted mean (k,) of functions of the rows, and its standard error (k,).
 
@@ -301,8 +309,10 @@ class Chain(Displayed):
 
         Independent rows are dealt one by one, but copies and families stay together. If rows have weights, each part
         gets its share of the heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, so that
-        near-copies of a row do not end up in both parts. There are at least 40 blocks. In short chains with long
-        autocorrelation times the blocks are therefore shorter, and some near-copies do end up in both parts.
+        near-copies of a row do not end up in both parts. This time is the mean over the principal directions: rows are
+        near copies only if they are near in all directions, and a single slow parameter would make blocks so long that
+        whole regions are missing from a part. There are at least 40 blocks. In short chains with long autocorrelation
+        times the blocks are therefore shorter, and some near-copies do end up in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal(key, [fraction, 1.0 - fraction])
@@ -312,7 +322,7 @@ class Chain(Displayed):
         """Returns sorted row numbers of disjoint parts with about the given fractions of the rows (see `split`)."""
         if self.n < len(fractions):
             raise ValueError(f"split: expected at least {len(fractions)} rows; got {self.n}.")
-        generator, tau = _generator(key), self.autocorrelation_time
+        generator, tau = _generator(key), self._mean_autocorrelation_time
         sequences = self.dependence.sequences
         if sequences is None or (tau < HARDLY and self.weights is not None):
             return deal_rows(generator, self.probabilities, self.dependence.groups, fractions)

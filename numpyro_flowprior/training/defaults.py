@@ -18,6 +18,7 @@ import numpy as np
 
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
+from ..chains.effective import Dependence, mean_and_error
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 
@@ -34,7 +35,8 @@ _UNEXPLAINED, _SCATTER = 0.9, 0.5  # share of the scatter of log p - log q that 
 
 _FEWEST = FlowConfig(layers=2, hidden=(16,), components=4, members=10, background=True)
 NARROW = FlowConfig(layers=3, hidden=(16,), components=4, members=6, background=True)
-_WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=3, background=True)
+_WIDE = FlowConfig(layers=4, hidden=(64,), components=16, members=5, background=True)
+_WIDE_SUPPORTED = replace(_WIDE, members=3)  # the log density leaves little to average
 _SUPPORTED = TrainConfig(loss="log_variance", batch_size=256, max_steps=12_000, learning_rate=4e-3, patience=30)
 
 
@@ -45,21 +47,26 @@ class Piloted:
     Attributes:
         log_q: (n,) log density of the trained flow, nats, in whitened coordinates.
         log_p: (n,) log density of the chain in the same coordinates, up to a constant; zero if the loss is "nll".
-        independent: effective number of independent rows.
+        dependence: how the rows depend on each other.
     """
 
     log_q: FloatArray
     log_p: FloatArray
-    independent: float
+    dependence: Dependence
 
     def is_better(self, other: Piloted, slack: float, errors: float = 0.0) -> bool:
-        """Returns whether its mean log q is higher by more than `slack` nats plus `errors` standard errors."""
+        """Returns whether its mean log q is higher by more than `slack` nats plus `errors` standard errors.
+
+        The error is that of the gain itself. In a Markov chain it can be far smaller than the effective size of the
+        slowest parameter suggests: two flows differ in local features, which a chain visits often.
+        """
         if not np.isfinite(self.log_q).all():
             return False
         if not np.isfinite(other.log_q).all():
             return True
         gain = self.log_q - other.log_q
-        return bool(gain.mean() > slack + errors * gain.std() / np.sqrt(max(self.independent, 1.0)))
+        (mean,), (error,) = mean_and_error(gain[:, None], np.full(len(gain), 1.0 / len(gain)), self.dependence)
+        return bool(mean > slack + errors * error)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def default_configs(
         small = config or _FEWEST
         unexplained = _unexplained(*(tried(small, how(_settings(rows, small))) for how in (_taught, replace)))
     if supported and unexplained is None:
-        return Defaults(config or (_WIDE if rows >= _FEW_SUPPORTED else _FEWEST), train or _SUPPORTED)
+        return Defaults(config or (_WIDE_SUPPORTED if rows >= _FEW_SUPPORTED else _FEWEST), train or _SUPPORTED)
     candidates = [NARROW, _WIDE] if rows >= _FEW else [_FEWEST, *([NARROW] if chain.n >= _SHORT else []), _WIDE]
     candidates = [config] if config else candidates
     chosen = candidates[0]
@@ -160,7 +167,7 @@ def _settings(rows: float, config: FlowConfig) -> TrainConfig:
     if rows >= _MANY:
         train = replace(train, batch_size=512, max_steps=6000)
     if config == _WIDE:
-        train = replace(train, learning_rate=8e-3, max_steps=2 * train.max_steps)
+        train = replace(train, learning_rate=8e-3, max_steps=2 * train.max_steps, patience=60, weight_decay=1e-2)
     return train
 
 

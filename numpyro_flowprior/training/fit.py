@@ -115,7 +115,7 @@ def fit_flow(
     if trust_log_prob is None and (support is not None or _is_our_own(seen)):
         trust_log_prob = True
     posed = partial(pose, key_validation, prepared, support)
-    pilot = partial(_pilot, key_validation, posed, progress=progress)
+    pilot = partial(_pilot, key_validation, posed, seen, progress=progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
         _warn_of_few_in_reach(share_in_reach(prepared))
     chosen = default_configs(seen, pilot, config=config, train=train, supported=supported, trusted=trust_log_prob)
@@ -174,6 +174,7 @@ def brings_support(chain: Chain) -> bool:
 def _pilot(
     key: jax.Array,
     posed: Callable[[int, TrainConfig], list[Problem]],
+    seen: Chain,
     config: FlowConfig,
     train: TrainConfig,
     *,
@@ -186,7 +187,7 @@ def _pilot(
     if history.interrupted:
         raise KeyboardInterrupt
     log_q, _ = log_densities(trained, problem.held_draws, config=config)
-    return Piloted(log_q, problem.held_draws.counted[1], problem.draws_worth)
+    return Piloted(log_q, problem.held_draws.counted[1], seen.take(problem.drawn).dependence)
 
 
 def _training_record(histories: tuple[History, ...]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Problem:
     Attributes:
         data: the training data.
         held_draws: validation rows, drawn by their weights.
+        drawn: row numbers of `held_draws` in the chain, sorted.
         held_points: validation rows for the regression, whatever their weights.
         offset: is subtracted from the loss in x to give nats in theta.
         dim: number of parameters.
@@ -35,6 +36,7 @@ class Problem:
 
     data: Data
     held_draws: Held
+    drawn: np.ndarray
     held_points: Held
     offset: float
     dim: int
@@ -99,7 +101,7 @@ def pose(key: jax.Array, seen: Prepared, support: Prepared | None, members: int,
         own = held_points < seen.chain.n  # the others are support points, which count as independent
         points_worth = float(np.sum(np.where(own, worth / len(drawn), 1.0)))
         draws, points = (held(x[rows], None if held_p is None else held_p[rows]) for rows in (drawn, held_points))
-        problems.append(Problem(data, draws, points, offset, x.shape[1], worth, points_worth))
+        problems.append(Problem(data, draws, drawn, points, offset, x.shape[1], worth, points_worth))
     return problems
 
 
