@@ -477,7 +477,7 @@ def test_one_slow_parameter_does_not_make_the_blocks_of_a_split_long():
     """Three fast parameters and a slow one; blocks are ten times the mean of their four times."""
     n, slow = 20_000, autoregression(20_000, 0.98, seed=0)[:, :1]  # 99 rows
     fast = np.random.default_rng(1).normal(size=(n, 3))
-    mixed = np.hstack([slow / slow.std(), fast]) * [1.0, 0.5, 2.0, 3.0]
+    mixed = np.hstack([slow / slow.std(), fast]) @ np.triu(np.ones((4, 4)))
     chain = Chain(mixed, ParameterSpace(list("abcd")), rows="sequence")
     times = times_of_directions(chain.samples, chain.probabilities, chain.dependence.sequences)
     assert times.mean() == pytest.approx((99.0 + 3.0) / 4.0, rel=0.3)  # whatever the basis

@@ -15,6 +15,7 @@ _BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble ru
 _MANY_KEPT = 200_000  # an ensemble run with more rows is thinned
 _ROUNDING = 1e-12  # smaller spreads and eigenvalues, relative to the values, are rounding errors
 _MOST_ROWS = 200_000  # only the first rows of longer sequences are used; tau is far shorter than that
+_MOST_IN_ALL = 1_000_000  # rows of all sequences, from which the principal directions are taken
 
 
 def autocorrelation_time(samples: FloatArray, chain_id: np.ndarray | None = None) -> FloatArray:
@@ -95,7 +96,8 @@ def times_of_directions(samples: FloatArray, probabilities: FloatArray, sequence
 
     The directions are those of the correlation matrix. Columns that are constant, or linear in others, add none. The
     mean of the times is the same in any basis in which the rows have unit covariance: it is the trace of
-    Sigma^-1 Sigma_long over k, with the covariance Sigma of the rows, and Sigma_long / n that of their mean.
+    Sigma^-1 Sigma_long over k, with the covariance Sigma of the rows, and Sigma_long / n that of their mean. Of many
+    rows in many sequences, every second, third, ... sequence is looked at, to save memory.
 
     Args:
         samples: (n, d).
@@ -103,6 +105,7 @@ def times_of_directions(samples: FloatArray, probabilities: FloatArray, sequence
         sequences: row numbers of each sequence, in the order of its steps.
     """
     firsts = [rows[:_MOST_ROWS] for rows in sequences]
+    firsts = firsts[:: 1 + sum(map(len, firsts)) // _MOST_IN_ALL]
     rows = np.concatenate(firsts)
     weights = probabilities[rows] / probabilities[rows].sum()
     centred = samples[rows] - weights @ samples[rows]
