@@ -23,7 +23,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]  # pages of the API reference are titled with the name alone
 html_theme = "furo"
 html_title = f"{project} {version}"
 myst_enable_extensions = ["dollarmath", "amsmath"]
@@ -36,6 +37,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autosummary_generate = True
 napoleon_google_docstring = True
+napoleon_use_ivar = True  # attributes that are also members would be described twice
 napoleon_custom_sections = [("Source", "notes_style")]
 default_role = "code"
 
