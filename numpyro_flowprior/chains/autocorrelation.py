@@ -13,7 +13,7 @@ _WINDOW = 5.0  # Sokal's automatic window: sum lags up to M >= 5 tau(M)
 LONG_ENOUGH = 50.0  # autocorrelation times that a run needs, according to the documentation of emcee
 _BURN_IN = 5.0  # autocorrelation times dropped from the start of an ensemble run
 _MANY_KEPT = 200_000  # an ensemble run with more rows is thinned
-_ROUNDING = 1e-12  # smaller spreads and eigenvalues, relative to the values, are rounding errors
+_ROUNDING = 1e-12  # smaller eigenvalues of a correlation matrix are rounding errors
 _MOST_ROWS = 200_000  # only the first rows of longer sequences are used; tau is far shorter than that
 _MOST_IN_ALL = 1_000_000  # rows of all sequences, from which the principal directions are taken
 
@@ -107,10 +107,13 @@ def times_of_directions(samples: FloatArray, probabilities: FloatArray, sequence
     firsts = [rows[:_MOST_ROWS] for rows in sequences]
     firsts = firsts[:: 1 + sum(map(len, firsts)) // _MOST_IN_ALL]
     rows = np.concatenate(firsts)
-    weights = probabilities[rows] / probabilities[rows].sum()
+    weights = probabilities[rows]
+    if not weights.any():
+        return np.empty(0)
+    weights = weights / weights.sum()
     centred = samples[rows] - weights @ samples[rows]
     spread = np.sqrt(weights @ centred**2)
-    varies = spread > _ROUNDING * np.abs(samples).max(axis=0)
+    varies = (np.ptp(samples[rows], axis=0) > 0) & (spread > 0)
     standard = centred[:, varies] / spread[varies]
     values, vectors = np.linalg.eigh((standard * weights[:, None]).T @ standard)
     again = np.split(np.arange(len(rows)), np.cumsum([len(first) for first in firsts])[:-1])

@@ -230,6 +230,8 @@ class Chain(Displayed):
         if self.autocorrelation_time == 1.0 or self.dependence.sequences is None:
             return 1.0
         times = times_of_directions(self.samples, self.probabilities, self.dependence.sequences)
+        if not len(times):
+            return self.autocorrelation_time
         return min(float(np.mean(times)), self.autocorrelation_time)
 
     def mean_and_error(self, values: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -309,10 +311,10 @@ class Chain(Displayed):
 
         Independent rows are dealt one by one, but copies and families stay together. If rows have weights, each part
         gets its share of the heavy rows. Rows of a sequence are dealt in blocks of ten autocorrelation times, so that
-        near-copies of a row do not end up in both parts. This time is the mean over the principal directions: rows are
-        near copies only if they are near in all directions, and a single slow parameter would make blocks so long that
-        whole regions are missing from a part. There are at least 40 blocks. In short chains with long autocorrelation
-        times the blocks are therefore shorter, and some near-copies do end up in both parts.
+        near-copies of a row do not end up in both parts. This time is the mean over the principal directions, because
+        rows are near copies only if they are near in all of them. The time of a single slow parameter would make blocks
+        so long that whole regions are missing from a part. There are at least 40 blocks. In short chains with long
+        autocorrelation times the blocks are therefore shorter, and some near-copies do end up in both parts.
         """
         fraction = real_in(fraction, "split fraction", 0.0, 1.0, open_low=True, open_high=True)
         first, second = self.deal(key, [fraction, 1.0 - fraction])

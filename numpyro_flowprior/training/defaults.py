@@ -57,8 +57,8 @@ class Piloted:
     def is_better(self, other: Piloted, slack: float, errors: float = 0.0) -> bool:
         """Returns whether its mean log q is higher by more than `slack` nats plus `errors` standard errors.
 
-        The error is that of the gain itself. In a Markov chain it can be far smaller than the effective size of the
-        slowest parameter suggests: two flows differ in local features, which a chain visits often.
+        The error is that of the gain itself. In a Markov chain it can be far smaller than the slowest parameter
+        suggests. Two flows differ in local features, which a chain visits often.
         """
         if not np.isfinite(self.log_q).all():
             return False
