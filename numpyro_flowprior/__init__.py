@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .chains.parameters import ParameterSpace
     from .diagnostics.comparison import Comparison, compare
     from .diagnostics.divergences import MarginalKL, marginal_kl
+    from .diagnostics.importance import DensityReport
     from .diagnostics.quality import quality_report
     from .diagnostics.report import QualityReport
     from .emulators.design import design_points
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
     from .training.grid import PAPER_GRID
+    from .training.live import LiveConfig
     from .training.marginal import fit_marginal
     from .training.scan import scan_flows
     from .training.scan_result import ScanResult
@@ -75,6 +77,7 @@ _HOMES = {
     "chains.parameters": ("ParameterSpace",),
     "diagnostics.comparison": ("Comparison", "compare"),
     "diagnostics.divergences": ("MarginalKL", "marginal_kl"),
+    "diagnostics.importance": ("DensityReport",),
     "diagnostics.quality": ("quality_report",),
     "diagnostics.report": ("QualityReport",),
     "emulators.design": ("design_points",),
@@ -116,6 +119,7 @@ _HOMES = {
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
     "training.grid": ("PAPER_GRID",),
+    "training.live": ("LiveConfig",),
     "training.marginal": ("fit_marginal",),
     "training.scan": ("scan_flows",),
     "training.scan_result": ("ScanResult",),
@@ -129,6 +133,7 @@ __all__ = [
     "Comparison",
     "ConditionalPrior",
     "ConvergenceWarning",
+    "DensityReport",
     "EmulatorLikelihood",
     "EmulatorValidation",
     "FileFormatError",
@@ -140,6 +145,7 @@ __all__ = [
     "GPEmulator",
     "Guards",
     "LatentReparam",
+    "LiveConfig",
     "MarginalKL",
     "ModelDensity",
     "MonteCarloSummary",

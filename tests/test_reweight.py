@@ -7,7 +7,7 @@ from scipy.stats import norm
 from toys import autoregression
 
 from numpyro_flowprior import Chain, ParameterSpace, psis_reweight
-from numpyro_flowprior.sampling.reweight import pareto_smoothed
+from numpyro_flowprior.diagnostics.importance import pareto_smoothed
 
 SPACE = ParameterSpace(["x"])
 N = 20_000

@@ -710,8 +710,8 @@ def test_support_points_kept_for_validation_are_independent():
 def test_a_member_that_learnt_nothing_counts_for_nothing(monkeypatch):
     train_group = descent.train_group
 
-    def one_fails(keys, problems, config, train, label):
-        ((params, history),) = train_group(keys, problems, config, train, label)
+    def one_fails(keys, problems, config, train, label, starts):
+        ((params, history),) = train_group(keys, problems, config, train, label, starts)
         if not failed:
             failed.append(1)
             params = init_trained(keys[0], config, problems[0].dim)

@@ -14,8 +14,8 @@ from scipy.special import logsumexp
 
 from .._util.checks import FloatArray
 from .._util.progress import progress_bar
+from ..diagnostics.importance import pareto_smoothed
 from .particle_file import PER_ITERATION, PER_PARTICLE
-from .reweight import pareto_smoothed
 
 # Scalar attributes of a sampler that change during a run: the integers, and all of them.
 COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")

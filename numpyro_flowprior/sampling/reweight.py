@@ -16,14 +16,11 @@ import jax
 import numpy as np
 from scipy.special import logsumexp
 
-from .._util.checks import FloatArray, float_array
+from .._util.checks import float_array
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
-
-_RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be useful
-_FEWEST_TAIL = 5  # smallest number of weights in a tail that can be fitted
-_PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is shrunk towards one half, which counts as ten tail values
+from ..diagnostics.importance import RELIABLE, pareto_smoothed
 
 
 def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
@@ -65,9 +62,9 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
     change = float(logsumexp(ratios))
     shares = np.exp(ratios - change)  # of each draw in the mean exact / learned; its relative error is that of `change`
     error = error_of_sum(shares - chain.probabilities, chain.probabilities, chain.dependence)
-    if k > _RELIABLE:
+    if k > RELIABLE:
         warnings.warn(
-            f"psis_reweight: Pareto k is {k:.2f}, above {_RELIABLE}: the learned prior is too far from the exact one "
+            f"psis_reweight: Pareto k is {k:.2f}, above {RELIABLE}: the learned prior is too far from the exact one "
             "to reweight these draws. Sample under the exact prior, or train the learned prior further.",
             FlowPriorWarning,
             stacklevel=2,
@@ -89,48 +86,3 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
         log_evidence_error=None if spread is None else float(np.hypot(spread, error)),
         info={**chain.info, "psis": record},
     )
-
-
-def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0) -> tuple[FloatArray, float]:
-    """Returns normalised log weights with the largest replaced by Pareto quantiles, and the shape k.
-
-    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if it has fewer than five weights (k is
-    +inf) or if they are equal (k is -inf).
-    """
-    n = len(log_weights)
-    shifted = log_weights - log_weights.max()
-    size = int(np.ceil(min(n / 5, 3 * np.sqrt(n / relative_efficiency))))
-    order = np.argsort(shifted)
-    tail = order[-size:]
-    if size < _FEWEST_TAIL or n <= size:
-        return shifted - logsumexp(shifted), np.inf
-    cutoff = max(shifted[order[-size - 1]], np.log(np.finfo(np.float64).tiny))
-    tail = tail[shifted[tail] > cutoff]
-    if len(tail) < _FEWEST_TAIL:
-        return shifted - logsumexp(shifted), -np.inf
-    exceedances = np.exp(shifted[tail]) - np.exp(cutoff)
-    k, sigma = _pareto_fit(exceedances)
-    places = (np.arange(len(tail)) + 0.5) / len(tail)
-    quantiles = sigma * np.expm1(-k * np.log1p(-places)) / k if k else -sigma * np.log1p(-places)
-    smoothed = shifted.copy()
-    smoothed[tail] = np.minimum(np.log(quantiles + np.exp(cutoff)), 0.0)  # none above the largest raw weight
-    return smoothed - logsumexp(smoothed), float(k)
-
-
-def _pareto_fit(exceedances: FloatArray) -> tuple[float, float]:
-    """Returns the shape k and scale sigma of a generalised Pareto distribution, for exceedances in ascending order.
-
-    This is the estimate of Zhang and Stephens, the mean over a profile posterior of b = -k / sigma. The shape is then
-    shrunk slightly towards k = 1/2.
-    """
-    n = len(exceedances)
-    points = 30 + int(np.sqrt(n))
-    b = 1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))
-    b = b / (3 * exceedances[int(n / 4 + 0.5) - 1]) + 1 / exceedances[-1]
-    shapes = np.log1p(-b[:, None] * exceedances).mean(axis=1)
-    profile = n * (np.log(-b / shapes) - shapes - 1)
-    weights = np.exp(profile - logsumexp(profile))
-    best = float(weights @ b)
-    k = float(np.log1p(-best * exceedances).mean())
-    sigma = -k / best
-    return (n * k + _PRIOR_COUNT * _PRIOR_K) / (n + _PRIOR_COUNT), sigma

@@ -24,10 +24,10 @@ from .._util.batches import in_batches
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
+from ..diagnostics.importance import pareto_smoothed
 from ..diagnostics.posterior_divergence import posterior_divergence
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
-from ..sampling.reweight import pareto_smoothed
 
 _COUNTS = 1e-6  # fraction of the mean weight; particles below it are ignored, as stage one may have zero density there
 

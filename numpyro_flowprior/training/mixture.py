@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._util.checks import FloatArray
+from ..flows.build import stack_members
 from ..flows.config import FlowConfig
-from ..flows.layout import Params
+from ..flows.layout import Params, is_ensemble
 from .config import TrainConfig
 from .losses import log_ratio_losses
 from .problem import Problem
@@ -88,3 +90,15 @@ def _most_likely(log_densities: FloatArray, extra: FloatArray | float = 0.0) -> 
         counts = np.sum(shares / shares.sum(axis=0), axis=1) + extra
         weights = counts / counts.sum()
     return weights
+
+
+def assembled(
+    fixed: Params, trained: list[Params], problems: list[Problem], config: FlowConfig, train: TrainConfig
+) -> Params:
+    """Returns all parameters of the flow, computed and trained, with the members in order of decreasing weight."""
+    if not is_ensemble(config):
+        return jax.tree.map(np.asarray, {**fixed, **trained[0]})
+    weights = mixture_weights(trained, problems, config, train)
+    order = np.argsort(-weights[:-1], kind="stable")
+    weights[:-1] = weights[order]
+    return {**fixed, "mixture": {"weights": weights}, **stack_members([trained[k] for k in order])}

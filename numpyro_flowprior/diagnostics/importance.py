@@ -1,0 +1,175 @@
+"""Importance weights: how closely a proposal follows a density that can be evaluated, and where its weights end.
+
+Source of the smoothing: A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry, "Pareto smoothed importance sampling",
+JMLR 25 (2024) 72. The fit is that of J. Zhang, M. A. Stephens, Technometrics 51 (2009) 316.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from .._util.checks import FloatArray
+from .._util.display import Displayed
+from .._util.json_numbers import rounded
+
+RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be useful
+_FEWEST_TAIL = 5  # smallest number of weights in a tail that can be fitted
+_PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is shrunk towards one half, which counts as ten tail values
+
+
+@dataclass(frozen=True, repr=False)
+class DensityReport(Displayed):
+    """The agreement of a prior q with a density p that can be evaluated, from independent draws.
+
+    All numbers follow from importance weights. They do not see regions where no draw is.
+
+    Attributes:
+        efficiency: effective number of draws per draw, (sum w)^2 / (n sum w^2); 1 if q equals p.
+        kl_to_prior: KL(p || q), nats; infinite or NaN if p is zero at all draws.
+        kl_to_prior_error: its standard error.
+        kl_from_prior: KL(q || p), nats; infinite if p is zero at any draw.
+        kl_from_prior_error: its standard error.
+        pareto_k: tail shape of the weights; above 0.7 the numbers are not reliable.
+        log_evidence: log of the integral of the density.
+        log_evidence_error: its standard error.
+        outside: share of the draws at which the density is zero.
+        draws: number of draws.
+    """
+
+    efficiency: float
+    kl_to_prior: float
+    kl_to_prior_error: float
+    kl_from_prior: float
+    kl_from_prior_error: float
+    pareto_k: float
+    log_evidence: float
+    log_evidence_error: float
+    outside: float
+    draws: int
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the weights have a tail that is short enough for these numbers."""
+        return bool(np.isfinite(self.log_evidence)) and self.pareto_k <= RELIABLE
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-ready record; the log evidence is not rounded."""
+        numbers = {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {**numbers, "log_evidence": self.log_evidence if np.isfinite(self.log_evidence) else None}
+
+    def _headline(self) -> str:
+        return f"efficiency {100 * self.efficiency:.1f} %, KL to the prior {self.kl_to_prior:.2g} nats"
+
+    def __str__(self) -> str:
+        lines = [
+            f"importance efficiency: {100 * self.efficiency:.1f} % (Pareto k {self.pareto_k:.2f}, {self.draws} draws)",
+            f"KL from the density to the prior: {self.kl_to_prior:.4f} +- {self.kl_to_prior_error:.4f} nats",
+            f"KL from the prior to the density: {self.kl_from_prior:.4f} +- {self.kl_from_prior_error:.4f} nats",
+            f"log evidence: {self.log_evidence:.4f} +- {self.log_evidence_error:.4f}",
+        ]
+        if self.outside:
+            lines.append(f"the density is zero at {100 * self.outside:.2g} % of the draws")
+        return "\n".join(lines)
+
+
+def density_report(
+    log_p: FloatArray, log_q: FloatArray, log_wide: FloatArray | None = None, *, own: int = 0
+) -> DensityReport:
+    """Returns the agreement of a prior with a density.
+
+    Draws of the prior alone do not show tails of the density in which the prior is far too low. Some of the points may
+    therefore be draws of a wider density. Together they are draws of the mixture of the two, whose log density is used
+    in the weights (Owen and Zhou 2000, "Safe and effective importance sampling"). Efficiency, Pareto k and the KL from
+    the prior use the draws of the prior alone.
+
+    Args:
+        log_p: (n,) log density, up to a constant; -inf where it is zero.
+        log_q: (n,) normalised log density of the prior.
+        log_wide: (n,) normalised log density of the wider proposal; None if all points are draws of the prior.
+        own: number of draws of the prior, which come first; not used without `log_wide`.
+    """
+    n = len(log_p)
+    own = n if log_wide is None else own
+    log_weights = log_p - (log_q if log_wide is None else log_mixture(log_q, log_wide, own))
+    log_z = float(logsumexp(log_weights)) - float(np.log(n))
+    log_ratio = log_p - log_q
+    ratio = log_ratio[:own]
+    possible = np.isfinite(ratio)
+    outside = 1.0 - float(possible.mean())
+    if not possible.any():
+        nan = float("nan")
+        return DensityReport(0.0, np.inf, nan, np.inf, nan, np.inf, -np.inf, nan, outside, own)
+    weights = np.exp(log_weights - log_z)  # mean one
+    terms = np.where(weights > 0.0, log_ratio - log_z, 0.0)
+    to_prior = float(np.mean(weights * terms))
+    relative = np.exp(ratio - ratio.max())
+    parts = weights[:own] / n - np.where(possible, ratio, 0.0) / own, weights[own:] / n  # to first order
+    from_prior_error = np.sqrt(sum(len(part) * np.var(part) for part in parts if len(part)))
+    return DensityReport(
+        efficiency=float(np.mean(relative) ** 2 / np.mean(relative**2)),
+        kl_to_prior=to_prior,
+        kl_to_prior_error=float(np.std(weights * (terms - to_prior - 1.0)) / np.sqrt(n)),
+        kl_from_prior=np.inf if outside else log_z - float(np.mean(ratio)),
+        kl_from_prior_error=float("nan") if outside else float(from_prior_error),
+        pareto_k=float(pareto_smoothed(ratio)[1]),
+        log_evidence=log_z,
+        log_evidence_error=float(np.std(weights) / np.sqrt(n)),
+        outside=outside,
+        draws=own,
+    )
+
+
+def log_mixture(log_q: FloatArray, log_wide: FloatArray, own: int) -> FloatArray:
+    """Returns the log density (n,) of the mixture of which `own` draws of q and n - own wider draws are a sample."""
+    share = own / len(log_q)
+    mixed: FloatArray = np.logaddexp(np.log(share) + log_q, np.log1p(-share) + log_wide)
+    return mixed
+
+
+def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0) -> tuple[FloatArray, float]:
+    """Returns normalised log weights with the largest replaced by Pareto quantiles, and the shape k.
+
+    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if it has fewer than five weights (k is
+    +inf) or if they are equal (k is -inf).
+    """
+    n = len(log_weights)
+    shifted = log_weights - log_weights.max()
+    size = int(np.ceil(min(n / 5, 3 * np.sqrt(n / relative_efficiency))))
+    order = np.argsort(shifted)
+    tail = order[-size:]
+    if size < _FEWEST_TAIL or n <= size:
+        return shifted - logsumexp(shifted), np.inf
+    cutoff = max(shifted[order[-size - 1]], np.log(np.finfo(np.float64).tiny))
+    tail = tail[shifted[tail] > cutoff]
+    if len(tail) < _FEWEST_TAIL:
+        return shifted - logsumexp(shifted), -np.inf
+    exceedances = np.exp(shifted[tail]) - np.exp(cutoff)
+    k, sigma = _pareto_fit(exceedances)
+    places = (np.arange(len(tail)) + 0.5) / len(tail)
+    quantiles = sigma * np.expm1(-k * np.log1p(-places)) / k if k else -sigma * np.log1p(-places)
+    smoothed = shifted.copy()
+    smoothed[tail] = np.minimum(np.log(quantiles + np.exp(cutoff)), 0.0)  # none above the largest raw weight
+    return smoothed - logsumexp(smoothed), float(k)
+
+
+def _pareto_fit(exceedances: FloatArray) -> tuple[float, float]:
+    """Returns the shape k and scale sigma of a generalised Pareto distribution, for exceedances in ascending order.
+
+    This is the estimate of Zhang and Stephens, the mean over a profile posterior of b = -k / sigma. The shape is then
+    shrunk slightly towards k = 1/2.
+    """
+    n = len(exceedances)
+    points = 30 + int(np.sqrt(n))
+    b = 1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))
+    b = b / (3 * exceedances[int(n / 4 + 0.5) - 1]) + 1 / exceedances[-1]
+    shapes = np.log1p(-b[:, None] * exceedances).mean(axis=1)
+    profile = n * (np.log(-b / shapes) - shapes - 1)
+    weights = np.exp(profile - logsumexp(profile))
+    best = float(weights @ b)
+    k = float(np.log1p(-best * exceedances).mean())
+    sigma = -k / best
+    return (n * k + _PRIOR_COUNT * _PRIOR_K) / (n + _PRIOR_COUNT), sigma

@@ -1,0 +1,235 @@
+"""A flow that asks the density itself: is it better, are its numbers exact, and does it go on after a kill?"""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import numpyro_flowprior as fp
+from numpyro_flowprior import Chain, FlowConfig, FlowPriorWarning, LiveConfig, ModelDensity, ParameterSpace, TrainConfig
+from numpyro_flowprior.diagnostics.importance import density_report
+from numpyro_flowprior.training.live import _chances
+
+KEY = jax.random.key(0)
+CONFIG = FlowConfig(layers=3, hidden=(24,), components=4)
+SMALL = CONFIG, TrainConfig("log_variance", 5e-3, batch_size=256, max_steps=600)
+DRAWS_ALONE = CONFIG, TrainConfig("nll", 5e-3, batch_size=256, max_steps=600)
+SPACE = ParameterSpace(["a", "b", "c"])
+LOG_EVIDENCE = 1.5 * np.log(2 * np.pi) - 2 * np.log(3.0)  # of `banana`
+
+
+def banana(x):
+    """A curved density, unnormalised: (b, c) are normal about functions of a, with deviations of a third."""
+    return -0.5 * (x[:, 0] ** 2 + 9 * (x[:, 1] - x[:, 0] ** 2) ** 2 + 9 * (x[:, 2] - np.sin(2 * x[:, 0])) ** 2)
+
+
+def draws(n, seed=0):
+    """Returns independent draws of `banana`."""
+    a, b, c = np.random.default_rng(seed).normal(size=(3, n))
+    return Chain(np.stack([a, a**2 + b / 3, np.sin(2 * a) + c / 3], axis=1), SPACE, rows="independent")
+
+
+def kl_of(prior, seed=1):
+    """Returns the KL from `banana` to a prior, at draws that it never saw."""
+    x = draws(20_000, seed).samples
+    return float(np.mean(banana(x) - LOG_EVIDENCE - np.asarray(prior.log_prob(x))))
+
+
+@pytest.fixture(scope="module")
+def fit():
+    """A fit with the density, from few draws."""
+    return fp.fit_flow(KEY, draws(600), *SMALL, density=banana, live=LiveConfig(0.97, 120_000), progress=False)
+
+
+def test_the_density_makes_the_flow_better_than_the_draws(fit):
+    without = fp.fit_flow(KEY, draws(600), *DRAWS_ALONE, progress=False).prior
+    assert kl_of(fit.prior) < 0.3 * kl_of(without)
+    efficiencies = [found["efficiency"] for found in fit.prior.info["live"]["rounds"]]
+    assert max(efficiencies) > efficiencies[0]
+
+
+def test_the_report_is_exact(fit):
+    found = fit.density_report
+    assert abs(found.log_evidence - LOG_EVIDENCE) < 4 * found.log_evidence_error + 1e-3
+    assert abs(found.kl_to_prior - kl_of(fit.prior)) < 0.01
+    assert found.reliable
+    assert "importance efficiency" in str(fit)
+    recorded = fit.prior.info["live"]
+    assert recorded["calls"] <= 120_000
+    assert recorded["stopped_by"] in ("efficiency", "calls", "no gain")
+
+
+def test_the_report_agrees_with_closed_forms_over_many_seeds():
+    """p = N(0.2, 1.1^2), q = N(0, 1) in two parameters: both KL and the evidence are known."""
+    mean, width, pulls = 0.2, 1.1, []
+    to_prior = 2 * (0.5 * (width**2 + mean**2 - 1.0) - np.log(width))
+    from_prior = 2 * (np.log(width) + 0.5 * (1.0 + mean**2) / width**2 - 0.5)
+    for seed in range(40):
+        x = np.random.default_rng(seed).normal(size=(4000, 2))
+        log_q = -0.5 * np.sum(x**2, axis=1) - np.log(2 * np.pi)
+        log_p = 3.0 - 0.5 * np.sum(((x - mean) / width) ** 2, axis=1) - np.log(2 * np.pi * width**2)
+        found = density_report(log_p, log_q)
+        pulls.append(
+            (
+                (found.kl_to_prior - to_prior) / found.kl_to_prior_error,
+                (found.kl_from_prior - from_prior) / found.kl_from_prior_error,
+                (found.log_evidence - 3.0) / found.log_evidence_error,
+            )
+        )
+    assert (np.abs(np.mean(pulls, axis=0)) < 4 / np.sqrt(40)).all()
+    assert (np.abs(np.std(pulls, axis=0) - 1.0) < 0.5).all()
+    same = density_report(log_q + 2.0, log_q)
+    assert same.efficiency == pytest.approx(1.0)
+    assert same.kl_to_prior == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_report_of_a_density_that_is_zero_at_some_draws_or_all():
+    log_q = np.zeros(1000)
+    half = density_report(np.where(np.arange(1000) < 500, 0.0, -np.inf), log_q)
+    assert half.outside == 0.5
+    assert half.efficiency == pytest.approx(0.5)
+    assert half.kl_from_prior == np.inf
+    assert half.kl_to_prior == pytest.approx(np.log(2.0))
+    assert half.log_evidence == pytest.approx(-np.log(2.0))
+    nowhere = density_report(np.full(1000, -np.inf), log_q)
+    assert not nowhere.reliable
+    assert nowhere.efficiency == 0.0
+    assert nowhere.to_json()["log_evidence"] is None
+
+
+def test_a_killed_run_goes_on_and_ends_where_it_would_have(tmp_path):
+    file = tmp_path / "live.checkpoint"
+    options = {"live": LiveConfig(0.999, 80_000), "progress": False}
+    whole = fp.fit_flow(KEY, draws(600), *SMALL, density=banana, **options)
+
+    class Killed(Exception):
+        pass
+
+    def dies(x):
+        dies.calls += len(x)
+        if dies.calls > 60_000:
+            raise Killed
+        return banana(x)
+
+    dies.calls = 0
+    with pytest.raises(Killed):
+        fp.fit_flow(KEY, draws(600), *SMALL, density=dies, checkpoint=file, **options)
+    counted = []
+    again = fp.fit_flow(
+        KEY, draws(600), *SMALL, density=lambda x: counted.append(len(x)) or banana(x), checkpoint=file, **options
+    )
+    x = draws(100, 5).samples
+    np.testing.assert_allclose(again.prior.log_prob(x), whole.prior.log_prob(x), rtol=1e-5, atol=1e-5)
+    assert sum(counted) < whole.prior.info["live"]["calls"]
+    assert len(again.prior.info["live"]["rounds"]) == len(whole.prior.info["live"]["rounds"])
+    with pytest.raises(ValueError, match="expected a run with the same 'chain'"):
+        fp.fit_flow(KEY, draws(600, 9), *SMALL, density=banana, checkpoint=file, **options)
+    with pytest.raises(ValueError, match="expected a run with this density"):
+        fp.fit_flow(KEY, draws(600), *SMALL, density=lambda x: 2.0 * banana(x), checkpoint=file, **options)
+
+
+def test_a_model_is_found_by_names_and_a_prior_is_not_trained_twice(fit):
+    def model():
+        c = numpyro.sample("c", dist.Normal(0.0, 1.0))
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        numpyro.sample("b", dist.Normal(a**2, 0.5))
+        numpyro.sample("y", dist.Normal(c, 1e3), obs=0.0)
+
+    a, b, c = np.random.default_rng(0).normal(size=(3, 600))
+    chain = Chain(np.stack([a, a**2 + 0.5 * b, c], axis=1), SPACE, rows="independent")
+    first = fp.fit_flow(KEY, chain, *DRAWS_ALONE, progress=False)
+    found = fp.fit_flow(
+        KEY, chain, *SMALL, density=ModelDensity(model), start=first.prior, live=LiveConfig(0.9, 60_000), progress=False
+    )
+    assert abs(found.density_report.log_evidence + np.log(1e3 * np.sqrt(2 * np.pi))) < 0.02
+    assert found.density_report.efficiency > 0.9
+    with pytest.raises(ValueError, match="expected a prior over the chain's parameters"):
+        fp.fit_flow(KEY, chain.select(["a", "b"]), *SMALL, density=banana, start=first.prior)
+
+
+def test_no_mode_is_lost():
+    """Two modes far apart, 9 to 1, both in the chain: the rounds keep them, with their masses."""
+    rng = np.random.default_rng(0)
+    far = rng.random(3000) < 0.1
+    x = rng.normal(size=(3000, 2)) * 0.5 + np.where(far, 4.0, -1.0)[:, None]
+    chain = Chain(x, ParameterSpace(["a", "b"]), rows="independent")
+
+    def two(x):
+        near, away = (-2.0 * np.sum((x - centre) ** 2, axis=1) for centre in (-1.0, 4.0))
+        return np.logaddexp(np.log(0.9) + near, np.log(0.1) + away)
+
+    found = fp.fit_flow(KEY, chain, *SMALL, density=two, live=LiveConfig(0.995, 150_000), progress=False)
+    drawn = np.asarray(found.prior.sample(jax.random.key(1), (20_000,)))
+    assert np.mean(drawn[:, 0] > 1.5) == pytest.approx(0.1, abs=0.015)
+    assert found.density_report.kl_to_prior < 0.05
+
+
+def test_no_weight_steers():
+    weights = np.append(np.full(999, 0.5), 500.0)
+    chances = _chances(weights)
+    assert chances.max() == 1.0
+    assert chances[:999] == pytest.approx(0.05)  # cut at ten times the mean, not at 500
+    assert not _chances(np.zeros(4)).any()
+
+
+def test_points_of_density_zero_teach_that_it_is_low():
+    """Half of a normal density is cut away, and no bound is declared."""
+    x = np.abs(np.random.default_rng(0).normal(size=(2000, 2)))
+    chain = Chain(x, ParameterSpace(["a", "b"]), rows="independent")
+
+    def cut(x):
+        return np.where((x > 0).all(axis=1), -0.5 * np.sum(x**2, axis=1), -np.inf)
+
+    without = fp.fit_flow(KEY, chain, *DRAWS_ALONE, progress=False).prior
+    found = fp.fit_flow(KEY, chain, *SMALL, density=cut, live=LiveConfig(0.99, 150_000), progress=False)
+    outside = [np.mean((np.asarray(p.sample(KEY, (20_000,))) < 0).any(axis=1)) for p in (without, found.prior)]
+    assert outside[1] < 0.5 * outside[0]
+    assert found.density_report.outside == pytest.approx(outside[1], abs=0.01)
+    assert abs(found.density_report.log_evidence - np.log(np.pi / 2)) < 0.02
+
+
+@pytest.mark.filterwarnings("ignore:density. NaN")
+def test_bad_densities_are_refused_with_a_reason():
+    def other():
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal()), 1.0), obs=0.0)
+
+    chain = draws(300)
+    fit = {"config": SMALL[0], "train": SMALL[1], "progress": False}
+    with pytest.raises(TypeError, match="expected a ModelDensity, or a function"):
+        fp.fit_flow(KEY, chain, density=3.0, **fit)
+    with pytest.raises(ValueError, match="only training on a density uses it"):
+        fp.fit_flow(KEY, chain, live=LiveConfig(), **fit)
+    with pytest.raises(ValueError, match=r"density: expected shape \(300\); got \(300, 1\)"):
+        fp.fit_flow(KEY, chain, density=lambda x: banana(x)[:, None], **fit)
+    with pytest.raises(ValueError, match="got \\+inf at 300 of 300"):
+        fp.fit_flow(KEY, chain, density=lambda x: np.full(len(x), np.inf), **fit)
+    with pytest.raises(ValueError, match="zero or undefined at 300 of 300"):
+        fp.fit_flow(KEY, chain, density=lambda x: np.full(len(x), np.nan), **fit)
+    with pytest.raises(ValueError, match="expected the chain's parameters"):
+        fp.fit_flow(KEY, chain, density=ModelDensity(other), **fit)
+    with pytest.raises(ValueError, match=r"LiveConfig.efficiency"):
+        LiveConfig(efficiency=1.0)
+    with pytest.raises(ValueError, match=r"LiveConfig.max_calls"):
+        LiveConfig(max_calls=100)
+
+
+def test_a_log_density_of_something_else_is_replaced_with_a_warning():
+    chain = draws(400)
+    chain = chain.replace(log_prob=np.random.default_rng(0).normal(size=400))
+    with pytest.warns(FlowPriorWarning, match="differ by .* with a scatter of"):
+        fp.fit_flow(KEY, chain, *SMALL, density=banana, live=LiveConfig(0.5, 20_000), progress=False)
+
+
+def test_an_interruption_keeps_the_best_flow():
+    def interrupted(x):
+        interrupted.calls += len(x)
+        if interrupted.calls > 30_000:
+            raise KeyboardInterrupt
+        return banana(x)
+
+    interrupted.calls = 0
+    with pytest.warns(FlowPriorWarning, match="interrupted"):
+        found = fp.fit_flow(KEY, draws(400), *SMALL, density=interrupted, live=LiveConfig(0.999), progress=False)
+    assert found.prior.info["live"]["stopped_by"] == "interrupted"
+    assert found.density_report.draws == 14_336  # of 16,384; the others are of the flow widened
