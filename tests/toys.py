@@ -147,6 +147,7 @@ def names_that_are_missing(code: str) -> list[tuple[str, str]]:
 
 
 def run_stages(key, stages, first_prior, **given):
-    """run_stages, with the options of the stages beside the others."""
+    """run_stages, with the options of the stages beside the others; each stage is sampled once unless asked for."""
+    given = {"max_passes": 1, "live": False, **given}
     options = {field.name: given.pop(field.name) for field in fields(StageOptions) if field.name in given}
     return fp.run_stages(key, stages, first_prior, options=StageOptions(**options), **given)

@@ -28,6 +28,8 @@ class StageResult:
         report: quality of the flow on held-out rows.
         guards: checks of the prior of this stage in the region of its posterior; None in the first stage.
         settings: the settings that `run_stages` used; None if they are not known.
+        taught: the prior under which the chain was sampled if it was trained again for this stage (`StageOptions`:
+            max_loss); None if it is the flow of the stage before.
     """
 
     name: str
@@ -36,6 +38,7 @@ class StageResult:
     report: QualityReport | None = None
     guards: Guards | None = None
     settings: Mapping[str, Any] | None = None
+    taught: FlowPrior | None = None
 
     @property
     def converged(self) -> bool | None:

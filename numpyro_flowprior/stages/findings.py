@@ -6,7 +6,7 @@ evidence is printed in one line only, from the sampler and from prior draws. Oth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,23 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
         text,
         "" if verdict == "pass" else f"StageOptions(psis=True) removes this error from the posterior. {_REMEDIES}",
     )
+
+
+def of_rehearsals(errors: Sequence[PriorError]) -> tuple[Finding, ...]:
+    """Returns the finding on a prior that was taught by rehearsals of the stage; none without rehearsals.
+
+    Args:
+        errors: the error of the prior in each rehearsal.
+    """
+    if not errors:
+        return ()
+    known = [np.isfinite(error.loss) and error.pareto_k <= RELIABLE for error in errors]
+    losses = ", ".join(f"{error.loss:.3f}" if each else "not known" for error, each in zip(errors, known, strict=True))
+    text = (
+        f"the stage was sampled {len(errors) + 1} times. The posterior of earlier times lost more to the learned prior "
+        f"({losses} nats), so the prior was trained again with exact log densities where the stage needs it"
+    )
+    return (Finding("taught prior", "info", text),)
 
 
 def of_rows(found: Resting | None, own: list[str], beyond: Extrapolation | None, *, known: bool) -> Finding:

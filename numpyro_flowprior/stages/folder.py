@@ -9,6 +9,9 @@ analysis.json          the stages' names, in order; versions
           posterior.npz       the chain reweighted to the exact prior, if the last call asked for it, with
           prior_reweighted.safetensors, guards_reweighted.json   its flow and its guards
           made_from.json      fingerprints of the inputs of each file; a file is out of date if its inputs have changed
+          rehearsal_1.npz     a chain that lost too much to its learned prior, and
+          taught_1.safetensors      the prior that was trained again with it; chain.npz was sampled under the last one
+          live.checkpoint     checkpoint of a training on the exact density; taught_1.checkpoint likewise
           chain.stale.npz     a chain that was out of date and was sampled again; run.stale.checkpoint likewise
 """
 
@@ -39,6 +42,7 @@ from .guards import Guards
 from .origin import chain_fingerprint, learnt_from, prior_fingerprint
 
 SCHEMA = 1
+_MOST_REHEARSALS = 20  # whose leftovers are looked for
 ANALYSIS = "analysis.json"
 _ONLY_LENGTHS = {"max_steps", "n_samples", "max_seconds", "progress"}  # sampler options that may change between calls
 _RECORDED = ("numpyro-flowprior", "jax", "numpyro", "distrax", "numpy")
@@ -66,6 +70,23 @@ class StageFolder:
         """Returns the path of the guards of the chain, or of the reweighted chain."""
         return self.path / f"guards{'_reweighted' * reweighted}.json"
 
+    def rehearsal(self, number: int) -> Path:
+        """Returns the path of a chain that lost too much to its learned prior; `number` counts from one."""
+        return self.path / f"rehearsal_{number}.npz"
+
+    def taught(self, number: int) -> Path:
+        """Returns the path of the prior that was trained again with a rehearsal."""
+        return self.path / f"taught_{number}.safetensors"
+
+    def keep_rehearsal(self, number: int, origin: Mapping[str, Any]) -> None:
+        """Makes the chain of the stage a rehearsal, so that the stage can be sampled again."""
+        file = self.rehearsal(number)
+        if file.exists():
+            file.rename(_unused(file))
+        self.record(file, origin)
+        self.chain.replace(file)
+        self.checkpoint.unlink(missing_ok=True)
+
     def begin(self, settings: Mapping[str, Any], *, override: bool = False) -> None:
         """Creates the folder of the stage and writes its settings, or checks those that are there.
 
@@ -81,6 +102,7 @@ class StageFolder:
         """
         self.path.mkdir(exist_ok=True)
         made = [make(reweighted=which) for make in (self.prior, self.guards) for which in (False, True)]
+        made += [make(number) for make in (self.rehearsal, self.taught) for number in range(1, _MOST_REHEARSALS)]
         for file in (self.checkpoint, self.chain, self.posterior, self.settings, self.origins, *made):
             remove_leftovers(file)
         if not self.settings.exists():
@@ -105,22 +127,22 @@ class StageFolder:
         """Returns whether there is a finished chain: not marked as unconverged, or accepted with `override`."""
         return self.chain.exists() and (override or read_npz(self.chain).info.get("converged") is not False)
 
-    def made_from(self, file: Path, origin: Mapping[str, str]) -> bool:
+    def made_from(self, file: Path, origin: Mapping[str, Any]) -> bool:
         """Returns whether a file exists and its recorded inputs are the given ones."""
         return file.exists() and self._recorded().get(file.name) == dict(origin)
 
-    def out_of_date(self, file: Path, origin: Mapping[str, str]) -> bool:
+    def out_of_date(self, file: Path, origin: Mapping[str, Any]) -> bool:
         """Returns whether the recorded inputs of a file differ from the given ones; False if there is no record."""
         known = self._recorded().get(file.name)
         return known is not None and any(known.get(name) != value for name, value in origin.items())
 
-    def record(self, file: Path, origin: Mapping[str, str]) -> None:
+    def record(self, file: Path, origin: Mapping[str, Any]) -> None:
         """Records the inputs of a file that exists or is about to be written."""
         known = self._recorded()
         if known.get(file.name) != dict(origin):
             write_json(self.origins, {**known, file.name: dict(origin)})
 
-    def begin_making(self, file: Path, origin: Mapping[str, str]) -> None:
+    def begin_making(self, file: Path, origin: Mapping[str, Any]) -> None:
         """Removes a file that is to be written again, and records its new inputs."""
         file.unlink(missing_ok=True)
         self.record(file, origin)
@@ -170,7 +192,15 @@ class StageFolder:
             _warn_of_old(f"{self.path}: {', '.join(old)}: made from a chain or prior that has changed since", 4)
         settings = read_json(self.settings) if self.settings.exists() else None
         report = None if learned is None else report_of(learned)
-        return StageResult(name, chain, learned, report, guards, settings), handed_on(chain, learned)
+        result = StageResult(name, chain, learned, report, guards, settings, self._taught_prior())
+        return result, handed_on(chain, learned)
+
+    def _taught_prior(self) -> FlowPrior | None:
+        """Returns the prior under which the chain was sampled if it was taught by rehearsals, else None."""
+        known = self._recorded().get(self.chain.name) or {}
+        files = (self.taught(number) for number in range(1, _MOST_REHEARSALS))
+        priors = (FlowPrior.load(file) for file in files if file.exists() and known.get("taught") is not None)
+        return next((prior for prior in priors if prior_fingerprint(prior) == known["taught"]), None)
 
 
 def handed_on(chain: Chain, learned: FlowPrior | None) -> dict[str, str]:

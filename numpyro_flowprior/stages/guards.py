@@ -9,7 +9,7 @@ The texts and verdicts are in findings.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..priors.composed import RobustPrior
 from ..priors.protocol import ParameterPrior
 from ..sampling.broad_start import weighted_prior
 from ..sampling.density import ModelDensity
-from .exact import ExactDensity, compiled, prior_error
+from .exact import ExactDensity, PriorError, compiled, prior_error
 from .findings import (
     RELIABLE,
     Finding,
@@ -33,6 +33,7 @@ from .findings import (
     of_error,
     of_overlooked,
     of_prediction,
+    of_rehearsals,
     of_rows,
     of_sampler,
     of_sensitivity,
@@ -110,6 +111,7 @@ def check_stage(
     *,
     exact: ExactDensity | None = None,
     corrected: bool = False,
+    rehearsals: Sequence[PriorError] = (),
 ) -> Guards:
     """Returns the guards of a stage: checks of its learned prior in the region of its posterior.
 
@@ -122,6 +124,7 @@ def check_stage(
         exact: the prior of the model with the learned prior replaced by the exact posterior of the previous stage; None
             if that is not known.
         corrected: whether the chain was reweighted to `exact`; the changes are then in `info["psis"]`.
+        rehearsals: the errors of the priors with which the stage was sampled before, and which were then taught.
     """
     key_rows, key_predict, key_prior = jax.random.split(key, 3)
     own = sorted(set(density.names) - set(prior.space.names))
@@ -136,7 +139,8 @@ def check_stage(
     sensitivity = power_sensitivity(chain)
     known = error is not None and error.pareto_k <= RELIABLE
     findings = (
-        of_error(error, _share_of_broad(prior, chain), corrected=corrected),
+        of_error(error, share_of_broad(prior, chain), corrected=corrected),
+        *of_rehearsals(rehearsals),
         of_rows(resting, own, beyond, known=known),
         of_sampler(drawn, _DRAWS, under_learned),
         of_overlooked(missed, known=exact is not None),
@@ -152,6 +156,7 @@ def check_stage(
         "overlooked": _numbers(missed),
         "extrapolation": None if beyond is None else _rounded({**asdict(beyond), "box": None}),  # box: not computed
         "prior_error": _numbers(error),
+        "rehearsals": [_numbers(each) for each in rehearsals],
         "prior_predictive": _numbers(predicted),
         "tension": _of(moved),
         "power_sensitivity": _rounded(sensitivity or {}),
@@ -174,7 +179,7 @@ def _uncorrected(density: ModelDensity, chain: Chain) -> Chain:
     return chain.replace(log_evidence=evidence, log_evidence_error=error)
 
 
-def _share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
+def share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
     """Returns the posterior probability of the broad part of a robust prior; 0 for other priors."""
     if not isinstance(prior, RobustPrior):
         return 0.0

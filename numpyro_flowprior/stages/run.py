@@ -17,7 +17,7 @@ from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorError
 from .._util.progress import say
 from ..chains.chain import Chain
-from ..priors.composed import robustify
+from ..priors.composed import RobustPrior
 from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
@@ -26,12 +26,13 @@ from ..sampling.protocol import Sampler
 from ..sampling.record import INTERRUPTION
 from ..sampling.reweight import psis_reweight
 from .analysis import StagedAnalysis, StageResult
-from .exact import ExactDensity, exact_posterior, exact_prior
+from .exact import ExactDensity, PriorError, exact_posterior, exact_prior, prior_error
 from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import check_stage
-from .origin import chain_fingerprint
+from .origin import chain_fingerprint, prior_fingerprint
 from .stage import Stage, StageOptions, checked_stages, kept_names
-from .steps import guarded, learnt, sampled
+from .steps import guarded, learnt, rehearsed, sampled, taught_prior
+from .teaching import Taught, learnable, loss_of, made_robust, refined, taught
 
 
 class StageStopped(FlowPriorError, RuntimeError):
@@ -57,8 +58,10 @@ def run_stages(
 
     The prior of the first stage is `first_prior`. The prior of each later stage is learnt from the stage before. After
     each stage a flow is trained on its posterior and checked on held-out rows. After each later stage the guards check
-    whether its prior is reliable in the region of the new posterior. The run stops if a sampler did not converge or a
-    report fails, because later stages would depend on it.
+    whether its prior is reliable in the region of the new posterior. If the posterior loses more than `max_loss` nats
+    to its learned prior, the prior is trained again with exact log densities where the stage needs it, and the stage is
+    sampled again (StageOptions). The run stops if a sampler did not converge or a report fails, because later stages
+    would depend on it.
 
     Args:
         key: JAX random key. The key of a stage depends on its number only: a stage added at the end does not change the
@@ -118,6 +121,7 @@ class _Before:
         exact: the exact density of this posterior; None if it is not known.
         origin: fingerprints of the chain and the flow that are handed on.
         done: the results of the previous stages.
+        given: what the prior was trained on, with its exact density; None if that is not known.
     """
 
     prior: Distribution
@@ -125,6 +129,7 @@ class _Before:
     exact: ExactDensity | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     done: tuple[StageResult, ...] = ()
+    given: Taught | None = None
 
 
 def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run) -> _Before:
@@ -142,40 +147,101 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     settings = _settings(run, stage, names, first=number == 0)
     if files is not None:
         files.begin(settings, override=options.override)
-    say(f"stage {stage.name!r}: {getattr(run.sampler, '__name__', 'the sampler')}", progress=progress)
-    sample = partial(_sample, run, key_sample, {**run.sampler_options, **stage.sampler_options}, files)
-    try:
-        chain = sampled(key_look, density, sample, files, before.origin, options)
-    except TimeoutError as error:  # the time limit, reached without a draw
-        analysis = StagedAnalysis(before.done) if before.done else None
-        raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
-    if chain.info.get("stopped_by") == INTERRUPTION or (chain.info.get("converged") is False and not options.override):
-        result = StageResult(stage.name, chain, settings=settings)
-        raise _stopped(before.done, result, files, "its sampler did not converge")
-    exact = _exact_prior(stage, density, before, psis=options.psis)
+    found = _sampled(before, stage, density, files, run, (key_sample, key_look), settings)
+    density, exact = found.density, found.exact
     target = exact if options.psis else None
-    chain = _corrected(chain, target, files)
+    chain = _corrected(found.chain, target, files)
     made_from, reweighted = {"chain": chain_fingerprint(chain)}, target is not None
     guards = None
     if before.chain is not None:
         say(f"stage {stage.name!r}: guards", progress=progress)
-        given = key_guard, density, before.prior, chain, before.chain
-        make = partial(check_stage, *given, exact=exact, corrected=reweighted)
+        given = key_guard, density, found.prior, chain, before.chain
+        make = partial(check_stage, *given, exact=exact, corrected=reweighted, rehearsals=found.rehearsals)
         guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
     say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
-    learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress)
-    result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings)
-    last = number + 1 == run.number
+    posterior, last = _exact_posterior(density, chain, number, exact, names), number + 1 == run.number
+    given_on = None if posterior is None else Taught(key_fit, kept, posterior)
+    refine: dict[str, Any] = {}
+    if given_on is not None and not last:
+        refine = {"refine": partial(refined, given=given_on, options=options, files=files, progress=progress)}
+    learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress, **refine)
+    under = found.prior if found.rehearsals else None
+    own = under.prior if isinstance(under, RobustPrior) else under
+    result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings, own)
     if result.report is not None and result.report.verdict == "fail" and not (options.override or last):
         raise _stopped(before.done, result, files, "the flow trained on its posterior fails the quality report")
     return _Before(
-        robustify(learned, options.robust) if options.robust else learned,
-        kept,
-        _exact_posterior(density, chain, number, exact, names),
-        handed_on(chain, learned),
-        (*before.done, result),
+        made_robust(learned, options), kept, posterior, handed_on(chain, learned), (*before.done, result), given_on
     )
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A stage after sampling: its prior, model, chain, the exact prior of the model, and errors of earlier priors."""
+
+    prior: Any
+    density: ModelDensity
+    chain: Chain
+    exact: ExactDensity | None
+    rehearsals: tuple[PriorError, ...]
+
+
+def _sampled(
+    before: _Before,
+    stage: Stage,
+    density: ModelDensity,
+    files: StageFolder | None,
+    run: _Run,
+    keys: tuple[jax.Array, jax.Array],
+    settings: Mapping[str, Any],
+) -> _Sampled:
+    """Samples a stage, and again with a prior that was taught where the stage needs it, if it lost too much to it.
+
+    Raises:
+        StageStopped: a sampler did not converge or reached its time limit without a draw.
+    """
+    options, (key_sample, key_look) = run.options, keys
+    prior, errors = before.prior, list[PriorError]()
+    origin: dict[str, Any] = {**before.origin, **({"taught": None} if before.done else {})}
+    while True:
+        number = len(errors) + 1
+        again = f", pass {number}" if errors else ""
+        say(f"stage {stage.name!r}{again}: {getattr(run.sampler, '__name__', 'the sampler')}", progress=run.progress)
+        own = jax.random.fold_in(key_sample, number) if errors else key_sample
+        sample = partial(_sample, run, own, {**run.sampler_options, **stage.sampler_options}, files)
+        may_teach = before.given is not None and number < options.max_passes and learnable(options)
+        chain = rehearsed(density, files, number, origin) if may_teach else None
+        is_kept = chain is not None
+        if chain is None:
+            try:
+                chain = sampled(key_look, density, sample, files, origin, options)
+            except TimeoutError as error:  # the time limit, reached without a draw
+                analysis = StagedAnalysis(before.done) if before.done else None
+                raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
+        unfinished = chain.info.get("converged") is False and not options.override
+        if chain.info.get("stopped_by") == INTERRUPTION or unfinished:
+            result = StageResult(stage.name, chain, settings=settings)
+            raise _stopped(before.done, result, files, "its sampler did not converge")
+        exact = _exact_prior(stage, density, prior, before, psis=options.psis)
+        if not may_teach or exact is None or before.given is None:
+            return _Sampled(prior, density, chain, exact, tuple(errors))
+        found = prior_error(chain, exact)
+        if loss_of(prior, chain, found) <= options.max_loss:
+            return _Sampled(prior, density, chain, exact, tuple(errors))
+        say(
+            f"stage {stage.name!r}: the posterior loses {found.loss:.3g} nats to its learned prior, which is "
+            "trained again with exact log densities where this stage needs it",
+            progress=run.progress,
+        )
+        if files is not None and not is_kept:
+            files.keep_rehearsal(number, origin)
+        make = partial(taught, prior, before.given, chain, options, files, number, progress=run.progress)
+        learned = taught_prior(make, files, number, {**origin, "rehearsal": chain_fingerprint(chain)})
+        prior = made_robust(learned, options)
+        density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
+        origin = {**origin, "taught": prior_fingerprint(learned)}
+        errors.append(found)
 
 
 def _require_prior(stage: Stage, density: ModelDensity, prior: Distribution) -> None:
@@ -221,12 +287,14 @@ def _sample(
     return run.sampler(key, density, **{**{name: given[name] for name in given if name in taken}, **options})
 
 
-def _exact_prior(stage: Stage, density: ModelDensity, before: _Before, *, psis: bool) -> ExactDensity | None:
+def _exact_prior(
+    stage: Stage, density: ModelDensity, prior: Any, before: _Before, *, psis: bool
+) -> ExactDensity | None:
     """Returns the exact prior of a later stage; None if it is not known as a function."""
     if before.chain is None:
         return None
     if before.exact is not None:
-        return exact_prior(density, before.prior, before.exact)
+        return exact_prior(density, prior, before.exact)
     if psis:
         raise ValueError(
             f"Stage {stage.name!r}: StageOptions(psis=True): expected earlier stages that hand on all their "

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._util.checks import real_in, require_unique, shorten
+from .._util.checks import positive_int, real_in, require_unique, shorten
 from ..flows.config import FlowConfig
 from ..sampling.broad_start import Start, require_start
 from ..training.config import TrainConfig
+from ..training.live import LiveConfig
 
 _NAME = re.compile(r"[\w+\-. ()]{1,80}")  # valid folder names on all systems
 
@@ -75,6 +76,13 @@ class StageOptions:
             the prior mass, so that modes would be found only by chance. "auto": "broad" if 4096 prior draws, weighted
             by the likelihood, have an effective size below 100. With a broad prior the latent coordinates of a
             sampler are the parameters themselves.
+        max_loss: KL, in nats, that a posterior may lose to its learned prior. If it loses more, and the exact density
+            of the earlier stages is known, the prior is trained again where the stage needs it, and the stage is
+            sampled again.
+        max_passes: how often a stage is sampled at most for this reason; 1 for once.
+        live: whether priors are trained on the exact density too, by calling it (`fit_flow(density=...)`), if their
+            loss on held-out rows is above `max_loss` or a stage is sampled again. True: as long as its calls take no
+            longer than the sampler did, or a minute. False: never. A LiveConfig: until these limits.
         override: continue if a sampler has not converged or a report fails.
 
     Raises:
@@ -87,11 +95,18 @@ class StageOptions:
     robust: float = 0.0
     psis: bool = False
     start: Start = "auto"
+    max_loss: float = 0.03
+    max_passes: int = 3
+    live: LiveConfig | bool = True
     override: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "robust", real_in(self.robust, "StageOptions: robust", 0.0, 1.0, open_high=True))
         require_start(self.start)
+        real_in(self.max_loss, "StageOptions: max_loss", 0.0, 1e6, open_low=True)
+        positive_int(self.max_passes, "StageOptions: max_passes")
+        if not isinstance(self.live, bool | LiveConfig):
+            raise TypeError(f"StageOptions: live: expected True, False or a LiveConfig; got {self.live!r}.")
         for name in ("tail_aware", "psis", "override"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"StageOptions: {name}: expected True or False; got {getattr(self, name)!r}.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def sampled(
     density: ModelDensity,
     sample: Callable[[ModelDensity], Chain],
     files: StageFolder | None,
-    origin: Mapping[str, str],
+    origin: Mapping[str, Any],
     options: StageOptions,
 ) -> Chain:
     """Returns the chain from the sampler, or the chain in the folder if it is finished.
@@ -59,7 +60,7 @@ def sampled(
     return chain
 
 
-def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, str]) -> Chain | None:
+def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, Any]) -> Chain | None:
     """Returns the chain in a folder, or None if it has to be sampled.
 
     A chain that was sampled before the prior was trained again is out of date. It is renamed and not deleted, because
@@ -77,6 +78,29 @@ def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, st
         _warn_of(files.set_aside(), files)
     files.record(files.chain, origin)
     return chain
+
+
+def rehearsed(density: ModelDensity, files: StageFolder | None, number: int, origin: Mapping[str, Any]) -> Chain | None:
+    """Returns the chain of a rehearsal in the folder, or None if there is none that is up to date."""
+    if files is None or not files.made_from(files.rehearsal(number), origin):
+        return None
+    chain = read_chain(files.rehearsal(number))
+    return chain if _is_of(density, chain) else None
+
+
+def taught_prior(
+    make: Callable[[], FlowPrior], files: StageFolder | None, number: int, origin: Mapping[str, Any]
+) -> Any:
+    """Returns a prior that was trained again; from the folder if it was made from this rehearsal."""
+    if files is None:
+        return make()
+    file = files.taught(number)
+    if files.made_from(file, origin):
+        return FlowPrior.load(file)
+    files.begin_making(file, origin)
+    learned = make()
+    learned.save(file)
+    return learned
 
 
 def _is_of(density: ModelDensity, chain: Chain) -> bool:
@@ -120,6 +144,7 @@ def learnt(
     *,
     reweighted: bool,
     progress: bool,
+    refine: Callable[[FlowPrior], FlowPrior] = lambda learned: learned,
 ) -> FlowPrior:
     """Returns a flow trained on a posterior; from the folder if it was trained on these draws and log densities.
 
@@ -131,6 +156,7 @@ def learnt(
         origin: fingerprint of the posterior.
         reweighted: whether the posterior was reweighted.
         progress: show a progress bar.
+        refine: trains the flow further.
     """
     file = None if files is None else files.prior(reweighted=reweighted)
     if files is not None and file is not None:
@@ -143,7 +169,7 @@ def learnt(
     if not options.tail_aware:
         chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
     fit = fit_flow(key, chain, options.config, options.train, trust_log_prob=True, progress=progress)
-    learned = fit.prior  # trusted, as the log density from a sampler is exact
+    learned = refine(fit.prior)  # trusted, as the log density from a sampler is exact
     if file is not None:
         learned.save(file)
     return learned

@@ -1,0 +1,181 @@
+"""Priors taught by the exact density: where the flow itself has draws, and where the next stage needs it.
+
+A flow that was trained on a posterior alone may be wrong in two ways. In many dimensions the draws are too few. And the
+next posterior may lie where the draws are rare, or where there are none. If the exact density of the posterior is known
+as a function, both can be mended. A flow with a large loss on held-out rows is trained on the density (training.live).
+And a stage whose posterior loses too much to its learned prior is a rehearsal: its draws, of all temperatures, become
+support points with exact log densities, the prior is trained again, and the stage is sampled again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._util.checks import FloatArray
+from .._util.progress import say
+from ..chains.chain import Chain
+from ..priors.composed import RobustPrior, robustify
+from ..priors.flow_prior import FlowPrior
+from ..training.fit import fit_flow
+from ..training.live import LiveConfig
+from .exact import ExactDensity, PriorError
+from .findings import RELIABLE
+from .folder import StageFolder
+from .guards import share_of_broad
+from .stage import StageOptions
+
+_TIMED = 512  # calls that measure the price of a density
+_MOST_CALLS = 500_000
+_FEWEST_CALLS = 40_000  # a density that can be called less often within the budget is not worth its price
+_LEAST_SECONDS = 60.0  # for the calls, or as long as the sampler of the stage took, if that is longer
+_TRAINING = 4.0  # times as long for calls and training together
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a prior was trained on, so that it can be trained again.
+
+    Attributes:
+        key: the key of its training.
+        chain: the rows.
+        exact: their exact density.
+    """
+
+    key: jax.Array
+    chain: Chain
+    exact: ExactDensity
+
+
+def loss_of(prior: Any, chain: Chain, error: PriorError) -> float:
+    """Returns what a posterior loses to its learned prior, nats; infinite if the estimate is not reliable.
+
+    What is due to the broad part of a robust prior is not a loss.
+    """
+    if not (np.isfinite(error.loss) and error.pareto_k <= RELIABLE):
+        return np.inf
+    broad = share_of_broad(prior, chain)
+    return error.loss + (float(np.log1p(-broad)) if broad <= 0.5 else 0.0)
+
+
+def refined(
+    learned: FlowPrior, given: Taught, options: StageOptions, files: StageFolder | None, *, progress: bool
+) -> FlowPrior:
+    """Returns a learned prior, trained on the exact density if its loss on held-out rows is too large."""
+    loss = learned.info.get("report", {}).get("loss")
+    if options.live is False or not learnable(options) or (loss is not None and loss <= options.max_loss):
+        return learned
+    live = _affordable(given, options, progress=progress)
+    if live is None:
+        return learned
+    checkpoint = None if files is None else files.path / "live.checkpoint"
+    found = _fit(given, learned, None, live, options, checkpoint, progress=progress)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def taught(
+    prior: Any,
+    given: Taught,
+    rehearsal: Chain,
+    options: StageOptions,
+    files: StageFolder | None,
+    number: int,
+    *,
+    progress: bool,
+) -> Any:
+    """Returns the prior of a stage, trained again with the draws of a rehearsal as support points.
+
+    Args:
+        prior: the prior of the rehearsal, a FlowPrior or a robust one.
+        given: what the prior was trained on.
+        rehearsal: the posterior that was sampled under the prior, with its draws of low weight.
+        options: options of the run.
+        files: the folder of the stage.
+        number: number of the rehearsal, from one.
+        progress: show progress.
+    """
+    learned = prior.prior if isinstance(prior, RobustPrior) else prior
+    support = _with_exact(rehearsal.select(learned.space.names), given.exact)
+    live = None if options.live is False else _affordable(given, options, progress=progress)
+    checkpoint = None if files is None else files.path / f"taught_{number}.checkpoint"
+    found = _fit(given, learned, support, live, options, checkpoint, progress=progress)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def made_robust(learned: FlowPrior, options: StageOptions) -> Any:
+    """Returns the prior that a stage gets: the learned one, mixed with a broad one if the options say so."""
+    return robustify(learned, options.robust) if options.robust else learned
+
+
+def learnable(options: StageOptions) -> bool:
+    """Returns whether the training settings use a log density."""
+    return options.tail_aware and (options.train is None or options.train.loss == "log_variance")
+
+
+def _fit(
+    given: Taught,
+    start: FlowPrior,
+    support: Chain | None,
+    live: LiveConfig | None,
+    options: StageOptions,
+    checkpoint: Any,
+    *,
+    progress: bool,
+) -> FlowPrior:
+    chain = _with_exact(given.chain, given.exact)
+    arguments: dict[str, Any] = {"support_points": support, "progress": progress}
+    if live is None:
+        return fit_flow(given.key, chain, options.config, options.train, trust_log_prob=True, **arguments).prior
+    density = in_order_of(given.exact, chain.names)
+    arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
+    return fit_flow(given.key, chain, options.config, options.train, **arguments).prior
+
+
+def in_order_of(exact: ExactDensity, names: tuple[str, ...]) -> Any:
+    """Returns the exact density as a function of points with the parameters in the order of `names`."""
+    columns = [names.index(name) for name in exact.names]
+    return lambda theta: exact.log_density(theta[:, columns])
+
+
+def _with_exact(chain: Chain, exact: ExactDensity) -> Chain:
+    """Returns a chain with the exact log densities of its rows, without the rows at which the density is zero."""
+    values: FloatArray = in_order_of(exact, chain.names)(chain.samples)
+    kept = np.flatnonzero(np.isfinite(values))
+    return chain.take(kept).replace(log_prob=values[kept], log_prior=None, log_likelihood=None)
+
+
+def _affordable(given: Taught, options: StageOptions, *, progress: bool) -> LiveConfig | None:
+    """Returns where training on the exact density ends, as the options say or as its price allows; None if it is dear.
+
+    The density is timed. Its calls may take a minute, or as long as the sampler took.
+    """
+    if isinstance(options.live, LiveConfig):
+        return options.live
+    density, rows = in_order_of(given.exact, given.chain.names), given.chain.samples[:_TIMED]
+    density(rows)  # compiled
+    start = time.perf_counter()
+    density(rows)
+    price = (time.perf_counter() - start) / len(rows)
+    seconds = max(_LEAST_SECONDS, float(given.chain.info.get("seconds") or 0.0))
+    calls = int(min(_MOST_CALLS, seconds / price))
+    if calls < _FEWEST_CALLS:
+        say(
+            f"the exact density takes {1e3 * price:.3g} ms a call, too long to train on it ({calls} calls in "
+            f"{seconds:.0f} s). StageOptions(live=LiveConfig(...)) does it anyway",
+            progress=progress,
+        )
+        return None
+    say(
+        f"training on the exact density: at most {calls} calls, {calls * price:.0f} s, and as a whole at most "
+        f"{_TRAINING * seconds:.0f} s",
+        progress=progress,
+    )
+    return LiveConfig(1.0 / (1.0 + options.max_loss), calls, _TRAINING * seconds)
