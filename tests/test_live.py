@@ -98,6 +98,14 @@ def test_the_report_of_a_density_that_is_zero_at_some_draws_or_all():
     assert nowhere.to_json()["log_evidence"] is None
 
 
+def test_the_report_of_a_density_that_is_far_away_is_made_without_a_warning():
+    """As for a flow that has learnt nothing: log weights that differ by thousands."""
+    log_p = -np.random.default_rng(0).exponential(5000.0, size=4000)
+    found = density_report(log_p, np.zeros(4000))
+    assert not found.reliable
+    assert found.efficiency < 0.01
+
+
 def test_a_killed_run_goes_on_and_ends_where_it_would_have(tmp_path):
     file = tmp_path / "live.checkpoint"
     options = {"live": LiveConfig(0.999, 80_000), "progress": False}

@@ -150,7 +150,8 @@ def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0
     exceedances = np.exp(shifted[tail]) - np.exp(cutoff)
     k, sigma = _pareto_fit(exceedances)
     places = (np.arange(len(tail)) + 0.5) / len(tail)
-    quantiles = sigma * np.expm1(-k * np.log1p(-places)) / k if k else -sigma * np.log1p(-places)
+    with np.errstate(over="ignore"):  # infinite quantiles, where k is huge, are cut as others are
+        quantiles = sigma * np.expm1(-k * np.log1p(-places)) / k if k else -sigma * np.log1p(-places)
     smoothed = shifted.copy()
     smoothed[tail] = np.minimum(np.log(quantiles + np.exp(cutoff)), 0.0)  # none above the largest raw weight
     return smoothed - logsumexp(smoothed), float(k)

@@ -25,6 +25,7 @@ import numpy as np
 from .._util.batches import in_batches
 from .._util.checks import FloatArray, positive_int, real_in
 from .._util.json_numbers import rounded
+from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorWarning
 from .._util.progress import say
 from ..chains.chain import Chain
@@ -54,6 +55,12 @@ _HEAVIEST = 10.0  # weight, relative to the mean, at which weights are cut, at m
 _CUT = 0.9  # ... or the weight below which this share of the mass lies, if that is smaller
 _FLOOR = 10.0  # nats below the median log density of the draws, for points at which the density is zero: far lower
 # values would push so hard at an edge that is not declared that the flow is bent inside of it
+_DEEP, _FEW_DEEP = (
+    1e-3,
+    0.25,
+)  # points below this quantile of the draws' log densities are deep; their number is limited
+# this share of the others, as otherwise the regression in far tails would bend the flow where the draws are
+_COUNTS = 1e-3  # weight, relative to the mean, from which a support point is never left out, and from which it judges
 _COPIES = 8  # most copies of a support point among the points; they make up a quarter of the points at most
 _JUDGED = 5  # one of so many support points judges and does not train
 _WIDENED = 8  # one of so many draws is of the flow widened; it shows and teaches tails in which the flow has no draws
@@ -192,8 +199,12 @@ class LiveTraining:
         rows = independent_rows(jax.random.fold_in(key, 0), seen, np.empty((seen.n, 0)), _MOST_ROWS)
         others = np.setdiff1d(np.arange(seen.n), rows)[: _MOST_ROWS - len(rows)]
         self._draws, self._rows = seen.take(np.sort(rows)), seen.take(others) if len(others) else None
-        self._support, self._judges = _dealt(support)
         self._floor = float(np.median(_log_prob_of(self._draws))) - _FLOOR
+        self._deep = float(np.quantile(_log_prob_of(self._draws), _DEEP))
+        self._support, self._judges = _dealt(support)
+        if self._support is not None:
+            counts = self._support.probabilities * self._support.n > _COUNTS
+            self._support = self._support.take(self._few_deep(_log_prob_of(self._support), counts, key))
 
     def run(self, state: LiveState) -> str:
         """Trains until an end is reached and returns which: "efficiency", "calls", "seconds", "no gain", "interrupted".
@@ -252,7 +263,8 @@ class LiveTraining:
         n = max(min(_DRAWS[0] << number, _DRAWS[1], self._live.max_calls - state.calls - _FEWEST), _FEWEST)
         points = self._at_draws(state, jax.random.fold_in(self._key, 2 * number + 1), prior, n)
         report = points.report
-        score = report.kl_to_prior + self._cost(prior)
+        cost = self._cost(prior)
+        score = report.kl_to_prior + cost
         state.rounds.append({**report.to_json(), "score": rounded(score), "calls": state.calls})
         if np.isfinite(report.log_evidence):
             state.theta = np.concatenate([state.theta.reshape(-1, prior.space.dim), points.theta])[-_MOST_POINTS:]
@@ -262,7 +274,7 @@ class LiveTraining:
             state.best, state.score, state.report = trained, score, report
         say(
             f"live density: round {number}: efficiency {100 * report.efficiency:.1f} %, KL {report.kl_to_prior:.3g} "
-            f"nats, {state.calls} calls",
+            f"nats{'' if self._judges is None else f', cost at the support points {cost:.3g}'}, {state.calls} calls",
             progress=self._progress,
         )
 
@@ -318,11 +330,22 @@ class LiveTraining:
         chain = Chain(theta, self._draws.space, log_prob=log_p, rows="independent")
         if self._rows is not None:
             chain = _joined(self._rows, theta, log_p)
+        key = jax.random.fold_in(self._key, len(state.rounds))
+        chain = chain.take(self._few_deep(_log_prob_of(chain), np.zeros(chain.n, bool), key))
         if self._support is not None:
             copies = int(np.clip((self._draws.n + len(state.theta)) / (3 * self._support.n), 1, _COPIES))
             rows = np.tile(np.arange(self._support.n), copies)
             chain = _joined(chain, self._support.samples[rows], self._floored(_log_prob_of(self._support)[rows]))
         return chain
+
+    def _few_deep(self, log_p: FloatArray, always: np.ndarray, key: jax.Array) -> np.ndarray:
+        """Returns the numbers of points of which few are deep, but all those that are wanted `always`."""
+        kept = always | (log_p >= self._deep)
+        deep = np.flatnonzero(~kept)
+        most = int(_FEW_DEEP * (self._draws.n + kept.sum()))
+        if len(deep) > most:
+            deep = np.random.default_rng(seed_from_key(key)).choice(deep, most, replace=False)
+        return np.sort(np.concatenate([np.flatnonzero(kept), deep]))
 
     def _floored(self, log_p: FloatArray) -> FloatArray:
         """Returns log densities with those of zero raised to a floor, so that the regression learns that it is low."""
@@ -402,7 +425,8 @@ def _dealt(support: Chain | None) -> tuple[Chain | None, Chain | None]:
     """Returns the support points that train and those that judge."""
     if support is None:
         return None, None
-    judging = (np.arange(support.n) % _JUDGED == 0) & np.isfinite(_log_prob_of(support))
+    counts = np.isfinite(_log_prob_of(support)) & (support.probabilities * support.n > _COUNTS)
+    judging = (np.arange(support.n) % _JUDGED == 0) & counts  # others: their share is nothing, their log ratio anything
     if not (support.probabilities[judging].any() and (~judging).any()):
         return support, None
     return support.take(np.flatnonzero(~judging)), support.take(np.flatnonzero(judging))

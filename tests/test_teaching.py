@@ -1,0 +1,168 @@
+"""Stages that are sampled again under a prior taught where they need it: is the answer right, is nothing done twice?"""
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from toys import run_stages
+
+from numpyro_flowprior import (
+    Chain,
+    FlowConfig,
+    LiveConfig,
+    ParameterSpace,
+    Stage,
+    TrainConfig,
+    UniformPrior,
+    load_stages,
+)
+from numpyro_flowprior.stages import run as module
+from numpyro_flowprior.stages import steps, teaching
+
+KEY = jax.random.key(2)
+SPACE = ParameterSpace(["a", "b"], -4.0, 4.0)
+POOR = {  # stopped long before it has learnt the curve
+    "config": FlowConfig(layers=4, hidden=(24,), components=4, background=True),
+    "train": TrainConfig("log_variance", 5e-3, batch_size=256, max_steps=40, eval_every=20),
+    "progress": False,
+    "override": True,
+}
+
+
+def curved(prior):
+    """Stage one: a narrow curved ridge."""
+    a, b = numpyro.sample("theta", prior)
+    numpyro.sample("x", dist.Normal(b - 0.7 * a**2, 0.15), obs=0.0)
+    numpyro.sample("w", dist.Normal(a, 1.0), obs=0.0)
+
+
+def far(prior):
+    """Stage two: two and a half standard deviations out along the ridge."""
+    a, _ = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(a, 0.15), obs=1.8)
+
+
+STAGES = [Stage("one", curved), Stage("two", far)]
+
+
+def weighted(key, density, *, n=40_000, progress=True):
+    """A sampler whose draws are weighted: half of them the prior's, half flat. It is right for any model."""
+    calls.append(density)
+    x = density.sample_prior(key, n)
+    flat = np.random.default_rng(5).uniform(-4.0, 4.0, size=(n, 2))
+    x = np.concatenate([x, flat])
+    log_prior, log_likelihood = density.log_prior_and_likelihood(x)
+    log_weights = log_prior + log_likelihood - np.logaddexp(log_prior, -np.log(64.0)) + np.log(2.0)
+    weights = np.exp(log_weights - log_weights.max())
+    return Chain(
+        x,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        weights=weights,
+        weights_kind="importance",
+        log_evidence=float(np.log(weights.mean()) + log_weights.max()),
+        log_evidence_error=float(weights.std() / weights.mean() / np.sqrt(2 * n)),
+        info={"converged": True},
+    )
+
+
+calls = []
+
+
+def exact():
+    """Returns the mean and the log evidence of both stages together, from a grid."""
+    grid = np.linspace(-4.0, 4.0, 1601)
+    a, b = np.meshgrid(grid, grid, indexing="ij")
+    log_p = -np.log(64.0) + sum(
+        -0.5 * ((value - at) / sigma) ** 2 - np.log(sigma * np.sqrt(2 * np.pi))
+        for value, at, sigma in ((b - 0.7 * a**2, 0.0, 0.15), (a, 0.0, 1.0), (a, 1.8, 0.15))
+    )
+    p = np.exp(log_p)
+    return np.array([(p * a).sum(), (p * b).sum()]) / p.sum(), np.log(p.sum() * (grid[1] - grid[0]) ** 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("taught") / "run"
+
+
+@pytest.fixture(scope="module")
+def taught(folder):
+    return run_stages(
+        KEY,
+        STAGES,
+        UniformPrior(SPACE),
+        sampler=weighted,
+        folder=folder,
+        **{**POOR, "max_passes": 3, "live": LiveConfig(0.97, 100_000)},
+    )
+
+
+def test_a_taught_prior_gives_the_joint_posterior(taught):
+    once = run_stages(KEY, STAGES, UniformPrior(SPACE), sampler=weighted, **POOR)
+    mean, log_evidence = exact()
+    sigma = np.sqrt(np.diagonal(taught.posterior.covariance()))
+    losses = [analysis["two"].guards.numbers["prior_error"]["loss"] for analysis in (once, taught)]
+    assert losses[1] < 0.03 < losses[0]
+    assert abs(taught.log_evidence - log_evidence) < 0.03 < abs(once.log_evidence - log_evidence)
+    assert (np.abs((taught.posterior.mean() - mean) / sigma) < 0.05).all()
+    assert taught["two"].taught is not None
+    assert once["two"].taught is None
+    assert taught["two"].guards.numbers["rehearsals"]
+    assert "sampled 2 times" in str(taught["two"].guards) or "sampled 3 times" in str(taught["two"].guards)
+
+
+def test_a_finished_run_with_rehearsals_is_read_back_and_nothing_is_done_again(taught, folder, monkeypatch):
+    for place in (steps, teaching):
+        monkeypatch.setattr(place, "fit_flow", _never)
+    monkeypatch.setattr(module, "check_stage", _never)
+    before = len(calls)
+    again = run_stages(
+        KEY,
+        STAGES,
+        UniformPrior(SPACE),
+        sampler=weighted,
+        folder=folder,
+        **{**POOR, "max_passes": 3, "live": LiveConfig(0.97, 100_000)},
+    )
+    assert len(calls) == before
+    for one in (again, load_stages(folder)):
+        np.testing.assert_array_equal(one.posterior.samples, taught.posterior.samples)
+        assert str(one) == str(taught)
+        x = one.posterior.samples[:50]
+        np.testing.assert_array_equal(one["two"].taught.log_prob(x), taught["two"].taught.log_prob(x))
+    assert (folder / "02_two" / "rehearsal_1.npz").exists()
+    assert not list(folder.glob("*/*.checkpoint"))
+
+
+def test_a_run_killed_between_two_passes_goes_on(taught, folder, tmp_path, monkeypatch):
+    """The sampler dies in the second pass; then the teaching is not repeated."""
+    options = {**POOR, "max_passes": 3, "live": LiveConfig(0.97, 100_000)}
+    begun = len(calls)
+
+    def dies(key, density, *, progress=True):
+        if len(calls) - begun == 2:
+            raise RuntimeError("the machine went down")
+        return weighted(key, density)
+
+    dies.__name__ = "weighted"
+    run = {"sampler": dies, "folder": tmp_path, **options}
+    with pytest.raises(RuntimeError, match="went down"):
+        run_stages(KEY, STAGES, UniformPrior(SPACE), **run)
+    begun = -10
+    monkeypatch.setattr(teaching, "fit_flow", _never if len(taught["two"].guards.numbers["rehearsals"]) == 1 else None)
+    found = run_stages(KEY, STAGES, UniformPrior(SPACE), **run)
+    np.testing.assert_allclose(found.posterior.mean(), taught.posterior.mean(), rtol=1e-6)
+
+
+def _never(*arguments, **options):
+    raise AssertionError("done again")
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_loss", 0.0), ("max_passes", 0), ("live", "yes"), ("live", 3)])
+def test_bad_options_are_refused(field, value):
+    with pytest.raises((TypeError, ValueError), match=f"StageOptions: {field}"):
+        run_stages(KEY, STAGES, UniformPrior(SPACE), **{field: value})
