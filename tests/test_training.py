@@ -836,3 +836,18 @@ def test_members_have_equal_shapes_where_a_single_row_is_in_reach():
     shapes = [jax.tree.map(np.shape, (problem.data, problem.held_draws, problem.held_points)) for problem in problems]
     assert shapes[0] == shapes[1] == shapes[2]
     assert all(problem.data.pointed.n == problem.held_points.n == 0 for problem in problems)
+
+
+def test_the_regression_does_not_push_the_flow_out_of_all_points():
+    """Weighted rows all along the flanks of a ridge: log q fell at all of them together, without end."""
+    rows = np.random.default_rng(0).uniform(-4.0, 4.0, size=(80_000, 2))
+    log_prob = -0.5 * ((rows[:, 1] - 0.7 * rows[:, 0] ** 2) / 0.15) ** 2 - 0.5 * rows[:, 0] ** 2
+    weights = np.exp(log_prob)
+    kept = weights > 1e-3 * weights.mean()
+    space = ParameterSpace(["a", "b"], -4.0, 4.0)
+    chain = Chain(rows[kept], space, log_prob=log_prob[kept], weights=weights[kept], weights_kind="importance")
+    config = FlowConfig(layers=4, hidden=(24,), components=4, background=True)
+    train = TrainConfig("log_variance", 5e-3, batch_size=256, max_steps=600, eval_every=20, patience=30)
+    found = fit_flow(jax.random.key(0), chain, config, train, progress=False)
+    assert found.report.loss < 0.05
+    assert found.history.train_loss[-1] < found.history.train_loss[1]

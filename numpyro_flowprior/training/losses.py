@@ -95,6 +95,22 @@ def log_ratio_spread(
     return _mean(optax.huber_loss(log_p - log_q - centre, delta=_HUBER), weights)
 
 
+def against_a_common_shift(log_p: jax.Array, log_q: jax.Array, centre: jax.Array, draws: int) -> jax.Array:
+    """Returns zero, with a gradient that keeps the regression from lowering log q at all points together.
+
+    `log_ratio_spread` does not change if log q falls by the same amount at all points, as the centre follows. A flow
+    can do that by moving its mass to where there are no points. If most points are too high, the regression pushes it
+    there, without end. The push that is common to all points is therefore taken back at the draws of p.
+
+    Args:
+        log_p, log_q, centre: as for `log_ratio_spread`, with equal weights.
+        draws: number of points that are draws of p, which come first.
+    """
+    common = jnp.minimum(jnp.mean(jnp.clip(log_p - log_q - centre, -_HUBER, _HUBER)), 0.0)
+    ratio = jnp.mean((log_p - log_q)[:draws])
+    return -jax.lax.stop_gradient(common) * (ratio - jax.lax.stop_gradient(ratio))
+
+
 def log_ratio_losses(log_p: FloatArray, log_q: FloatArray, centre: FloatArray) -> FloatArray:
     """Returns the terms, at points (n,), that `log_ratio_spread` averages; in NumPy."""
     losses: FloatArray = huber(_HUBER, log_p - log_q - centre)

@@ -21,7 +21,13 @@ from ..flows.build import build_whitened_flow
 from ..flows.config import FlowConfig
 from ..flows.layout import Params
 from .config import TrainConfig
-from .losses import jeffreys, kullback_leibler, log_ratio_spread, negative_log_likelihood
+from .losses import (
+    against_a_common_shift,
+    jeffreys,
+    kullback_leibler,
+    log_ratio_spread,
+    negative_log_likelihood,
+)
 
 _WARM_UP = 0.05  # fraction of the steps over which the learning rate rises
 _SIZES = tuple(1 << k for k in (13, 16, 19, 22))  # of padded arrays; longer arrays are not padded
@@ -274,7 +280,10 @@ def _loss(
         ratio = log_p - log_q
         centre = jnp.median(ratio) if weights is None else jnp.nanmedian(jnp.where(weights > 0, ratio, jnp.nan))
         all_p, all_q = jnp.concatenate([log_p, points_p]), jnp.concatenate([log_q, points_q])
-        regression = log_ratio_spread(all_p, all_q, jax.lax.stop_gradient(centre), joint)
+        centre = jax.lax.stop_gradient(centre)
+        regression = log_ratio_spread(all_p, all_q, centre, joint)
+        if weights is None:
+            regression += against_a_common_shift(all_p, all_q, centre, len(log_q))
         likelihood = negative_log_likelihood(log_q, weights)
         return amounts.likelihood * likelihood + amounts.supervision * regression
     if form.loss == "nll":
