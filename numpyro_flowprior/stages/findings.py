@@ -30,8 +30,9 @@ _MISSED = 0.1  # nats of log evidence that the sampler may miss
 CHANCE = 1e-3  # false-alarm rate of a test with a p-value
 _START = 'Start from a broad prior (StageOptions(start="broad")), or use more particles.'
 _REMEDIES = (
-    "In StageOptions, train on the tails (tail_aware=True), reweight (psis=True) or mix in a broad prior (robust=0.1); "
-    "in fit_flow, pass support_points. Otherwise reverse the order of the stages, or fit jointly."
+    "In StageOptions, train on the tails (tail_aware=True), allow more passes (max_passes), reweight (psis=True) or "
+    "mix in a broad prior (robust=0.1); in fit_flow, pass density or support_points. Otherwise reverse the order of "
+    "the stages, or fit jointly."
 )
 _BY_EXACT = "judged in the first line, with the exact density"
 
