@@ -1,5 +1,7 @@
 """A flow that asks the density itself: is it better, are its numbers exact, and does it go on after a kill?"""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import numpyro
@@ -241,3 +243,38 @@ def test_an_interruption_keeps_the_best_flow():
         found = fp.fit_flow(KEY, draws(400), *SMALL, density=interrupted, live=LiveConfig(0.999), progress=False)
     assert found.prior.info["live"]["stopped_by"] == "interrupted"
     assert found.density_report.draws == 14_336  # of 16,384; the others are of the flow widened
+
+
+def test_support_points_get_the_constant_of_the_density():
+    """They come with another constant, and with a point at which the density is zero."""
+    chain, points = draws(400), draws(200, 7)
+    chain = chain.replace(log_prob=banana(chain.samples))
+    outside = Chain([[50.0, 0.0, 0.0]], SPACE)
+    points = Chain(np.concatenate([points.samples, outside.samples]), SPACE, rows="independent")
+
+    def shifted(x):
+        return np.where(x[:, 0] > 40.0, -np.inf, banana(x) + 100.0)
+
+    options = {"live": LiveConfig(0.9, 60_000), "progress": False}
+    known = points.take(np.arange(200)).replace(log_prob=banana(points.samples[:200]))
+    for support in (points, known):
+        found = fp.fit_flow(KEY, chain, *SMALL, density=shifted, support_points=support, **options)
+        assert abs(found.density_report.log_evidence - 100.0 - LOG_EVIDENCE) < 0.05
+        assert found.density_report.kl_to_prior < 0.2
+    with pytest.raises(ValueError, match="support_points: expected a density above zero"):
+        fp.fit_flow(KEY, chain, *SMALL, density=shifted, support_points=outside, **options)
+
+
+def test_rows_of_weight_zero_other_losses_and_flows_without_bounds_are_taken():
+    rows = draws(400)
+    weights = np.where(np.arange(400) < 300, 1.0, 0.0)
+    weighted = Chain(rows.samples, SPACE, weights=weights, rows="independent")
+    options = {"density": banana, "live": LiveConfig(0.5, 30_000), "progress": False}
+    assert fp.fit_flow(KEY, weighted, *SMALL, **options).density_report.efficiency > 0.1
+    bounded = Chain(rows.samples, ParameterSpace(["a", "b", "c"], -20.0, 20.0), rows="independent")
+    unbounded = replace(CONFIG, support=False)
+    start = fp.fit_flow(KEY, bounded, unbounded, DRAWS_ALONE[1], progress=False).prior
+    assert fp.fit_flow(KEY, bounded, unbounded, SMALL[1], start=start, **options).density_report.efficiency > 0.1
+    known = rows.replace(log_prob=banana(rows.samples), log_evidence=LOG_EVIDENCE)
+    jeffreys = TrainConfig("jeffreys", 5e-3, batch_size=256, max_steps=300, normalised=True)
+    assert fp.fit_flow(KEY, known, CONFIG, jeffreys, **options).density_report.efficiency > 0.1

@@ -11,7 +11,7 @@ analysis.json          the stages' names, in order; versions
           made_from.json      fingerprints of the inputs of each file; a file is out of date if its inputs have changed
           rehearsal_1.npz     a chain that lost too much to its learned prior, and
           taught_1.safetensors      the prior that was trained again with it; chain.npz was sampled under the last one
-          live.checkpoint     checkpoint of a training on the exact density; taught_1.checkpoint likewise
+          live_<inputs>.checkpoint  checkpoint of a training on the exact density
           chain.stale.npz     a chain that was out of date and was sampled again; run.stale.checkpoint likewise
 """
 
@@ -86,6 +86,12 @@ class StageFolder:
         self.record(file, origin)
         self.chain.replace(file)
         self.checkpoint.unlink(missing_ok=True)
+
+    def adopt_rehearsal(self, number: int, origin: Mapping[str, Any]) -> None:
+        """Makes a rehearsal the chain of the stage; a later chain is set aside."""
+        self.set_aside()
+        self.record(self.chain, origin)
+        self.rehearsal(number).replace(self.chain)
 
     def begin(self, settings: Mapping[str, Any], *, override: bool = False) -> None:
         """Creates the folder of the stage and writes its settings, or checks those that are there.

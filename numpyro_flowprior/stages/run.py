@@ -211,7 +211,7 @@ def _sampled(
         own = jax.random.fold_in(key_sample, number) if errors else key_sample
         sample = partial(_sample, run, own, {**run.sampler_options, **stage.sampler_options}, files)
         may_teach = before.given is not None and number < options.max_passes and learnable(options)
-        chain = rehearsed(density, files, number, origin) if may_teach else None
+        chain = None if before.given is None else rehearsed(density, files, number, origin)
         is_kept = chain is not None
         if chain is None:
             try:
@@ -224,24 +224,28 @@ def _sampled(
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(before.done, result, files, "its sampler did not converge")
         exact = _exact_prior(stage, density, prior, before, psis=options.psis)
-        if not may_teach or exact is None or before.given is None:
-            return _Sampled(prior, density, chain, exact, tuple(errors))
-        found = prior_error(chain, exact)
-        if loss_of(prior, chain, found) <= options.max_loss:
+        found = None if not may_teach or exact is None else prior_error(chain, exact)
+        if found is None or before.given is None or loss_of(prior, chain, found) <= options.max_loss:
+            if is_kept and files is not None:  # max_loss or max_passes were others when it became a rehearsal
+                files.adopt_rehearsal(number, origin)
             return _Sampled(prior, density, chain, exact, tuple(errors))
         say(
-            f"stage {stage.name!r}: the posterior loses {found.loss:.3g} nats to its learned prior, which is "
+            f"stage {stage.name!r}: the posterior loses {_nats(found)} to its learned prior, which is "
             "trained again with exact log densities where this stage needs it",
             progress=run.progress,
         )
         if files is not None and not is_kept:
             files.keep_rehearsal(number, origin)
-        make = partial(taught, prior, before.given, chain, options, files, number, progress=run.progress)
+        make = partial(taught, prior, before.given, chain, options, files, progress=run.progress)
         learned = taught_prior(make, files, number, {**origin, "rehearsal": chain_fingerprint(chain)})
         prior = made_robust(learned, options)
         density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
         origin = {**origin, "taught": prior_fingerprint(learned)}
         errors.append(found)
+
+
+def _nats(error: PriorError) -> str:
+    return f"{error.loss:.3g} nats (Pareto k {error.pareto_k:.2f})"
 
 
 def _require_prior(stage: Stage, density: ModelDensity, prior: Distribution) -> None:

@@ -9,8 +9,10 @@ support points with exact log densities, the prior is trained again, and the sta
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,11 +24,12 @@ from ..chains.chain import Chain
 from ..priors.composed import RobustPrior, robustify
 from ..priors.flow_prior import FlowPrior
 from ..training.fit import fit_flow
-from ..training.live import LiveConfig
+from ..training.live import INTERRUPTED, LiveConfig
 from .exact import ExactDensity, PriorError
 from .findings import RELIABLE
 from .folder import StageFolder
 from .guards import share_of_broad
+from .origin import chain_fingerprint, prior_fingerprint
 from .stage import StageOptions
 
 _TIMED = 512  # calls that measure the price of a density
@@ -72,11 +75,7 @@ def refined(
     live = _affordable(given, options, progress=progress)
     if live is None:
         return learned
-    checkpoint = None if files is None else files.path / "live.checkpoint"
-    found = _fit(given, learned, None, live, options, checkpoint, progress=progress)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return found
+    return _fit(given, learned, None, live, options, files, progress=progress)
 
 
 def taught(
@@ -85,7 +84,6 @@ def taught(
     rehearsal: Chain,
     options: StageOptions,
     files: StageFolder | None,
-    number: int,
     *,
     progress: bool,
 ) -> Any:
@@ -97,17 +95,12 @@ def taught(
         rehearsal: the posterior that was sampled under the prior, with its draws of low weight.
         options: options of the run.
         files: the folder of the stage.
-        number: number of the rehearsal, from one.
         progress: show progress.
     """
     learned = prior.prior if isinstance(prior, RobustPrior) else prior
     support = _with_exact(rehearsal.select(learned.space.names), given.exact)
     live = None if options.live is False else _affordable(given, options, progress=progress)
-    checkpoint = None if files is None else files.path / f"taught_{number}.checkpoint"
-    found = _fit(given, learned, support, live, options, checkpoint, progress=progress)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return found
+    return _fit(given, learned, support, live, options, files, progress=progress)
 
 
 def made_robust(learned: FlowPrior, options: StageOptions) -> Any:
@@ -126,17 +119,40 @@ def _fit(
     support: Chain | None,
     live: LiveConfig | None,
     options: StageOptions,
-    checkpoint: Any,
+    files: StageFolder | None,
     *,
     progress: bool,
 ) -> FlowPrior:
+    """Returns the prior of a fit on the exact density, or, if that is dear, on its values at rows and support points.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; with a folder, the next call goes on from its checkpoint.
+    """
     chain = _with_exact(given.chain, given.exact)
     arguments: dict[str, Any] = {"support_points": support, "progress": progress}
     if live is None:
         return fit_flow(given.key, chain, options.config, options.train, trust_log_prob=True, **arguments).prior
     density = in_order_of(given.exact, chain.names)
+    checkpoint = None if files is None else _checkpoint(files, start, chain, support)
     arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
-    return fit_flow(given.key, chain, options.config, options.train, **arguments).prior
+    prior = fit_flow(given.key, chain, options.config, options.train, **arguments).prior
+    if prior.info["live"]["stopped_by"] == INTERRUPTED:
+        raise KeyboardInterrupt
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return prior
+
+
+def _checkpoint(files: StageFolder, start: FlowPrior, *chains: Chain | None) -> Path:
+    """Returns the path of a checkpoint for these inputs, and removes those of other inputs."""
+    digest = hashlib.sha256(prior_fingerprint(start).encode())
+    for chain in chains:
+        digest.update(b"none" if chain is None else chain_fingerprint(chain).encode())
+    path = files.path / f"live_{digest.hexdigest()[:12]}.checkpoint"
+    for other in files.path.glob("live_*.checkpoint"):
+        if other != path:
+            other.unlink()
+    return path
 
 
 def in_order_of(exact: ExactDensity, names: tuple[str, ...]) -> Any:

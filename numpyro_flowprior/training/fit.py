@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -24,12 +25,13 @@ from ..diagnostics.importance import DensityReport
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
 from ..flows.config import FlowConfig
+from ..flows.layout import flatten_params
 from ..priors.flow_prior import FlowPrior
 from .called import CalledDensity
 from .config import TrainConfig
 from .defaults import Piloted, default_configs
 from .descent import History, train_group, train_members
-from .live import LIVE, LiveConfig, LiveState, LiveTraining, Trained, with_density
+from .live import LIVE, LiveConfig, LiveState, LiveTraining, Trained, support_with_density, with_density
 from .live_file import read_state, write_state
 from .mixture import assembled
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
@@ -135,14 +137,12 @@ def fit_flow(
     }
     if trust_log_prob is False:
         chain = chain.replace(log_prob=None)
+    chain = as_configured(chain, config or (start.config if isinstance(start, FlowPrior) else FlowConfig()))
     called = _called(density, chain.space, live, start, checkpoint)
-    chain = as_configured(chain, config or FlowConfig())
     chain = off_the_edges(chain)  # before the splits, so that the report uses the same draws
     if called is not None:
         chain, trust_log_prob = with_density(chain, called), True
-        if support_points is not None and support_points.log_prob is None:
-            support_points = support_points.select(chain.names)
-            support_points = support_points.replace(log_prob=called(support_points.samples))
+        support_points = None if support_points is None else support_with_density(support_points, called, chain)
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
     support_points = _checked_support(chain, support_points, train)
     seen, test = chain.split(key_test, 0.9)
@@ -152,7 +152,11 @@ def fit_flow(
     if called is None:
         fitted = _fit_rows(key_validation, key_train, seen, settings)
     else:
-        about = {"key": seed_from_key(key), "chain": record["fingerprint"], **settings.about()}
+        begun_with = None if start is None else _digest(start)
+        about = {"key": seed_from_key(key), "chain": record["fingerprint"], "start": begun_with, **settings.about()}
+        key_live = jax.random.fold_in(key, 4)
+        if begun_with is not None:  # the start was trained on draws made with this key, and may not be judged on them
+            key_live = jax.random.fold_in(key_live, int(begun_with[:7], 16))
         state = None if start is None else LiveState(_begun(start), calls=called.calls)
         if checkpoint is not None and Path(checkpoint).exists():
             state = read_state(checkpoint, about, called)
@@ -160,7 +164,7 @@ def fit_flow(
             state = LiveState(_fit_rows(key_validation, key_train, seen, settings), calls=called.calls)
         own = config or LIVE
         training = LiveTraining(
-            jax.random.fold_in(key, 4),
+            key_live,
             seen,
             called,
             own,
@@ -256,6 +260,14 @@ def _warn_of_other_parameters(scatter: float) -> None:
         FlowPriorWarning,
         stacklevel=3,
     )
+
+
+def _digest(prior: FlowPrior) -> str:
+    """Returns the SHA-256 (hex) of the parameters of a prior."""
+    digest = hashlib.sha256()
+    for name, values in sorted(flatten_params(prior.params).items()):
+        digest.update(name.encode() + np.asarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _begun(start: FlowPrior) -> Trained:

@@ -44,6 +44,7 @@ from .mixture import assembled
 from .prepare import apply_prepared
 from .problem import pose
 
+INTERRUPTED = "interrupted"
 LIVE = FlowConfig(layers=8, hidden=(48, 48), masks="permuted", components=16, background=True)
 _TRAIN = TrainConfig(loss="log_variance", batch_size=512, learning_rate=4e-3, eval_every=200, patience=30)
 _DRAWS = (16_384, 65_536)  # draws of the first round, and of any round; they double from round to round
@@ -79,7 +80,8 @@ class LiveConfig:
     Attributes:
         efficiency: importance efficiency of the flow's draws at which training ends, in (0, 1). An efficiency of
             0.98 corresponds to a KL of about 0.01 nats, one of 0.9 to 0.05.
-        max_calls: largest number of calls of the density, including those of the last report, at least 8192.
+        max_calls: number of calls of the density at which rounds end; those of the last report are included. Rows of
+            the chain without a log density, and support points, are evaluated before and count. At least 8192.
         max_seconds: no round begins after this time; None for no limit.
 
     Raises:
@@ -195,16 +197,22 @@ class LiveTraining:
     ):
         self._key, self._density, self._live, self._keep, self._progress = key, density, live, keep, progress
         self._config = config
-        self._train = _TRAIN if train is None else replace(train, loss="log_variance")
+        self._train = _TRAIN if train is None else replace(train, loss="log_variance", normalised=False)
         rows = independent_rows(jax.random.fold_in(key, 0), seen, np.empty((seen.n, 0)), _MOST_ROWS)
         others = np.setdiff1d(np.arange(seen.n), rows)[: _MOST_ROWS - len(rows)]
-        self._draws, self._rows = seen.take(np.sort(rows)), seen.take(others) if len(others) else None
+        self._draws = seen.take(np.sort(rows))
+        self._rows = _unweighted(seen).take(others) if len(others) else None
         self._floor = float(np.median(_log_prob_of(self._draws))) - _FLOOR
         self._deep = float(np.quantile(_log_prob_of(self._draws), _DEEP))
-        self._support, self._judges = _dealt(support)
-        if self._support is not None:
-            counts = self._support.probabilities * self._support.n > _COUNTS
-            self._support = self._support.take(self._few_deep(_log_prob_of(self._support), counts, key))
+        self._support, self._judges = None, None
+        if support is not None:
+            counts = support.probabilities * support.n > _COUNTS
+            judging = counts & (np.arange(support.n) % _JUDGED == 0)
+            if judging.any() and not judging.all():
+                self._judges = support.take(np.flatnonzero(judging))
+                counts, support = counts[~judging], _unweighted(support).take(np.flatnonzero(~judging))
+            kept = self._few_deep(_log_prob_of(support), counts, key)
+            self._support = _unweighted(support).take(kept)
 
     def run(self, state: LiveState) -> str:
         """Trains until an end is reached and returns which: "efficiency", "calls", "seconds", "no gain", "interrupted".
@@ -215,6 +223,8 @@ class LiveTraining:
         try:
             if not state.rounds:
                 self._judge(state, state.best)
+                state.seconds = time.monotonic() - start
+                self._keep(state)
                 self._tell_price(state)
             while True:
                 ended = self._ended(state, time.monotonic() - start)
@@ -231,7 +241,7 @@ class LiveTraining:
             if state.report is None:
                 raise
             warnings.warn("fit_flow: interrupted; keeping the best flow so far.", FlowPriorWarning, stacklevel=3)
-            ended = "interrupted"
+            ended = INTERRUPTED
         state.seconds = time.monotonic() - start
         return ended
 
@@ -270,6 +280,11 @@ class LiveTraining:
             state.theta = np.concatenate([state.theta.reshape(-1, prior.space.dim), points.theta])[-_MOST_POINTS:]
             state.log_p = np.concatenate([state.log_p, points.log_p])[-_MOST_POINTS:]
             state.weights = np.concatenate([state.weights, points.weights])[-_MOST_POINTS:]
+        if not len(state.log_p):
+            raise ValueError(
+                f"density: expected a density above zero at draws of the flow; it is zero or undefined at all {n}. "
+                "Is it the density of this chain, and is start a prior of it?"
+            )
         if state.report is None or score < state.score:
             state.best, state.score, state.report = trained, score, report
         say(
@@ -376,10 +391,13 @@ def with_density(chain: Chain, density: CalledDensity) -> Chain:
         looked_at = np.unique(np.linspace(0, chain.n - 1, _KNOWN).astype(int))
         difference = density(chain.samples[looked_at]) - chain.log_prob[looked_at]
         if np.isfinite(difference).all() and difference.std() < _SAME:
-            return chain.replace(log_prob=chain.log_prob + np.median(difference))
+            shift = float(np.median(difference))
+            evidence = None if chain.log_evidence is None else chain.log_evidence + shift
+            return chain.replace(log_prob=chain.log_prob + shift, log_evidence=evidence)
+        with np.errstate(invalid="ignore"):
+            apart = f"differ by {difference.mean():.3g} nats with a scatter of {difference.std():.3g} nats"
         warnings.warn(
-            f"fit_flow: density and chain.log_prob differ by {difference.mean():.3g} nats with a scatter of "
-            f"{difference.std():.3g} nats. The density is used. Is it the density of this chain?",
+            f"fit_flow: density and chain.log_prob {apart}. The density is used. Is it the density of this chain?",
             FlowPriorWarning,
             stacklevel=3,
         )
@@ -392,7 +410,27 @@ def with_density(chain: Chain, density: CalledDensity) -> Chain:
             f"({', '.join(chain.names)})?"
         )
     kept = np.flatnonzero(np.isfinite(log_prob))
-    return chain.take(kept).replace(log_prob=log_prob[kept], log_prior=None, log_likelihood=None)
+    unknown = {"log_prior": None, "log_likelihood": None, "log_evidence": None, "log_evidence_error": None}
+    return chain.take(kept).replace(log_prob=log_prob[kept], **unknown)
+
+
+def support_with_density(support: Chain, density: CalledDensity, chain: Chain) -> Chain:
+    """Returns support points with the log densities of a function, without those at which it is zero or undefined.
+
+    Raises:
+        ValueError: the density is zero or undefined at all of them.
+    """
+    if set(support.names) != set(chain.names):
+        return support  # refused where the names are checked
+    support = support.select(chain.names)
+    log_prob = density(support.samples)
+    kept = np.flatnonzero(np.isfinite(log_prob))
+    if not support.probabilities[kept].any():
+        raise ValueError(
+            f"fit_flow: support_points: expected a density above zero at some of them; it is zero or undefined at all "
+            f"{support.n} points of positive weight. Are they points of these parameters, in the density's units?"
+        )
+    return support.take(kept).replace(log_prob=log_prob[kept], log_prior=None, log_likelihood=None)
 
 
 def log_prob_at(prior: FlowPrior, theta: FloatArray) -> FloatArray:
@@ -421,15 +459,8 @@ def _chances(weights: FloatArray) -> FloatArray:
     return np.minimum(weights / np.clip(cut, 1.0, _HEAVIEST), 1.0)
 
 
-def _dealt(support: Chain | None) -> tuple[Chain | None, Chain | None]:
-    """Returns the support points that train and those that judge."""
-    if support is None:
-        return None, None
-    counts = np.isfinite(_log_prob_of(support)) & (support.probabilities * support.n > _COUNTS)
-    judging = (np.arange(support.n) % _JUDGED == 0) & counts  # others: their share is nothing, their log ratio anything
-    if not (support.probabilities[judging].any() and (~judging).any()):
-        return support, None
-    return support.take(np.flatnonzero(~judging)), support.take(np.flatnonzero(judging))
+def _unweighted(chain: Chain) -> Chain:
+    return chain.replace(weights=None, family_id=None)
 
 
 def _joined(chain: Chain, theta: FloatArray, log_p: FloatArray) -> Chain:
