@@ -13,10 +13,9 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from scipy.stats import multivariate_normal
-from toys import run_stages
+from toys import run_stages, weighted_rows
 
 from numpyro_flowprior import (
-    Chain,
     FileFormatError,
     FlowConfig,
     Guards,
@@ -31,13 +30,14 @@ from numpyro_flowprior import (
     sample_emcee,
     write_chain,
 )
+from numpyro_flowprior.priors.fingerprint import prior_fingerprint
 from numpyro_flowprior.sampling.record import INTERRUPTION
 from numpyro_flowprior.stages import run as module
 from numpyro_flowprior.stages import steps
 from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
 from numpyro_flowprior.stages.folder import StageFolder, write_json
 from numpyro_flowprior.stages.guards import Finding
-from numpyro_flowprior.stages.origin import chain_fingerprint, prior_fingerprint
+from numpyro_flowprior.stages.origin import chain_fingerprint
 from numpyro_flowprior.stages.staged_arviz import power_sensitivity
 
 KEY = jax.random.key(3)
@@ -77,19 +77,7 @@ def linear(prior, which, value):
 def weighted(key, density, *, n=40_000, progress=True, converged=True):
     """A sampler whose draws are the prior's, weighted by the likelihood: right for any model."""
     x = density.sample_prior(key, n)
-    log_prior, log_likelihood = density.log_prior_and_likelihood(x)
-    weights = np.exp(log_likelihood - log_likelihood.max())
-    return Chain(
-        x,
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        weights=weights,
-        log_evidence=float(np.log(weights.mean()) + log_likelihood.max()),
-        log_evidence_error=float(weights.std() / weights.mean() / np.sqrt(n)),
-        info={"converged": converged},
-    )
+    return weighted_rows(density, x, density.log_prior(x), converged=converged)
 
 
 DATA = {"x": 0.4, "y": 0.9, "z": 0.2}

@@ -5,10 +5,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from toys import run_stages
+from toys import run_stages, weighted_rows
 
 from numpyro_flowprior import (
-    Chain,
     FlowConfig,
     LiveConfig,
     ParameterSpace,
@@ -52,21 +51,8 @@ def weighted(key, density, *, n=40_000, progress=True):
     x = density.sample_prior(key, n)
     flat = np.random.default_rng(5).uniform(-4.0, 4.0, size=(n, 2))
     x = np.concatenate([x, flat])
-    log_prior, log_likelihood = density.log_prior_and_likelihood(x)
-    log_weights = log_prior + log_likelihood - np.logaddexp(log_prior, -np.log(64.0)) + np.log(2.0)
-    weights = np.exp(log_weights - log_weights.max())
-    return Chain(
-        x,
-        density.space,
-        log_prob=log_prior + log_likelihood,
-        log_prior=log_prior,
-        log_likelihood=log_likelihood,
-        weights=weights,
-        weights_kind="importance",
-        log_evidence=float(np.log(weights.mean()) + log_weights.max()),
-        log_evidence_error=float(weights.std() / weights.mean() / np.sqrt(2 * n)),
-        info={"converged": True},
-    )
+    log_proposal = np.logaddexp(density.log_prior(x), -np.log(64.0)) - np.log(2.0)
+    return weighted_rows(density, x, log_proposal, converged=True)
 
 
 calls = []

@@ -146,6 +146,25 @@ def names_that_are_missing(code: str) -> list[tuple[str, str]]:
     ]
 
 
+def weighted_rows(density, x, log_proposal, **info):
+    """Returns the posterior of a model as weighted rows x (n, d), which are draws of a proposal, with its evidence."""
+    log_prior, log_likelihood = density.log_prior_and_likelihood(x)
+    log_weights = log_prior + log_likelihood - log_proposal
+    weights = np.exp(log_weights - log_weights.max())
+    return Chain(
+        x,
+        density.space,
+        log_prob=log_prior + log_likelihood,
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        weights=weights,
+        weights_kind="importance",
+        log_evidence=float(np.log(weights.mean()) + log_weights.max()),
+        log_evidence_error=float(weights.std() / weights.mean() / np.sqrt(len(x))),
+        info=info,
+    )
+
+
 def run_stages(key, stages, first_prior, **given):
     """run_stages, with the options of the stages beside the others; each stage is sampled once unless asked for."""
     given = {"max_passes": 1, "live": False, **given}

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..chains.chain import Chain
 from ..diagnostics.coverage import Extrapolation
+from ..diagnostics.importance import RELIABLE
 from ..sampling.broad_start import WeightedPrior
 from .exact import PriorError
 from .overlooked import Overlooked
@@ -21,7 +22,6 @@ from .predictive import DRAWS, REPLICAS, PredictiveCheck
 from .resting import Resting
 from .tension import Tension
 
-RELIABLE = 0.7  # Pareto k
 FEW_ROWS = (25.0, 100.0)  # rows of the previous chain that the posterior rests on; fewer: fail, warn
 _BEYOND = (0.20, 0.05)  # share of the posterior beyond the previous chain, in excess of chance; more: fail, warn
 LOSS = (0.10, 0.03)  # KL in nats from the exact posterior to the one under the learned prior; more: fail, warn
@@ -73,7 +73,7 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
         "the KL from the exact posterior to the one under the learned prior is "
         f"{_number(error.loss, error.loss_error, 4)} nats ({_pareto(error.pareto_k)})"
     )
-    price = float(-np.log1p(-broad)) if broad <= 0.5 else 0.0
+    price = price_of(broad)
     if price > 0.0:
         text = f"{text}; up to {price:.4f} nats are due to the broad part of the prior"
     elif broad > 0.0:
@@ -89,6 +89,11 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
         text,
         "" if verdict == "pass" else f"StageOptions(psis=True) removes this error from the posterior. {_REMEDIES}",
     )
+
+
+def price_of(broad: float) -> float:
+    """Returns the nats that a posterior may lose to the broad part of a robust prior, which has this share of it."""
+    return float(-np.log1p(-broad)) if broad <= 0.5 else 0.0
 
 
 def of_rehearsals(errors: Sequence[PriorError]) -> tuple[Finding, ...]:

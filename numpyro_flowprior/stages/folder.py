@@ -35,11 +35,12 @@ from ..diagnostics.report import QualityReport
 from ..formats.npz import read_npz
 from ..formats.read import read_chain
 from ..formats.write import write_chain
+from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import differing
 from .analysis import StagedAnalysis, StageResult
 from .guards import Guards
-from .origin import chain_fingerprint, learnt_from, prior_fingerprint
+from .origin import chain_fingerprint, learnt_from
 
 SCHEMA = 1
 _MOST_REHEARSALS = 20  # whose leftovers are looked for

@@ -20,6 +20,7 @@ from .._util.checks import shorten
 from .._util.display import Displayed
 from .._util.json_numbers import rounded
 from ..chains.chain import Chain
+from ..diagnostics.importance import RELIABLE
 from ..diagnostics.report import worst_verdict
 from ..priors.composed import RobustPrior
 from ..priors.protocol import ParameterPrior
@@ -27,7 +28,6 @@ from ..sampling.broad_start import weighted_prior
 from ..sampling.density import ModelDensity
 from .exact import ExactDensity, PriorError, compiled, prior_error
 from .findings import (
-    RELIABLE,
     Finding,
     of_beyond,
     of_error,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 
 from ..chains.chain import Chain
-from ..flows.layout import flatten_params
 from ..priors.flow_prior import FlowPrior
 
 _PER_DRAW = ("log_prob", "log_prior", "log_likelihood", "chain_id")  # not included in `Chain.fingerprint`
@@ -23,16 +21,6 @@ def chain_fingerprint(chain: Chain) -> str:
         if values is not None:
             digest.update(np.asarray(values).tobytes())
     digest.update(repr((chain.log_evidence, chain.log_evidence_error)).encode())
-    return digest.hexdigest()
-
-
-def prior_fingerprint(prior: FlowPrior) -> str:
-    """Returns the SHA-256 of the density of a learned prior: configuration, names, bounds and parameters."""
-    described = [prior.config.to_json(), prior.names, prior.space.bounds.tolist()]
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, values in sorted(flatten_params(prior.params).items()):
-        digest.update(name.encode())
-        digest.update(np.asarray(values).tobytes())
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from .._util.messages import FlowPriorError
 from .._util.progress import say
 from ..chains.chain import Chain
 from ..priors.composed import RobustPrior
+from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
 from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
@@ -29,7 +30,7 @@ from .analysis import StagedAnalysis, StageResult
 from .exact import ExactDensity, PriorError, exact_posterior, exact_prior, prior_error
 from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import check_stage
-from .origin import chain_fingerprint, prior_fingerprint
+from .origin import chain_fingerprint
 from .stage import Stage, StageOptions, checked_stages, kept_names
 from .steps import guarded, learnt, rehearsed, sampled, taught_prior
 from .teaching import Taught, learnable, loss_of, made_robust, refined, taught

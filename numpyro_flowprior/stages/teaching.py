@@ -21,15 +21,17 @@ import numpy as np
 from .._util.checks import FloatArray
 from .._util.progress import say
 from ..chains.chain import Chain
+from ..diagnostics.importance import RELIABLE
 from ..priors.composed import RobustPrior, robustify
+from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
 from ..training.fit import fit_flow
 from ..training.live import INTERRUPTED, LiveConfig
 from .exact import ExactDensity, PriorError
-from .findings import RELIABLE
+from .findings import price_of
 from .folder import StageFolder
 from .guards import share_of_broad
-from .origin import chain_fingerprint, prior_fingerprint
+from .origin import chain_fingerprint
 from .stage import StageOptions
 
 _TIMED = 512  # calls that measure the price of a density
@@ -61,8 +63,7 @@ def loss_of(prior: Any, chain: Chain, error: PriorError) -> float:
     """
     if not (np.isfinite(error.loss) and error.pareto_k <= RELIABLE):
         return np.inf
-    broad = share_of_broad(prior, chain)
-    return error.loss + (float(np.log1p(-broad)) if broad <= 0.5 else 0.0)
+    return error.loss - price_of(share_of_broad(prior, chain))
 
 
 def refined(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from ..diagnostics.importance import DensityReport
 from ..diagnostics.quality import quality_report
 from ..diagnostics.report import QualityReport
 from ..flows.config import FlowConfig
-from ..flows.layout import flatten_params
+from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
 from .called import CalledDensity
 from .config import TrainConfig
@@ -152,7 +151,7 @@ def fit_flow(
     if called is None:
         fitted = _fit_rows(key_validation, key_train, seen, settings)
     else:
-        begun_with = None if start is None else _digest(start)
+        begun_with = None if start is None else prior_fingerprint(start)
         about = {"key": seed_from_key(key), "chain": record["fingerprint"], "start": begun_with, **settings.about()}
         key_live = jax.random.fold_in(key, 4)
         if begun_with is not None:  # the start was trained on draws made with this key, and may not be judged on them
@@ -260,14 +259,6 @@ def _warn_of_other_parameters(scatter: float) -> None:
         FlowPriorWarning,
         stacklevel=3,
     )
-
-
-def _digest(prior: FlowPrior) -> str:
-    """Returns the SHA-256 (hex) of the parameters of a prior."""
-    digest = hashlib.sha256()
-    for name, values in sorted(flatten_params(prior.params).items()):
-        digest.update(name.encode() + np.asarray(values).tobytes())
-    return digest.hexdigest()
 
 
 def _begun(start: FlowPrior) -> Trained:

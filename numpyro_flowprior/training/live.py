@@ -56,11 +56,8 @@ _HEAVIEST = 10.0  # weight, relative to the mean, at which weights are cut, at m
 _CUT = 0.9  # ... or the weight below which this share of the mass lies, if that is smaller
 _FLOOR = 10.0  # nats below the median log density of the draws, for points at which the density is zero: far lower
 # values would push so hard at an edge that is not declared that the flow is bent inside of it
-_DEEP, _FEW_DEEP = (
-    1e-3,
-    0.25,
-)  # points below this quantile of the draws' log densities are deep; their number is limited
-# this share of the others, as otherwise the regression in far tails would bend the flow where the draws are
+_DEEP = 1e-3  # quantile of the draws' log densities below which points are deep
+_FEW_DEEP = 0.25  # deep points per other point, at most: more of them would bend the flow where the draws are
 _COUNTS = 1e-3  # weight, relative to the mean, from which a support point is never left out, and from which it judges
 _COPIES = 8  # most copies of a support point among the points; they make up a quarter of the points at most
 _JUDGED = 5  # one of so many support points judges and does not train
@@ -387,15 +384,11 @@ def with_density(chain: Chain, density: CalledDensity) -> Chain:
     """
     if chain.n > _MOST_ROWS:
         chain = chain.take(np.unique(np.linspace(0, chain.n - 1, _MOST_ROWS).astype(int)))
-    if chain.log_prob is not None:
-        looked_at = np.unique(np.linspace(0, chain.n - 1, _KNOWN).astype(int))
-        difference = density(chain.samples[looked_at]) - chain.log_prob[looked_at]
-        if np.isfinite(difference).all() and difference.std() < _SAME:
-            shift = float(np.median(difference))
-            evidence = None if chain.log_evidence is None else chain.log_evidence + shift
-            return chain.replace(log_prob=chain.log_prob + shift, log_evidence=evidence)
-        with np.errstate(invalid="ignore"):
-            apart = f"differ by {difference.mean():.3g} nats with a scatter of {difference.std():.3g} nats"
+    shift, apart = _shift_to(density, chain)
+    if shift is not None:
+        evidence = None if chain.log_evidence is None else chain.log_evidence + shift
+        return chain.replace(log_prob=_log_prob_of(chain) + shift, log_evidence=evidence)
+    if apart:
         warnings.warn(
             f"fit_flow: density and chain.log_prob {apart}. The density is used. Is it the density of this chain?",
             FlowPriorWarning,
@@ -423,11 +416,9 @@ def support_with_density(support: Chain, density: CalledDensity, chain: Chain) -
     if set(support.names) != set(chain.names):
         return support  # refused where the names are checked
     support = support.select(chain.names)
-    if support.log_prob is not None:
-        looked_at = np.unique(np.linspace(0, support.n - 1, _KNOWN).astype(int))
-        difference = density(support.samples[looked_at]) - support.log_prob[looked_at]
-        if np.isfinite(difference).all() and difference.std() < _SAME:
-            return support.replace(log_prob=support.log_prob + np.median(difference))
+    shift, _ = _shift_to(density, support)
+    if shift is not None:
+        return support.replace(log_prob=_log_prob_of(support) + shift)
     log_prob = density(support.samples)
     kept = np.flatnonzero(np.isfinite(log_prob))
     if not support.probabilities[kept].any():
@@ -436,6 +427,22 @@ def support_with_density(support: Chain, density: CalledDensity, chain: Chain) -
             f"{support.n} points of positive weight. Are they points of these parameters, in the density's units?"
         )
     return support.take(kept).replace(log_prob=log_prob[kept], log_prior=None, log_likelihood=None)
+
+
+def _shift_to(density: CalledDensity, chain: Chain) -> tuple[float | None, str]:
+    """Returns the constant between a chain's log density and a function, and how they differ in words.
+
+    The constant is None if the chain has no log density, or one that is not the function's; the words are empty if it
+    has none.
+    """
+    if chain.log_prob is None:
+        return None, ""
+    looked_at = np.unique(np.linspace(0, chain.n - 1, _KNOWN).astype(int))
+    difference = density(chain.samples[looked_at]) - chain.log_prob[looked_at]
+    if np.isfinite(difference).all() and difference.std() < _SAME:
+        return float(np.median(difference)), ""
+    with np.errstate(invalid="ignore"):
+        return None, f"differ by {difference.mean():.3g} nats with a scatter of {difference.std():.3g} nats"
 
 
 def log_prob_at(prior: FlowPrior, theta: FloatArray) -> FloatArray:

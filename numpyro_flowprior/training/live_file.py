@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,11 +104,6 @@ def read_state(path: str | os.PathLike[str], about: Mapping[str, Any], density: 
     if len(rows) and not np.allclose(density(theta[rows]), log_p[rows], rtol=_ROUNDING, atol=_ROUNDING):
         raise ValueError(f"checkpoint: {path}: expected a run with this density; its values differ. {advice}")
     return state
-
-
-def remove_state(path: str | os.PathLike[str]) -> None:
-    """Removes a checkpoint, if there is one."""
-    Path(path).unlink(missing_ok=True)
 
 
 def _checked(path: Any, arrays: Mapping[str, np.ndarray], folder: str, shapes: Any) -> Any:
