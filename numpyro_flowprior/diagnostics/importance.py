@@ -25,7 +25,8 @@ _PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is shrunk towards one half, which 
 class DensityReport(Displayed):
     """The agreement of a prior q with a density p that can be evaluated, from independent draws.
 
-    All numbers follow from importance weights. They do not see regions where no draw is.
+    All numbers follow from importance weights. They do not see regions where no draw is: if the prior is too low by
+    tens of nats in a far tail, the KL to it is larger than they say.
 
     Attributes:
         efficiency: effective number of draws per draw, (sum w)^2 / (n sum w^2); 1 if q equals p.
