@@ -15,6 +15,8 @@ from scipy.special import logsumexp
 from .._util.checks import FloatArray
 from .._util.display import Displayed
 from .._util.json_numbers import rounded
+from ..chains.chain import Chain
+from ..chains.effective import error_of_sum
 
 RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be useful
 _FEWEST_TAIL = 5  # smallest number of weights in a tail that can be fitted
@@ -129,6 +131,18 @@ def log_mixture(log_q: FloatArray, log_wide: FloatArray, own: int) -> FloatArray
     share = own / len(log_q)
     mixed: FloatArray = np.logaddexp(np.log(share) + log_q, np.log1p(-share) + log_wide)
     return mixed
+
+
+def log_mean_ratio(log_shares: FloatArray, chain: Chain) -> tuple[float, float]:
+    """Returns the log of the mean of a ratio of densities over a chain's draws, and its standard error.
+
+    Args:
+        log_shares: (n,) log of the ratio times the draw's probability; -inf where either is zero.
+        chain: the draws.
+    """
+    mean = float(logsumexp(log_shares))
+    shares = np.exp(log_shares - mean)  # of each draw in the mean; their relative error is the error of the log
+    return mean, error_of_sum(shares - chain.probabilities, chain.probabilities, chain.dependence)
 
 
 def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0) -> tuple[FloatArray, float]:

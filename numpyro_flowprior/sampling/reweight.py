@@ -14,13 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import logsumexp
 
 from .._util.checks import float_array
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
-from ..chains.effective import error_of_sum
-from ..diagnostics.importance import RELIABLE, pareto_smoothed
+from ..diagnostics.importance import RELIABLE, log_mean_ratio, pareto_smoothed
 
 
 def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
@@ -59,9 +57,7 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
         raise ValueError("log_prior_exact: expected a density above zero at some draws; it is zero at all of them.")
     smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / chain.autocorrelation_time)
     weights = np.exp(smoothed)
-    change = float(logsumexp(ratios))
-    shares = np.exp(ratios - change)  # of each draw in the mean exact / learned; its relative error is that of `change`
-    error = error_of_sum(shares - chain.probabilities, chain.probabilities, chain.dependence)
+    change, error = log_mean_ratio(ratios, chain)
     if k > RELIABLE:
         warnings.warn(
             f"psis_reweight: Pareto k is {k:.2f}, above {RELIABLE}: the learned prior is too far from the exact one "

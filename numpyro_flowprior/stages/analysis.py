@@ -92,16 +92,30 @@ class StagedAnalysis(Displayed):
 
     @property
     def log_evidence(self) -> float | None:
-        """The sum of the log evidences, comparable with that of a joint fit; None if a stage has no evidence."""
+        """The log evidence of all data, comparable with that of a joint fit; None if a stage has no evidence.
+
+        It is the sum over the stages. Where the exact prior of a stage is known, the change from its learned prior to
+        the exact one is included. The guards give that change.
+        """
         values = [chain.log_evidence for chain in self.chains.values()]
-        return None if None in values else float(sum(value for value in values if value is not None))
+        if None in values:
+            return None
+        return float(sum(value for value in values if value is not None) + sum(self._changes("log_evidence_change")))
 
     @property
     def log_evidence_error(self) -> float | None:
-        """Standard error of `log_evidence` from the samplers alone, without the error of the learned priors."""
+        """Standard error of `log_evidence`. Where the exact prior is not known, that of a learned one is left out."""
         errors = [chain.log_evidence_error for chain in self.chains.values()]
         known = [error for error in errors if error is not None]
-        return float(np.sqrt(np.sum(np.square(known)))) if len(known) == len(errors) else None
+        if len(known) < len(errors):
+            return None
+        return float(np.sqrt(np.sum(np.square([*known, *self._changes("log_evidence_change_error")]))))
+
+    def _changes(self, name: str) -> list[float]:
+        """Returns a number on the change to the exact prior, of each stage where it is known and not made already."""
+        guards = [stage.guards for stage in self.stages if stage.guards is not None and not stage.guards.corrected]
+        errors = [found.numbers.get("prior_error") or {} for found in guards]
+        return [error[name] for error in errors if error.get(name) is not None]
 
     @property
     def verdict(self) -> str:
@@ -153,7 +167,7 @@ class StagedAnalysis(Displayed):
         for stage in self.stages:
             lines += _words(stage)
         total = evidence_in_words(self.log_evidence, self.log_evidence_error)
-        lines.append(f"sum of the log evidences: {total or 'unknown: a sampler returned no evidence'}")
+        lines.append(f"log evidence of all data: {total or 'unknown: a sampler returned no evidence'}")
         return "\n".join(lines)
 
     def _table(self) -> list[str]:

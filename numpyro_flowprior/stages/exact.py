@@ -24,7 +24,7 @@ from .._util.batches import in_batches
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
-from ..diagnostics.importance import pareto_smoothed
+from ..diagnostics.importance import RELIABLE, log_mean_ratio, pareto_smoothed
 from ..diagnostics.posterior_divergence import posterior_divergence
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
@@ -54,12 +54,22 @@ class PriorError:
     Attributes:
         loss: KL divergence from the posterior under the exact prior to the one under the learned prior, nats.
         loss_error: its standard error.
-        pareto_k: tail shape of the weights exact / learned; above 0.7 the estimate is not reliable.
+        pareto_k: tail shape of the weights exact / learned; above 0.7 the estimates are not reliable.
+        log_evidence_change: what the exact prior adds to the log evidence under the learned one. None if the exact
+            prior is not normalised, or if the estimates are not reliable.
+        log_evidence_change_error: its standard error, or None.
     """
 
     loss: float
     loss_error: float
     pareto_k: float
+    log_evidence_change: float | None = None
+    log_evidence_change_error: float | None = None
+
+    @property
+    def reliable(self) -> bool:
+        """Whether the weights have a tail that is short enough for these numbers."""
+        return bool(np.isfinite([self.loss, self.loss_error]).all() and self.pareto_k <= RELIABLE)
 
 
 def exact_prior(density: ModelDensity, prior: ParameterPrior, before: ExactDensity) -> ExactDensity:
@@ -79,10 +89,13 @@ def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | N
 
     Args:
         density: the stage's model.
-        chain: draws of the posterior; its log evidence must be the one under the exact prior.
+        chain: draws of the posterior under the prior in the model, or reweighted to the exact prior.
         prior: the exact prior of the model; None if the prior in the model is exact.
     """
     evidence = chain.log_evidence
+    if evidence is not None and prior is not None and "psis" not in chain.info:
+        error = prior_error(chain, prior)
+        evidence = None if error.log_evidence_change is None else evidence + error.log_evidence_change
 
     def log_density(x: FloatArray) -> FloatArray:
         log_prior = density.log_prior(x) if prior is None else prior.log_density(x)
@@ -108,10 +121,11 @@ def compiled(function: Callable[[Any], Any]) -> Callable[[FloatArray], FloatArra
 
 
 def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
-    """Returns the KL divergence that the learned prior causes in a posterior, from draws of it and their log prior.
+    """Returns what the learned prior causes in a posterior and its evidence, from draws of it and their log prior.
 
     The draws of J_q have probabilities b. Smoothed, normalised importance weights w, proportional to b exact / learned,
-    turn them into draws of J. KL(J || J_q) is estimated as the KL from w to b, sum w log(w / b).
+    turn them into draws of J. KL(J || J_q) is estimated as the KL from w to b, sum w log(w / b). The mean of exact /
+    learned over the draws is the ratio of the evidences.
     """
     chain = chain.take(np.flatnonzero(chain.probabilities > 0.0))
     assert chain.log_prior is not None
@@ -126,7 +140,9 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     loss = terms.sum()
     first_order = terms - (loss + 1.0) * weights + probabilities
     error = error_of_sum(first_order, probabilities, chain.dependence)
-    return PriorError(float(loss), error, k)
+    if not exact.normalised or k > RELIABLE:
+        return PriorError(float(loss), error, k)
+    return PriorError(float(loss), error, k, *log_mean_ratio(log_b + log_ratio, chain))
 
 
 def joint_loss(prior: ParameterPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:

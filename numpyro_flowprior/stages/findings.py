@@ -14,7 +14,6 @@ import numpy as np
 
 from ..chains.chain import Chain
 from ..diagnostics.coverage import Extrapolation
-from ..diagnostics.importance import RELIABLE
 from ..sampling.broad_start import WeightedPrior
 from .exact import PriorError
 from .overlooked import Overlooked
@@ -66,13 +65,16 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
     subject = "learned prior compared with the exact prior"
     if error is None:
         return Finding(subject, "info", "not known: a previous stage dropped parameters, or its density is unknown")
-    if not (np.isfinite([error.loss, error.loss_error]).all() and error.pareto_k <= RELIABLE):
+    if not error.reliable:
         text = f"the priors are too far apart, or the draws too few, to estimate the KL ({_pareto(error.pareto_k)})"
         return Finding(subject, "fail", text, _REMEDIES)
     text = (
         "the KL from the exact posterior to the one under the learned prior is "
         f"{_number(error.loss, error.loss_error, 4)} nats ({_pareto(error.pareto_k)})"
     )
+    if error.log_evidence_change is not None:
+        change = _number(error.log_evidence_change, error.log_evidence_change_error, 4)
+        text = f"{text}; the exact prior changes the log evidence by {change}"
     price = price_of(broad)
     if price > 0.0:
         text = f"{text}; up to {price:.4f} nats are due to the broad part of the prior"
@@ -104,8 +106,7 @@ def of_rehearsals(errors: Sequence[PriorError]) -> tuple[Finding, ...]:
     """
     if not errors:
         return ()
-    known = [np.isfinite(error.loss) and error.pareto_k <= RELIABLE for error in errors]
-    losses = ", ".join(f"{error.loss:.3f}" if each else "not known" for error, each in zip(errors, known, strict=True))
+    losses = ", ".join(f"{error.loss:.3f}" if error.reliable else "not known" for error in errors)
     text = (
         f"the stage was sampled {len(errors) + 1} times. The posterior of earlier times lost more to the learned prior "
         f"({losses} nats), so the prior was trained again with exact log densities where the stage needs it"

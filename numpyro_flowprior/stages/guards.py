@@ -20,7 +20,6 @@ from .._util.checks import shorten
 from .._util.display import Displayed
 from .._util.json_numbers import rounded
 from ..chains.chain import Chain
-from ..diagnostics.importance import RELIABLE
 from ..diagnostics.report import worst_verdict
 from ..priors.composed import RobustPrior
 from ..priors.protocol import ParameterPrior
@@ -137,7 +136,7 @@ def check_stage(
     predicted = predictive_check(key_predict, density)
     moved = tension(before, chain)
     sensitivity = power_sensitivity(chain)
-    known = error is not None and error.pareto_k <= RELIABLE
+    known = error is not None and error.reliable
     findings = (
         of_error(error, share_of_broad(prior, chain), corrected=corrected),
         *of_rehearsals(rehearsals),

@@ -102,7 +102,7 @@ def _overview(analysis: StagedAnalysis, title: str, date: str | None) -> Markup:
     facts = {
         "Verdict": badge(analysis.verdict),
         "Stages": ", ".join(analysis.chains),
-        "Sum of the log evidences": _evidence(analysis),
+        "Log evidence of all data": _evidence(analysis),
         "Date": date or "not recorded",
         "Report by": f"numpyro-flowprior {__version__}",
     }

@@ -21,7 +21,6 @@ import numpy as np
 from .._util.checks import FloatArray
 from .._util.progress import say
 from ..chains.chain import Chain
-from ..diagnostics.importance import RELIABLE
 from ..priors.composed import RobustPrior, robustify
 from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
@@ -61,7 +60,7 @@ def loss_of(prior: Any, chain: Chain, error: PriorError) -> float:
 
     What is due to the broad part of a robust prior is not a loss.
     """
-    if not (np.isfinite(error.loss) and error.pareto_k <= RELIABLE):
+    if not error.reliable:
         return np.inf
     return error.loss - price_of(share_of_broad(prior, chain))
 
