@@ -149,6 +149,7 @@ class StagedAnalysis(Displayed):
                     "effective_size": stage.chain.effective_size,
                     "log_evidence": stage.chain.log_evidence,
                     "log_evidence_error": stage.chain.log_evidence_error,
+                    "log_evidence_change": next(iter(StagedAnalysis((stage,))._changes("log_evidence_change")), None),
                     "converged": stage.converged,
                     "report": None if stage.report is None else stage.report.to_json(),
                     "guards": None if stage.guards is None else stage.guards.to_json(),
@@ -167,7 +168,8 @@ class StagedAnalysis(Displayed):
         for stage in self.stages:
             lines += _words(stage)
         total = evidence_in_words(self.log_evidence, self.log_evidence_error)
-        lines.append(f"log evidence of all data: {total or 'unknown: a sampler returned no evidence'}")
+        changes = ", with the changes to exact priors" if self._changes("log_evidence_change") and total else ""
+        lines.append(f"log evidence of all data{changes}: {total or 'unknown: a sampler returned no evidence'}")
         return "\n".join(lines)
 
     def _table(self) -> list[str]:

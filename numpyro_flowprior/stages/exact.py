@@ -140,9 +140,11 @@ def prior_error(chain: Chain, exact: ExactDensity) -> PriorError:
     loss = terms.sum()
     first_order = terms - (loss + 1.0) * weights + probabilities
     error = error_of_sum(first_order, probabilities, chain.dependence)
-    if not exact.normalised or k > RELIABLE:
-        return PriorError(float(loss), error, k)
-    return PriorError(float(loss), error, k, *log_mean_ratio(log_b + log_ratio, chain))
+    found = PriorError(float(loss), error, k)
+    change = log_mean_ratio(log_b + log_ratio, chain)
+    if not (exact.normalised and found.reliable and np.isfinite(change).all()):
+        return found
+    return PriorError(float(loss), error, k, *change)
 
 
 def joint_loss(prior: ParameterPrior, first: ModelDensity, joint: Chain) -> tuple[float, float]:

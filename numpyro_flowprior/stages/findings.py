@@ -72,7 +72,7 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
         "the KL from the exact posterior to the one under the learned prior is "
         f"{_number(error.loss, error.loss_error, 4)} nats ({_pareto(error.pareto_k)})"
     )
-    if error.log_evidence_change is not None:
+    if error.log_evidence_change is not None and not corrected:  # reweighting has made the change
         change = _number(error.log_evidence_change, error.log_evidence_change_error, 4)
         text = f"{text}; the exact prior changes the log evidence by {change}"
     price = price_of(broad)

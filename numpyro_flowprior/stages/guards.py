@@ -154,7 +154,7 @@ def check_stage(
         "weighted_prior": _numbers(drawn),
         "overlooked": _numbers(missed),
         "extrapolation": None if beyond is None else _rounded({**asdict(beyond), "box": None}),  # box: not computed
-        "prior_error": _numbers(error),
+        "prior_error": _with_change(error),
         "rehearsals": [_numbers(each) for each in rehearsals],
         "prior_predictive": _numbers(predicted),
         "tension": _of(moved),
@@ -189,6 +189,14 @@ def share_of_broad(prior: ParameterPrior, chain: Chain) -> float:
 def _numbers(part: Any) -> dict[str, Any] | None:
     """Returns the JSON-ready record of a statistic; None if the statistic is None."""
     return None if part is None else _rounded(asdict(part))
+
+
+def _with_change(error: PriorError | None) -> dict[str, Any] | None:
+    """Returns the JSON-ready record of the error of a prior; the change of the log evidence is not rounded."""
+    if error is None:
+        return None
+    change = {name: getattr(error, name) for name in ("log_evidence_change", "log_evidence_change_error")}
+    return {**_rounded(asdict(error)), **change}
 
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:

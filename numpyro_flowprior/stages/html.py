@@ -52,8 +52,8 @@ _GLOSSARY = {
     "report is based on draws that were not used in training.",
     "Shift": "Mean of this stage minus mean of the previous stage, in standard deviations of the previous stage.",
     "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given the data of the previous "
-    "stages. The sum over stages is the log evidence of all data under the first prior. Its error is that of the "
-    "samplers only.",
+    "stages. The log evidence of all data is the sum over stages, under the first prior. Where the exact prior of a "
+    "stage is known, the change from the learned prior to it is added. The guards give this change.",
     "Effective size": "The number of independent draws with the same information as these draws, which have weights or "
     "are correlated.",
 }

@@ -161,7 +161,8 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
         guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
     say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
-    posterior, last = _exact_posterior(density, chain, number, exact, names), number + 1 == run.number
+    last = number + 1 == run.number
+    posterior = None if last else _exact_posterior(density, chain, number, exact, names)
     given_on = None if posterior is None else Taught(key_fit, kept, posterior)
     refine: dict[str, Any] = {}
     if given_on is not None and not last:

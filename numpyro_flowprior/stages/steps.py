@@ -128,7 +128,9 @@ def guarded(
         return make()
     file = files.guards(reweighted=reweighted)
     if files.made_from(file, origin):
-        return Guards.from_json(read_json(file))
+        kept = Guards.from_json(read_json(file))
+        if "log_evidence_change" in (kept.numbers.get("prior_error") or {"log_evidence_change": None}):
+            return kept  # others are of an earlier version
     files.begin_making(file, origin)
     guards = make()
     write_json(file, guards.to_json())
