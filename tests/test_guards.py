@@ -22,10 +22,12 @@ from numpyro_flowprior.stages import findings as say
 from numpyro_flowprior.stages import guards as guards_module
 from numpyro_flowprior.stages.exact import ExactDensity, PriorError, prior_error
 from numpyro_flowprior.stages.findings import Finding
+from numpyro_flowprior.stages.folder import write_json
 from numpyro_flowprior.stages.guards import _uncorrected
 from numpyro_flowprior.stages.overlooked import Overlooked, overlooked
 from numpyro_flowprior.stages.predictive import PredictiveCheck, predictive_check
 from numpyro_flowprior.stages.resting import Resting, beyond_rows, rows_rested_on
+from numpyro_flowprior.stages.steps import guarded
 from numpyro_flowprior.stages.tension import normal_scores
 
 DESIGN = np.array([[1.0, 0.3], [-0.5, 1.0], [0.7, 0.7]])
@@ -421,3 +423,21 @@ def test_a_reweighted_posterior_is_compared_as_it_was_sampled():
     assert abs(corrected.log_evidence + 2.5) < 0.1
     assert again.log_evidence == pytest.approx(-3.0)
     assert again.log_evidence_error == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "made"), [({"loss": 0.1}, 1), ({"loss": 0.1, "log_evidence_change": None}, 0), (None, 0)]
+)
+def test_guards_without_the_change_of_the_evidence_are_made_again(tmp_path, kept, made):
+    """A folder of an earlier version: its total would lack the change."""
+    file, calls = tmp_path / "guards.json", []
+    write_json(file, Guards((), {"prior_error": kept}).to_json())
+    files = SimpleNamespace(guards=lambda **_: file, made_from=lambda *_: True, begin_making=lambda *_: None)
+
+    def make():
+        calls.append(1)
+        return Guards((), {"prior_error": {"log_evidence_change": 0.5}})
+
+    guarded(make, files, {}, reweighted=False)
+    guarded(make, files, {}, reweighted=False)
+    assert len(calls) == made
