@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -441,3 +442,25 @@ def test_guards_without_the_change_of_the_evidence_are_made_again(tmp_path, kept
     guarded(make, files, {}, reweighted=False)
     guarded(make, files, {}, reweighted=False)
     assert len(calls) == made
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_the_change_of_the_evidence_is_the_analytic_one(correlated):
+    """Over 20 seeds: learned N(0, 1), exact N(0.2, 1.1), data 0.5 +- 1. If both priors are the same it is zero."""
+    priors = norm(0.0, 1.0), norm(0.2, 1.1)
+    learned, exact = (ExactDensity(("a",), lambda x, prior=prior: prior.logpdf(x[:, 0]), True) for prior in priors)
+    analytic = norm(0.2, np.hypot(1.1, 1.0)).logpdf(0.5) - norm(0.0, np.hypot(1.0, 1.0)).logpdf(0.5)
+    pulls = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).normal(size=4000)
+        for i in range(1, 4000) if correlated else ():
+            x[i] = 0.9 * x[i - 1] + np.sqrt(1 - 0.81) * x[i]
+        x = 0.25 + np.sqrt(0.5) * x[:, None]
+        rows = "sequence" if correlated else "independent"
+        chain = Chain(x, ParameterSpace(["a"]), log_prior=learned.log_density(x), rows=rows)
+        error = prior_error(chain, exact)
+        pulls.append((error.log_evidence_change - analytic) / error.log_evidence_change_error)
+        assert prior_error(chain, learned).log_evidence_change == pytest.approx(0.0, abs=1e-12)
+        assert prior_error(chain, replace(exact, normalised=False)).log_evidence_change is None
+    assert abs(np.mean(pulls)) < 4 / np.sqrt(20)
+    assert 0.5 < np.std(pulls) < 1.6

@@ -123,7 +123,7 @@ def exact_posterior_of(analysis):
     learned = analysis.priors["one"]
     first, second = ModelDensity(curved, UniformPrior(SPACE)), ModelDensity(far, learned)
     one = exact_posterior(first, analysis.chains["one"], None)
-    return exact_posterior(second, analysis.posterior, exact_prior(second, learned, one))
+    return module._exact_posterior(second, analysis["two"], exact_prior(second, learned, one), second.names)
 
 
 def test_an_exact_posterior_has_the_exact_evidence(once):

@@ -46,6 +46,19 @@ class StageResult:
         return self.chain.info.get("converged")
 
     @property
+    def log_evidence_change(self) -> tuple[float, float] | None:
+        """What the exact prior adds to the log evidence of the chain, and its standard error.
+
+        None if the prior is exact, if the exact prior is not known, or if the chain was reweighted to it.
+        """
+        if self.guards is None or self.guards.corrected:
+            return None
+        found: Mapping[str, Any] = self.guards.numbers.get("prior_error") or {}
+        if found.get("log_evidence_change") is None:
+            return None
+        return found["log_evidence_change"], found["log_evidence_change_error"]
+
+    @property
     def verdict(self) -> str:
         """The worst verdict of the sampler, the report and the guards: "pass", "warn" or "fail"."""
         found = ["fail" if self.converged is False else "pass"]
@@ -100,7 +113,7 @@ class StagedAnalysis(Displayed):
         values = [chain.log_evidence for chain in self.chains.values()]
         if None in values:
             return None
-        return float(sum(value for value in values if value is not None) + sum(self._changes("log_evidence_change")))
+        return float(sum(value for value in values if value is not None) + sum(change for change, _ in self._changes))
 
     @property
     def log_evidence_error(self) -> float | None:
@@ -109,13 +122,11 @@ class StagedAnalysis(Displayed):
         known = [error for error in errors if error is not None]
         if len(known) < len(errors):
             return None
-        return float(np.sqrt(np.sum(np.square([*known, *self._changes("log_evidence_change_error")]))))
+        return float(np.sqrt(np.sum(np.square([*known, *(error for _, error in self._changes)]))))
 
-    def _changes(self, name: str) -> list[float]:
-        """Returns a number on the change to the exact prior, of each stage where it is known and not made already."""
-        guards = [stage.guards for stage in self.stages if stage.guards is not None and not stage.guards.corrected]
-        errors = [found.numbers.get("prior_error") or {} for found in guards]
-        return [error[name] for error in errors if error.get(name) is not None]
+    @property
+    def _changes(self) -> list[tuple[float, float]]:
+        return [stage.log_evidence_change for stage in self.stages if stage.log_evidence_change is not None]
 
     @property
     def verdict(self) -> str:
@@ -149,7 +160,7 @@ class StagedAnalysis(Displayed):
                     "effective_size": stage.chain.effective_size,
                     "log_evidence": stage.chain.log_evidence,
                     "log_evidence_error": stage.chain.log_evidence_error,
-                    "log_evidence_change": next(iter(StagedAnalysis((stage,))._changes("log_evidence_change")), None),
+                    "log_evidence_change": stage.log_evidence_change and stage.log_evidence_change[0],
                     "converged": stage.converged,
                     "report": None if stage.report is None else stage.report.to_json(),
                     "guards": None if stage.guards is None else stage.guards.to_json(),
@@ -168,7 +179,7 @@ class StagedAnalysis(Displayed):
         for stage in self.stages:
             lines += _words(stage)
         total = evidence_in_words(self.log_evidence, self.log_evidence_error)
-        changes = ", with the changes to exact priors" if self._changes("log_evidence_change") and total else ""
+        changes = ", with the changes to exact priors" if self._changes and total else ""
         lines.append(f"log evidence of all data{changes}: {total or 'unknown: a sampler returned no evidence'}")
         return "\n".join(lines)
 

@@ -89,13 +89,10 @@ def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | N
 
     Args:
         density: the stage's model.
-        chain: draws of the posterior under the prior in the model, or reweighted to the exact prior.
+        chain: draws of the posterior; its log evidence must be the one under the exact prior.
         prior: the exact prior of the model; None if the prior in the model is exact.
     """
     evidence = chain.log_evidence
-    if evidence is not None and prior is not None and "psis" not in chain.info:
-        error = prior_error(chain, prior)
-        evidence = None if error.log_evidence_change is None else evidence + error.log_evidence_change
 
     def log_density(x: FloatArray) -> FloatArray:
         log_prior = density.log_prior(x) if prior is None else prior.log_density(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -162,15 +162,16 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
     last = number + 1 == run.number
-    posterior = None if last else _exact_posterior(density, chain, number, exact, names)
+    result = StageResult(stage.name, chain, guards=guards, settings=settings)
+    posterior = None if last else _exact_posterior(density, result, exact, names)
     given_on = None if posterior is None else Taught(key_fit, kept, posterior)
     refine: dict[str, Any] = {}
-    if given_on is not None and not last:
+    if given_on is not None:
         refine = {"refine": partial(refined, given=given_on, options=options, files=files, progress=progress)}
     learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress, **refine)
     under = found.prior if found.rehearsals else None
     own = under.prior if isinstance(under, RobustPrior) else under
-    result = StageResult(stage.name, chain, learned, report_of(learned), guards, settings, own)
+    result = replace(result, learned=learned, report=report_of(learned), taught=own)
     if result.report is not None and result.report.verdict == "fail" and not (options.override or last):
         raise _stopped(before.done, result, files, "the flow trained on its posterior fails the quality report")
     return _Before(
@@ -319,12 +320,22 @@ def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | No
 
 
 def _exact_posterior(
-    density: ModelDensity, chain: Chain, number: int, prior: ExactDensity | None, names: tuple[str, ...]
+    density: ModelDensity, result: StageResult, prior: ExactDensity | None, names: tuple[str, ...]
 ) -> ExactDensity | None:
     """Returns the posterior of a stage as a function; None if this stage or an earlier one dropped parameters."""
-    if set(names) != set(density.names) or (number and prior is None):
+    if set(names) != set(density.names) or (result.guards is not None and prior is None):
         return None
-    return exact_posterior(density, chain, prior)
+    return exact_posterior(density, _with_exact_evidence(result), prior)
+
+
+def _with_exact_evidence(result: StageResult) -> Chain:
+    """Returns the chain of a stage with the log evidence under the exact prior, or with none if that is not known."""
+    chain, change = result.chain, result.log_evidence_change
+    if result.guards is None or result.guards.corrected:
+        return chain
+    if chain.log_evidence is None or change is None:
+        return chain.replace(log_evidence=None, log_evidence_error=None)
+    return chain.replace(log_evidence=chain.log_evidence + change[0])
 
 
 def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
