@@ -105,7 +105,7 @@ def test_heading_says_verdict_stages_date_and_evidence(page):
     assert facts["Verdict"] == "! WARN"
     assert facts["Stages"] == "light, heavy"
     assert facts["Date"] == "1 May 2026"
-    assert facts["Log evidence of all data"] == "-3.500 ± 0.500"
+    assert facts["Log evidence of these stages"] == "-3.500 ± 0.500 (under the learned prior in 'heavy')"
 
 
 def test_parameters_have_moments_quantiles_units_and_shifts(analysis, page):
@@ -188,7 +188,7 @@ def test_many_parameters_are_cut_and_stages_without_a_common_one_say_so(monkeypa
     apart = words(parsed(module.report_page(KEY, StagedAnalysis((one, other)), title="t")))
     assert "the stages have no parameter in common" in apart
     assert "new" in apart  # in place of a shift
-    assert "Log evidence of all data unknown" in apart
+    assert "Log evidence of these stages unknown" in apart
     assert "Guards None for this posterior." in apart
     assert "Settings of the run" not in apart
 

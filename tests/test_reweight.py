@@ -107,6 +107,9 @@ def test_equal_and_few_weights_are_left_alone():
     np.testing.assert_allclose(found, -np.log(1000))
     assert k == -np.inf
     assert pareto_smoothed(np.arange(8.0))[1] == np.inf
+    few = np.full(1000, -1e4)  # of all draws only three count
+    few[:3] = 0.0
+    assert pareto_smoothed(few)[1] == np.inf
 
 
 def test_priors_too_far_apart_say_so():

@@ -34,7 +34,7 @@ from numpyro_flowprior.priors.fingerprint import prior_fingerprint
 from numpyro_flowprior.sampling.record import INTERRUPTION
 from numpyro_flowprior.stages import run as module
 from numpyro_flowprior.stages import steps
-from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
+from numpyro_flowprior.stages.exact import PriorError, exact_posterior, exact_prior, prior_error
 from numpyro_flowprior.stages.folder import StageFolder, write_json
 from numpyro_flowprior.stages.guards import Finding
 from numpyro_flowprior.stages.origin import chain_fingerprint
@@ -117,6 +117,37 @@ def test_three_stages_give_the_joint_posterior_and_evidence(whole):
     assert whole.verdict == "pass", whole
     assert list(whole.chains) == list(whole.priors) == list(whole.reports) == list(DATA)
     assert list(whole.guards) == ["y", "z"]
+
+
+def wrong_evidence(key, density, **options):
+    """The draws of `weighted`, with a log evidence that is wrong by one and says so, but in the last stage."""
+    chain = weighted(key, density, **options)
+    (seen,) = density.observed
+    chain = chain.replace(info={**chain.info, "seen": seen})
+    return chain if seen == "z" else chain.replace(log_evidence=chain.log_evidence + 1.0, log_evidence_error=1.0)
+
+
+def test_errors_of_earlier_evidences_cancel_where_exact_priors_are_known():
+    """Also if the change in a stage between is not known: what it lacks is in the change of the next stage."""
+    log_evidence = exact_joint()[2]
+    analysis = run_stages(KEY, STAGES, Flat(), sampler=wrong_evidence, **QUICK)
+    assert analysis.log_evidence == pytest.approx(log_evidence, abs=4 * analysis.log_evidence_error)
+    assert analysis.log_evidence_error < 0.01
+    assert "under the learned prior in" not in str(analysis)
+
+    def unreliable(chain, exact):
+        found = prior_error(chain, exact)
+        return found if chain.info["seen"] == "z" else PriorError(found.loss, found.loss_error, 2.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "prior_error", unreliable)
+        between = run_stages(KEY, STAGES, Flat(), sampler=wrong_evidence, override=True, **QUICK)
+        until = run_stages(KEY, STAGES[:2], Flat(), sampler=wrong_evidence, override=True, **QUICK)
+    assert between["y"].log_evidence_change is None
+    assert between.log_evidence == pytest.approx(log_evidence, abs=4 * between.log_evidence_error)
+    assert between.log_evidence_error < 0.01
+    assert until.log_evidence_error == pytest.approx(np.sqrt(2.0))  # as sampled, as nothing else is known
+    assert str(until).endswith("(under the learned prior in 'y')")
 
 
 def test_a_finished_run_is_read_back_and_nothing_is_run_again(whole, folder, monkeypatch):

@@ -148,8 +148,8 @@ def log_mean_ratio(log_shares: FloatArray, chain: Chain) -> tuple[float, float]:
 def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0) -> tuple[FloatArray, float]:
     """Returns normalised log weights with the largest replaced by Pareto quantiles, and the shape k.
 
-    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if it has fewer than five weights (k is
-    +inf) or if they are equal (k is -inf).
+    The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if they are equal (k is -inf), or if
+    fewer than five of them stand out, so that they alone may make up the mean (k is +inf).
     """
     n = len(log_weights)
     shifted = log_weights - log_weights.max()
@@ -161,7 +161,7 @@ def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0
     cutoff = max(shifted[order[-size - 1]], np.log(np.finfo(np.float64).tiny))
     tail = tail[shifted[tail] > cutoff]
     if len(tail) < _FEWEST_TAIL:
-        return shifted - logsumexp(shifted), -np.inf
+        return shifted - logsumexp(shifted), np.inf if len(tail) else -np.inf
     exceedances = np.exp(shifted[tail]) - np.exp(cutoff)
     k, sigma = _pareto_fit(exceedances)
     places = (np.arange(len(tail)) + 0.5) / len(tail)

@@ -59,6 +59,11 @@ class StageResult:
         return found["log_evidence_change"], found["log_evidence_change_error"]
 
     @property
+    def has_exact_evidence(self) -> bool:
+        """Whether the log evidence of a later stage is known under its exact prior, by its change or by reweighting."""
+        return self.log_evidence_change is not None or (self.guards is not None and self.guards.corrected)
+
+    @property
     def verdict(self) -> str:
         """The worst verdict of the sampler, the report and the guards: "pass", "warn" or "fail"."""
         found = ["fail" if self.converged is False else "pass"]
@@ -105,7 +110,7 @@ class StagedAnalysis(Displayed):
 
     @property
     def log_evidence(self) -> float | None:
-        """The log evidence of all data, comparable with that of a joint fit; None if a stage has no evidence.
+        """The log evidence of the data of these stages, comparable with that of a joint fit; None if one has none.
 
         It is the sum over the stages. Where the exact prior of a stage is known, the change from its learned prior to
         the exact one is included. The guards give that change.
@@ -113,20 +118,29 @@ class StagedAnalysis(Displayed):
         values = [chain.log_evidence for chain in self.chains.values()]
         if None in values:
             return None
-        return float(sum(value for value in values if value is not None) + sum(change for change, _ in self._changes))
+        changes = [stage.log_evidence_change[0] for stage in self.stages if stage.log_evidence_change is not None]
+        return float(sum(value for value in values if value is not None) + sum(changes))
 
     @property
     def log_evidence_error(self) -> float | None:
-        """Standard error of `log_evidence`. Where the exact prior is not known, that of a learned one is left out."""
-        errors = [chain.log_evidence_error for chain in self.chains.values()]
-        known = [error for error in errors if error is not None]
-        if len(known) < len(errors):
-            return None
-        return float(np.sqrt(np.sum(np.square([*known, *(error for _, error in self._changes)]))))
+        """Standard error of `log_evidence`; None if it is not known.
+
+        The errors before the last stage whose exact prior is known cancel. Those of learned priors after it are left
+        out.
+        """
+        errors: list[float | None] = []
+        for stage in self.stages[self._last_exact :]:
+            errors += [stage.chain.log_evidence_error, (stage.log_evidence_change or (0.0, 0.0))[1]]
+        return None if None in errors else float(np.sqrt(np.sum(np.square(np.asarray(errors, np.float64)))))
 
     @property
-    def _changes(self) -> list[tuple[float, float]]:
-        return [stage.log_evidence_change for stage in self.stages if stage.log_evidence_change is not None]
+    def _last_exact(self) -> int:
+        """The number of the last stage with the log evidence under its exact prior; 0 is the first stage.
+
+        The exact prior contains the log evidences of the stages before, divided out as they were found. So they cancel
+        in the sum, with what they lack.
+        """
+        return max((number for number, stage in enumerate(self.stages) if stage.has_exact_evidence), default=0)
 
     @property
     def verdict(self) -> str:
@@ -178,9 +192,7 @@ class StagedAnalysis(Displayed):
         lines = [head, *self._table(), ""]
         for stage in self.stages:
             lines += _words(stage)
-        total = evidence_in_words(self.log_evidence, self.log_evidence_error)
-        changes = ", with the changes to exact priors" if self._changes and total else ""
-        lines.append(f"log evidence of all data{changes}: {total or 'unknown: a sampler returned no evidence'}")
+        lines.append(f"log evidence of the data of these stages: {total_evidence_in_words(self)}")
         return "\n".join(lines)
 
     def _table(self) -> list[str]:
@@ -227,6 +239,15 @@ def evidence_in_words(value: float | None, error: float | None) -> str:
     if value is None or not np.isfinite(value):
         return ""
     return f"{value:.3f}" if error is None or not np.isfinite(error) else f"{value:.3f} +- {error:.3f}"
+
+
+def total_evidence_in_words(analysis: StagedAnalysis) -> str:
+    """Returns the log evidence of all stages as text, and which learned priors it is not corrected for."""
+    total = evidence_in_words(analysis.log_evidence, analysis.log_evidence_error)
+    if not total:
+        return "unknown: a sampler returned no evidence"
+    left = [stage.name for stage in analysis.stages[analysis._last_exact + 1 :] if stage.guards is not None]
+    return f"{total} (under the learned prior in {shorten(left)})" if left else total
 
 
 def standard_deviations(chain: Chain) -> np.ndarray:

@@ -39,7 +39,8 @@ class ExactDensity:
     Attributes:
         names: the parameters, in the order of the columns of the points.
         log_density: function from points (n, d) to log densities (n,), float64.
-        normalised: whether the density is normalised; otherwise it is known up to a constant.
+        normalised: whether the density is normalised, up to the error of an evidence; otherwise it is known up to a
+            constant.
     """
 
     names: tuple[str, ...]

@@ -109,6 +109,7 @@ def check_stage(
     before: Chain,
     *,
     exact: ExactDensity | None = None,
+    error: PriorError | None = None,
     corrected: bool = False,
     rehearsals: Sequence[PriorError] = (),
 ) -> Guards:
@@ -122,6 +123,7 @@ def check_stage(
         before: the chain that the prior was learnt from.
         exact: the prior of the model with the learned prior replaced by the exact posterior of the previous stage; None
             if that is not known.
+        error: what the learned prior causes in the posterior, as `exact` tells; None to compute it.
         corrected: whether the chain was reweighted to `exact`; the changes are then in `info["psis"]`.
         rehearsals: the errors of the priors with which the stage was sampled before, and which were then taught.
     """
@@ -130,7 +132,8 @@ def check_stage(
     under_learned = _uncorrected(density, chain) if corrected else chain
     resting = rows_rested_on(chain, before)
     beyond = beyond_rows(key_rows, chain, before)
-    error = None if exact is None else prior_error(under_learned, exact)
+    if error is None and exact is not None:
+        error = prior_error(under_learned, exact)
     missed = None if exact is None else overlooked(jax.random.fold_in(key, 3), density, chain, before, exact)
     drawn = weighted_prior(key_prior, density, _DRAWS)
     predicted = predictive_check(key_predict, density)

@@ -24,7 +24,14 @@ from ..plots.corner import plot_corner
 from ..plots.quality import plot_quality
 from ..priors.flow_prior import FlowPrior
 from ..priors.numpy_prior import NumpyPrior
-from .analysis import StagedAnalysis, StageResult, evidence_in_words, means_in_words, standard_deviations
+from .analysis import (
+    StagedAnalysis,
+    StageResult,
+    evidence_in_words,
+    means_in_words,
+    standard_deviations,
+    total_evidence_in_words,
+)
 from .guards import Guards
 from .markup import Markup, badge, element, page, pairs, picture, side_by_side, table
 from .pictures import plot_guards, plot_stages
@@ -52,7 +59,7 @@ _GLOSSARY = {
     "report is based on draws that were not used in training.",
     "Shift": "Mean of this stage minus mean of the previous stage, in standard deviations of the previous stage.",
     "Log evidence": "Natural logarithm of the marginal likelihood of the stage's data, given the data of the previous "
-    "stages. The log evidence of all data is the sum over stages, under the first prior. Where the exact prior of a "
+    "stages. The log evidence of these stages is the sum, under the first prior. Where the exact prior of a "
     "stage is known, the change from the learned prior to it is added. The guards give this change.",
     "Effective size": "The number of independent draws with the same information as these draws, which have weights or "
     "are correlated.",
@@ -102,7 +109,7 @@ def _overview(analysis: StagedAnalysis, title: str, date: str | None) -> Markup:
     facts = {
         "Verdict": badge(analysis.verdict),
         "Stages": ", ".join(analysis.chains),
-        "Log evidence of all data": _evidence(analysis),
+        "Log evidence of these stages": _typeset(total_evidence_in_words(analysis)),
         "Date": date or "not recorded",
         "Report by": f"numpyro-flowprior {__version__}",
     }
@@ -158,8 +165,9 @@ def _draws(chain: Chain) -> str:
     return f"{chain.n} (effective size {chain.effective_size:.0f})"
 
 
-def _evidence(of: Chain | StagedAnalysis) -> str:
-    return _typeset(evidence_in_words(of.log_evidence, of.log_evidence_error)) or "unknown: the sampler gives none"
+def _evidence(chain: Chain) -> str:
+    words = evidence_in_words(chain.log_evidence, chain.log_evidence_error)
+    return _typeset(words) or "unknown: the sampler gives none"
 
 
 def _typeset(text: str) -> str:

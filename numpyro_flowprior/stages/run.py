@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from ..sampling.reweight import psis_reweight
 from .analysis import StagedAnalysis, StageResult
 from .exact import ExactDensity, PriorError, exact_posterior, exact_prior, prior_error
 from .folder import StageFolder, begin_folder, handed_on, report_of
-from .guards import check_stage
+from .guards import Guards, check_stage
 from .origin import chain_fingerprint
 from .stage import Stage, StageOptions, checked_stages, kept_names
 from .steps import guarded, learnt, rehearsed, sampled, taught_prior
@@ -157,7 +157,11 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     if before.chain is not None:
         say(f"stage {stage.name!r}: guards", progress=progress)
         given = key_guard, density, found.prior, chain, before.chain
-        make = partial(check_stage, *given, exact=exact, corrected=reweighted, rehearsals=found.rehearsals)
+        known = {"exact": exact, "corrected": reweighted, "rehearsals": found.rehearsals}
+
+        def make() -> Guards:
+            return check_stage(*given, **known, error=found.error())
+
         guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
     say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
@@ -181,12 +185,18 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A stage after sampling: its prior, model, chain, the exact prior of the model, and errors of earlier priors."""
+    """A stage after sampling: its prior, model, chain, the exact prior of the model, and errors of its priors.
+
+    Attributes:
+        error: function that gives what the prior causes in the posterior; it gives None if `exact` is not known.
+        rehearsals: the errors of the priors with which the stage was sampled before.
+    """
 
     prior: Any
     density: ModelDensity
     chain: Chain
     exact: ExactDensity | None
+    error: Callable[[], PriorError | None]
     rehearsals: tuple[PriorError, ...]
 
 
@@ -227,11 +237,12 @@ def _sampled(
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(before.done, result, files, "its sampler did not converge")
         exact = _exact_prior(stage, density, prior, before, psis=options.psis)
-        found = None if not may_teach or exact is None else prior_error(chain, exact)
+        error = cache(partial(_error, chain, exact))
+        found = error() if may_teach else None
         if found is None or before.given is None or loss_of(prior, chain, found) <= options.max_loss:
             if is_kept and files is not None:  # max_loss or max_passes were others when it became a rehearsal
                 files.adopt_rehearsal(number, origin)
-            return _Sampled(prior, density, chain, exact, tuple(errors))
+            return _Sampled(prior, density, chain, exact, error, tuple(errors))
         say(
             f"stage {stage.name!r}: the posterior loses {_nats(found)} to its learned prior, which is "
             "trained again with exact log densities where this stage needs it",
@@ -245,6 +256,10 @@ def _sampled(
         density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
         origin = {**origin, "taught": prior_fingerprint(learned)}
         errors.append(found)
+
+
+def _error(chain: Chain, exact: ExactDensity | None) -> PriorError | None:
+    return None if exact is None else prior_error(chain, exact)
 
 
 def _nats(error: PriorError) -> str:
@@ -314,6 +329,8 @@ def _exact_prior(
 def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | None) -> Chain:
     """Returns the posterior reweighted to the exact prior, if one is given, and stores it in the folder."""
     corrected = chain if exact is None else psis_reweight(chain, exact.log_density)
+    if exact is not None and not exact.normalised:
+        corrected = corrected.replace(log_evidence=None, log_evidence_error=None)
     if files is not None:
         files.keep_posterior(None if exact is None else corrected, {"chain": chain_fingerprint(chain)})
     return corrected
@@ -329,12 +346,13 @@ def _exact_posterior(
 
 
 def _with_exact_evidence(result: StageResult) -> Chain:
-    """Returns the chain of a stage with the log evidence under the exact prior, or with none if that is not known."""
+    """Returns the chain of a stage with the log evidence under the exact prior, as far as that is known.
+
+    An error of it cancels: it is in the change of the log evidence of the next stage (StagedAnalysis.log_evidence).
+    """
     chain, change = result.chain, result.log_evidence_change
-    if result.guards is None or result.guards.corrected:
-        return chain
     if chain.log_evidence is None or change is None:
-        return chain.replace(log_evidence=None, log_evidence_error=None)
+        return chain
     return chain.replace(log_evidence=chain.log_evidence + change[0])
 
 
