@@ -157,7 +157,7 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     if before.chain is not None:
         say(f"stage {stage.name!r}: guards", progress=progress)
         given = key_guard, density, found.prior, chain, before.chain
-        known = {"exact": exact, "corrected": reweighted, "rehearsals": found.rehearsals}
+        known: dict[str, Any] = {"exact": exact, "corrected": reweighted, "rehearsals": found.rehearsals}
 
         def make() -> Guards:
             return check_stage(*given, **known, error=found.error())
@@ -237,12 +237,12 @@ def _sampled(
             result = StageResult(stage.name, chain, settings=settings)
             raise _stopped(before.done, result, files, "its sampler did not converge")
         exact = _exact_prior(stage, density, prior, before, psis=options.psis)
-        error = cache(partial(_error, chain, exact))
-        found = error() if may_teach else None
+        error_of_prior = cache(partial(_error, chain, exact))
+        found = error_of_prior() if may_teach else None
         if found is None or before.given is None or loss_of(prior, chain, found) <= options.max_loss:
             if is_kept and files is not None:  # max_loss or max_passes were others when it became a rehearsal
                 files.adopt_rehearsal(number, origin)
-            return _Sampled(prior, density, chain, exact, error, tuple(errors))
+            return _Sampled(prior, density, chain, exact, error_of_prior, tuple(errors))
         say(
             f"stage {stage.name!r}: the posterior loses {_nats(found)} to its learned prior, which is "
             "trained again with exact log densities where this stage needs it",
