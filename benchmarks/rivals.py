@@ -28,9 +28,18 @@ def gaussian(x: np.ndarray, seconds: float) -> Densities:
 
 
 def mixture(x: np.ndarray, seconds: float) -> Densities:
-    """Returns the mixture of up to 32 Gaussians of lowest BIC, each number fitted three times."""
-    fits = [GaussianMixture(k, random_state=0, n_init=3, reg_covar=1e-5).fit(x) for k in COMPONENTS if 5 * k < len(x)]
-    return min(fits, key=lambda fit: fit.bic(x)).score_samples
+    """Returns the mixture of up to 32 Gaussians of lowest BIC, each number fitted three times.
+
+    Larger numbers are tried until BIC has risen twice in succession.
+    """
+    tried: list[tuple[float, GaussianMixture]] = []
+    for k in COMPONENTS:
+        if 5 * k < len(x):
+            fit = GaussianMixture(k, random_state=0, n_init=3, reg_covar=1e-5).fit(x)
+            tried.append((fit.bic(x), fit))
+        if len(tried) > 2 and tried[-3][0] < tried[-2][0] < tried[-1][0]:
+            break
+    return min(tried, key=lambda one: one[0])[1].score_samples
 
 
 def rates(start: float, seconds: float) -> Iterator[float]:
