@@ -1,7 +1,7 @@
 """The paper's two-stage analysis on the closed-form stand-in: the gamma+p posterior is the prior of gamma+Pb.
 
-It is compared with a joint fit of both systems, which the two stages should reproduce. All results are written into one
-folder.
+`run_stages` runs both stages. They are compared with a joint fit of both systems, which they should reproduce. All results
+are written into one folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import numpyro
 
 from .._util.messages import ConvergenceWarning
@@ -35,13 +34,16 @@ from ..sampling.density import ModelDensity
 from ..sampling.emcee import sample_emcee
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.reweight import psis_reweight
+from ..stages.analysis import StagedAnalysis, evidence_in_words, total_evidence_in_words
 from ..stages.exact import exact_posterior, joint_loss
+from ..stages.html import write_report
+from ..stages.run import run_stages
+from ..stages.stage import Stage, StageOptions
 from ..training.config import TrainConfig
-from ..training.fit import FlowFit, fit_flow
 from . import twin
 
 FIRST, SECOND = "gamma_p", "gamma_Pb"
-PICTURES = ("corner_stages.png", "corner_prior.png")
+PICTURES, REPORT = ("corner_stages.png", "corner_prior.png"), "report.html"
 _SECOND_STAGES = {
     "stage2_pocomc": "pocoMC",
     "stage2_reweighted": "pocoMC, reweighted to exact prior",
@@ -56,7 +58,7 @@ class DemoSize:
 
     Attributes:
         pocomc: arguments of `sample_pocomc`.
-        flow, train: architecture and training settings of the prior; None for the defaults.
+        options: options of `run_stages`.
         emcee_steps: maximum number of steps of each walker, without and with proposals from a flow; None to leave emcee
             out.
         design: number of training points of each emulator.
@@ -64,8 +66,7 @@ class DemoSize:
     """
 
     pocomc: dict[str, Any]
-    flow: FlowConfig | None
-    train: TrainConfig | None
+    options: StageOptions
     emcee_steps: tuple[int, int] | None
     design: int
     shown: int = twin.SPACE.dim
@@ -74,38 +75,41 @@ class DemoSize:
 _SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
 FULL = DemoSize(
     pocomc={"n_total": 5_000, "n_effective": 1024, "n_active": 512},
-    flow=None,
-    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=3000, patience=30),
+    options=StageOptions(  # one flow that is trained for half as long as by default; stage 2 is sampled twice anyway
+        FlowConfig(layers=4, hidden=(64,), components=16, background=True),
+        TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=6000, patience=30),
+        override=True,
+    ),
     emcee_steps=(600, 2000),
     design=500,
 )
 QUICK = DemoSize(  # what compiles slowly is left out: pocoMC's flow, and emcee
     pocomc={"n_total": 2000, "n_effective": 512, "n_active": 256, "precondition": False},
-    flow=FlowConfig(layers=4, hidden=(32,), components=8, background=True),
-    train=TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=1500),
+    options=StageOptions(
+        FlowConfig(layers=4, hidden=(32,), components=8, background=True),
+        TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=1500),
+        max_passes=1,
+        live=False,
+        override=True,
+    ),
     emcee_steps=None,
     design=200,
     shown=4,
 )
-# The density from which emcee's walkers also propose. It need not be exact: the acceptance accounts for the difference.
-_PROPOSAL = (
-    FlowConfig(layers=4, hidden=(64,), components=8, background=True),
-    TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=3000, patience=30),
-)
-_PROPOSAL_SHARE = 0.5
+_PROPOSAL_SHARE = 0.5  # of the moves of emcee that a flow proposes
 COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The results of the demo: chains by name, comparisons of each second stage with the joint fit, times and files.
+    """The results of the demo: chains by name, the stages, comparisons of each second stage with the joint fit, and files.
 
     `lost` is KL from the joint posterior to the one computed with the flow, (nats, standard error). It is computed at
     the draws of the joint fit, without the sampler of a second stage.
     """
 
     chains: dict[str, Chain]
-    fit: FlowFit
+    analysis: StagedAnalysis
     comparisons: dict[str, Comparison]
     lost: tuple[float, float]
     seconds: dict[str, float]
@@ -123,14 +127,12 @@ class DemoResult:
             "divergence_with_the_flow": {"nats": self.lost[0], "error": self.lost[1]},
             "comparisons": {name: comparison.to_json() for name, comparison in self.comparisons.items()},
             "evidence": evidence,
-            "sum_of_stage_log_evidences": self.log_evidence("stage1", "stage2_pocomc"),
-            "sum_of_stage_log_evidences_reweighted": self.log_evidence("stage1", "stage2_reweighted"),
-            "joint_log_evidence": self.log_evidence("joint"),
-            "prior_report": self.fit.report.to_json(),
+            "stages": self.analysis.to_json(),
             "seconds": self.seconds,
         }
 
     def __str__(self) -> str:
+        joint = self.chains["joint"]
         lines = [
             "Each second stage compared with the joint fit:",
             f"{'':34s} {'converged':>9s} {'average KL':>11s} {'noise floor':>12s} {'excess [nats]':>16s}",
@@ -141,25 +143,21 @@ class DemoResult:
                 f"{_SECOND_STAGES[name]:34s} {converged:>9s} {found.kl.average:11.3f} {found.floor.mean():12.3f} "
                 f"{found.excess:7.3f} +- {found.excess_error:.3f}"
             )
-        sums = [self.log_evidence("stage1", second) for second in ("stage2_pocomc", "stage2_reweighted")]
         lines += [
             "",
             f"KL from the joint posterior to the one with the flow: {self.lost[0]:.3f} +- {self.lost[1]:.3f} nats",
-            f"log evidence, stage 1 + stage 2: {sums[0]:.2f}, reweighted to the exact prior: {sums[1]:.2f}; "
-            f"joint: {self.log_evidence('joint'):.2f}",
-            f"prior: {self.fit.report.verdict}; held-out gain over a Gaussian {self.fit.report.gain:.2f} nats",
+            f"log evidence of both stages: {total_evidence_in_words(self.analysis)}; joint fit: "
+            f"{evidence_in_words(joint.log_evidence, joint.log_evidence_error)}",
+            f"stages: {self.analysis.verdict}; "
+            + "; ".join(f"{stage.name}: {stage.verdict}" for stage in self.analysis.stages),
             "seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in self.seconds.items()),
             "",
             f"files in {self.files[0].parent}: " + ", ".join(path.name for path in self.files),
             "",
-            f"Open first: {self.files[0].parent / PICTURES[0]} (the second stage should agree with the joint fit)",
+            f"Open first: {self.files[0].parent / PICTURES[0]} (the second stage should agree with the joint fit), then "
+            f"{REPORT} (the checks of both stages)",
         ]
         return "\n".join(lines)
-
-    def log_evidence(self, *names: str) -> float:
-        """Returns the sum of the log evidences of the named chains; NaN if one of them has none."""
-        values = [self.chains[name].log_evidence for name in names]
-        return float(sum(np.nan if value is None else value for value in values))
 
 
 def stage_model(prior: Any, likelihoods: dict[str, EmulatorLikelihood]) -> None:
@@ -181,8 +179,8 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
     out.mkdir(parents=True, exist_ok=True)
     keys = dict(
         zip(
-            ("stage1", "fit", "stage2", "emcee", "joint", "draws", "proposal", "emcee_flow"),
-            jax.random.split(jax.random.key(seed), 8),
+            ("stages", "emcee", "joint", "draws", "emcee_flow", "report"),
+            jax.random.split(jax.random.key(seed), 6),
             strict=True,
         )
     )
@@ -193,22 +191,27 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
     with _timed("emulators", seconds, progress=progress):
         likelihoods = {system: _likelihood(system, size, out, files, progress=progress) for system in (FIRST, SECOND)}
     uniform = UniformPrior(twin.SPACE)
-    chains: dict[str, Chain] = {}
-    with _timed("stage 1: gamma+p with pocoMC", seconds, "stage1", progress=progress):
+    stages = [
+        Stage(system, stage_model, ({system: likelihoods[system]},), sampler_options=steps)
+        for system, steps in ((FIRST, {}), (SECOND, {"n_steps": _SECOND_STEPS}))
+    ]
+    with _timed("gamma+p, then gamma+Pb with its posterior as the prior", seconds, "stages", progress=progress):
+        how: dict[str, Any] = {"sampler_options": size.pocomc, "options": size.options, "progress": progress}
+        analysis = run_stages(keys["stages"], stages, uniform, **how)
+        prior = analysis[SECOND].taught or analysis.priors[FIRST]
         first = ModelDensity(stage_model, uniform, {FIRST: likelihoods[FIRST]})
-        chains["stage1"] = sample_pocomc(keys["stage1"], first, **settings)
-        files.append(_write_netcdf(out / "stage1.nc", chains["stage1"], first))
-    with _timed("prior: a flow trained on the chain of stage 1", seconds, "fit", progress=progress):
-        fit = fit_flow(keys["fit"], chains["stage1"], size.flow, size.train, trust_log_prob=True, progress=progress)
-        files.append(fit.prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
-    second = ModelDensity(stage_model, fit.prior, {SECOND: likelihoods[SECOND]})
-    with _timed("stage 2: gamma+Pb with pocoMC", seconds, "stage2_pocomc", progress=progress):
-        chains["stage2_pocomc"] = sample_pocomc(keys["stage2"], second, n_steps=_SECOND_STEPS, **settings)
-        files.append(_write_netcdf(out / "stage2_pocomc.nc", chains["stage2_pocomc"], second))
+        second = ModelDensity(stage_model, prior, {SECOND: likelihoods[SECOND]})
+        chains = {"stage1": analysis.chains[FIRST], "stage2_pocomc": analysis.chains[SECOND]}
+        files += [
+            _write_netcdf(out / f"{name}.nc", chain, density)
+            for (name, chain), density in zip(chains.items(), (first, second), strict=True)
+        ]
+        files.append(prior.save(out / "prior.safetensors", metadata={"title": "gamma+p stand-in, demo"}))
         exact = exact_posterior(first, chains["stage1"], None)
         chains["stage2_reweighted"] = psis_reweight(chains["stage2_pocomc"], exact.log_density)
     if size.emcee_steps is not None:
-        _with_emcee(keys, second, size.emcee_steps, chains, (out, files, seconds), progress=progress)
+        where = out, files, seconds
+        _with_emcee(keys, second, analysis.priors[SECOND], size.emcee_steps, chains, where, progress=progress)
     with _timed("joint fit with pocoMC", seconds, "joint", progress=progress):
         density = ModelDensity(stage_model, uniform, likelihoods)
         chains["joint"] = sample_pocomc(keys["joint"], density, **settings)
@@ -216,9 +219,11 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
     with _timed("comparison and figures", seconds, "comparison", progress=progress):
         comparisons = {name: compare(chains["joint"], chains[name]) for name in _SECOND_STAGES if name in chains}
-        lost = joint_loss(fit.prior, first, chains["joint"])
-        result = DemoResult(chains, fit, comparisons, lost, seconds, files)
-        files += _draw(out, chains, fit.prior, keys["draws"], twin.SPACE.names[: size.shown])
+        lost = joint_loss(prior, first, chains["joint"])
+        result = DemoResult(chains, analysis, comparisons, lost, seconds, files)
+        files += _draw(out, chains, prior, keys["draws"], twin.SPACE.names[: size.shown])
+        title = "gamma+p, then gamma+Pb: a closed-form stand-in"
+        files.append(write_report(analysis, out / REPORT, title=title, key=keys["report"]))
     text = json.dumps(result.to_json(), indent=2)
     write_atomically(out / "comparison.json", text.encode())
     files.append(out / "comparison.json")
@@ -228,6 +233,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 def _with_emcee(
     keys: dict[str, jax.Array],
     second: ModelDensity,
+    proposal: FlowPrior,
     steps: tuple[int, int],
     chains: dict[str, Chain],
     to: tuple[Path, list[Path], dict[str, float]],
@@ -242,7 +248,6 @@ def _with_emcee(
             chains["stage2_emcee"] = sample_emcee(keys["emcee"], second, max_steps=steps[0], progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee.nc", chains["stage2_emcee"], second))
     with _timed("stage 2: gamma+Pb with emcee, proposals from a flow", seconds, "stage2_emcee_flow", progress=progress):
-        proposal = fit_flow(keys["proposal"], chains["stage2_pocomc"], *_PROPOSAL, progress=progress).prior
         how: dict[str, Any] = {"proposal": proposal, "proposal_share": _PROPOSAL_SHARE, "max_steps": steps[1]}
         chains["stage2_emcee_flow"] = sample_emcee(keys["emcee_flow"], second, **how, progress=progress)
         files.append(_write_netcdf(out / "stage2_emcee_flow.nc", chains["stage2_emcee_flow"], second))
