@@ -18,7 +18,7 @@ from numpyro_flowprior.stages.analysis import StageResult
 def test_the_quick_demo_runs_and_says_what_to_open(tmp_path):
     result = run_demo(tmp_path / "out", QUICK, progress=False)
     text = str(result)
-    assert text.splitlines()[-1].startswith(f"Open first: {tmp_path / 'out' / 'corner_stages.png'}")
+    assert text.splitlines()[-2].startswith(f"Open first: {tmp_path / 'out' / 'corner_stages.png'}")
     assert all(path.stat().st_size > 0 for path in result.files)
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert set(record["comparisons"]) == {"stage2_pocomc", "stage2_reweighted"}

@@ -1,7 +1,7 @@
 """The paper's two-stage analysis on the closed-form stand-in: the gamma+p posterior is the prior of gamma+Pb.
 
-`run_stages` runs both stages. They are compared with a joint fit of both systems, which they should reproduce. All results
-are written into one folder.
+`run_stages` runs both stages. They are compared with a joint fit of both systems, which they should reproduce. All
+results are written into one folder.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ COMPONENTS = 7  # principal components per emulator: all that are above the nois
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The results of the demo: chains by name, the stages, comparisons of each second stage with the joint fit, and files.
+    """The results of the demo: chains by name, stages, comparisons with the joint fit, times and files.
 
     `lost` is KL from the joint posterior to the one computed with the flow, (nats, standard error). It is computed at
     the draws of the joint fit, without the sampler of a second stage.
@@ -154,8 +154,8 @@ class DemoResult:
             "",
             f"files in {self.files[0].parent}: " + ", ".join(path.name for path in self.files),
             "",
-            f"Open first: {self.files[0].parent / PICTURES[0]} (the second stage should agree with the joint fit), then "
-            f"{REPORT} (the checks of both stages)",
+            f"Open first: {self.files[0].parent / PICTURES[0]} (the second stage should agree with the joint fit)",
+            f"      then: {self.files[0].parent / REPORT} (the checks of both stages)",
         ]
         return "\n".join(lines)
 
