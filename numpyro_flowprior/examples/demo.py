@@ -62,17 +62,16 @@ class DemoSize:
         emcee_steps: maximum number of steps of each walker, without and with proposals from a flow; None to leave emcee
             out.
         design: number of training points of each emulator.
-        shown: number of parameters in the pictures.
+        free: names of the free parameters. The others are fixed to the values that made the data.
     """
 
     pocomc: dict[str, Any]
     options: StageOptions
     emcee_steps: tuple[int, int] | None
     design: int
-    shown: int = twin.SPACE.dim
+    free: tuple[str, ...] = twin.SPACE.names
 
 
-_SECOND_STEPS = 2 * twin.SPACE.dim  # stage 2 ends where its prior has few draws; particles need more steps
 FULL = DemoSize(
     pocomc={"n_total": 5_000, "n_effective": 1024, "n_active": 512},
     options=StageOptions(  # one flow that is trained for half as long as by default; stage 2 is sampled twice anyway
@@ -84,17 +83,16 @@ FULL = DemoSize(
     design=500,
 )
 QUICK = DemoSize(  # what compiles slowly is left out: pocoMC's flow, and emcee
-    pocomc={"n_total": 2000, "n_effective": 512, "n_active": 256, "precondition": False},
+    pocomc={"n_total": 3000, "n_effective": 1024, "n_active": 512, "precondition": False},
     options=StageOptions(
         FlowConfig(layers=4, hidden=(32,), components=8, background=True),
-        TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=1500),
-        max_passes=1,
+        TrainConfig(loss="log_variance", learning_rate=4e-3, batch_size=256, max_steps=3000, patience=30),
         live=False,
         override=True,
     ),
     emcee_steps=None,
     design=200,
-    shown=4,
+    free=("m", "m_JIMWLK", "Lambda_QCD"),
 )
 _PROPOSAL_SHARE = 0.5  # of the moves of emcee that a flow proposes
 COMPONENTS = 7  # principal components per emulator: all that are above the noise of the training outputs
@@ -162,7 +160,7 @@ class DemoResult:
 
 def stage_model(prior: Any, likelihoods: dict[str, EmulatorLikelihood]) -> None:
     """The NumPyro model of a stage: parameters drawn from a prior, and one multivariate normal per system."""
-    theta = prior.space.as_dict(numpyro.sample("theta", prior))
+    theta = {**twin.TRUTH, **prior.space.as_dict(numpyro.sample("theta", prior))}
     for system, likelihood in likelihoods.items():
         numpyro.sample(system, likelihood(theta), obs=likelihood.observed)
 
@@ -190,10 +188,11 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
 
     with _timed("emulators", seconds, progress=progress):
         likelihoods = {system: _likelihood(system, size, out, files, progress=progress) for system in (FIRST, SECOND)}
-    uniform = UniformPrior(twin.SPACE)
+    uniform = UniformPrior(twin.SPACE.select(size.free))
+    more = {"n_steps": 2 * len(size.free)}  # stage 2 ends where its prior has few draws; particles need more steps
     stages = [
         Stage(system, stage_model, ({system: likelihoods[system]},), sampler_options=steps)
-        for system, steps in ((FIRST, {}), (SECOND, {"n_steps": _SECOND_STEPS}))
+        for system, steps in ((FIRST, {}), (SECOND, more))
     ]
     with _timed("gamma+p, then gamma+Pb with its posterior as the prior", seconds, "stages", progress=progress):
         how: dict[str, Any] = {"sampler_options": size.pocomc, "options": size.options, "progress": progress}
@@ -221,7 +220,7 @@ def run_demo(out: Path, size: DemoSize = FULL, *, seed: int = 0, progress: bool 
         comparisons = {name: compare(chains["joint"], chains[name]) for name in _SECOND_STAGES if name in chains}
         lost = joint_loss(prior, first, chains["joint"])
         result = DemoResult(chains, analysis, comparisons, lost, seconds, files)
-        files += _draw(out, chains, prior, keys["draws"], twin.SPACE.names[: size.shown])
+        files += _draw(out, chains, prior, keys["draws"])
         title = "gamma+p, then gamma+Pb: a closed-form stand-in"
         files.append(write_report(analysis, out / REPORT, title=title, key=keys["report"]))
     text = json.dumps(result.to_json(), indent=2)
@@ -275,7 +274,7 @@ def _write_netcdf(path: Path, chain: Chain, density: ModelDensity) -> Path:
     return path
 
 
-def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array, names: tuple[str, ...]) -> list[Path]:
+def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array) -> list[Path]:
     stage1 = chains["stage1"]
     draws = Chain(jax.jit(lambda k: prior.sample(k, (20_000,)))(key), prior.space)
     stages = plot_corner(
@@ -284,11 +283,10 @@ def _draw(out: Path, chains: dict[str, Chain], prior: FlowPrior, key: jax.Array,
             "stage 1: gamma+p": stage1,
             "stage 2: gamma+Pb, prior from stage 1": chains["stage2_reweighted"],
         },
-        truth=dict(twin.TRUTH),
-        names=names,
+        truth={name: twin.TRUTH[name] for name in prior.names},
     )
     both = {"chain of stage 1": stage1, "flow": draws}
-    prior_picture = plot_corner(both, title="gamma+p", names=names)
+    prior_picture = plot_corner(both, title="gamma+p")
     figures = dict(zip(PICTURES, (stages, prior_picture), strict=True))
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=110)

@@ -19,7 +19,7 @@ class NormalMixture(distrax.MixtureSameFamily):
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         key_choice, key_normal = jax.random.split(key)
         parts, logits = self.components_distribution, self.mixture_distribution.logits
-        choice = jax.random.choice(key_choice, len(logits), (n,), p=jax.nn.softmax(logits))
+        choice = jax.random.categorical(key_choice, logits, shape=(n,))
         normal = jax.random.normal(key_normal, (n, *parts.event_shape), parts.dtype)
         return parts.loc[choice] + parts.scale_diag[choice] * normal
 

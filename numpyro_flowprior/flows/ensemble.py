@@ -56,7 +56,7 @@ class Ensemble(distrax.Distribution):
         """
         key_choice, key_background, key_members = jax.random.split(key, 3)
         k = len(self._weights) - 1
-        choice = jax.random.choice(key_choice, k + 1, (n,), p=self._weights)
+        choice = jax.random.categorical(key_choice, jnp.log(self._weights), shape=(n,))
         blocks = blocks_of(choice, k, n)
         keys = jax.random.split(key_members, len(blocks.member))
 
