@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.stats import norm
 
 import numpyro_flowprior as fp
 from numpyro_flowprior import Chain, FlowConfig, FlowPriorWarning, LiveConfig, ModelDensity, ParameterSpace, TrainConfig
@@ -102,6 +103,22 @@ def test_the_report_of_a_density_that_is_zero_at_some_draws_or_all():
     assert not nowhere.reliable
     assert nowhere.efficiency == 0.0
     assert nowhere.to_json()["log_evidence"] is None
+
+
+def test_draws_of_a_wider_density_add_no_noise_where_the_prior_is_the_density():
+    """The weights of such draws differ, but their mean under the prior is known."""
+    rng, d, own = np.random.default_rng(1), 20, 3584
+    x = rng.normal(size=(4096, d))
+    x[own:] *= 1.4
+    log_q, log_wide = norm.logpdf(x).sum(axis=1), norm.logpdf(x, scale=1.4).sum(axis=1)
+    same = density_report(log_q + 3.0, log_q, log_wide, own=own)
+    assert same.kl_to_prior == pytest.approx(0.0, abs=1e-12)
+    assert same.log_evidence == pytest.approx(3.0, abs=1e-12)
+    assert max(same.kl_to_prior_error, same.log_evidence_error, same.kl_from_prior_error) < 1e-12
+    near = density_report(norm.logpdf(x, scale=1.01).sum(axis=1), log_q, log_wide, own=own)
+    kl = d * (np.log(1 / 1.01) + 1.01**2 / 2 - 0.5)
+    assert near.kl_to_prior == pytest.approx(kl, abs=4 * near.kl_to_prior_error)
+    assert near.kl_to_prior_error < 0.1 * kl
 
 
 def test_the_report_of_a_density_that_is_far_away_is_made_without_a_warning():

@@ -18,7 +18,9 @@ from toys import run_stages, weighted_rows
 from numpyro_flowprior import (
     FileFormatError,
     FlowConfig,
+    FlowPrior,
     Guards,
+    ModelDensity,
     ParameterSpace,
     Stage,
     StagedAnalysis,
@@ -407,13 +409,15 @@ def test_a_folder_that_knows_coordinates_by_their_former_name_goes_on(tmp_path):
 
 
 def test_a_flow_of_the_same_draws_with_other_log_densities_is_trained_again(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "fit_flow", lambda *args, **kwargs: SimpleNamespace(prior=whole.priors["y"]))
+    monkeypatch.setattr(
+        steps, "fit_flow", lambda *args, **kwargs: SimpleNamespace(prior=whole.priors["y"], interrupted=False)
+    )
     files = StageFolder(tmp_path)
     chain = whole.chains["x"]
     whole.priors["x"].save(files.prior(reweighted=False))
     for part, expected in ((chain, "x"), (chain.replace(log_prob=2.0 * chain.log_prob), "y")):
         origin = {"chain": chain_fingerprint(part)}
-        found = steps.learnt(KEY, part, StageOptions(), files, origin, reweighted=False, progress=False)
+        found = steps.learnt(KEY, part, StageOptions(), files, origin, reweighted=False, used=False, progress=False)
         assert prior_fingerprint(found) == prior_fingerprint(whole.priors[expected])
 
 
@@ -503,6 +507,57 @@ def test_a_reweighted_posterior_does_not_outlive_the_call_that_asked_for_it(tmp_
     assert str(read) == str(again["y"].guards) != str(run_stages(KEY, STAGES[:2], Flat(), **run)["y"].guards)
 
 
+def test_a_flow_that_is_not_trained_to_its_end_is_not_stored(tmp_path, monkeypatch):
+    """And the run stops with the chain that is there; the next call trains it."""
+    fit = steps.fit_flow
+
+    def interrupted(*args, **given):
+        done = fit(*args, **given)
+        return SimpleNamespace(prior=done.prior, interrupted=True)
+
+    run = {"sampler": weighted, "folder": tmp_path, **QUICK}
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "fit_flow", interrupted)
+        with pytest.raises(StageStopped, match="stage 'x': interrupted") as stopped:
+            run_stages(KEY, STAGES[:2], Flat(), **run)
+    assert stopped.value.analysis["x"].learned is None
+    assert not StageFolder(tmp_path / "01_x").prior(reweighted=False).exists()
+    assert run_stages(KEY, STAGES[:2], Flat(), **run).verdict == "pass"
+
+
+def test_a_stored_flow_is_refined_unless_the_next_stage_was_sampled_with_it(whole, tmp_path):
+    """As after the last stage of a run that then gets another stage, or after a kill between fit and refinement."""
+    files, chain = StageFolder(tmp_path), whole.chains["x"]
+    origin = {"chain": chain_fingerprint(chain)}
+    whole.priors["x"].save(files.prior(reweighted=False))
+
+    def refine(prior):
+        assert prior_fingerprint(prior) == prior_fingerprint(whole.priors["x"])
+        return whole.priors["y"]
+
+    given = {"reweighted": False, "progress": False, "refine": refine}
+    used = steps.learnt(KEY, chain, StageOptions(), files, origin, used=True, **given)
+    assert prior_fingerprint(used) == prior_fingerprint(whole.priors["x"])
+    steps.learnt(KEY, chain, StageOptions(), files, origin, used=False, **given)
+    stored = FlowPrior.load(files.prior(reweighted=False))
+    assert prior_fingerprint(stored) == prior_fingerprint(whole.priors["y"])
+
+
+def test_chains_of_other_samplers_are_completed_and_others_refused():
+    density = ModelDensity(linear, Flat(), "x", 0.4)
+    chain = weighted(KEY, density, n=100)
+    bare = chain.select(["b", "a"]).replace(log_prob=None, log_prior=None, log_likelihood=None)
+    found = steps.completed(bare, density)
+    assert found.names == chain.names
+    np.testing.assert_allclose(found.log_prior, chain.log_prior)
+    np.testing.assert_allclose(found.log_prob, chain.log_prob)
+    assert steps.completed(chain, density) is chain
+    with pytest.raises(ValueError, match="expected a Chain of the parameters 'a', 'b'; got one of 'a'"):
+        steps.completed(chain.select(["a"]), density)
+    with pytest.raises(TypeError, match="got ndarray"):
+        steps.completed(chain.samples, density)
+
+
 def own_scale(prior, value):
     theta = numpyro.sample("theta", prior)
     shift = numpyro.sample("shift", dist.Normal(0.0, 0.5))
@@ -523,7 +578,7 @@ def test_stages_may_add_and_drop_parameters():
     error = np.sqrt(np.diag(np.linalg.inv(precision)) * 3 / analysis.posterior.effective_size)
     np.testing.assert_array_less(np.abs(analysis.posterior.mean()[::-1] - mean), 4 * error)
     assert "not known" in str(analysis["z"].guards)
-    with pytest.raises(ValueError, match="got one that dropped some"):
+    with pytest.raises(ValueError, match="got one that drops some"):
         run_stages(KEY, stages, Flat(), sampler=weighted, psis=True, **QUICK)
 
 
@@ -533,8 +588,6 @@ def linear_of_b(prior, value):
 
 
 def test_exact_densities_are_the_analytic_ones(whole):
-    from numpyro_flowprior import ModelDensity
-
     first = ModelDensity(linear, Flat(), "x", DATA["x"])
     one = exact_posterior(first, whole.chains["x"].replace(log_evidence=exact_joint({"x": 0.4})[2]), None)
     points = np.random.default_rng(0).normal(size=(50, 2))

@@ -8,18 +8,22 @@ import pytest
 from toys import run_stages, weighted_rows
 
 from numpyro_flowprior import (
+    Chain,
     FlowConfig,
     LiveConfig,
     ModelDensity,
     ParameterSpace,
     Stage,
+    StageOptions,
     TrainConfig,
     UniformPrior,
     load_stages,
+    write_chain,
 )
 from numpyro_flowprior.stages import run as module
 from numpyro_flowprior.stages import steps, teaching
-from numpyro_flowprior.stages.exact import exact_posterior, exact_prior
+from numpyro_flowprior.stages.exact import ExactDensity, PriorError, exact_posterior, exact_prior
+from numpyro_flowprior.stages.folder import StageFolder
 
 KEY = jax.random.key(2)
 SPACE = ParameterSpace(["a", "b"], -4.0, 4.0)
@@ -183,6 +187,51 @@ def test_a_run_killed_between_two_passes_goes_on(taught, tmp_path, monkeypatch):
         monkeypatch.setattr(teaching, "fit_flow", _never)
     found = run_stages(KEY, STAGES, UniformPrior(SPACE), **run)
     np.testing.assert_allclose(found.posterior.mean(), taught.posterior.mean(), rtol=1e-5)
+
+
+def test_rows_keep_their_places_and_get_the_weights_of_the_exact_prior():
+    """Rows at which the exact density is zero weigh nothing and are not left out, so that no split changes."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    log_q = -0.5 * (x**2).sum(axis=1)
+    chain = Chain(x, ParameterSpace(["a", "b"]), log_prob=log_q, rows="independent")
+    same = teaching._as_exact(chain, ExactDensity(("a", "b"), lambda t: 5.0 - 0.5 * (t**2).sum(axis=1), True))
+    assert same.weights is None
+    np.testing.assert_allclose(same.log_prob, log_q + 5.0)
+
+    def shifted(t):  # narrower, with another mean, and cut
+        return np.where(t[:, 1] < 2.0, -0.5 * ((t[:, 0] - 0.3) / 0.9) ** 2 - 0.5 * t[:, 1] ** 2, -np.inf)
+
+    moved = teaching._as_exact(chain, ExactDensity(("a", "b"), shifted, True))
+    assert moved.n == chain.n
+    cut = x[:, 1] >= 2.0
+    assert cut.any()
+    assert (moved.weights[cut] == 0.0).all()
+    assert np.isfinite(moved.log_prob).all()
+    error = 0.9 / np.sqrt(moved.effective_size)
+    assert moved.mean()[0] == pytest.approx(0.3, abs=4 * error)
+    assert moved.mean()[1] < -0.03
+    far = teaching._as_exact(chain, ExactDensity(("a", "b"), lambda t: shifted(t / 4.0), True))  # too wide for weights
+    np.testing.assert_allclose(far.weights[x[:, 1] < 8.0], far.weights.max())
+
+
+def test_a_rehearsal_that_cannot_teach_or_did_not_converge_is_not_used(tmp_path):
+    nothing = PriorError(np.inf, np.inf, np.inf)
+    options = StageOptions()
+    chain = Chain(np.random.default_rng(0).normal(size=(100, 2)), SPACE)
+    assert not teaching.needs_teaching(UniformPrior(SPACE), chain, nothing, options)
+    assert teaching.needs_teaching(UniformPrior(SPACE), chain, PriorError(1.0, 0.1, 0.2), options)
+    density = ModelDensity(curved, UniformPrior(SPACE))
+    files = StageFolder(tmp_path)
+    for converged, override, used in ((False, False, False), (False, True, True), (True, False, True)):
+        chain = weighted(KEY, density, n=20_000).replace(info={"converged": converged})
+        write_chain(files.rehearsal(1), chain)
+        files.record(files.rehearsal(1), {"taught": None})
+        found = steps.rehearsed(density, files, 1, {"taught": None}, override=override)
+        assert (found is not None) == used
+    other = ModelDensity(far, UniformPrior(SPACE))
+    with pytest.raises(ValueError, match="expected a chain of this model, prior and data"):
+        steps.rehearsed(other, files, 1, {"taught": None}, override=False)
 
 
 def _never(*arguments, **options):

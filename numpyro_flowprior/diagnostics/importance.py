@@ -97,8 +97,10 @@ def density_report(
     """
     n = len(log_p)
     own = n if log_wide is None else own
-    log_weights = log_p - (log_q if log_wide is None else log_mixture(log_q, log_wide, own))
-    log_z = float(logsumexp(log_weights)) - float(np.log(n))
+    log_drawn = log_q if log_wide is None else log_mixture(log_q, log_wide, own)
+    log_weights = log_p - log_drawn
+    of_prior = np.exp(log_q - log_drawn)  # of mean one; if the prior is the density, it takes all noise away
+    log_z = float(logsumexp(log_weights)) - float(np.log(of_prior.sum()))
     log_ratio = log_p - log_q
     ratio = log_ratio[:own]
     possible = np.isfinite(ratio)
@@ -107,23 +109,31 @@ def density_report(
         nan = float("nan")
         return DensityReport(0.0, np.inf, nan, np.inf, nan, np.inf, -np.inf, nan, outside, own)
     weights = np.exp(log_weights - log_z)  # mean one
-    terms = np.where(weights > 0.0, log_ratio - log_z, 0.0)
-    to_prior = float(np.mean(weights * terms))
+    terms = weights * np.where(weights > 0.0, log_ratio - log_z, 0.0)
+    to_prior = float(np.mean(terms))
     relative = np.exp(ratio - ratio.max())
-    parts = weights[:own] / n - np.where(possible, ratio, 0.0) / own, weights[own:] / n  # to first order
-    from_prior_error = np.sqrt(sum(len(part) * np.var(part) for part in parts if len(part)))
+    of_z = (weights - of_prior) / n  # what each point adds to the error of log z, to first order
+    of_kl = terms / n - (to_prior + 1.0) * of_z
+    of_reverse = of_z.copy()
+    of_reverse[:own] -= np.where(possible, ratio, 0.0) / own
     return DensityReport(
         efficiency=float(np.mean(relative) ** 2 / np.mean(relative**2)),
         kl_to_prior=to_prior,
-        kl_to_prior_error=float(np.std(weights * (terms - to_prior - 1.0)) / np.sqrt(n)),
+        kl_to_prior_error=_error_of_parts(of_kl, own),
         kl_from_prior=np.inf if outside else log_z - float(np.mean(ratio)),
-        kl_from_prior_error=float("nan") if outside else float(from_prior_error),
+        kl_from_prior_error=float("nan") if outside else _error_of_parts(of_reverse, own),
         pareto_k=float(pareto_smoothed(ratio)[1]),
         log_evidence=log_z,
-        log_evidence_error=float(np.std(weights) / np.sqrt(n)),
+        log_evidence_error=_error_of_parts(of_z, own),
         outside=outside,
         draws=own,
     )
+
+
+def _error_of_parts(terms: FloatArray, own: int) -> float:
+    """Returns the standard error of a sum over independent points, the first `own` of them from one density."""
+    parts = terms[:own], terms[own:]
+    return float(np.sqrt(sum(len(part) * np.var(part) for part in parts if len(part))))
 
 
 def log_mixture(log_q: FloatArray, log_wide: FloatArray, own: int) -> FloatArray:

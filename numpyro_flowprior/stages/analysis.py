@@ -11,6 +11,7 @@ import numpy as np
 from .._util.checks import shorten
 from .._util.display import Displayed, with_error
 from ..chains.chain import Chain
+from ..diagnostics.importance import RELIABLE
 from ..diagnostics.report import QualityReport, worst_verdict
 from ..priors.flow_prior import FlowPrior
 from .guards import Guards
@@ -61,7 +62,9 @@ class StageResult:
     @property
     def has_exact_evidence(self) -> bool:
         """Whether the log evidence of a later stage is known under its exact prior, by its change or by reweighting."""
-        return self.log_evidence_change is not None or (self.guards is not None and self.guards.corrected)
+        reweighted = self.guards is not None and self.guards.corrected
+        k = self.chain.info.get("psis", {}).get("pareto_k", np.inf)
+        return self.log_evidence_change is not None or (reweighted and k <= RELIABLE)
 
     @property
     def verdict(self) -> str:
@@ -246,7 +249,7 @@ def total_evidence_in_words(analysis: StagedAnalysis) -> str:
     total = evidence_in_words(analysis.log_evidence, analysis.log_evidence_error)
     if not total:
         return "unknown: a sampler returned no evidence"
-    left = [stage.name for stage in analysis.stages[analysis._last_exact + 1 :] if stage.guards is not None]
+    left = [stage.name for stage in analysis.stages[analysis._last_exact + 1 :]]
     return f"{total} (under the learned prior in {shorten(left)})" if left else total
 
 

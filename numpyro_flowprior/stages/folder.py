@@ -130,6 +130,10 @@ class StageFolder:
                 "another folder. To run the stage again, remove its folder and those of later stages."
             )
 
+    def is_begun(self) -> bool:
+        """Returns whether the stage has been sampled, to its end or for a rehearsal."""
+        return self.chain.exists() or self.rehearsal(1).exists()
+
     def has_chain(self, *, override: bool) -> bool:
         """Returns whether there is a finished chain: not marked as unconverged, or accepted with `override`."""
         return self.chain.exists() and (override or read_npz(self.chain).info.get("converged") is not False)

@@ -32,8 +32,8 @@ from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import Guards, check_stage
 from .origin import chain_fingerprint
 from .stage import Stage, StageOptions, checked_stages, kept_names
-from .steps import guarded, learnt, rehearsed, sampled, taught_prior
-from .teaching import Taught, learnable, loss_of, made_robust, refined, taught
+from .steps import completed, guarded, learnt, rehearsed, sampled, taught_prior
+from .teaching import Taught, learnable, made_robust, needs_teaching, refined, taught
 
 
 class StageStopped(FlowPriorError, RuntimeError):
@@ -95,8 +95,8 @@ def run_stages(
     folders = [None] * len(stages) if folder is None else begin_folder(folder, [stage.name for stage in stages])
     run = _Run(key, sampler, sampler_options or {}, options, len(stages), progress)
     before = _Before(first_prior)
-    for stage, files in zip(stages, folders, strict=True):
-        before = _stage_after(before, stage, files, run)
+    for stage, files, later in zip(stages, folders, [*folders[1:], None], strict=True):
+        before = _stage_after(before, stage, files, run, used=later is not None and later.is_begun())
     return StagedAnalysis(before.done)
 
 
@@ -133,8 +133,10 @@ class _Before:
     given: Taught | None = None
 
 
-def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run) -> _Before:
+def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run, *, used: bool) -> _Before:
     """Runs one stage: sampling, reweighting, guards, training. Returns what it hands on, with its result.
+
+    `used` says whether the next stage has already been sampled with the prior that is in the folder.
 
     Raises:
         StageStopped: see `run_stages`.
@@ -145,6 +147,13 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     if number:
         _require_prior(stage, density, before.prior)
     names = kept_names(stage, density.names)
+    last = number + 1 == run.number
+    if options.psis and not last and set(names) != set(density.names):
+        raise ValueError(
+            f"Stage {stage.name!r}: StageOptions(psis=True): expected stages that hand on all their parameters; got "
+            f"one that drops some (keep={list(names)}), and the marginal density is not known as a function. Keep all "
+            "parameters, or leave psis out."
+        )
     settings = _settings(run, stage, names, first=number == 0)
     if files is not None:
         files.begin(settings, override=options.override)
@@ -165,14 +174,17 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
         guards = guarded(make, files, {**before.origin, **made_from}, reweighted=reweighted)
     say(f"stage {stage.name!r}: training of the prior for the next stage", progress=progress)
     kept = chain if names == chain.names else chain.select(names)
-    last = number + 1 == run.number
     result = StageResult(stage.name, chain, guards=guards, settings=settings)
     posterior = None if last else _exact_posterior(density, result, exact, names)
     given_on = None if posterior is None else Taught(key_fit, kept, posterior)
     refine: dict[str, Any] = {}
     if given_on is not None:
         refine = {"refine": partial(refined, given=given_on, options=options, files=files, progress=progress)}
-    learned = learnt(key_fit, kept, options, files, made_from, reweighted=reweighted, progress=progress, **refine)
+    how: dict[str, Any] = {"reweighted": reweighted, "used": used, "progress": progress, **refine}
+    try:
+        learned = learnt(key_fit, kept, options, files, made_from, **how)
+    except KeyboardInterrupt:
+        raise _stopped(before.done, result, files, INTERRUPTION) from None
     under = found.prior if found.rehearsals else None
     own = under.prior if isinstance(under, RobustPrior) else under
     result = replace(result, learned=learned, report=report_of(learned), taught=own)
@@ -224,7 +236,7 @@ def _sampled(
         own = jax.random.fold_in(key_sample, number) if errors else key_sample
         sample = partial(_sample, run, own, {**run.sampler_options, **stage.sampler_options}, files)
         may_teach = before.given is not None and number < options.max_passes and learnable(options)
-        chain = None if before.given is None else rehearsed(density, files, number, origin)
+        chain = None if before.given is None else rehearsed(density, files, number, origin, override=options.override)
         is_kept = chain is not None
         if chain is None:
             try:
@@ -235,11 +247,12 @@ def _sampled(
         unfinished = chain.info.get("converged") is False and not options.override
         if chain.info.get("stopped_by") == INTERRUPTION or unfinished:
             result = StageResult(stage.name, chain, settings=settings)
-            raise _stopped(before.done, result, files, "its sampler did not converge")
-        exact = _exact_prior(stage, density, prior, before, psis=options.psis)
+            why = INTERRUPTION if chain.info.get("stopped_by") == INTERRUPTION else "its sampler did not converge"
+            raise _stopped(before.done, result, files, why)
+        exact = None if before.exact is None else exact_prior(density, prior, before.exact)
         error_of_prior = cache(partial(_error, chain, exact))
         found = error_of_prior() if may_teach else None
-        if found is None or before.given is None or loss_of(prior, chain, found) <= options.max_loss:
+        if found is None or before.given is None or not needs_teaching(prior, chain, found, options):
             if is_kept and files is not None:  # max_loss or max_passes were others when it became a rehearsal
                 files.adopt_rehearsal(number, origin)
             return _Sampled(prior, density, chain, exact, error_of_prior, tuple(errors))
@@ -251,7 +264,11 @@ def _sampled(
         if files is not None and not is_kept:
             files.keep_rehearsal(number, origin)
         make = partial(taught, prior, before.given, chain, options, files, progress=run.progress)
-        learned = taught_prior(make, files, number, {**origin, "rehearsal": chain_fingerprint(chain)})
+        try:
+            learned = taught_prior(make, files, number, {**origin, "rehearsal": chain_fingerprint(chain)})
+        except KeyboardInterrupt:
+            result = StageResult(stage.name, chain, settings=settings)
+            raise _stopped(before.done, result, files, INTERRUPTION) from None
         prior = made_robust(learned, options)
         density = ModelDensity(stage.model, prior, *stage.args, **stage.kwargs)
         origin = {**origin, "taught": prior_fingerprint(learned)}
@@ -306,24 +323,8 @@ def _sample(
 ) -> Chain:
     taken = inspect.signature(run.sampler).parameters
     given = {"progress": run.progress, "checkpoint": None if files is None else files.checkpoint}
-    return run.sampler(key, density, **{**{name: given[name] for name in given if name in taken}, **options})
-
-
-def _exact_prior(
-    stage: Stage, density: ModelDensity, prior: Any, before: _Before, *, psis: bool
-) -> ExactDensity | None:
-    """Returns the exact prior of a later stage; None if it is not known as a function."""
-    if before.chain is None:
-        return None
-    if before.exact is not None:
-        return exact_prior(density, prior, before.exact)
-    if psis:
-        raise ValueError(
-            f"Stage {stage.name!r}: StageOptions(psis=True): expected earlier stages that hand on all their "
-            "parameters; got one that dropped some (keep=...), and the marginal density is not known as a function. "
-            "Keep all parameters, or leave psis out."
-        )
-    return None
+    chain = run.sampler(key, density, **{**{name: given[name] for name in given if name in taken}, **options})
+    return completed(chain, density)
 
 
 def _corrected(chain: Chain, exact: ExactDensity | None, files: StageFolder | None) -> Chain:
@@ -358,9 +359,9 @@ def _with_exact_evidence(result: StageResult) -> Chain:
 
 def _stopped(done: tuple[StageResult, ...], result: StageResult, files: StageFolder | None, why: str) -> StageStopped:
     """Returns the exception that stops a run in a stage, with the reason and advice."""
-    if result.chain.info.get("stopped_by") == INTERRUPTION:
+    if why == INTERRUPTION:
         why, advice = "interrupted", ""
-        if files is not None and not files.checkpoint.exists():
+        if result.chain.info.get("stopped_by") == INTERRUPTION and files is not None and not files.checkpoint.exists():
             advice = (
                 " This sampler keeps no checkpoint, so the stage starts again. The draws are in the `analysis` of this "
                 "error."

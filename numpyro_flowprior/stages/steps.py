@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from .._util.checks import shorten
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..formats.read import read_chain
@@ -69,10 +71,7 @@ def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, An
     chain = read_chain(files.chain) if files.chain.exists() else None
     if chain is not None and not _is_of(density, chain):
         if not files.out_of_date(files.chain, origin):
-            raise ValueError(
-                f"run_stages: {files.chain}: expected a chain of this model, prior and data; got one with other log "
-                "densities. Use another folder. To run the stage again, remove its folder and those of later stages."
-            )
+            raise _of_another_analysis(files.chain)
         chain = None
     if chain is None and files.out_of_date(files.chain, origin):
         _warn_of(files.set_aside(), files)
@@ -80,12 +79,49 @@ def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, An
     return chain
 
 
-def rehearsed(density: ModelDensity, files: StageFolder | None, number: int, origin: Mapping[str, Any]) -> Chain | None:
-    """Returns the chain of a rehearsal in the folder, or None if there is none that is up to date."""
+def completed(chain: Chain, density: ModelDensity) -> Chain:
+    """Returns what a sampler returned with the parameters in the order of the density, and log densities per draw.
+
+    Raises:
+        TypeError, ValueError: the sampler did not return a Chain of the model's parameters.
+    """
+    if not isinstance(chain, Chain):
+        raise TypeError(f"run_stages: sampler: expected a function that returns a Chain; got {type(chain).__name__}.")
+    if set(chain.names) != set(density.names):
+        raise ValueError(
+            f"run_stages: sampler: expected a Chain of the parameters {shorten(density.names, 40)}; got one of "
+            f"{shorten(chain.names, 40)}."
+        )
+    chain = chain if chain.names == density.names else chain.select(density.names)
+    if all(part is not None for part in (chain.log_prior, chain.log_likelihood, chain.log_prob)):
+        return chain
+    log_prior, log_likelihood = density.log_prior_and_likelihood(chain.samples)
+    return chain.replace(log_prob=log_prior + log_likelihood, log_prior=log_prior, log_likelihood=log_likelihood)
+
+
+def rehearsed(
+    density: ModelDensity, files: StageFolder | None, number: int, origin: Mapping[str, Any], *, override: bool
+) -> Chain | None:
+    """Returns the chain of a rehearsal in the folder, or None if there is none that is up to date.
+
+    Raises:
+        ValueError: it was sampled under this prior, but with another model or other data.
+    """
     if files is None or not files.made_from(files.rehearsal(number), origin):
         return None
     chain = read_chain(files.rehearsal(number))
-    return chain if _is_of(density, chain) else None
+    if chain.info.get("converged") is False and not override:
+        return None
+    if not _is_of(density, chain):
+        raise _of_another_analysis(files.rehearsal(number))
+    return chain
+
+
+def _of_another_analysis(file: Path) -> ValueError:
+    return ValueError(
+        f"run_stages: {file}: expected a chain of this model, prior and data; got one with other log densities. Use "
+        "another folder. To run the stage again, remove its folder and those of later stages."
+    )
 
 
 def taught_prior(
@@ -145,6 +181,7 @@ def learnt(
     origin: Mapping[str, str],
     *,
     reweighted: bool,
+    used: bool,
     progress: bool,
     refine: Callable[[FlowPrior], FlowPrior] = lambda learned: learned,
 ) -> FlowPrior:
@@ -157,21 +194,36 @@ def learnt(
         files: the stage's folder; None to store nothing.
         origin: fingerprint of the posterior.
         reweighted: whether the posterior was reweighted.
+        used: whether the next stage has been sampled with the flow in the folder, which is then left as it is.
         progress: show a progress bar.
-        refine: trains the flow further.
+        refine: trains the flow further, or returns it as it is.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; a flow that is not trained to its end is not stored.
     """
     file = None if files is None else files.prior(reweighted=reweighted)
+    learned = None
     if files is not None and file is not None:
         if file.exists() and not files.out_of_date(file, origin):
             learned = FlowPrior.load(file)
             if learnt_from(learned, chain):
                 files.record(file, origin)
-                return learned
-        files.begin_making(file, origin)
-    if not options.tail_aware:
-        chain = chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
-    fit = fit_flow(key, chain, options.config, options.train, trust_log_prob=True, progress=progress)
-    learned = refine(fit.prior)  # trusted, as the log density from a sampler is exact
-    if file is not None:
-        learned.save(file)
-    return learned
+            else:
+                learned = None
+        if learned is None:
+            files.begin_making(file, origin)
+    if learned is None:
+        rows = chain if options.tail_aware else chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
+        how: dict[str, Any] = {"trust_log_prob": True, "progress": progress}  # the log density from a sampler is exact
+        fit = fit_flow(key, rows, options.config, options.train, **how)
+        if fit.interrupted:
+            raise KeyboardInterrupt
+        learned = fit.prior
+        if file is not None:
+            learned.save(file)
+    elif used:
+        return learned
+    refined = refine(learned)
+    if refined is not learned and file is not None:
+        refined.save(file)
+    return refined

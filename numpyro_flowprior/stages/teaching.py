@@ -21,11 +21,12 @@ import numpy as np
 from .._util.checks import FloatArray
 from .._util.progress import say
 from ..chains.chain import Chain
+from ..diagnostics.importance import RELIABLE, pareto_smoothed
 from ..priors.composed import RobustPrior, robustify
 from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
 from ..training.fit import fit_flow
-from ..training.live import INTERRUPTED, LiveConfig
+from ..training.live import FLOOR, LiveConfig
 from .exact import ExactDensity, PriorError
 from .findings import price_of
 from .folder import StageFolder
@@ -33,6 +34,7 @@ from .guards import share_of_broad
 from .origin import chain_fingerprint
 from .stage import StageOptions
 
+_SAME = 1e-6  # nats by which two log densities of one function scatter
 _TIMED = 512  # calls that measure the price of a density
 _MOST_CALLS = 500_000
 _FEWEST_CALLS = 40_000  # a density that can be called less often within the budget is not worth its price
@@ -65,12 +67,25 @@ def loss_of(prior: Any, chain: Chain, error: PriorError) -> float:
     return error.loss - price_of(share_of_broad(prior, chain))
 
 
+def needs_teaching(prior: Any, chain: Chain, error: PriorError, options: StageOptions) -> bool:
+    """Returns whether a prior is to be trained again: the posterior loses too much to it, and its draws can teach it.
+
+    They cannot if the exact density is zero at all of them.
+    """
+    return error.loss < np.inf and loss_of(prior, chain, error) > options.max_loss
+
+
 def refined(
     learned: FlowPrior, given: Taught, options: StageOptions, files: StageFolder | None, *, progress: bool
 ) -> FlowPrior:
-    """Returns a learned prior, trained on the exact density if its loss on held-out rows is too large."""
+    """Returns a learned prior, trained on the exact density if its loss on held-out rows is too large.
+
+    A prior that was trained in this way before is returned as it is.
+    """
     loss = learned.info.get("report", {}).get("loss")
     if options.live is False or not learnable(options) or (loss is not None and loss <= options.max_loss):
+        return learned
+    if "live" in learned.info:
         return learned
     live = _affordable(given, options, progress=progress)
     if live is None:
@@ -128,16 +143,21 @@ def _fit(
     Raises:
         KeyboardInterrupt: the training was interrupted; with a folder, the next call goes on from its checkpoint.
     """
-    chain = _with_exact(given.chain, given.exact)
+    chain = _as_exact(given.chain, given.exact)
     arguments: dict[str, Any] = {"support_points": support, "progress": progress}
     if live is None:
-        return fit_flow(given.key, chain, options.config, options.train, trust_log_prob=True, **arguments).prior
+        fit = fit_flow(given.key, chain, options.config, options.train, trust_log_prob=True, **arguments)
+        if fit.interrupted:
+            raise KeyboardInterrupt
+        return fit.prior
     density = in_order_of(given.exact, chain.names)
     checkpoint = None if files is None else _checkpoint(files, start, chain, support)
     arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
-    prior = fit_flow(given.key, chain, options.config, options.train, **arguments).prior
-    if prior.info["live"]["stopped_by"] == INTERRUPTED:
+    fit = fit_flow(given.key, chain, options.config, options.train, **arguments)
+    if fit.interrupted:
         raise KeyboardInterrupt
+    prior = fit.prior
+    prior.info["chain"]["fingerprint"] = given.chain.fingerprint()  # of the rows as the stage knows them
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return prior
@@ -159,6 +179,29 @@ def in_order_of(exact: ExactDensity, names: tuple[str, ...]) -> Any:
     """Returns the exact density as a function of points with the parameters in the order of `names`."""
     columns = [names.index(name) for name in exact.names]
     return lambda theta: exact.log_density(theta[:, columns])
+
+
+def _as_exact(chain: Chain, exact: ExactDensity) -> Chain:
+    """Returns the posterior of a stage with exact log densities, weighted to the exact prior of that stage.
+
+    No row is left out. In the first stage, whose prior is exact, the rows are therefore split as they were in the first
+    training. If the learned prior of a later stage is too far from the exact one, only rows at which the exact density
+    is zero get the weight zero. The log density there is that of a far tail.
+    """
+    values: FloatArray = in_order_of(exact, chain.names)(chain.samples)
+    possible = np.isfinite(values)
+    assert chain.log_prob is not None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_b = np.log(chain.probabilities)
+        ratio = np.where(possible & np.isfinite(log_b), values - chain.log_prob, -np.inf)
+    lowest = float(np.median(values[possible])) - FLOOR
+    filled = chain.replace(log_prob=np.where(possible, values, lowest), log_prior=None, log_likelihood=None)
+    apart = ratio[np.isfinite(ratio)]
+    if possible.all() and np.ptp(apart) < _SAME:
+        return filled  # the first stage, whose prior is exact
+    smoothed, k = pareto_smoothed(log_b + ratio, relative_efficiency=1.0 / chain.autocorrelation_time)
+    weights = np.exp(smoothed) if k <= RELIABLE else np.where(possible, chain.probabilities, 0.0)
+    return filled.replace(weights=weights, weights_kind="importance")
 
 
 def _with_exact(chain: Chain, exact: ExactDensity) -> Chain:

@@ -30,7 +30,7 @@ from .called import CalledDensity
 from .config import TrainConfig
 from .defaults import Piloted, default_configs
 from .descent import History, train_group, train_members
-from .live import LIVE, LiveConfig, LiveState, LiveTraining, Trained, support_with_density, with_density
+from .live import INTERRUPTED, LIVE, LiveConfig, LiveState, LiveTraining, Trained, support_with_density, with_density
 from .live_file import read_state, write_state
 from .mixture import assembled
 from .prepare import apply_prepared, as_configured, prepare, require_learnable
@@ -47,7 +47,7 @@ class FlowFit(Displayed):
     """The result of `fit_flow`: the prior, the training of each member, and a report on held-out rows.
 
     `density_report` is the exact agreement with the density that `fit_flow` was given; None without one. `histories` is
-    empty if no round improved on the prior from which the rounds began.
+    empty, and `history` None, if no round improved on the prior from which the rounds began.
     """
 
     prior: FlowPrior
@@ -56,9 +56,15 @@ class FlowFit(Displayed):
     density_report: DensityReport | None = None
 
     @property
-    def history(self) -> History:
+    def history(self) -> History | None:
         """The training history of the first member."""
-        return self.histories[0]
+        return self.histories[0] if self.histories else None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the training was interrupted from the keyboard, so that it is shorter than asked for."""
+        live: dict[str, Any] = self.prior.info.get("live", {})
+        return live.get("stopped_by") == INTERRUPTED or any(history.interrupted for history in self.histories)
 
     def _headline(self) -> str:
         seconds = sum(history.seconds for history in self.histories)
@@ -139,15 +145,15 @@ def fit_flow(
     chain = as_configured(chain, config or (start.config if isinstance(start, FlowPrior) else FlowConfig()))
     called = _called(density, chain.space, live, start, checkpoint)
     chain = off_the_edges(chain)  # before the splits, so that the report uses the same draws
-    if called is not None:
-        chain, trust_log_prob = with_density(chain, called), True
-        support_points = None if support_points is None else support_with_density(support_points, called, chain)
     key_test, key_validation, key_train, key_report = jax.random.split(key, 4)
-    support_points = _checked_support(chain, support_points, train)
     seen, test = chain.split(key_test, 0.9)
     del chain  # frees the copy that was made if draws were on a bound
+    if called is not None:  # after the split, which rows that are left out would change
+        seen, test, trust_log_prob = with_density(seen, called), with_density(test, called), True
+        support_points = None if support_points is None else support_with_density(support_points, called, seen)
+    support_points = _checked_support(seen, support_points, train)
     settings = _Settings(config, train, support_points, trust_log_prob, progress)
-    exact, rounds = None, {}
+    exact, rounds = None, dict[str, Any]()
     if called is None:
         fitted = _fit_rows(key_validation, key_train, seen, settings)
     else:
@@ -161,21 +167,15 @@ def fit_flow(
             state = read_state(checkpoint, about, called)
         if state is None:
             state = LiveState(_fit_rows(key_validation, key_train, seen, settings), calls=called.calls)
-        own = config or LIVE
-        training = LiveTraining(
-            key_live,
-            seen,
-            called,
-            own,
-            train,
-            live or LiveConfig(),
-            support=support_points,
-            keep=partial(_keep, checkpoint, config=own, about=about),
-            progress=progress,
-        )
-        ended = training.run(state)
+        if not any(history.interrupted for history in state.best.histories):
+            own = config or LIVE
+            keep = partial(_keep, checkpoint, config=own, about=about)
+            limits = train, live or LiveConfig()
+            training = LiveTraining(
+                key_live, seen, called, own, *limits, support=support_points, keep=keep, progress=progress
+            )
+            rounds = {"live": state.record(training.run(state))}
         fitted, exact = state.best, state.report
-        rounds = {"live": state.record(ended)}
     prior = fitted.prior
     held_out = test if fitted.train.loss in _TAUGHT else test.replace(log_prob=None)
     report = quality_report(key_report, prior, held_out, seen=seen)
@@ -183,7 +183,7 @@ def fit_flow(
         "chain": record,
         "training": {
             **fitted.train.to_json(),
-            **(_training_record(fitted.histories) if fitted.histories else {}),
+            **(_training_record(fitted.histories) if fitted.histories else _times_of(start)),
             "log_prob_scatter": fitted.unexplained,
         },
         **rounds,
@@ -267,6 +267,12 @@ def _begun(start: FlowPrior) -> Trained:
     known = {field.name: record[field.name] for field in fields(TrainConfig) if field.name in record}
     prior = FlowPrior(start.config, start.space, start.params)  # its record will be another
     return Trained(prior, (), TrainConfig(**known))
+
+
+def _times_of(prior: FlowPrior | None) -> dict[str, Any]:
+    """Returns what the record of a prior says on its training, besides the settings."""
+    record = {} if prior is None else prior.info.get("training", {})
+    return {name: record[name] for name in ("steps", "best_step", "seconds", "validation_loss") if name in record}
 
 
 def _called(density: Any, space: ParameterSpace, live: Any, start: Any, checkpoint: Any) -> CalledDensity | None:

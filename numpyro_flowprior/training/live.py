@@ -54,7 +54,7 @@ _MOST_ROWS = 65_536  # rows of the chain that take part
 _MOST_POINTS = 400_000  # points that take part; the oldest are left out
 _HEAVIEST = 10.0  # weight, relative to the mean, at which weights are cut, at most ...
 _CUT = 0.9  # ... or the weight below which this share of the mass lies, if that is smaller
-_FLOOR = 10.0  # nats below the median log density of the draws, for points at which the density is zero: far lower
+FLOOR = 10.0  # nats below the median log density of the draws, for points at which the density is zero: far lower
 # values would push so hard at an edge that is not declared that the flow is bent inside of it
 _DEEP = 1e-3  # quantile of the draws' log densities below which points are deep
 _FEW_DEEP = 0.25  # deep points per other point, at most: more of them would bend the flow where the draws are
@@ -199,7 +199,7 @@ class LiveTraining:
         others = np.setdiff1d(np.arange(seen.n), rows)[: _MOST_ROWS - len(rows)]
         self._draws = seen.take(np.sort(rows))
         self._rows = _unweighted(seen).take(others) if len(others) else None
-        self._floor = float(np.median(_log_prob_of(self._draws))) - _FLOOR
+        self._floor = float(np.median(_log_prob_of(self._draws))) - FLOOR
         self._deep = float(np.quantile(_log_prob_of(self._draws), _DEEP))
         self._support, self._judges = None, None
         if support is not None:
@@ -271,7 +271,7 @@ class LiveTraining:
         points = self._at_draws(state, jax.random.fold_in(self._key, 2 * number + 1), prior, n)
         report = points.report
         cost = self._cost(prior)
-        score = report.kl_to_prior + cost
+        score = float(np.nan_to_num(report.kl_to_prior + cost, nan=np.inf))
         state.rounds.append({**report.to_json(), "score": rounded(score), "calls": state.calls})
         if np.isfinite(report.log_evidence):
             state.theta = np.concatenate([state.theta.reshape(-1, prior.space.dim), points.theta])[-_MOST_POINTS:]
@@ -437,7 +437,8 @@ def _shift_to(density: CalledDensity, chain: Chain) -> tuple[float | None, str]:
     """
     if chain.log_prob is None:
         return None, ""
-    looked_at = np.unique(np.linspace(0, chain.n - 1, _KNOWN).astype(int))
+    counting = np.flatnonzero(chain.probabilities)
+    looked_at = counting[np.unique(np.linspace(0, len(counting) - 1, _KNOWN).astype(int))]
     difference = density(chain.samples[looked_at]) - chain.log_prob[looked_at]
     if np.isfinite(difference).all() and difference.std() < _SAME:
         return float(np.median(difference)), ""
