@@ -202,16 +202,9 @@ def learnt(
         KeyboardInterrupt: the training was interrupted; a flow that is not trained to its end is not stored.
     """
     file = None if files is None else files.prior(reweighted=reweighted)
-    learned = None
-    if files is not None and file is not None:
-        if file.exists() and not files.out_of_date(file, origin):
-            learned = FlowPrior.load(file)
-            if learnt_from(learned, chain):
-                files.record(file, origin)
-            else:
-                learned = None
-        if learned is None:
-            files.begin_making(file, origin)
+    learned = None if files is None else _stored(files, files.prior(reweighted=reweighted), chain, origin)
+    if learned is not None and used:
+        return learned
     if learned is None:
         rows = chain if options.tail_aware else chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
         how: dict[str, Any] = {"trust_log_prob": True, "progress": progress}  # the log density from a sampler is exact
@@ -221,9 +214,18 @@ def learnt(
         learned = fit.prior
         if file is not None:
             learned.save(file)
-    elif used:
-        return learned
     refined = refine(learned)
     if refined is not learned and file is not None:
         refined.save(file)
     return refined
+
+
+def _stored(files: StageFolder, file: Path, chain: Chain, origin: Mapping[str, str]) -> FlowPrior | None:
+    """Returns the flow in a folder if it was trained on this chain; else removes it and returns None."""
+    if file.exists() and not files.out_of_date(file, origin):
+        learned = FlowPrior.load(file)
+        if learnt_from(learned, chain):
+            files.record(file, origin)
+            return learned
+    files.begin_making(file, origin)
+    return None

@@ -144,23 +144,18 @@ def _fit(
         KeyboardInterrupt: the training was interrupted; with a folder, the next call goes on from its checkpoint.
     """
     chain = _as_exact(given.chain, given.exact)
-    arguments: dict[str, Any] = {"support_points": support, "progress": progress}
-    if live is None:
-        fit = fit_flow(given.key, chain, options.config, options.train, trust_log_prob=True, **arguments)
-        if fit.interrupted:
-            raise KeyboardInterrupt
-        return fit.prior
-    density = in_order_of(given.exact, chain.names)
-    checkpoint = None if files is None else _checkpoint(files, start, chain, support)
-    arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
+    arguments: dict[str, Any] = {"trust_log_prob": True, "support_points": support, "progress": progress}
+    checkpoint = None if files is None or live is None else _checkpoint(files, start, chain, support)
+    if live is not None:
+        density = in_order_of(given.exact, chain.names)
+        arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
     fit = fit_flow(given.key, chain, options.config, options.train, **arguments)
     if fit.interrupted:
         raise KeyboardInterrupt
-    prior = fit.prior
-    prior.info["chain"]["fingerprint"] = given.chain.fingerprint()  # of the rows as the stage knows them
+    fit.prior.info["chain"]["fingerprint"] = given.chain.fingerprint()  # of the rows as the stage knows them
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return prior
+    return fit.prior
 
 
 def _checkpoint(files: StageFolder, start: FlowPrior, *chains: Chain | None) -> Path:
