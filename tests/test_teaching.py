@@ -1,5 +1,7 @@
 """Stages that are sampled again under a prior taught where they need it: is the answer right, is nothing done twice?"""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import numpyro
@@ -213,6 +215,13 @@ def test_rows_keep_their_places_and_get_the_weights_of_the_exact_prior():
     assert moved.mean()[1] < -0.03
     far = teaching._as_exact(chain, ExactDensity(("a", "b"), lambda t: shifted(t / [4.0, 1.0]), True))  # too wide
     np.testing.assert_allclose(far.weights, np.where(cut, 0.0, far.weights.max()))
+
+
+def test_a_stage_without_a_draw_of_exact_density_keeps_its_learned_prior():
+    rows = Chain(np.random.default_rng(1).normal(size=(50, 2)), SPACE, log_prob=np.zeros(50))
+    given = teaching.Taught(KEY, rows, ExactDensity(SPACE.names, lambda x: np.full(len(x), -np.inf), True))
+    prior = SimpleNamespace(info={"report": {"loss": 9.0}})
+    assert teaching.refined(prior, given, StageOptions(), None, progress=False) is prior
 
 
 def test_a_rehearsal_that_cannot_teach_or_did_not_converge_is_not_used(tmp_path):

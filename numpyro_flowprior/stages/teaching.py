@@ -87,6 +87,9 @@ def refined(
         return learned
     if "live" in learned.info:
         return learned
+    if not np.isfinite(in_order_of(given.exact, given.chain.names)(given.chain.samples)).any():
+        say("the exact density is zero at all draws, so the prior learns from the draws alone", progress=progress)
+        return learned
     live = _affordable(given, options, progress=progress)
     if live is None:
         return learned
