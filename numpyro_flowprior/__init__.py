@@ -37,6 +37,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .formats.read import read_chain
     from .formats.to_arviz import to_arviz
     from .formats.write import write_chain
+    from .likelihoods.call_log import Evaluations
+    from .likelihoods.calls import ExternalError
+    from .likelihoods.external import ExternalFailure, ExternalLikelihood
     from .models.latent import LatentReparam
     from .plots.comparison import plot_comparison
     from .plots.corner import plot_corner
@@ -91,6 +94,9 @@ _HOMES = {
     "formats.read": ("read_chain",),
     "formats.to_arviz": ("to_arviz",),
     "formats.write": ("write_chain",),
+    "likelihoods.call_log": ("Evaluations",),
+    "likelihoods.calls": ("ExternalError",),
+    "likelihoods.external": ("ExternalFailure", "ExternalLikelihood"),
     "models.latent": ("LatentReparam",),
     "plots.comparison": ("plot_comparison",),
     "plots.corner": ("plot_corner",),
@@ -136,6 +142,10 @@ __all__ = [
     "DensityReport",
     "EmulatorLikelihood",
     "EmulatorValidation",
+    "Evaluations",
+    "ExternalError",
+    "ExternalFailure",
+    "ExternalLikelihood",
     "FileFormatError",
     "FlowConfig",
     "FlowFit",

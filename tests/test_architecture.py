@@ -25,6 +25,7 @@ ROOMS = [
     "diagnostics",
     "training",
     "emulators",
+    "likelihoods",
     "sampling",
     "plots",
     "stages",
@@ -41,6 +42,8 @@ BACKENDS = {
     "pyarrow": {"formats/frames.py"},
     "pandas": set(),
     "dynesty": set(),
+    "cloudpickle": {"likelihoods/calls.py"},
+    "distributed": set(),  # its executor is one of concurrent.futures
     "getdist": set(),
     "bilby": set(),
     "xarray": set(),

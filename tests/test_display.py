@@ -13,8 +13,8 @@ import pytest
 from toys import make_prior
 
 from numpyro_flowprior import Chain, FlowConfig, Guards, ParameterSpace, TrainConfig, compare, fit_flow
+from numpyro_flowprior._util.described import described
 from numpyro_flowprior._util.display import with_error
-from numpyro_flowprior.sampling.checkpoint import described
 from numpyro_flowprior.stages.findings import Finding
 from numpyro_flowprior.training.scan_result import ScanResult
 
@@ -70,7 +70,7 @@ def test_a_report_of_a_file_that_may_hold_anything_is_not_shown():
 def test_a_prior_is_described_alike_in_every_process():
     code = (
         "import sys, json; sys.path.insert(0, 'tests'); from toys import make_prior; import numpyro_flowprior as fp; "
-        "from numpyro_flowprior.sampling.checkpoint import described; "
+        "from numpyro_flowprior._util.described import described; "
         "print(json.dumps(described(make_prior([(0.0, 1.0)], fp.FlowConfig(layers=1, hidden=(4,))))))"
     )
     told = [

@@ -26,6 +26,7 @@ def progress_bar(
     total: int | None = None,
     initial: int = 0,
     disable: bool = False,
+    delay: float = 0.0,
 ) -> Any:
     """Returns a tqdm bar in a terminal or notebook, else a replacement that writes at most one line in ten seconds.
 
@@ -36,10 +37,11 @@ def progress_bar(
         total: total number of units; None if unknown.
         initial: number of units already done.
         disable: write nothing.
+        delay: seconds before anything is written.
     """
     disable = disable or sys.stderr is None  # stderr is None under pythonw and in some services
     kind = tqdm if disable or is_looked_at() else Lines
-    return kind(iterable, desc=desc, unit=unit, total=total, initial=initial, disable=disable)
+    return kind(iterable, desc=desc, unit=unit, total=total, initial=initial, disable=disable, delay=delay)
 
 
 def say(text: str, *, progress: bool) -> None:
@@ -74,11 +76,12 @@ class Lines:
         total: int | None = None,
         initial: int = 0,
         disable: bool = False,
+        delay: float = 0.0,
     ):
         self.iterable, self.desc, self.unit, self.total, self.disable = iterable, desc, unit, total, disable
         self.n = self._initial = initial
         self._postfix: dict[str, Any] = {}
-        self._start = time.monotonic()
+        self._start, self._delay = time.monotonic(), delay
         self._told = self.refresh()
 
     def __iter__(self) -> Iterator[Any]:
@@ -110,7 +113,8 @@ class Lines:
 
     def refresh(self) -> bool:
         """Writes a line if the last one was long enough ago; returns whether it did."""
-        if self.disable or time.monotonic() - Lines._written < _BETWEEN:
+        now = time.monotonic()
+        if self.disable or now - Lines._written < _BETWEEN or now - self._start < self._delay:
             return False
         self._write()
         return True

@@ -33,6 +33,7 @@ from .runs import (
     checked_points,
     mask_of,
     on_log_scale,
+    runs_of,
 )
 from .scaling import project_outputs, scale_inputs
 from .validation import EmulatorValidation, compare_with_runs, left_out
@@ -75,8 +76,8 @@ class GPEmulator:
     @classmethod
     def fit(
         cls,
-        X: ArrayLike,
-        Y: ArrayLike,
+        X: Any,
+        Y: ArrayLike | None,
         space: ParameterSpace,
         *,
         n_components: int | float = 0.99,
@@ -96,8 +97,10 @@ class GPEmulator:
 
         Args:
             X: (n, d) design, with columns in the order of `space`; the columns of a DataFrame are found by name. At
-                least d + 1 rows, all inside the bounds. Repeated rows are allowed.
-            Y: (n, m) outputs of the model.
+                least d + 1 rows, all inside the bounds. Repeated rows are allowed. Or the log of an ExternalLikelihood
+                (`evaluations()`, or `Evaluations.read(cache)`): its points, with Y=None.
+            Y: (n, m) outputs of the model. None for those in the log: `output_names`, or all derived quantities, or the
+                log likelihood if there are none.
             space: the input parameters.
             n_components: how many components to keep, or the fraction in (0, 1) of the total variance that they must
                 reach.
@@ -120,6 +123,7 @@ class GPEmulator:
             ValueError: shapes, NaN, too few rows, rows outside the bounds, outputs that do not vary, logarithms of
                 outputs that are not positive, an unsupported kernel; the message names the parameter or output.
         """
+        X, Y, output_names = runs_of(X, Y, space, output_names)
         X = checked_design(X, space)
         names = checked_output_names(output_names, Y)
         Y = checked_outputs(Y, len(X), names)

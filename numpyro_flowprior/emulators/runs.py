@@ -13,6 +13,27 @@ from .._util.checks import FloatArray, float_array, require_finite, require_uniq
 from ..chains.parameters import ParameterSpace, require_space
 
 
+def runs_of(X: Any, Y: Any, space: ParameterSpace, output_names: Any) -> tuple[Any, Any, Any]:
+    """Returns design, outputs and their names; of a log of calls (an object with `theta` and `outputs`), what it holds.
+
+    Raises:
+        TypeError: outputs are missing, or come twice.
+        ValueError: the log lacks a parameter or an output.
+    """
+    is_log = hasattr(X, "theta") and callable(getattr(X, "outputs", None))
+    if is_log and Y is None:
+        require_space(space)
+        missing = [name for name in space.names if name not in X.names]
+        if missing:
+            raise ValueError(f"X: expected calls over {shorten(space.names, 40)}; missing: {shorten(missing)}.")
+        outputs, names = X.outputs(output_names)
+        return X.theta[:, [X.names.index(name) for name in space.names]], outputs, names
+    if is_log or Y is None:
+        got = "both a log of calls and Y" if is_log else "no Y"
+        raise TypeError(f"Y: expected outputs (n, m), or None with the log of an ExternalLikelihood as X; got {got}.")
+    return X, Y, output_names
+
+
 def checked_design(X: Any, space: ParameterSpace) -> FloatArray:
     """Returns a design X (n, d) with at least d + 1 rows, all inside the bounds of the space.
 

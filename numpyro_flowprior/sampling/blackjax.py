@@ -12,11 +12,13 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, optional_import, positive_int, real_in
+from .._util.described import described
 from .._util.leaves import forgetting
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
-from .checkpoint import described, require_same_values
+from ..likelihoods.site import own_failures
+from .checkpoint import require_same_values
 from .coordinates import Coordinates, chain_of_draws, parameters_of, resolved, sampled_in
 from .density import ModelDensity
 from .genealogy import evidence_error
@@ -101,7 +103,7 @@ def sample_blackjax(
     about |= {"n_particles": n_particles, "target_ess": target, "n_steps": n_steps}
     about |= {"observed": described(density.observed)}
     keys = jax.random.split(key, 3)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), own_failures(density.external):
         unconstrained = Unconstrained(inner, half_line_scales(keys[0], inner))
         programs = Programs(blackjax, unconstrained, target, n_steps or _SWEEP)
         run = _Run(n_particles, StateFile(checkpoint, about))

@@ -25,12 +25,13 @@ from .._util.leaves import copied, forgetting
 from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
+from ..likelihoods.site import ExternalSites, external_sites
 from ..models.dimensions import arrays_of_sites, variables_of_latents
 from ..models.latent import LatentReparam
 from ..models.sites import find_latents, merged_space, observed_sites, trace_model
 from ..models.unusual import ConstantSites, ProperSites, is_constant
 from ..models.vector import coordinates_of, values_of, vector_of
-from .fitness import require_fixed_supports, require_numbers_observed
+from .fitness import require_fixed_supports, require_jax, require_numbers_observed
 
 # Samplers map an interval to the real line themselves. In pocoMC's probit, a draw that is one rounding step from a
 # bound becomes infinite, and then NaN. Prior draws keep this fraction of the range away from the bounds.
@@ -92,9 +93,12 @@ class ModelDensity:
             self._latents = find_latents(first)
             again = find_latents(trace_model(self._model, self._args, self._kwargs, jax.random.key(1)))
             self._deterministic = [name for name, site in first.items() if site["type"] == "deterministic"]
+            self._external = external_sites(first)
+            self._external_shapes = {name: first[name]["fn"].batch_shape for name in self._external}
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
             require_fixed_supports(self._latents, again)
             require_numbers_observed(first, self.observed)
+            require_jax(partial(self._log_probs, "both"), sum(latent.space.dim for latent in self._latents))
         self.space: ParameterSpace = merged_space(self._latents)
         self.arrays = arrays_of_sites(first)
         self.variables = variables_of_latents(self._latents, self.arrays)
@@ -145,6 +149,16 @@ class ModelDensity:
     def imputed_sites(self) -> tuple[str, ...]:
         """Names of the latent sites that are the missing part of a partly observed site, `name_unobserved`."""
         return tuple(latent.site for latent in self._latents if latent.imputed is not None)
+
+    @property
+    def external(self) -> dict[str, Any]:
+        """The external likelihoods of the model, {site: ExternalLikelihood}."""
+        return dict(self._external)
+
+    @property
+    def seconds_per_call(self) -> float:
+        """Seconds that the external likelihoods take at one point, on average so far; 0 without any."""
+        return sum(external.seconds_per_call for external in self._external.values())
 
     def in_latent_space(self) -> ModelDensity:
         """Returns the same posterior with its learned priors in latent coordinates, where they are nearly normal.
@@ -219,7 +233,7 @@ class ModelDensity:
         A few NaN count as -inf. Many NaN mean that the model is wrong, and ignoring them would change the posterior.
         """
         draws = self.sample_prior(key, _LOOKED_AT)
-        values = self._in_batches("both", partial(self._log_probs, "both"), draws)
+        values = self._given("both", draws, np.zeros((len(draws), self._n_external)))
         bad = np.flatnonzero(np.isnan(values.sum(axis=1)))
         if len(bad) > _MOST_NAN * len(draws):
             example = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, draws[bad[0]], strict=True))
@@ -267,12 +281,56 @@ class ModelDensity:
         """Returns `_log_probs` at points (n, d), one array or {name: array}; -inf outside the support."""
         x = self._points(x)
         interior = self._is_interior(x)
-        values = self._in_batches(which, partial(self._log_probs, which), x if interior else self._moved_inside(x))
+        inside = np.ones(len(x), bool) if interior else self.space.contains(x)
+        moved = x if interior else self._moved_inside(x)
+        if self._external and which != "log_prior":
+            values = self._given(which, moved, self._external_values(moved, inside))
+        else:
+            values = self._in_batches(which, partial(self._log_probs, which), moved)
         parts = list(values.values()) if isinstance(values, dict) else [values]
         for part in [] if interior else parts:
-            part[~self.space.contains(x)] = -np.inf
+            part[~inside] = -np.inf
         parts = [self._without_nan(part) for part in parts]
         return dict(zip(values, parts, strict=True)) if isinstance(values, dict) else parts[0]
+
+    @property
+    def _n_external(self) -> int:
+        """Number of values that the external sites have at one point."""
+        return sum(int(np.prod(shape)) for shape in self._external_shapes.values())
+
+    def _external_values(self, x: FloatArray, inside: np.ndarray) -> FloatArray:
+        """Returns the values of the external sites, (n, k), at points (n, d): one map over the executor for each site.
+
+        Points outside the support, or with a prior of zero, are not sent.
+        """
+        possible = inside & (self._in_batches("log_prior", partial(self._log_probs, "log_prior"), x) > -np.inf)
+        inputs = self._in_batches("external", self._external_inputs, x)
+        parts = []
+        for site, external in self._external.items():
+            sent = inputs[site][possible]
+            values = np.zeros(inputs[site].shape[:-1])
+            values[possible] = external.log_likelihood(sent.reshape(-1, sent.shape[-1])).reshape(sent.shape[:-1])
+            parts.append(values.reshape(len(x), int(np.prod(values.shape[1:]))))
+        return np.concatenate(parts, axis=1)
+
+    def _external_inputs(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Returns the inputs of the external sites at one point (traced), {site: (..., m)}."""
+        sites = ExternalSites(self._model)
+        trace(substitute(seed(sites, 0), values_of(self._latents, x)[0])).get_trace(*self._args, **self._kwargs)
+        return sites.inputs
+
+    def _given(self, which: str, x: FloatArray, external: FloatArray) -> Any:
+        """Returns `_log_probs` at points (n, d) strictly inside the support, from the values (n, k) of the sites."""
+
+        def at_point(row: jax.Array) -> Any:
+            values, start = {}, self.dim
+            for site, shape in self._external_shapes.items():
+                stop = start + int(np.prod(shape))
+                values[site] = row[start:stop].reshape(shape)
+                start = stop
+            return self._log_probs(which, row[: self.dim], ExternalSites(self._model, values))
+
+        return self._in_batches((which, "given"), at_point, np.concatenate([x, external], axis=1))
 
     def _is_interior(self, x: FloatArray) -> bool:
         """Returns whether all points (n, d) are strictly inside the support. For samplers they usually are."""
@@ -281,11 +339,15 @@ class ModelDensity:
     def _moved_inside(self, x: FloatArray) -> FloatArray:
         return np.clip(np.where(np.isnan(x), self._low, x), self._low, self._high)
 
-    def _in_batches(self, name: str, at_point: Any, x: FloatArray) -> Any:
-        """Returns the values, a pytree, of a function of one point at points (n, d) strictly inside the support."""
+    def _in_batches(self, name: Any, at_point: Any, x: FloatArray) -> Any:
+        """Returns the values, a pytree, of a function of one point at points (n, d) strictly inside the support.
+
+        Points may have further columns, the values of external sites.
+        """
+        filler = np.pad(self._low, (0, x.shape[1] - self.dim))
         with jax.enable_x64(True):
             function = self.keep(name, lambda: jax.jit(jax.vmap(at_point)))
-            return in_batches(lambda batch: forgetting(partial(function, batch)), x, self._low)
+            return in_batches(lambda batch: forgetting(partial(function, batch)), x, filler)
 
     def _without_nan(self, values: FloatArray) -> FloatArray:
         bad = np.isnan(values)
@@ -307,13 +369,14 @@ class ModelDensity:
             self._kept[name] = make()
         return self._kept[name]
 
-    def _log_probs(self, which: str, x: jax.Array) -> Any:
+    def _log_probs(self, which: str, x: jax.Array, model: Any = None) -> Any:
         """Returns the log densities of one point (traced). The compiler removes those that are not requested."""
+        model = self._model if model is None else model
         values, log_det = values_of(self._latents, x)
         if which == "pointwise":
-            sites = self._sites_at(values)
+            sites = trace(substitute(seed(model, 0), values)).get_trace(*self._args, **self._kwargs)
             return {name: jnp.asarray(sites[name]["fn"].log_prob(sites[name]["value"])) for name in self.observed}
-        terms, _ = compute_log_probs(seed(self._model, 0), self._args, self._kwargs, values)
+        terms, _ = compute_log_probs(seed(model, 0), self._args, self._kwargs, values)
         zero = jnp.zeros((), x.dtype)
         log_prior = sum((terms[latent.site] for latent in self._latents), log_det)
         by_site = [terms[name] for name in self.observed]

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, real_in, shorten
+from .._util.described import described
 from ..priors.protocol import ParameterPrior
-from .checkpoint import described
 from .density import ModelDensity
 
 Proposal = ParameterPrior | str | None  # a density, or "prior"

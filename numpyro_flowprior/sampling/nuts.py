@@ -16,14 +16,17 @@ from numpyro.infer import NUTS, init_to_sample
 from numpyro.primitives import Messenger
 
 from .._util.checks import positive_int, real_in
+from .._util.described import described
 from .._util.messages import ConvergenceWarning
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..chains.checks import FEWEST_ROWS, check_convergence
+from ..likelihoods.site import own_failures, require_gradients
 from ..models.sites import without_masks
-from .checkpoint import described, require_same_density
+from .checkpoint import require_same_density
 from .coordinates import Coordinates, chain_of_draws, resolved, sampled_in
 from .density import ModelDensity
+from .fitness import only_jax
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .state_file import StateFile
 
@@ -85,6 +88,7 @@ def sample_nuts(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nuts: max_seconds", 0.0, np.inf)
     moved_in = resolved(coordinates, density, "sample_nuts", auto="latent")
     require_options("sample_nuts", options, NUTS)
+    require_gradients("sample_nuts", density.external)
     start = begin(key, density)
     model = _Whole(sampled_in(density, moved_in)[0].model, density.imputed_sites)
     options = {"init_strategy": init_to_sample, **options}
@@ -92,7 +96,7 @@ def sample_nuts(
     about |= {"n_warmup": n_warmup, "n_chains": n_chains, "options": described(options)}
     about |= {"observed": described(density.observed)}
     kernel = NUTS(model, **options)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), only_jax(), own_failures(density.external):
         state = kernel.init(jax.random.split(key, n_chains), n_warmup, None, *density.arguments)
         program = _kept(density, (moved_in, n_warmup), options, lambda: _Program(kernel, density))
         run = _Run(density, StateFile(checkpoint, about), state)

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from .._util.checks import FloatArray, optional_import, positive_int, real_in, shorten
+from .._util.described import described
 from ..chains.chain import Chain
-from .checkpoint import described, require_folder
+from .checkpoint import require_folder
 from .coordinates import Coordinates, resolved, sampled_in
 from .density import ModelDensity
 from .particle_keeper import Keeper

@@ -63,5 +63,6 @@ def run_record(
         "seed": seed,
         **settings,
         "nan_log_densities": density.nan_count,
+        **({"external": {site: each.record() for site, each in density.external.items()}} if density.external else {}),
         "seconds": round(time.perf_counter() - start, 3),
     }

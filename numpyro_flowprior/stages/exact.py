@@ -46,6 +46,12 @@ class ExactDensity:
     names: tuple[str, ...]
     log_density: Callable[[FloatArray], FloatArray]
     normalised: bool
+    models: tuple[ModelDensity, ...] = ()  # whose likelihoods it calls
+
+    @property
+    def seconds_per_call(self) -> float:
+        """Seconds that external likelihoods take at one point; 0 without any."""
+        return sum(model.seconds_per_call for model in self.models)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def exact_prior(density: ModelDensity, prior: ParameterPrior, before: ExactDensi
     def log_density(x: FloatArray) -> FloatArray:
         return density.log_prior(x) - log_q(x[:, learned]) + before.log_density(x[:, exact])
 
-    return ExactDensity(density.names, log_density, before.normalised)
+    return ExactDensity(density.names, log_density, before.normalised, before.models)
 
 
 def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | None) -> ExactDensity:
@@ -99,7 +105,9 @@ def exact_posterior(density: ModelDensity, chain: Chain, prior: ExactDensity | N
         log_prior = density.log_prior(x) if prior is None else prior.log_density(x)
         return log_prior + density.log_likelihood(x) - (evidence or 0.0)
 
-    return ExactDensity(density.names, log_density, evidence is not None and (prior is None or prior.normalised))
+    normalised = evidence is not None and (prior is None or prior.normalised)
+    models = (density,) if prior is None else (*prior.models, density)
+    return ExactDensity(density.names, log_density, normalised, models)
 
 
 def log_prob_of(prior: ParameterPrior | Distribution, theta: FloatArray) -> FloatArray:

@@ -141,7 +141,7 @@ def of_rows(found: Resting | None, own: list[str], beyond: Extrapolation | None,
     return Finding(subject, verdict, f"{text}; too few to train on", _REMEDIES)
 
 
-def of_sampler(drawn: WeightedPrior, draws: int, chain: Chain) -> Finding:
+def of_sampler(drawn: WeightedPrior | None, draws: int, chain: Chain) -> Finding:
     """Returns the finding on the evidence of the sampler, compared with that of weighted prior draws.
 
     Too few prior draws underestimate the evidence and rarely overestimate it. If they find more evidence than the
@@ -149,13 +149,15 @@ def of_sampler(drawn: WeightedPrior, draws: int, chain: Chain) -> Finding:
     starts from the prior then has the same problem.
 
     Args:
-        drawn: result of the weighted prior draws.
+        drawn: result of the weighted prior draws; None if external likelihoods are too slow for them.
         draws: number of prior draws.
         chain: the posterior, with the evidence under the learned prior.
     """
     subject = "sampler compared with weighted prior draws"
     if chain.log_evidence is None or not np.isfinite(chain.log_evidence):
         return Finding(subject, "info", "not known: the sampler returned no evidence")
+    if drawn is None:
+        return Finding(subject, "info", f"not compared: {draws:,} calls of the external likelihoods take too long")
     text = f"log evidence from the sampler {_number(chain.log_evidence, chain.log_evidence_error, 2)}"
     few = drawn.effective_size < _FEW_DRAWS
     broad = chain.info.get("start") == "broad"
@@ -176,8 +178,14 @@ def of_sampler(drawn: WeightedPrior, draws: int, chain: Chain) -> Finding:
     return Finding(subject, "pass", text)
 
 
-def of_overlooked(found: Overlooked | None, *, known: bool = True) -> Finding:
-    """Returns the finding on modes that the posterior draws miss; `known`: the exact density is known."""
+def of_overlooked(found: Overlooked | None, *, known: bool = True, dear: bool = False) -> Finding:
+    """Returns the finding on modes that the posterior draws miss.
+
+    Args:
+        found: result of the search; None if there was none.
+        known: whether the exact density is known.
+        dear: whether external likelihoods are too slow for a search.
+    """
     subject = "modes that the posterior draws miss, uphill from rows of the previous stage"
     if found is None:
         why = (
@@ -185,6 +193,7 @@ def of_overlooked(found: Overlooked | None, *, known: bool = True) -> Finding:
             if known
             else "the exact density is unknown"
         )
+        why = "the search would call the external likelihoods too often" if dear else why
         return Finding(subject, "info", f"not known: {why}")
     if found.example is None:
         places = f"from {found.climbs} starting point{'s' * (found.climbs > 1)}"
@@ -222,7 +231,7 @@ def of_beyond(found: Extrapolation | None, resting: Resting | None, *, known: bo
     return Finding(subject, "pass", text)
 
 
-def of_prediction(found: PredictiveCheck | None, drawn: WeightedPrior) -> Finding:
+def of_prediction(found: PredictiveCheck | None, drawn: WeightedPrior | None) -> Finding:
     """Returns the finding on the log evidence of the data, compared with data sets predicted by the prior.
 
     Args:
@@ -245,7 +254,7 @@ def of_prediction(found: PredictiveCheck | None, drawn: WeightedPrior) -> Findin
     if not np.isfinite(gap):
         text = f"the likelihood of the data is zero at all {DRAWS:,} prior draws"
     text = f"{text}, p = {found.p_value:.2g}"
-    if found.p_value > CHANCE and drawn.effective_size < _FEW_DRAWS:
+    if found.p_value > CHANCE and (drawn is None or drawn.effective_size < _FEW_DRAWS):
         return Finding(subject, "info", f"{text}; the effective size of the prior draws is too small for a test")
     if found.p_value > CHANCE:
         return Finding(subject, "pass", text)

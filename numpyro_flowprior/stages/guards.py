@@ -45,6 +45,8 @@ from .staged_arviz import power_sensitivity
 from .tension import Tension, tension
 
 _DRAWS = 32_768  # prior draws, weighted by the likelihood
+_CLIMBS = 30_000  # evaluations of a search for modes
+_LONGEST = 600.0  # seconds for either of them, if likelihoods are external; or as long as the sampler took
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,8 +136,14 @@ def check_stage(
     beyond = beyond_rows(key_rows, chain, before)
     if error is None and exact is not None:
         error = prior_error(under_learned, exact)
-    missed = None if exact is None else overlooked(jax.random.fold_in(key, 3), density, chain, before, exact)
-    drawn = weighted_prior(key_prior, density, _DRAWS)
+    longest = max(_LONGEST, float(chain.info.get("seconds") or 0.0))
+    dear = exact is not None and _CLIMBS * (exact.seconds_per_call + density.seconds_per_call) > longest
+    missed = None
+    if exact is not None and not dear:
+        missed = overlooked(jax.random.fold_in(key, 3), density, chain, before, exact)
+    drawn = None
+    if _DRAWS * density.seconds_per_call <= longest:
+        drawn = weighted_prior(key_prior, density, _DRAWS)
     predicted = predictive_check(key_predict, density)
     moved = tension(before, chain)
     sensitivity = power_sensitivity(chain)
@@ -145,7 +153,7 @@ def check_stage(
         *of_rehearsals(rehearsals),
         of_rows(resting, own, beyond, known=known),
         of_sampler(drawn, _DRAWS, under_learned),
-        of_overlooked(missed, known=exact is not None),
+        of_overlooked(missed, known=exact is not None, dear=dear),
         of_beyond(beyond, resting, known=known),
         of_prediction(predicted, drawn),
         of_tension(moved),

@@ -13,6 +13,7 @@ import jax
 from numpyro.distributions import Distribution
 
 from .._util.checks import shorten
+from .._util.described import described
 from .._util.keys import seed_from_key
 from .._util.messages import FlowPriorError
 from .._util.progress import say
@@ -20,7 +21,6 @@ from ..chains.chain import Chain
 from ..priors.composed import RobustPrior
 from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
-from ..sampling.checkpoint import described
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
 from ..sampling.protocol import Sampler

@@ -220,7 +220,7 @@ def _affordable(given: Taught, options: StageOptions, *, progress: bool) -> Live
     density(rows)  # compiled
     start = time.perf_counter()
     density(rows)
-    price = (time.perf_counter() - start) / len(rows)
+    price = max((time.perf_counter() - start) / len(rows), given.exact.seconds_per_call)
     seconds = max(_LEAST_SECONDS, float(given.chain.info.get("seconds") or 0.0))
     calls = int(min(_MOST_CALLS, seconds / price))
     if calls < _FEWEST_CALLS:

@@ -37,6 +37,7 @@ class CalledDensity:
     def __init__(self, density: Any, space: ParameterSpace):
         self.calls, self.seconds = 0, 0.0
         self._columns: Any = slice(None)
+        self._owner = density
         self._told = False
         names = getattr(density, "names", None)
         function: Callable[[FloatArray], Any] | None = getattr(density, "log_posterior", None)
@@ -79,7 +80,7 @@ class CalledDensity:
     @property
     def price(self) -> float:
         """Seconds per call so far."""
-        return self.seconds / max(self.calls, 1)
+        return max(self.seconds / max(self.calls, 1), getattr(self._owner, "seconds_per_call", 0.0))
 
     def _values(self, points: FloatArray) -> FloatArray:
         with jax.enable_x64(True):
