@@ -28,6 +28,11 @@ PRIOR_TABLE = [
     ("2-D mixed", [(-INF, 1.0), (0.0, 5.0)], FlowConfig(layers=2, hidden=(8,), base="normal")),
     ("7-D box", [(0.02, 1.2)] * 7, FlowConfig(layers=2, hidden=(8, 8), masks="permuted")),
     ("2-D ensemble", [(0.0, 1.0), (0.0, INF)], FlowConfig(layers=1, hidden=(8,), members=3, background=True)),
+    (
+        "2-D full mixture",
+        [(0.0, 1.0), (-INF, INF)],
+        FlowConfig(layers=1, hidden=(8,), base="full_mixture", components=3, members=2, background=True),
+    ),
     ("2-D spline", [(0.0, 1.0), (-INF, INF)], FlowConfig(layers=1, hidden=(8,), transformer="spline", bins=4)),
     ("3-D paper", [(-INF, INF)] * 3, FlowConfig.paper(2)),
     ("16-D mixed", [(0.0, INF), (-INF, INF), (-INF, 2.0), (0.1, 0.7)] * 4, FlowConfig(layers=1, hidden=(16,))),

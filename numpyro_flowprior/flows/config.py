@@ -27,8 +27,9 @@ class FlowConfig:
         bins: number of bins of each spline, fewer than 2 hull / 1e-4.
         masks: which half a coupling changes. "alternating": the even and the odd coordinates in turn. "permuted":
             halves of a new random order in each pair of couplings.
-        base: density of the latent space: "normal" (standard normal) or "mixture" (learned Gaussian mixture with
-            diagonal covariances). With a mixture the flow can represent separate modes without tearing.
+        base: density of the latent space: "normal" (standard normal), "mixture" (learned Gaussian mixture with
+            diagonal covariances) or "full_mixture" (with full covariances; training begins with the mixture that
+            expectation maximisation finds). With a mixture the flow can represent separate modes without tearing.
         components: number of Gaussians in a mixture base.
         max_log_scale: bound on the log-scale of one coupling, in (0, 10]. A coupling stretches a coordinate by at
             most exp(max_log_scale), so that it cannot diverge where there were no data.
@@ -73,7 +74,7 @@ class FlowConfig:
         if (self.conditioner, self.transformer) == ("roch_shen", "spline"):
             raise ValueError('FlowConfig: conditioner="roch_shen": expected transformer="affine"; got "spline".')
         one_of(self.whitening, "FlowConfig.whitening", ("full", "diagonal"))
-        one_of(self.base, "FlowConfig.base", ("normal", "mixture"))
+        one_of(self.base, "FlowConfig.base", ("normal", "mixture", "full_mixture"))
         positive_int(self.components, "FlowConfig.components")
         real_in(self.max_log_scale, "FlowConfig.max_log_scale", 0.0, 10.0, open_low=True)
         real_in(self.hull, "FlowConfig.hull", 1.0, 1e6)

@@ -21,7 +21,8 @@ Params = dict[str, Any]
 Shape = tuple[int, ...]
 FIXED = ("support", "whitening", "mixture")  # parameters that training does not change
 
-MAX_BASE_LOG_SCALE = 3.0  # a mixture component is at most e^3 wider or narrower than the standard normal
+MAX_BASE_LOG_SCALE = {"mixture": 3.0, "full_mixture": 6.0}  # a component of a mixture is at most e^3 (or, in any
+# direction, e^6) times wider or narrower than the standard normal
 SPLINE_REACH = 3.0  # bound on a spline's raw parameters: neighbouring bins differ by at most e^6 in width
 
 
@@ -67,7 +68,8 @@ def base_shapes(config: FlowConfig, dim: int) -> dict[str, Shape]:
     if config.base == "normal":
         return {}
     k = config.components
-    return {"logits": (k,), "mean": (k, dim), "log_scale": (k, dim)}
+    shapes: dict[str, Shape] = {"logits": (k,), "mean": (k, dim), "log_scale": (k, dim)}
+    return {**shapes, "shear": (k, dim, dim)} if config.base == "full_mixture" else shapes
 
 
 def param_shapes(config: FlowConfig, dim: int) -> Params:

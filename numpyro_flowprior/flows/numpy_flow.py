@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.special import expit, log_softmax, logsumexp, softmax
 
 from .._util.checks import FloatArray
@@ -76,8 +77,10 @@ def _replaced(x: FloatArray, mask: np.ndarray, changed: FloatArray) -> FloatArra
 def _base_log_prob(config: FlowConfig, base: Params, x: FloatArray) -> FloatArray:
     if config.base == "normal":
         return standard_log_prob(x)
-    log_scale = _bounded(base["log_scale"], MAX_BASE_LOG_SCALE)
+    log_scale = _bounded(base["log_scale"], MAX_BASE_LOG_SCALE[config.base])
     standard = (x[:, None] - base["mean"]) * np.exp(-log_scale)
+    if config.base == "full_mixture":
+        standard = np.einsum("nki,kij->nkj", standard, _unit_lower(base["shear"]))
     return logsumexp(standard_log_prob(standard) - log_scale.sum(axis=1) + log_softmax(base["logits"]), axis=1)
 
 
@@ -88,8 +91,16 @@ def _base_sample(
     if config.base == "normal":
         return standard
     chosen = generator.choice(len(base["logits"]), shape[0], p=softmax(base["logits"]))
-    scale = np.exp(_bounded(base["log_scale"], MAX_BASE_LOG_SCALE))
+    scale = np.exp(_bounded(base["log_scale"], MAX_BASE_LOG_SCALE[config.base]))
+    if config.base == "full_mixture":
+        for k, shear in enumerate(_unit_lower(base["shear"])):
+            standard[chosen == k] = solve_triangular(shear, standard[chosen == k].T, lower=True, trans="T").T
     return base["mean"][chosen] + scale[chosen] * standard
+
+
+def _unit_lower(shear: FloatArray) -> FloatArray:
+    """Returns 1 + S (K, d, d), with what is below the diagonal of S."""
+    return np.eye(shear.shape[-1]) + np.tril(shear, -1)
 
 
 def _conditioned(config: FlowConfig, passed: FloatArray, weights: Any) -> tuple[FloatArray, FloatArray, _Spline | None]:

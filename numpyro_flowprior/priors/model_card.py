@@ -88,6 +88,7 @@ def _architecture(stored: PriorFile) -> list[str]:
         *([_mixture(stored)] if several or config.background else []),
     ]
     base = "a standard normal" if config.base == "normal" else f"a mixture of {config.components} Gaussians"
+    base = f"{base} with full covariances" if config.base == "full_mixture" else base
     taken_out = "mean and covariance" if config.whitening == "full" else "mean and standard deviations"
     bounds = "exactly normalised on the bounds" if config.support else "bounds are ignored: draws may be outside them"
     return [

@@ -30,6 +30,7 @@ _PILOT_STEPS = 1000
 _TAUGHT_STEPS, _TAUGHT_RATE = 6000, 4e-3  # for training on the log density, which overfits less; the highest rate
 _SLACK, _ERRORS = 0.03, 2.0  # nats, plus this many standard errors, by which a larger network must be better
 _NO_WORSE = 0.06  # nats by which a pilot with the log density may be worse: it is too short to show the full gain
+_NEAR = 0.1  # nats below a pilot, above which a mixture of Gaussians is tried as the base
 _UNEXPLAINED, _SCATTER = 0.9, 0.5  # share of the scatter of log p - log q that remains after training on log p, and its
 # size in nats; if both are exceeded, it is noise, and log p is not the density of these parameters
 
@@ -86,12 +87,14 @@ class Defaults:
 
 
 Pilot = Callable[[FlowConfig, TrainConfig], Piloted]
+Gaussians = Callable[[], tuple[int, float]]
 
 
 def default_configs(
     chain: Chain,
     pilot: Pilot,
     *,
+    gaussians: Gaussians | None = None,
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     supported: bool = False,
@@ -102,6 +105,8 @@ def default_configs(
     Args:
         chain: the chain to learn.
         pilot: function that trains one member briefly with the given settings and returns its log densities.
+        gaussians: function that returns how many Gaussians fit the chain best, and their mean log density at the rows
+            that judge the pilots; None not to try them.
         config: the architecture, if it is given.
         train: the training settings, if they are given.
         supported: whether there are support points. Only the regression can use them. The tails that they cover hold
@@ -124,6 +129,12 @@ def default_configs(
         if others.is_better(own, _SLACK, _ERRORS):
             chosen = other
     settings = train or _settings(rows, chosen)
+    if config is None and gaussians is not None:
+        (number, log_density), own = gaussians(), tried(chosen, settings)
+        if number > 1 and not own.log_q.mean() - log_density > _NEAR:
+            other = replace(chosen, base="full_mixture", components=number)
+            if tried(other, settings).is_better(own, _SLACK, _ERRORS):
+                chosen = other
     if train is not None or chain.log_prob is None or unexplained is not None:
         return Defaults(chosen, settings, unexplained)
     taught, plain = tried(chosen, _taught(settings)), tried(chosen, settings)

@@ -19,10 +19,10 @@ from .._util.batches import power_of_two
 from .._util.checks import FloatArray
 from .._util.messages import FlowPriorWarning
 from .._util.progress import progress_bar
-from ..flows.build import init_trained
 from ..flows.config import FlowConfig
 from ..flows.layout import Params
 from .config import TrainConfig
+from .gaussians import first_weights
 from .problem import Problem
 from .steps import (
     Data,
@@ -149,7 +149,7 @@ class _Group:
     """Members that are trained in one program; a single member has no member axis."""
 
     def __init__(self, problems: Sequence[Problem], config: FlowConfig, train: TrainConfig):
-        self._dim, self._config = problems[0].dim, config
+        self._problems, self._config = problems, config
         self._offsets = np.array([problem.offset for problem in problems])
         self._alone = len(problems) == 1
         form = form_of(train, min(int(problem.data.taught.n) for problem in problems))
@@ -164,7 +164,8 @@ class _Group:
 
     def begin(self, keys: Sequence[jax.Array], starts: Sequence[Params] | None) -> tuple[Params, Any]:
         """Returns the weights to start from, fresh ones if none are given, and the optimiser's state."""
-        trained = list(starts or [init_trained(jax.random.fold_in(key, 0), self._config, self._dim) for key in keys])
+        fresh = (jax.random.fold_in(key, 0) for key in keys)
+        trained = list(starts or map(first_weights, fresh, [self._config] * len(keys), self._problems))
         states = [first_state(weights, self._amounts, form=self._static["form"]) for weights in trained]
         return self._stacked(trained), self._stacked(states)
 

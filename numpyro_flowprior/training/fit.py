@@ -30,6 +30,7 @@ from .called import CalledDensity
 from .config import TrainConfig
 from .defaults import Piloted, default_configs
 from .descent import History, train_group, train_members
+from .gaussians import number_of_gaussians
 from .live import INTERRUPTED, LIVE, LiveConfig, LiveState, LiveTraining, Trained, support_with_density, with_density
 from .live_file import read_state, write_state
 from .mixture import assembled
@@ -228,7 +229,13 @@ def _fit_rows(key_validation: jax.Array, key_train: jax.Array, seen: Chain, sett
     pilot = partial(_pilot, key_validation, posed, seen, progress=settings.progress)
     if seen.log_prob is not None and (train is None or train.loss == "log_variance"):
         _warn_of_few_in_reach(share_in_reach(prepared))
-    chosen = default_configs(seen, pilot, config=config, train=train, supported=supported, trusted=trusted)
+
+    def gaussians() -> tuple[int, float]:
+        return number_of_gaussians(key_validation, posed(1, TrainConfig())[0])
+
+    chosen = default_configs(
+        seen, pilot, gaussians=gaussians, config=config, train=train, supported=supported, trusted=trusted
+    )
     config, train = chosen.config, chosen.train
     if chosen.unexplained is not None:
         _warn_of_other_parameters(chosen.unexplained)

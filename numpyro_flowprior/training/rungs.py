@@ -18,10 +18,10 @@ import numpy as np
 
 from ..chains.chain import Chain
 from ..diagnostics.quality import held_out_log_densities
-from ..flows.build import init_trained
 from ..flows.config import FlowConfig
 from .config import TrainConfig
 from .fit import fit_flow
+from .gaussians import first_weights
 from .grid import Settings
 from .prepare import as_configured, prepare
 from .problem import Problem, held_apart, pose, posed_by
@@ -181,7 +181,7 @@ def _held_log_density(task: Task, rate: float) -> tuple[int, np.ndarray, float]:
     key_init, key_steps = jax.random.split(task.source.keys[1])
     amounts = amounts_of(train, learning_rate=rate, max_steps=steps)
     compiled_for: Any = {"config": config.of_one_member(), "form": form}
-    trained = init_trained(key_init, config, problem.dim)
+    trained = first_weights(key_init, config, problem)
     state = first_state(trained, amounts, form=form)
     chunk = max(1, _CHUNK // form.batch_size)
     for start in range(0, steps, chunk):
