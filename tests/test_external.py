@@ -211,6 +211,15 @@ def test_dask_workers_are_killed_and_hang(tmp_path):
             assert len(external.evaluations()) == 60
 
 
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"  # ended, and not yet buried
+
+
 def test_a_run_that_is_killed_calls_nothing_twice(tmp_path):
     """The points of a killed process are in the file; the next one calls the others only."""
     script = (
@@ -230,7 +239,11 @@ def test_a_run_that_is_killed_calls_nothing_twice(tmp_path):
         time.sleep(0.01)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    time.sleep(0.3)  # the workers end with their parent
+    workers = {int(path.name.split("_")[2]) for path in tmp_path.glob("*_*")}
+    end = time.monotonic() + 20.0
+    while any(map(is_alive, workers)):  # they end with their parent
+        assert time.monotonic() < end
+        time.sleep(0.05)
     begun = len(list(tmp_path.glob("*_*")))
     done = len(Evaluations.read(tmp_path / "log.sqlite"))
     assert 0 < done < 60

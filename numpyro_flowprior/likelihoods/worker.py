@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,8 +31,17 @@ def begin(function: bytes, ready: Any) -> None:
     """Gives a process its function, and counts it as ready. An interruption reaches the main process only."""
     global _own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _own = pickle.loads(function)  # bytes that the parent process has just made
     ready.release()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has died, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def call(
