@@ -164,13 +164,10 @@ class CallLog:
             row = self._db.execute(query, (_key(theta),)).fetchone()
         return None if row is None else _answer(*row)
 
-    def add(self, theta: FloatArray, answer: Answer) -> None:
-        """Keeps a call at a point (m,)."""
-        gradient = None if answer.gradient is None else np.asarray(answer.gradient, dtype=np.float64).tobytes()
-        derived = None if answer.derived is None else json.dumps(dict(answer.derived))
-        values = (_key(theta), answer.log_likelihood, gradient, derived, answer.seconds)
+    def add(self, theta: FloatArray, answers: Sequence[Answer]) -> None:
+        """Keeps the calls at points (n, m)."""
         with self._lock, self._db:
-            self._db.execute(_INSERT, values)
+            self._db.executemany(_INSERT, [_row(*pair) for pair in zip(theta, answers, strict=True)])
 
     def add_failure(self, theta: FloatArray, reason: str) -> None:
         """Keeps a point (m,) that was given up."""
@@ -212,6 +209,12 @@ class CallLog:
 
 def _key(theta: FloatArray) -> bytes:
     return (np.asarray(theta, dtype=np.float64) + 0.0).tobytes()  # -0 is 0
+
+
+def _row(theta: FloatArray, answer: Answer) -> tuple[Any, ...]:
+    gradient = None if answer.gradient is None else np.asarray(answer.gradient, dtype=np.float64).tobytes()
+    derived = None if answer.derived is None else json.dumps(dict(answer.derived))
+    return _key(theta), answer.log_likelihood, gradient, derived, answer.seconds
 
 
 def _answer(log_likelihood: float, gradient: bytes | None, derived: str | None, seconds: float) -> Answer:

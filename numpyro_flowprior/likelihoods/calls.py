@@ -32,6 +32,7 @@ from .worker import Answer
 
 _TASK = 0.05  # seconds that a task takes at least, if single calls are quicker: sending one costs some 0.3 ms
 _SHARES = 4  # tasks per worker at least, so that all end at about the same time
+_AHEAD = 2  # tasks sent for each worker, so that none waits for its next one
 _ROOM = 512  # tasks sent at a time to an executor that does not tell how many workers it has
 _START = 300.0  # seconds in which processes must have started
 _BREAKS = 3  # pools that break one after the other, with no call finished between, before the run ends
@@ -57,7 +58,7 @@ class Run:
 
     Attributes:
         points: (n, m).
-        keep: called with (row, answer) for each result as it comes.
+        keep: called with {row: answer} for the results of a task as they come.
         failed_once: called for each failure, also if it is tried again.
         waiting: tasks that are not sent.
         running: tasks that are.
@@ -65,10 +66,11 @@ class Run:
         crashes: pools that each row has seen breaking.
         failed: rows given up.
         sent: tasks sent so far.
+        careful: whether each worker gets one task at a time, so that what has been sent is running.
     """
 
     points: FloatArray
-    keep: Callable[[int, Answer], None]
+    keep: Callable[[dict[int, Answer]], None]
     failed_once: Callable[[], None]
     waiting: deque[Task] = field(default_factory=deque)
     running: dict[Future[Any], Task] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class Run:
     crashes: Counter[int] = field(default_factory=Counter)
     failed: Failed = field(default_factory=dict)
     sent: int = 0
+    careful: bool = False
 
 
 class Calls:
@@ -128,7 +131,9 @@ class Calls:
         known = getattr(self._pool, "_max_workers", None)
         return known if isinstance(known, int) and known > 0 else None
 
-    def at(self, points: FloatArray, keep: Callable[[int, Answer], None], failed_once: Callable[[], None]) -> Failed:
+    def at(
+        self, points: FloatArray, keep: Callable[[dict[int, Answer]], None], failed_once: Callable[[], None]
+    ) -> Failed:
         """Calls the function at all points (n, m), and returns why it failed at those where it did.
 
         Raises:
@@ -140,9 +145,12 @@ class Calls:
             return run.failed
         todo = list(range(len(points)))
         try:
-            while todo or run.waiting or run.running:
-                self._send(run, todo)
-                self._receive(run)
+            arrived: list[tuple[Task, list[Answer | str]]] = []
+            while todo or run.waiting or run.running or arrived:
+                self._send(run, todo)  # first, so that the workers go on while results are written
+                for task, answers in arrived:
+                    self._take(run, task, answers)
+                arrived = self._receive(run)
         except BaseException:
             for future in run.running:
                 future.cancel()
@@ -177,7 +185,8 @@ class Calls:
     def _send(self, run: Run, todo: list[int]) -> None:
         """Submits tasks, one for each worker. The tasks that failed come first."""
         self._opened()
-        room = self.n_workers or _ROOM
+        workers = self.n_workers
+        room = _ROOM if workers is None else workers if run.careful else _AHEAD * workers
         while len(run.running) < room:
             if any(task.alone for task in run.running.values()):
                 return
@@ -216,10 +225,10 @@ class Calls:
             return 1
         return max(1, min(int(_TASK / max(self._seconds, 1e-9)), left // (_SHARES * workers)))
 
-    def _receive(self, run: Run) -> None:
-        """Waits for the next results, and sorts them: answers, failures, crashes, nothing for too long."""
+    def _receive(self, run: Run) -> list[tuple[Task, list[Answer | str]]]:
+        """Waits for the next results, and returns tasks with their answers. Deals with crashes and hanging calls."""
         if not run.running:
-            return
+            return []
         limit = self._timeout
         if limit is not None and (self._vectorized or self._batch is not None):
             limit *= max(len(task.rows) for task in run.running.values())
@@ -227,8 +236,9 @@ class Calls:
         if not done:
             if not self._starting.is_going_on(self._pool):
                 self._hung(run)
-            return
+            return []
         crash: BaseException | None = None
+        arrived: list[tuple[Task, list[Answer | str]]] = []
         for future in done:
             error = CancelledError("cancelled by its executor") if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
@@ -237,14 +247,19 @@ class Calls:
             task = run.running.pop(future)
             if error is None:
                 self._broken = 0
-                self._take(run, task, future.result())
+                arrived.append((task, future.result()))
             else:
-                self._take(run, task, [_in_words(error)] * len(task.rows))
-        if crash is not None:
-            self._crashed(run, crash)
+                arrived.append((task, [_in_words(error)] * len(task.rows)))
+        if crash is None:
+            return arrived
+        for task, answers in arrived:
+            self._take(run, task, answers)
+        self._crashed(run, crash)
+        return []
 
     def _take(self, run: Run, task: Task, answers: list[Answer | str]) -> None:
         """Keeps the answers of a task. Points that failed are tried again, one by one."""
+        good: dict[int, Answer] = {}
         for row, answer in zip(task.rows, answers, strict=True):
             if isinstance(answer, str):
                 run.failed_once()
@@ -257,7 +272,9 @@ class Calls:
             else:
                 known = self._seconds
                 self._seconds = answer.seconds if known is None else 0.9 * known + 0.1 * answer.seconds
-                run.keep(row, answer)
+                good[row] = answer
+        if good:
+            run.keep(good)
 
     def _crashed(self, run: Run, error: BaseException) -> None:
         """Makes a new pool after a worker died. What was running goes first, at the second time each by itself.
@@ -297,11 +314,17 @@ class Calls:
     def _hung(self, run: Run) -> None:
         """Gives up calls that have not finished in time. The processes of an own pool are killed.
 
-        In another executor they go on, so that it sends the next try to another worker.
+        In another executor they go on, so that it sends the next try to another worker. The first time, some of the
+        tasks may only have waited for a worker, so that none is counted as failed.
         """
         hung = list(run.running.values())
         run.running.clear()
         self.close(kill=True)
+        if not run.careful and self.n_workers is not None:
+            run.careful = True
+            run.failed_once()
+            run.waiting.extendleft(hung)
+            return
         for task in hung:
             if len(task.rows) > 1 and not self._vectorized:
                 run.waiting.extend(Task([row]) for row in task.rows)

@@ -315,11 +315,13 @@ class ExternalLikelihood:
             total=len(todo), desc="external likelihood", unit="call", disable=not self._progress, delay=_SLOW
         ) as bar:
 
-            def keep(row: int, answer: Answer) -> None:
-                log.add(distinct[todo[row]], answer)
-                answers[todo[row]] = answer
-                counts.called, counts.seconds = counts.called + 1, counts.seconds + answer.seconds
-                bar.update()
+            def keep(found: dict[int, Answer]) -> None:
+                log.add(distinct[todo[list(found)]], list(found.values()))
+                for row, answer in found.items():
+                    answers[todo[row]] = answer
+                    counts.seconds += answer.seconds
+                counts.called += len(found)
+                bar.update(len(found))
 
             def failed_once() -> None:
                 counts.repeated += 1
