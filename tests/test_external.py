@@ -146,7 +146,7 @@ def test_failures_are_tried_again_and_then_named(trouble, reason, executor, tmp_
     how = {"executor": executor, "timeout": 0.5 if trouble == "hang" else None}
     with ExternalLikelihood(partial(troubled, folder=tmp_path, **{trouble: (3, 11)}), NAMES, **how) as external:
         np.testing.assert_array_equal(external.log_likelihood(ROWS[:20]), TRUE[:20])
-        assert external.counts.repeated >= 2
+        assert external.counts.repeated >= (1 if trouble == "hang" else 2)  # both may hang at the same time
         assert external.counts.called == 20
     always = partial(troubled, folder=tmp_path, always=True, **{trouble: (3, 11)})
     with ExternalLikelihood(always, NAMES, **how) as external:
