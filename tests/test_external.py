@@ -1,5 +1,7 @@
 """Likelihoods that are not JAX: is the density right, is nothing lost or called twice, is every failure explained?"""
 
+import functools
+import math
 import multiprocessing
 import os
 import pickle
@@ -7,12 +9,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +24,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer import MCMC, NUTS
+from scipy.interpolate import CubicSpline
 from simulators import counted, normal, normal_of_arrays, troubled, with_gradient
 
 from numpyro_flowprior import (
@@ -39,6 +44,7 @@ from numpyro_flowprior import (
     sample_nuts,
     sample_pocomc,
 )
+from numpyro_flowprior.likelihoods.fingerprint import function_fingerprint
 from numpyro_flowprior.stages.exact import ExactDensity
 
 KEY = jax.random.key(5)
@@ -291,6 +297,160 @@ def test_a_cache_of_another_likelihood_is_refused(tmp_path):
         ExternalLikelihood(normal, NAMES, cache=tmp_path / "nowhere" / "log.sqlite")
     with pytest.raises(FileNotFoundError, match="there is none"):
         Evaluations.read(tmp_path / "nothing")
+
+
+class Powerlaw:
+    """A likelihood that is an object."""
+
+    def __init__(self, index):
+        self.index = index
+
+    def __call__(self, a, b):
+        return -self.index * a * a
+
+
+def outer(a, b):
+    return helper(a, b) + sum(SCALE * x for x in (a, b))
+
+
+def helper(a, b):
+    return a * b
+
+
+SCALE, WORDS = 2.0, {"one", "two", "three", "four"}
+
+
+def test_what_a_function_uses_is_in_its_fingerprint(monkeypatch):
+    def default(a, b, c=1.0):
+        return a + b + c
+
+    def other_default(a, b, c=2.0):
+        return a + b + c
+
+    other_default.__qualname__ = default.__qualname__
+    x = np.linspace(0.0, 1.0, 9)
+    pairs = [
+        (Powerlaw(2.0), Powerlaw(3.0)),
+        (partial(default, c=1.0), partial(default, c=1.5)),
+        (default, other_default),
+        (partial(default, c=CubicSpline(x, x)), partial(default, c=CubicSpline(x, x**2))),
+        (partial(default, c=[1.0] * 300 + [2.0]), partial(default, c=[1.0] * 300 + [3.0])),
+        (lru_cache(Powerlaw(2.0).__call__), lru_cache(Powerlaw(3.0).__call__)),
+    ]
+    for one, other in pairs:
+        assert function_fingerprint(one) != function_fingerprint(other)
+    for one, _ in pairs[:-1]:
+        assert function_fingerprint(one) == function_fingerprint(pickle.loads(cloudpickle.dumps(one)))
+    before = function_fingerprint(outer)
+    monkeypatch.setitem(globals(), "SCALE", 3.0)  # in a generator within the function
+    assert function_fingerprint(outer) != before
+    monkeypatch.undo()
+    assert function_fingerprint(outer) == before
+    monkeypatch.setitem(globals(), "helper", lambda a, b: a - b)
+    assert function_fingerprint(outer) != before
+
+
+def test_a_fingerprint_is_the_same_in_every_process_and_never_fails():
+    """Sets have another order in each process; locks, cells without content and cycles cannot be described."""
+    script = (
+        "from test_external import *\n"
+        "def late(a, b): return later(a) if WORDS else random.normal()\n"
+        "random = np.random.default_rng(3)\n"
+        "print(function_fingerprint(late), function_fingerprint(partial(normal, words=WORDS)))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+    cycle = {"lower": str.lower, "lock": threading.Lock()}
+    cycle["itself"] = cycle
+
+    def early(a, b):
+        return late(a, b), cycle
+
+    for function in (early, np.sin, math.sin, np.add, str.lower, jax.jit(normal), functools.wraps(normal)(early), len):
+        assert function_fingerprint(function).startswith("source:")
+
+    def late(a, b):
+        return early(a, b)
+
+    assert function_fingerprint(early) == function_fingerprint(early)
+
+
+def test_a_crash_is_the_points_also_if_nothing_else_is_left(tmp_path):
+    killing = partial(troubled, folder=tmp_path, kill=(1, 2, 3), always=True)
+    with ExternalLikelihood(killing, NAMES, executor=1, on_failure="reject") as external:
+        with pytest.warns(FlowPriorWarning, match="failed so far"):
+            np.testing.assert_array_equal(external.log_likelihood(ROWS[1:2]), [-np.inf])
+        with pytest.warns(FlowPriorWarning, match="failed so far"):
+            np.testing.assert_array_equal(external.log_likelihood(ROWS[2:4]), [-np.inf, -np.inf])
+
+
+def test_hanging_threads_are_an_error_and_not_the_fault_of_those_that_wait(tmp_path):
+    calls = []
+
+    def slow(a, b):
+        calls.append(a)
+        time.sleep(2.0 if a in (0.0, 1.0) else 0.0)
+        return normal(a, b)
+
+    with ThreadPoolExecutor(2) as threads:
+        external = ExternalLikelihood(slow, NAMES, executor=threads, timeout=0.3, on_failure="reject")
+        with pytest.raises(ExternalError, match="all 2 workers of the executor have calls without an answer"):
+            external.log_likelihood(ROWS[:10])
+        assert external.evaluations().failures == ()
+
+
+def test_a_function_that_an_executor_cannot_send_is_an_error_and_no_failure_of_points():
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        external = ExternalLikelihood(lambda a, b: a, NAMES, executor=pool, on_failure="reject")
+        with pytest.raises(ExternalError, match="Can the function be sent"):
+            external.log_likelihood(ROWS[:4])
+        assert external.evaluations().failures == ()
+
+
+def test_what_an_earlier_run_left_is_used_as_it_was_meant(tmp_path):
+    cache, broken = tmp_path / "log", True
+
+    def fragile(a, b):
+        if broken:
+            raise OSError("disk full")
+        return normal(a, b)
+
+    how = {"cache": cache, "version": "1", "retries": 0}
+    with pytest.raises(ExternalFailure), ExternalLikelihood(fragile, NAMES, **how) as external:
+        external.log_likelihood(ROWS[:1])
+    with ExternalLikelihood(fragile, NAMES, on_failure="reject", **how) as external:
+        with pytest.warns(FlowPriorWarning, match="failed so far"):
+            external.log_likelihood(ROWS[1:2])
+        broken = False
+        np.testing.assert_array_equal(external.log_likelihood(ROWS[:2]), [TRUE[0], -np.inf])
+    again = ExternalLikelihood(fragile, NAMES, on_failure="reject", **how)
+    assert again.seconds_per_call > 0.0  # of the calls in the file
+    with pytest.warns(FlowPriorWarning, match="1 points failed in an earlier run"):
+        np.testing.assert_array_equal(again.log_likelihood(ROWS[:2]), [TRUE[0], -np.inf])
+
+
+def test_one_value_in_a_plate_and_inputs_that_are_no_numbers():
+    external = ExternalLikelihood(normal, NAMES)
+
+    def plated(factor):
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        with numpyro.plate("p", 3):
+            factor("x", {"a": a, "b": 1.0})
+        factor("z", {"a": jnp.log(a), "b": a})
+
+    ours, theirs = ModelDensity(plated, external.factor), ModelDensity(plated, in_jax)
+    x = np.array([[0.5], [-0.5], [2.0]])
+    with pytest.warns(FlowPriorWarning, match="NaN at some points"):
+        np.testing.assert_allclose(ours.log_posterior(x), theirs.log_posterior(x))
 
 
 def test_an_emulator_is_fitted_to_the_log(tmp_path):

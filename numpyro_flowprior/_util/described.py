@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
@@ -74,33 +71,3 @@ def _of_object(value: Any, kind: str, depth: int) -> Any:
     elif hasattr(value, "to_json"):
         parts = value.to_json()
     return [kind, described(parts, depth - 1)]
-
-
-def described_function(function: Callable[..., Any]) -> Any:
-    """Returns what a function is, JSON-ready: its source, and the values that it takes from outside.
-
-    Those are the arguments of a partial, the variables of a closure and of the module (other functions by their names),
-    and the attributes of an object. Compiled code is known by its name only.
-    """
-    if isinstance(function, partial):
-        return [described_function(function.func), described(function.args), described(function.keywords)]
-    owner = getattr(function, "__self__", None)
-    if owner is not None and not isinstance(owner, ModuleType):
-        return [described_function(getattr(function, "__func__", type(owner))), described(owner)]
-    if not isinstance(function, FunctionType | type):  # an object that can be called, or a function of compiled code
-        return [_source_of(type(function)), described(function)]
-    if isinstance(function, type):
-        return [_known_as(function), _source_of(function)]
-    used = inspect.getclosurevars(function)
-    outside = {**used.globals, **used.nonlocals}
-    values = {name: described(value) for name, value in sorted(outside.items()) if not isinstance(value, ModuleType)}
-    return [_known_as(function), _source_of(function), values]
-
-
-def _source_of(thing: Any) -> str:
-    """Returns a checksum of the source of a function or class; its name if there is none."""
-    try:
-        text = textwrap.dedent(inspect.getsource(thing))
-    except (OSError, TypeError):
-        return _known_as(thing)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

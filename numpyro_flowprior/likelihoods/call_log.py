@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS calls (
     number INTEGER PRIMARY KEY, theta BLOB NOT NULL UNIQUE, log_likelihood REAL NOT NULL, gradient BLOB, derived TEXT,
     seconds REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS failures (number INTEGER PRIMARY KEY, theta BLOB NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS failures (
+    number INTEGER PRIMARY KEY, theta BLOB NOT NULL, reason TEXT NOT NULL, rejected INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS failed ON failures (theta);
 """
 _INSERT = (
@@ -169,16 +170,23 @@ class CallLog:
         with self._lock, self._db:
             self._db.executemany(_INSERT, [_row(*pair) for pair in zip(theta, answers, strict=True)])
 
-    def add_failure(self, theta: FloatArray, reason: str) -> None:
-        """Keeps a point (m,) that was given up."""
+    def add_failure(self, theta: FloatArray, reason: str, *, rejected: bool) -> None:
+        """Keeps a point (m,) that was given up, and whether it counts as impossible from then on."""
         with self._lock, self._db:
-            self._db.execute("INSERT INTO failures (theta, reason) VALUES (?, ?)", (_key(theta), reason))
+            query = "INSERT INTO failures (theta, reason, rejected) VALUES (?, ?, ?)"
+            self._db.execute(query, (_key(theta), reason, int(rejected)))
 
-    def has_failed(self, theta: FloatArray) -> bool:
-        """Returns whether a point (m,) was given up."""
+    def is_rejected(self, theta: FloatArray) -> bool:
+        """Returns whether a point (m,) was given up, and counts as impossible."""
         with self._lock:
-            row = self._db.execute("SELECT 1 FROM failures WHERE theta = ?", (_key(theta),)).fetchone()
-        return row is not None
+            query = "SELECT 1 FROM failures WHERE theta = ? AND rejected"
+            return self._db.execute(query, (_key(theta),)).fetchone() is not None
+
+    def mean_seconds(self) -> float:
+        """Returns the mean duration of a call; 0 without any."""
+        with self._lock:
+            (mean,) = self._db.execute("SELECT AVG(seconds) FROM calls").fetchone()
+        return float(mean or 0.0)
 
     def evaluations(self, names: Sequence[str]) -> Evaluations:
         """Returns all calls."""

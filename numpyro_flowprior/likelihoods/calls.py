@@ -37,6 +37,9 @@ _ROOM = 512  # tasks sent at a time to an executor that does not tell how many w
 _START = 300.0  # seconds in which processes must have started
 _BREAKS = 3  # pools that break one after the other, with no call finished between, before the run ends
 
+# Raised by executors that do not make a call at all; errors of the function come back as text.
+_NOT_SENT = (pickle.PicklingError, AttributeError, TypeError, ImportError, CancelledError)
+
 Failed = dict[int, str]  # why a point failed, by its row
 
 
@@ -115,11 +118,12 @@ class Calls:
         self._seconds: float | None = None  # per call, as measured
         self._broken = 0  # pools since the last finished call
         self._starting = _Starting()
+        self._abandoned: list[Future[Any]] = []  # calls that hang in an executor that is not ours
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy in another process needs: no running pool."""
         pool = self._pool if isinstance(self._source, Executor) else None
-        return {**self.__dict__, "_pool": pool, "_starting": _Starting()}
+        return {**self.__dict__, "_pool": pool, "_starting": _Starting(), "_abandoned": []}
 
     @property
     def n_workers(self) -> int | None:
@@ -167,7 +171,10 @@ class Calls:
         if kill:
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.kill()
-        pool.shutdown(wait=not kill, cancel_futures=True)
+        try:
+            pool.shutdown(wait=not kill, cancel_futures=True)
+        except TypeError:  # loky's has no such argument
+            pool.shutdown(wait=not kill)
 
     def _here(self, run: Run) -> None:
         size = (self._batch or len(run.points)) if self._vectorized else 1
@@ -241,6 +248,12 @@ class Calls:
         arrived: list[tuple[Task, list[Answer | str]]] = []
         for future in done:
             error = CancelledError("cancelled by its executor") if future.cancelled() else future.exception()
+            if isinstance(error, _NOT_SENT):
+                raise ExternalError(
+                    f"the executor did not make a call ({_in_words(error)}). Can the function be sent to its workers, "
+                    "and do they find its modules? Functions of a notebook or a closure need an executor that sends "
+                    "them by value, such as executor=2, Dask's or loky's."
+                ) from error
             if isinstance(error, BrokenExecutor):
                 crash = error  # its task is still among those that run
                 continue
@@ -286,7 +299,9 @@ class Calls:
             self._take(run, run.running.pop(future), future.result())
             self._broken = 0
         lost = list(run.running.values())
-        self._broken += 1
+        started = self._seconds is not None or self._starting.has_begun()
+        is_the_points = started and all(task.alone for task in lost)
+        self._broken = 0 if is_the_points else self._broken + 1
         if isinstance(self._source, Executor):
             raise ExternalError(
                 f"the executor is broken ({_in_words(error)}), and only its owner can make another. Give executor= a "
@@ -317,10 +332,20 @@ class Calls:
         In another executor they go on, so that it sends the next try to another worker. The first time, some of the
         tasks may only have waited for a worker, so that none is counted as failed.
         """
+        workers = self.n_workers
+        if isinstance(self._source, Executor) and workers is not None:
+            waiting = [future for future in run.running if future.cancel()]
+            run.waiting.extendleft(run.running.pop(future) for future in waiting)
+            self._abandoned = [future for future in (*self._abandoned, *run.running) if not future.done()]
+            if len(self._abandoned) >= workers:
+                raise ExternalError(
+                    f"all {workers} workers of the executor have calls without an answer within "
+                    f"{self._timeout:g} s, and only its owner can end them. Give executor= a number of processes."
+                )
         hung = list(run.running.values())
         run.running.clear()
         self.close(kill=True)
-        if not run.careful and self.n_workers is not None:
+        if not run.careful and workers is not None and not isinstance(self._source, Executor):
             run.careful = True
             run.failed_once()
             run.waiting.extendleft(hung)
@@ -355,6 +380,15 @@ class _Starting:
     def __init__(self, ready: Any = None):
         self.ready, self._count, self._since = ready, 0, time.monotonic()
 
+    def has_begun(self) -> bool:
+        """Returns whether a process has started."""
+        self._look()
+        return self._count > 0
+
+    def _look(self) -> None:
+        while self.ready is not None and self.ready.acquire(block=False):
+            self._count += 1
+
     def is_going_on(self, pool: Any) -> bool:
         """Returns whether a process of the pool has not started yet.
 
@@ -363,8 +397,7 @@ class _Starting:
         """
         if self.ready is None:
             return False
-        while self.ready.acquire(block=False):
-            self._count += 1
+        self._look()
         if self._count >= len(pool._processes or {}):
             return False
         if time.monotonic() - self._since > _START:

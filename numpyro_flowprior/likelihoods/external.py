@@ -17,12 +17,12 @@ import numpy as np
 import numpyro
 
 from .._util.checks import ArrayLike, FloatArray, float_array, one_of, positive_int, real_in, require_finite, shorten
-from .._util.described import described, described_function
 from .._util.messages import FlowPriorError, FlowPriorWarning
 from .._util.progress import progress_bar
 from ..chains.parameters import ParameterSpace
 from .call_log import CallLog, Evaluations
 from .calls import Calls, ExternalError, sendable
+from .fingerprint import function_fingerprint
 from .site import ExternalFactor
 from .worker import Answer
 
@@ -111,8 +111,9 @@ class ExternalLikelihood:
             call again. The start of processes does not count. None for no limit.
         cache: a file for the log of calls (SQLite). A run that is called again evaluates nothing twice, also after a
             kill. None to keep the log in memory.
-        version: what identifies the values of the function in the cache. None for its source, with the values that it
-            uses from outside. Compiled code and files that it reads are not seen: give them a version of your own.
+        version: what identifies the values of the function in the cache. None for a checksum of its source, of the
+            functions of yours that it calls, and of the values that it uses from outside. Compiled code and files that
+            it reads are not seen: give them a version of your own.
         on_failure: what a point means at which the function failed `retries` + 1 times. "raise": ExternalFailure,
             after the rest of the batch. "reject": a likelihood of zero, with a warning, and counted.
         progress: whether to show the progress of batches that take longer than five seconds.
@@ -179,8 +180,9 @@ class ExternalLikelihood:
         self._about = {
             "names": list(self.names),
             "gradient": self.gradient,
-            "version": version if version is not None else described(described_function(function)),
+            "version": version if cache is None or version is not None else function_fingerprint(function),
         }
+        self._warned = False
         self._log: CallLog | None = None
         self._lock = threading.RLock()
         self.counts = Counts()
@@ -243,9 +245,10 @@ class ExternalLikelihood:
 
     @property
     def seconds_per_call(self) -> float:
-        """Seconds that a call has taken on average, shared by the workers; 0 before the first."""
-        workers = self._calls.n_workers or 1
-        return self.counts.seconds / max(self.counts.called, 1) / workers
+        """Seconds that a call has taken on average, shared by the workers; 0 before the first in the log."""
+        counts = self.counts
+        mean = counts.seconds / counts.called if counts.called else self._opened().mean_seconds()
+        return mean / (self._calls.n_workers or 1)
 
     def record(self) -> dict[str, Any]:
         """Returns the counts, for the record of a run."""
@@ -293,6 +296,8 @@ class ExternalLikelihood:
             answers = [log.get(point) for point in distinct]
             unknown = [j for j, answer in enumerate(answers) if answer is None]
             todo = np.array([j for j in unknown if not self._is_rejected(log, distinct[j])], dtype=int)
+            if len(todo) < len(unknown):
+                self._warn_of_known(len(unknown) - len(todo))
             counts = self.counts
             counts.asked, counts.known = counts.asked + len(points), counts.known + len(points) - len(todo)
             failed = self._call(distinct, todo, answers, log) if len(todo) else {}
@@ -303,8 +308,20 @@ class ExternalLikelihood:
         return values[place] if len(points) else np.empty(0), [answers[j] for j in place]
 
     def _is_rejected(self, log: CallLog, point: FloatArray) -> bool:
-        """Returns whether a point was given up before, and counts as impossible from then on."""
-        return self._on_failure == "reject" and log.has_failed(point)
+        """Returns whether a point was given up before, and was to count as impossible from then on."""
+        return self._on_failure == "reject" and log.is_rejected(point)
+
+    def _warn_of_known(self, number: int) -> None:
+        """Warns, once, of points that an earlier run gave up."""
+        if self.counts.failed or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"ExternalLikelihood: {number} points failed in an earlier run and count as impossible. To call them "
+            "again, use another cache.",
+            FlowPriorWarning,
+            stacklevel=4,
+        )
 
     def _call(
         self, distinct: FloatArray, todo: np.ndarray, answers: list[Answer | None], log: CallLog
@@ -337,7 +354,7 @@ class ExternalLikelihood:
     def _settle(self, distinct: FloatArray, failed: Mapping[int, str], log: CallLog) -> None:
         """Writes failures down, and raises or warns."""
         for row, reason in failed.items():
-            log.add_failure(distinct[row], reason)
+            log.add_failure(distinct[row], reason, rejected=self._on_failure == "reject")
         first = min(failed)
         point = dict(zip(self.names, distinct[first].tolist(), strict=True))
         self.counts.failed += len(failed)

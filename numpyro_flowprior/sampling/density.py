@@ -29,7 +29,7 @@ from ..likelihoods.site import ExternalSites, external_sites
 from ..models.dimensions import arrays_of_sites, variables_of_latents
 from ..models.latent import LatentReparam
 from ..models.sites import find_latents, merged_space, observed_sites, trace_model
-from ..models.unusual import ConstantSites, ProperSites, is_constant
+from ..models.unusual import ConstantSites, ProperSites, is_constant, unwrapped
 from ..models.vector import coordinates_of, values_of, vector_of
 from .fitness import require_fixed_supports, require_jax, require_numbers_observed
 
@@ -94,7 +94,7 @@ class ModelDensity:
             again = find_latents(trace_model(self._model, self._args, self._kwargs, jax.random.key(1)))
             self._deterministic = [name for name, site in first.items() if site["type"] == "deterministic"]
             self._external = external_sites(first)
-            self._external_shapes = {name: first[name]["fn"].batch_shape for name in self._external}
+            self._external_shapes = {name: unwrapped(first[name]["fn"]).batch_shape for name in self._external}
             self.observed = {name: np.asarray(first[name]["value"]) for name in observed_sites(first)}
             require_fixed_supports(self._latents, again)
             require_numbers_observed(first, self.observed)
@@ -308,8 +308,11 @@ class ModelDensity:
         parts = []
         for site, external in self._external.items():
             sent = inputs[site][possible]
+            flat, found = sent.reshape(-1, sent.shape[-1]), np.full(sent.shape[:-1], np.nan).ravel()
+            numbers = np.isfinite(flat).all(axis=1)  # the others are undefined, as in traced code
+            found[numbers] = external.log_likelihood(flat[numbers])
             values = np.zeros(inputs[site].shape[:-1])
-            values[possible] = external.log_likelihood(sent.reshape(-1, sent.shape[-1])).reshape(sent.shape[:-1])
+            values[possible] = found.reshape(sent.shape[:-1])
             parts.append(values.reshape(len(x), int(np.prod(values.shape[1:]))))
         return np.concatenate(parts, axis=1)
 

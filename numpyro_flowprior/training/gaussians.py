@@ -22,10 +22,10 @@ from ..flows.config import FlowConfig
 from ..flows.layout import MAX_BASE_LOG_SCALE, Params
 from .problem import Problem
 
-_MOST = 20_000  # rows, at equal distances; more hardly change a mixture
-_STEPS, _SETTLED = 200, 1e-3  # iterations at most, and the gain in nats per row below which they end
+_MOST = 10_000  # rows, at equal distances; more hardly change a mixture
+_STEPS, _SETTLED = 100, 1e-3  # iterations at most, and the gain in nats per row below which they end
 _RIDGE = 1e-4  # is added to the variances: whitened ones are about one
-_STARTS = 3  # of which the best is kept
+_STARTS = 2  # of which the best is kept
 _NUMBERS = (2, 3, 4, 5, 6, 8, 12, 16)  # of components
 _FEWEST = 5  # rows per parameter and component
 
