@@ -295,6 +295,10 @@ def test_a_cache_of_another_likelihood_is_refused(tmp_path):
         ExternalLikelihood(normal, NAMES, cache=tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="folder of"):
         ExternalLikelihood(normal, NAMES, cache=tmp_path / "nowhere" / "log.sqlite")
+    (tmp_path / "empty").touch()
+    with pytest.raises(FileFormatError, match="expected a cache of calls"):
+        Evaluations.read(tmp_path / "empty")
+    assert (tmp_path / "empty").stat().st_size == 0  # reading writes nothing
     with pytest.raises(FileNotFoundError, match="there is none"):
         Evaluations.read(tmp_path / "nothing")
 

@@ -112,8 +112,8 @@ class CallLog:
             raise FileNotFoundError(f"cache: the folder of {path} does not exist. Make it first.")
         self._db = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False, timeout=60.0)
         try:
-            if path is not None and Path(path).stat().st_size:
-                self._require_log()
+            if about is None or (path is not None and Path(path).stat().st_size):
+                self._require_log(may_be_new=about is not None)
             self._db.execute("PRAGMA journal_mode=WAL")  # a kill loses nothing, and others can read
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
@@ -125,9 +125,9 @@ class CallLog:
             self._db.close()
             raise
 
-    def _require_log(self) -> None:
+    def _require_log(self, *, may_be_new: bool) -> None:
         tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and not {"about", "calls", "failures"} <= tables:
+        if (tables or not may_be_new) and not {"about", "calls", "failures"} <= tables:
             raise FileFormatError(f"{self._path}: expected a cache of calls; got a database with {sorted(tables)}.")
 
     def _begin(self, about: Mapping[str, Any] | None) -> None:

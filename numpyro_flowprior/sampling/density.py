@@ -319,7 +319,7 @@ class ModelDensity:
     def _external_inputs(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the inputs of the external sites at one point (traced), {site: (..., m)}."""
         sites = ExternalSites(self._model)
-        trace(substitute(seed(sites, 0), values_of(self._latents, x)[0])).get_trace(*self._args, **self._kwargs)
+        self._sites_at(self.site_values(x), sites)
         return sites.inputs
 
     def _given(self, which: str, x: FloatArray, external: FloatArray) -> Any:
@@ -377,7 +377,7 @@ class ModelDensity:
         model = self._model if model is None else model
         values, log_det = values_of(self._latents, x)
         if which == "pointwise":
-            sites = trace(substitute(seed(model, 0), values)).get_trace(*self._args, **self._kwargs)
+            sites = self._sites_at(values, model)
             return {name: jnp.asarray(sites[name]["fn"].log_prob(sites[name]["value"])) for name in self.observed}
         terms, _ = compute_log_probs(seed(model, 0), self._args, self._kwargs, values)
         zero = jnp.zeros((), x.dtype)
@@ -392,9 +392,10 @@ class ModelDensity:
             "by_site": lambda: dict(zip(self.observed, by_site, strict=True)),
         }[which]()
 
-    def _sites_at(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the model's trace at values of the latent sites."""
-        return trace(substitute(seed(self._model, 0), values)).get_trace(*self._args, **self._kwargs)
+    def _sites_at(self, values: dict[str, Any], model: Any = None) -> dict[str, Any]:
+        """Returns the trace of the model, or of the model with a handler, at values of the latent sites."""
+        model = self._model if model is None else model
+        return trace(substitute(seed(model, 0), values)).get_trace(*self._args, **self._kwargs)
 
     def _deterministics(self, x: jax.Array) -> dict[str, jax.Array]:
         """Returns the deterministic sites and the constrained values at one point (traced)."""
