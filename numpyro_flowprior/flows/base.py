@@ -91,9 +91,15 @@ def build_base(
     """Returns the base with event shape (d,), with the standard deviations of its Gaussians multiplied by `spread`."""
     if config.base == "normal":
         return distrax.MultivariateNormalDiag(jnp.zeros(dim, dtype), jnp.full(dim, spread, dtype))
+    logits, mean, scale, shear = gaussians_of(config, params, dtype)
+    if shear is not None:
+        return FullMixture(logits, mean, spread * scale, shear)
+    return NormalMixture(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, spread * scale))
+
+
+def gaussians_of(config: FlowConfig, params: dict[str, Any], dtype: Any) -> tuple[Any, Any, Any, Any]:
+    """Returns logits (K,), means (K, d), scales (K, d) and shear (K, d, d), or None, of the Gaussians of a base."""
     logits, mean, raw = (jnp.asarray(params[name], dtype) for name in ("logits", "mean", "log_scale"))
     most = MAX_BASE_LOG_SCALE[config.base]
-    scale = spread * jnp.exp(most * jnp.tanh(raw / most))
-    if config.base == "full_mixture":
-        return FullMixture(logits, mean, scale, jnp.asarray(params["shear"], dtype))
-    return NormalMixture(distrax.Categorical(logits=logits), distrax.MultivariateNormalDiag(mean, scale))
+    shear = jnp.asarray(params["shear"], dtype) if config.base == "full_mixture" else None
+    return logits, mean, jnp.exp(most * jnp.tanh(raw / most)), shear

@@ -130,20 +130,21 @@ def build_outer(space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bi
 
 def build_latent_map(config: FlowConfig, space: ParameterSpace, params: Params, dtype: Any) -> distrax.Bijector:
     """Returns the map from latent points omega (d,) to theta (d,); with several members, that of the first."""
-    first = _first_member(config, space.dim, params, dtype)
+    first = first_member(config, space.dim, params, dtype)
     return distrax.Chain([build_outer(space, params, dtype), first.bijector])
 
 
 def latent_log_prob(config: FlowConfig, dim: int, params: Params, omega: jax.Array) -> jax.Array:
     """Returns the normalised log density (...,) of the flow in the coordinates omega (..., d) of `build_latent_map`."""
-    first = _first_member(config, dim, params, omega.dtype)
+    first = first_member(config, dim, params, omega.dtype)
     if not is_ensemble(config):
         return first.distribution.log_prob(omega)
     whitened, log_det = first.bijector.forward_and_log_det(omega)
     return build_inner(config, dim, params, omega.dtype).log_prob(whitened) + log_det
 
 
-def _first_member(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
+def first_member(config: FlowConfig, dim: int, params: Params, dtype: Any) -> distrax.Transformed:
+    """Returns the flow of the first member, which has the largest weight: over whitened points (d,)."""
     if is_ensemble(config):
         params = {k: jax.tree.map(lambda leaf: leaf[0], part) for k, part in params.items() if k not in FIXED}
     return build_whitened_flow(config, dim, params, dtype)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import expit, log_softmax, logsumexp, softmax
+from scipy.special import expit, log_softmax, logsumexp, ndtr, ndtri, softmax
 
 from .._util.checks import FloatArray
 from .bounds import LOG_ROOT_TWO_PI
 from .config import MIN_BIN, FlowConfig
 from .layout import MAX_BASE_LOG_SCALE, SPLINE_REACH, Params
 
+_MOST_STEPS, _ROUNDING = 100, 8.0 * float(np.finfo(np.float64).eps)  # of a root search, as in unit_cube.py
 _MIN_SLOPE = 1e-4  # minimum slope of a spline at a knot, as in Distrax
 
 Pair = tuple[FloatArray, FloatArray]
@@ -39,6 +40,11 @@ class NumpyFlow:
 
     def log_prob(self, x: FloatArray) -> FloatArray:
         """Returns the normalised log density (n,) at points (n, d)."""
+        omega, log_det = self._latent(x)
+        return _base_log_prob(self.config, self.params["base"], omega) + log_det
+
+    def _latent(self, x: FloatArray) -> Pair:
+        """Returns latent points (n, d), and the log determinant of the map to them (n,), for points (n, d)."""
         final = self.params["final"]
         x = (x - final["shift"]) * np.exp(-final["log_scale"])
         log_det = np.full(len(x), -final["log_scale"].sum())
@@ -50,12 +56,29 @@ class NumpyFlow:
                 changed, spline_log_det = spline.inverse(changed)
                 log_det += spline_log_det.sum(axis=1)
             x = _replaced(x, mask, changed)
-        return _base_log_prob(self.config, self.params["base"], x) + log_det
+        return x, log_det
 
     def sample(self, generator: np.random.Generator, n: int) -> FloatArray:
         """Returns draws (n, d)."""
+        shape = n, len(self.params["final"]["shift"])
+        return self._moved(_base_sample(self.config, self.params["base"], generator, shape))
+
+    def from_unit_cube(self, u: FloatArray) -> FloatArray:
+        """Returns points (n, d) for points u (n, d) of the open unit cube: uniform ones become draws."""
+        if self.config.base == "normal":
+            return self._moved(ndtri(u))
+        return self._moved(_one_after_another(self.config, self.params["base"], u, mixture_quantile))
+
+    def to_unit_cube(self, x: FloatArray) -> FloatArray:
+        """Returns points (n, d) of the unit cube for points x (n, d), the inverse of `from_unit_cube`."""
+        omega, _ = self._latent(x)
+        if self.config.base == "normal":
+            return ndtr(omega)
+        return _one_after_another(self.config, self.params["base"], omega, None)
+
+    def _moved(self, x: FloatArray) -> FloatArray:
+        """Returns points (n, d) for latent points (n, d)."""
         final = self.params["final"]
-        x = _base_sample(self.config, self.params["base"], generator, (n, len(final["shift"])))
         for mask, weights in zip(self.masks, self.params["couplings"], strict=True):
             log_scale, shift, spline = _conditioned(self.config, x[:, mask], weights)
             changed = x[:, ~mask] if spline is None else spline.forward(x[:, ~mask])
@@ -96,6 +119,59 @@ def _base_sample(
         for k, shear in enumerate(_unit_lower(base["shear"])):
             standard[chosen == k] = solve_triangular(shear, standard[chosen == k].T, lower=True, trans="T").T
     return base["mean"][chosen] + scale[chosen] * standard
+
+
+def _one_after_another(config: FlowConfig, base: Params, values: FloatArray, quantile: Any) -> FloatArray:
+    """Returns latent points (n, d) for those of the unit cube, or the reverse if `quantile` is None.
+
+    The coordinates follow each other from the last to the first, as in unit_cube.py.
+    """
+    mean, scale = base["mean"], np.exp(_bounded(base["log_scale"], MAX_BASE_LOG_SCALE[config.base]))
+    shear = np.tril(base["shear"], -1) if config.base == "full_mixture" else None
+    n, (components, dim) = len(values), mean.shape
+    log_weights = np.broadcast_to(log_softmax(base["logits"]), (n, components))
+    standard, results = np.zeros((n, components, dim)), np.empty((n, dim))
+    for j in reversed(range(dim)):
+        here, width = mean[:, j], scale[:, j]
+        if shear is not None:
+            here = here - width * np.einsum("nki,ki->nk", standard, shear[:, :, j])
+        if quantile is None:
+            coordinate = values[:, j]
+            results[:, j] = np.sum(np.exp(log_weights) * ndtr((coordinate[:, None] - here) / width), axis=1)
+        else:
+            coordinate = results[:, j] = quantile(values[:, j], log_weights, here, width)
+        log_weights = log_weights - 0.5 * ((coordinate[:, None] - here) / width) ** 2 - np.log(width)
+        log_weights = log_weights - logsumexp(log_weights, axis=1, keepdims=True)
+        standard[..., j] = (coordinate[:, None] - mean[:, j]) / width
+    return results
+
+
+def mixture_quantile(u: FloatArray, log_weights: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
+    """Returns x (n,) at which mixtures of normal distributions have the probabilities u (n,) below it.
+
+    The method is that of unit_cube.py. `log_weights` is (n, K) and normalised; mean and scale are (n, K) or (K,).
+    """
+    sign = np.where(u > 0.5, -1.0, 1.0)
+    weights, mean, scale = np.exp(log_weights), sign[:, None] * mean, np.broadcast_to(scale, log_weights.shape)
+    z = ndtri(np.minimum(u, 1.0 - u))
+    each = mean + scale * z[:, None]
+    low, high, x, left = each.min(axis=1), each.max(axis=1), np.sum(weights * each, axis=1), np.arange(len(u))
+    with np.errstate(all="ignore"):  # far from the root a density may vanish: its step is not taken
+        for _ in range(_MOST_STEPS):
+            standard = (x[left, None] - mean[left]) / scale[left]
+            here = ndtri(np.sum(weights[left] * ndtr(standard), axis=1))
+            density = np.sum(weights[left] * np.exp(-0.5 * standard**2) / scale[left], axis=1)
+            below = here < z[left]
+            low[left], high[left] = np.where(below, x[left], low[left]), np.where(below, high[left], x[left])
+            new = x[left] - (here - z[left]) * np.exp(-0.5 * here**2) / density
+            new = np.where((new > low[left]) & (new < high[left]), new, 0.5 * (low[left] + high[left]))
+            new = np.where(np.abs(here - z[left]) <= _ROUNDING * np.maximum(np.abs(here), 1.0), x[left], new)
+            found = np.abs(new - x[left]) <= _ROUNDING * np.maximum(np.abs(new), scale[left].min(axis=1))
+            x[left] = new
+            left = left[~found]
+            if not len(left):
+                break
+    return sign * x
 
 
 def _unit_lower(shear: FloatArray) -> FloatArray:

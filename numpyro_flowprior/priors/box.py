@@ -12,6 +12,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr, ndtri
 from numpyro.distributions import Distribution, StudentT, biject_to, constraints
 from numpyro.distributions.transforms import Transform
 
@@ -21,6 +22,7 @@ from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.bounds import interior_bounds
 from ..flows.support import Support, inside, log_normal_density
+from ..flows.unit_cube import within
 from .resolution import Held, held_by_float32, in_full_resolution
 
 
@@ -138,6 +140,20 @@ class OverParameters(Distribution):
     def _hold(self) -> None:
         """Computes `held`, in the classes that store it."""
 
+    def icdf(self, q: Any) -> Any:
+        """Returns `from_unit_cube(q)`. NumPyro's nested sampler asks every distribution for this method.
+
+        Raises:
+            NotImplementedError: the density has no exact map from the unit cube.
+        """
+        from_unit_cube = getattr(self, "from_unit_cube", None)
+        if from_unit_cube is None:
+            raise NotImplementedError(
+                f"{type(self).__name__}: expected a prior with a map from the unit cube; this one has none. Use "
+                "sample_dynesty or sample_nautilus, which need none, or sample the prior that it was made from."
+            )
+        return from_unit_cube(q)
+
     @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[untyped-decorator]
     def support(self) -> Box:
         """The declared support, a product of intervals, half lines and lines."""
@@ -198,6 +214,18 @@ class UniformPrior(OverParameters):
         lower, upper = self.space.bounds.T
         fraction = jax.random.uniform(key, (*sample_shape, self.space.dim))
         return keep_inside(lower + (upper - lower) * fraction, self.space)
+
+    @in_full_resolution(points=True)
+    def from_unit_cube(self, u: ArrayLike) -> Any:
+        """Returns points (..., d), strictly inside the box, for points u (..., d) of the unit cube."""
+        lower, upper = self.space.bounds.T
+        return keep_inside(lower + (upper - lower) * points_of(u, self.space, "UniformPrior: u"), self.space)
+
+    @in_full_resolution(points=True)
+    def to_unit_cube(self, theta: ArrayLike) -> Any:
+        """Returns points (..., d) of the unit cube for points theta (..., d): the inverse of `from_unit_cube`."""
+        lower, upper = self.space.bounds.T
+        return (points_of(theta, self.space, "UniformPrior: theta") - lower) / (upper - lower)
 
 
 def _positive(value: Any, name: str, space: ParameterSpace) -> FloatArray:
@@ -271,3 +299,16 @@ class BroadPrior(OverParameters):
         normal = jax.random.normal(key_normal, (*sample_shape, self.space.dim))
         z = jnp.where(self._on_lines(), self._student().sample(key_student, sample_shape), normal)
         return keep_inside(Support(self.space, as_jax(self.scale)).forward(z), self.space)
+
+    @in_full_resolution(points=True)
+    def from_unit_cube(self, u: ArrayLike) -> Any:
+        """Returns points (..., d), strictly inside the support, for points u (..., d) of the unit cube."""
+        u = within(points_of(u, self.space, "BroadPrior: u"))
+        z = jnp.where(self._on_lines(), self._student().icdf(u), ndtri(u))
+        return keep_inside(Support(self.space, as_jax(self.scale)).forward(z), self.space)
+
+    @in_full_resolution(points=True)
+    def to_unit_cube(self, theta: ArrayLike) -> Any:
+        """Returns points (..., d) of the unit cube for points theta (..., d): the inverse of `from_unit_cube`."""
+        z = Support(self.space, as_jax(self.scale)).inverse(points_of(theta, self.space, "BroadPrior: theta"))
+        return jnp.where(self._on_lines(), self._student().cdf(z), ndtr(z))

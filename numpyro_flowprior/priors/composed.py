@@ -22,6 +22,7 @@ from .._util.leaves import as_jax
 from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_inner, build_outer
+from ..flows.stripes import chosen, joined
 from .box import BroadPrior, OverParameters, keep_inside, points_of
 from .flow_prior import FlowPrior
 from .moments import MonteCarloMoments
@@ -265,6 +266,27 @@ class RobustPrior(_Weakened):
         key_choice, key_prior, key_broad = jax.random.split(key, 3)
         broad = jax.random.bernoulli(key_choice, self.weight, (*sample_shape, 1))
         return jnp.where(broad, self.broad.sample(key_broad, sample_shape), self.prior.sample(key_prior, sample_shape))
+
+    @in_full_resolution(points=True)
+    def from_unit_cube(self, u: ArrayLike) -> Any:
+        """Returns points (..., d), strictly inside the support, for points u (..., d) of the unit cube.
+
+        The first coordinate also chooses between the learned and the broad prior, as between the flows of a mixture
+        (`FlowPrior.from_unit_cube`). The broad prior needs a map of its own: `BroadPrior` and `UniformPrior` have one.
+        """
+        label, v = chosen(points_of(u, self.space, "RobustPrior: u"), self._weights())
+        return jnp.where((label == 0)[..., None], self.prior.from_unit_cube(v), self.broad.icdf(v))
+
+    @in_full_resolution(points=True)
+    def to_unit_cube(self, theta: ArrayLike) -> Any:
+        """Returns points (..., d) of the unit cube that `from_unit_cube` maps to points theta (..., d)."""
+        learned, broad = self._parts(theta)
+        label = jnp.where(learned >= broad, 0, 1)
+        within = jnp.where((label == 0)[..., None], self.prior.to_unit_cube(theta), self.broad.to_unit_cube(theta))
+        return joined(label, within, self._weights())
+
+    def _weights(self) -> jax.Array:
+        return jnp.stack([1.0 - jnp.asarray(self.weight, float), jnp.asarray(self.weight, float)])
 
     def __repr__(self) -> str:
         return f"RobustPrior({self.space!r}, {self.broad!r}, weight={self.weight})"

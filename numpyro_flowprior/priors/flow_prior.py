@@ -21,11 +21,12 @@ from .._util.display import Displayed, columns_of_text
 from .._util.leaves import as_jax
 from .._util.validation import validated
 from ..chains.parameters import ParameterSpace, require_space
-from ..flows.build import build_flow, build_latent_map, in_two_parts, latent_log_prob
+from ..flows.build import build_flow, build_latent_map, build_outer, in_two_parts, latent_log_prob
 from ..flows.config import FlowConfig
 from ..flows.layout import flatten_params, param_shapes
 from ..flows.numpy_support import from_line
 from ..flows.support import inside
+from ..flows.unit_cube import from_unit_cube, to_unit_cube
 from .box import OverParameters, keep_inside, points_of
 from .conditional import ConditionalPrior, condition_on
 from .moments import MonteCarloMoments
@@ -135,6 +136,30 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
     def latent_log_det(self, omega: ArrayLike) -> jax.Array:
         """Returns log |det d theta / d omega| (...,) of `from_latent` at latent coordinates (..., d)."""
         return _latent_log_det(self._arrays(), self._points(omega, "omega"), **self._static())
+
+    @in_full_resolution(points=True)
+    def from_unit_cube(self, u: ArrayLike) -> Any:
+        """Returns points (..., d), strictly inside the support, for points u (..., d) of the unit cube.
+
+        Uniform points become draws of the prior, exactly. It is the prior transform that nested samplers ask for. The
+        quantiles of a mixture base are found numerically; derivatives are exact.
+
+        If the prior is a mixture of flows, the first coordinate also chooses the flow: each has a stripe of the cube
+        with the width of its weight. Within a stripe the map is smooth, and it jumps from one to the next, so that a
+        posterior has as many modes as there are flows. `sample_dynesty` and `sample_nautilus` avoid the jumps. A prior
+        with one flow (`FlowConfig(members=1, background=False)`) has none.
+
+        The precision is that of `u`: in float32 nothing lies beyond 5.4 standard deviations at the upper end.
+        """
+        return _from_unit_cube(self._arrays(), self._points(u, "u"), **self._static())
+
+    @in_full_resolution(points=True)
+    def to_unit_cube(self, theta: ArrayLike) -> Any:
+        """Returns points (..., d) of the unit cube that `from_unit_cube` maps to points theta (..., d).
+
+        Each flow of a mixture has one. It is that of the flow with the largest share of the density there.
+        """
+        return _to_unit_cube(self._arrays(), self._points(theta, "theta"), **self._static())
 
     def condition(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionalPrior:
         """Returns the distribution of one or two parameters, given values of all the others.
@@ -290,6 +315,17 @@ def _latent_log_prob(params: Any, omega: jax.Array, *, config: FlowConfig, space
 @_compiled
 def _latent_log_det(params: Any, omega: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
     return build_latent_map(config, space, params, omega.dtype).forward_log_det_jacobian(omega)
+
+
+@_compiled
+def _from_unit_cube(params: Any, u: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    x = from_unit_cube(config, space.dim, params, u)
+    return keep_inside(build_outer(space, params, u.dtype).forward(x), space)
+
+
+@_compiled
+def _to_unit_cube(params: Any, theta: jax.Array, *, config: FlowConfig, space: ParameterSpace) -> jax.Array:
+    return to_unit_cube(config, space.dim, params, build_outer(space, params, theta.dtype).inverse(theta))
 
 
 def _require_shapes(params: Any, shapes: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
+from scipy.special import logsumexp, ndtr, ndtri
 
 from .._util.checks import ArrayLike, FloatArray, float_array, positive_int
 from ..chains.parameters import ParameterSpace
@@ -23,8 +23,10 @@ from ..flows.config import FlowConfig
 from ..flows.layout import FIXED, Params, is_ensemble, map_params
 from ..flows.numpy_flow import NumpyFlow, standard_log_prob
 from ..flows.numpy_support import from_line, to_line
+from ..flows.stripes import chosen, joined
 from .prior_file import read_prior
 
+_OPEN = float(np.finfo(np.float64).tiny), 1.0 - float(np.finfo(np.float64).epsneg)  # limits of the open unit cube
 _CHUNK = 10_000  # points per evaluation, so that the hidden layers of the networks stay in the cache
 
 
@@ -71,12 +73,7 @@ class NumpyPrior:
             TypeError: `theta` does not hold real numbers.
             ValueError: its last axis does not have d values.
         """
-        theta = float_array(theta, "NumpyPrior.log_prob: theta")
-        if theta.shape[-1:] != (self.space.dim,):
-            raise ValueError(
-                f"NumpyPrior.log_prob: theta: expected a last axis of {self.space.dim} values for "
-                f"{', '.join(self.names)}; got shape {theta.shape}."
-            )
+        theta = self._checked(theta, "log_prob: theta")
         points = theta.reshape(-1, self.space.dim)
         log_prob = np.full(len(points), -np.inf)
         inside = np.flatnonzero(self.space.contains(points) & np.isfinite(points).all(axis=1))
@@ -94,18 +91,92 @@ class NumpyPrior:
         """
         generator, n = np.random.default_rng(seed), positive_int(n, "NumpyPrior.sample: n")
         sizes = [min(_CHUNK, n - start) for start in range(0, n, _CHUNK)]
-        x = np.concatenate([self._whitened(generator, size) for size in sizes])
+        return self._theta(np.concatenate([self._whitened(generator, size) for size in sizes]))
+
+    def from_unit_cube(self, u: ArrayLike) -> FloatArray:
+        """Returns points (..., d) for points u (..., d) of the unit cube: uniform ones become draws of the prior.
+
+        It is the prior transform that nested samplers ask for. If the prior is a mixture of flows, the first coordinate
+        also chooses the flow, and the map has a jump between two flows (`FlowPrior.from_unit_cube`).
+
+        Raises:
+            TypeError: `u` does not hold real numbers.
+            ValueError: its last axis does not have d values, or a value is not in [0, 1].
+        """
+        u = self._checked(u, "from_unit_cube: u")
+        if not ((u >= 0.0) & (u <= 1.0)).all():
+            raise ValueError("NumpyPrior.from_unit_cube: u: expected values in [0, 1]; got others, or NaN.")
+        flat = np.clip(u.reshape(-1, self.space.dim), *_OPEN)
+        parts = [self._from_unit_cube(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
+        return np.concatenate([*parts, flat[:0]]).reshape(u.shape)
+
+    def to_unit_cube(self, theta: ArrayLike) -> FloatArray:
+        """Returns points (..., d) of the unit cube that `from_unit_cube` maps to points theta (..., d).
+
+        Each flow of a mixture has one. It is that of the flow with the largest share of the density there.
+
+        Raises:
+            TypeError: `theta` does not hold real numbers.
+            ValueError: its last axis does not have d values, or a point is outside the support.
+        """
+        theta = self._checked(theta, "to_unit_cube: theta")
+        if not (self.space.contains(theta) & np.isfinite(theta).all(axis=-1)).all():
+            raise ValueError(
+                f"NumpyPrior.to_unit_cube: theta: expected points inside the support {self.space}; got others."
+            )
+        flat = theta.reshape(-1, self.space.dim)
+        parts = [self._to_unit_cube(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
+        return np.concatenate([*parts, flat[:0]]).reshape(theta.shape)
+
+    def _checked(self, points: ArrayLike, subject: str) -> FloatArray:
+        points = float_array(points, f"NumpyPrior.{subject}")
+        if points.shape[-1:] != (self.space.dim,):
+            raise ValueError(
+                f"NumpyPrior.{subject}: expected a last axis of {self.space.dim} values for "
+                f"{', '.join(self.names)}; got shape {points.shape}."
+            )
+        return points
+
+    def _from_unit_cube(self, u: FloatArray) -> FloatArray:
+        if not is_ensemble(self.config):
+            return self._theta(self._members[0].from_unit_cube(u))
+        label, v = chosen(u, self._weights)
+        v = np.clip(v, *_OPEN)
+        x = ndtri(v)  # the background; members replace most
+        for k in set(label.tolist()) - {self.config.members}:
+            x[label == k] = self._members[k].from_unit_cube(v[label == k])
+        return self._theta(x)
+
+    def _to_unit_cube(self, theta: FloatArray) -> FloatArray:
+        x, _ = self._x(theta)
+        if not is_ensemble(self.config):
+            return self._members[0].to_unit_cube(x)
+        label = np.argmax(self._parts(x), axis=1)
+        v = ndtr(x)
+        for k in set(label.tolist()) - {self.config.members}:
+            v[label == k] = self._members[k].to_unit_cube(x[label == k])
+        return joined(label, v, self._weights)
+
+    def _theta(self, x: FloatArray) -> FloatArray:
+        """Returns points (n, d) strictly inside the support for whitened points (n, d)."""
         theta = from_line(self._loc + x @ self._tril.T, self.space, self._scale)
         return np.clip(theta, *interior_bounds(self.space, theta.dtype))
 
-    def _log_prob(self, theta: FloatArray) -> FloatArray:
+    def _x(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Returns whitened points (n, d) and the log determinant of the map to them (n,)."""
         z, log_det = to_line(theta, self.space, self._scale)
-        x = (z - self._loc) @ self._inverse_tril.T
-        log_det -= np.log(np.diagonal(self._tril)).sum()
+        return (z - self._loc) @ self._inverse_tril.T, log_det - np.log(np.diagonal(self._tril)).sum()
+
+    def _parts(self, x: FloatArray) -> FloatArray:
+        """Returns the log densities (n, members + 1) of members and background with their weights."""
+        each = [*(member.log_prob(x) for member in self._members), standard_log_prob(x)]
+        return np.stack(each, axis=1) + self._log_weights
+
+    def _log_prob(self, theta: FloatArray) -> FloatArray:
+        x, log_det = self._x(theta)
         if not is_ensemble(self.config):
             return self._members[0].log_prob(x) + log_det
-        parts = np.stack([*(member.log_prob(x) for member in self._members), standard_log_prob(x)], axis=1)
-        return logsumexp(parts + self._log_weights, axis=1) + log_det
+        return logsumexp(self._parts(x), axis=1) + log_det
 
     def _whitened(self, generator: np.random.Generator, n: int) -> FloatArray:
         if not is_ensemble(self.config):
