@@ -53,7 +53,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .priors.numpy_prior import NumpyPrior, load_numpy
     from .sampling.blackjax import sample_blackjax
     from .sampling.density import ModelDensity
+    from .sampling.dynesty import sample_dynesty
     from .sampling.emcee import sample_emcee
+    from .sampling.nautilus import sample_nautilus
     from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
     from .sampling.reweight import psis_reweight
@@ -109,6 +111,8 @@ _HOMES = {
     "priors.moments": ("MonteCarloSummary",),
     "priors.numpy_prior": ("NumpyPrior", "load_numpy"),
     "sampling.blackjax": ("sample_blackjax",),
+    "sampling.dynesty": ("sample_dynesty",),
+    "sampling.nautilus": ("sample_nautilus",),
     "sampling.density": ("ModelDensity",),
     "sampling.emcee": ("sample_emcee",),
     "sampling.nuts": ("sample_nuts",),
@@ -195,7 +199,9 @@ __all__ = [
     "robustify",
     "run_stages",
     "sample_blackjax",
+    "sample_dynesty",
     "sample_emcee",
+    "sample_nautilus",
     "sample_nuts",
     "sample_pocomc",
     "scan_flows",

@@ -11,7 +11,7 @@ from .density import ModelDensity
 
 
 class Sampler(Protocol):
-    """Draws from a density: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or one of your own.
+    """Draws from a density: `sample_pocomc`, `sample_emcee`, `sample_nuts` and so on, or one of your own.
 
     If its signature names `progress` or `checkpoint`, `run_stages` passes them: what to show, and the file in which to
     keep an unfinished run.

@@ -17,7 +17,7 @@ from .density import ModelDensity
 INTERRUPTION = "an interruption"  # by the keyboard: what `stopped_by` of a run's record says then
 _LOOK = 0x100C  # folded into a sampler's key for the draws that are looked at, so that all other draws stay theirs
 _INSTEAD = {"space": "It is called coordinates."}  # of options with another name
-_PACKAGES = {"nuts": "numpyro"}  # that a sampler is from, if it has not its own name
+_PACKAGES = {"nuts": "numpyro", "nautilus": "nautilus-sampler"}  # that a sampler is from, if it has not its own name
 
 
 def begin(key: jax.Array, density: ModelDensity) -> float:

@@ -69,7 +69,7 @@ def run_stages(
             others.
         stages: the analyses, in order.
         first_prior: a NumPyro distribution; the first argument of the first model.
-        sampler: `sample_pocomc`, `sample_blackjax`, `sample_emcee`, `sample_nuts`, or a function of the same signature
+        sampler: `sample_pocomc` or another sampler of this package, or a function of the same signature
             (key, density, **options) that returns a Chain. It also gets `progress` and `checkpoint` if its signature
             has them.
         sampler_options: keyword arguments of the sampler in all stages.

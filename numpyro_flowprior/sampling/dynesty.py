@@ -1,0 +1,187 @@
+"""sample_dynesty: nested sampling with dynesty, which is imported here alone."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._util.checks import FloatArray, optional_import, positive_int, real_in
+from .._util.described import described
+from .._util.progress import progress_bar
+from ..chains.chain import Chain
+from ..likelihoods.site import own_failures
+from .coordinates import chain_of_draws
+from .density import ModelDensity
+from .nested_report import insertion_probability, judged, weights_of
+from .record import INTERRUPTION, begin, require_options, run_record, seed_of
+from .replay import Calls, Overdue, record_of
+from .state_file import StateFile
+from .together import Together
+from .unit_cube import UnitCube
+
+_REFUSED = {  # options of dynesty that cannot be set, and why
+    **dict.fromkeys(
+        ("loglikelihood", "prior_transform", "ndim", "logl_args", "logl_kwargs", "ptform_args", "ptform_kwargs"),
+        "the density provides prior and likelihood",
+    ),
+    **dict.fromkeys(("pool", "use_pool"), "the likelihood is called in batches; `batch` sets their size"),
+    **dict.fromkeys(
+        ("blob", "live_points", "save_evaluation_history", "history_filename"), "use the Chain, and checkpoint="
+    ),
+    "rstate": "the key sets the seed",
+    "nlive": "use n_live",
+    "queue_size": "use batch",
+}
+
+
+def sample_dynesty(
+    key: jax.Array,
+    density: ModelDensity,
+    *,
+    n_live: int = 500,
+    dlogz: float | None = None,
+    sample: str = "rwalk",
+    batch: int = 16,
+    checkpoint: str | os.PathLike[str] | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Chain:
+    """Returns weighted posterior draws and the log evidence from nested sampling with dynesty.
+
+    The points move in the unit cube (`FlowPrior.from_unit_cube`). A prior that is a mixture of flows goes through its
+    first flow, and the likelihood accounts for the others. Interrupting with the keyboard returns the points so far.
+
+    Args:
+        key: JAX random key.
+        density: the posterior.
+        n_live: number of live points.
+        dlogz: sampling stops when the live points can add no more than this to the log evidence; None for dynesty's
+            default, 0.001 (n_live - 1) + 0.01.
+        sample: how a point is replaced: "rwalk", "unif", "slice", "rslice", or "auto" (see dynesty). The default works
+            in 2 to 20 parameters, and where a prior has several modes.
+        batch: number of points that are replaced at once. Their likelihoods are evaluated together, which a likelihood
+            in JAX, and an ExternalLikelihood over several processes, make use of.
+        checkpoint: a file in which all calls of the likelihood are kept. If it exists, the run is repeated from it
+            without a call, and goes on where it ends, also after a kill, to the same draws. `dlogz` may be smaller.
+        max_seconds: time limit, checked before each batch; None for no limit.
+        progress: show a progress bar.
+        **options: further arguments of `dynesty.NestedSampler` (bound, walks, slices, bootstrap, ...).
+
+    Returns:
+        A Chain of all points with their importance weights, log prior, log likelihood, the log evidence and its error,
+        (information / n_live)^(1/2). `info` holds the number of calls, the probability of the insertion ranks (small if
+        new points are not uniform above the likelihood threshold), and whether the run converged. If it did not, one
+        warning says why.
+
+    Raises:
+        ImportError: dynesty is not installed.
+        TypeError, ValueError: settings of the wrong kind, or a checkpoint of another run.
+
+    Source: Skilling (2006), Bayesian Analysis 1, 833; Speagle (2020), MNRAS 493, 3132; Fowlie, Handley and Su (2020).
+    """
+    dynesty = optional_import("dynesty", "nested", "sample_dynesty")
+    n_live = positive_int(n_live, "sample_dynesty: n_live", minimum=2 * density.dim + 2)
+    batch = positive_int(batch, "sample_dynesty: batch")
+    stop = 1e-3 * (n_live - 1) + 0.01 if dlogz is None else real_in(dlogz, "sample_dynesty: dlogz", 0.0, np.inf)
+    limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_dynesty: max_seconds", 0.0, np.inf)
+    for name in options:
+        if name in _REFUSED:
+            raise TypeError(f"sample_dynesty: {name}: expected none: {_REFUSED[name]}.")
+    require_options("sample_dynesty", options, dynesty.NestedSampler)
+    start, seed = begin(key, density), seed_of(key)
+    settings = {"n_live": n_live, "sample": sample, "batch": batch, "options": described(options)}
+    about = record_of("dynesty", density.names, seed, described(density.observed), **settings)
+    settings |= {"dlogz": stop}
+    cube = UnitCube(density, jax.random.fold_in(key, 1))
+    with own_failures(density.external), progress_bar(desc="dynesty", unit="call", disable=not progress) as bar:
+        calls = Calls(cube, StateFile(checkpoint, about), lambda made: bar.update(made - bar.n))
+
+        def evaluate(u: FloatArray) -> list[tuple[float, FloatArray]]:
+            found = calls(u)
+            both = np.stack([found.log_prior, found.log_likelihood], axis=1)
+            return list(zip(found.target.tolist(), both, strict=True))
+
+        together = Together(evaluate, batch)
+        sampler = dynesty.NestedSampler(
+            together.call,
+            _itself,
+            density.dim,
+            nlive=n_live,
+            sample=sample,
+            rstate=np.random.default_rng(seed),
+            blob=True,
+            pool=together,
+            queue_size=batch,
+            use_pool={"prior_transform": False, "update_bound": False},
+            **options,
+        )
+        calls.deadline = start + limit
+        cause = _run(sampler, stop, bar)
+        calls.save()
+        dead = len(sampler.results.logl)
+        for _ in sampler.add_live_points():
+            pass
+    return _chain(density, cube, sampler.results, dead, calls, settings, seed=seed, start=start, cause=cause)
+
+
+def _run(sampler: Any, stop: float, bar: Any) -> str | None:
+    """Runs the sampler to its end, and returns what stopped it early (None if nothing did)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dynesty's own; what matters is in the verdict
+            for found in sampler.sample(dlogz=stop, add_live=False):
+                bar.set_postfix(log_evidence=f"{found.logz:.2f}", remaining=f"{found.delta_logz:.2g}")
+    except KeyboardInterrupt:
+        return INTERRUPTION
+    except Overdue:
+        return "the time limit"
+    return None
+
+
+def _itself(u: FloatArray) -> FloatArray:
+    return u
+
+
+def _chain(
+    density: ModelDensity,
+    cube: UnitCube,
+    results: Any,
+    dead: int,
+    calls: Calls,
+    settings: dict[str, Any],
+    *,
+    seed: int,
+    start: float,
+    cause: str | None,
+) -> Chain:
+    weights = weights_of(np.asarray(results.logwt))
+    log_prior, log_likelihood = np.asarray(results.blob, dtype=np.float64).T
+    alive = np.isfinite(log_prior + log_likelihood)  # the others are impossible, and have no weight
+    probability = insertion_probability(np.asarray(results.samples_it), settings["n_live"])
+    log_evidence = float(results.logz[-1])
+    information = max(float(weights @ (np.asarray(results.logl) - log_evidence)), 0.0)  # nats
+    error = float(np.sqrt(information / settings["n_live"]))  # dynesty's is NaN if there is little information
+    report = {
+        "calls": calls.made,
+        "replayed": calls.replayed,
+        "iterations": dead,
+        "insertion_probability": probability,
+        **judged("sample_dynesty", weights, error=error, cause=cause, advice="Raise n_live.", p_insertion=probability),
+    }
+    return chain_of_draws(
+        density,
+        cube.points(np.asarray(results.samples))[alive],
+        log_prior=log_prior[alive],
+        log_likelihood=log_likelihood[alive],
+        weights=weights[alive],
+        log_evidence=log_evidence,
+        log_evidence_error=error,
+        weights_kind="importance",
+        rows="independent",
+        info=run_record("dynesty", seed, start, density, {**settings, **report}),
+    )

@@ -1,0 +1,67 @@
+"""The results of a nested sampler: the fields of a Chain, a record, and a warning if it did not converge."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from scipy.stats import kstest
+
+from .._util.checks import FloatArray
+from .._util.messages import ConvergenceWarning
+from ..chains.effective import kish
+
+_ENOUGH = 400.0  # effective sample size below which a run is too short
+_UNCERTAIN = 0.5  # largest error of the log evidence, in nats
+_BIASED = 1e-4  # probability of the insertion ranks below which new points are not uniform above the threshold
+
+
+def weights_of(log_weights: FloatArray) -> FloatArray:
+    """Returns normalised weights (n,)."""
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / weights.sum())
+
+
+def judged(
+    sampler: str, weights: FloatArray, *, error: float, cause: str | None, advice: str, p_insertion: float | None = None
+) -> dict[str, Any]:
+    """Returns effective size, what stopped the run, and whether it converged. One warning says why it did not."""
+    reasons, effective = [], kish(weights)
+    if effective < _ENOUGH:
+        reasons.append(f"Effective size: expected {_ENOUGH:.0f} or more; got {effective:.0f}. {advice}")
+    if not error <= _UNCERTAIN:
+        reasons.append(f"Evidence: its error is {error:.2f} nats. {advice}")
+    if p_insertion is not None and p_insertion < _BIASED:
+        reasons.append(
+            f"New points are not uniform above the likelihood threshold (probability {p_insertion:.1g} of their ranks "
+            "among the live points), so evidence and posterior may be biased. Raise `walks`, or n_live."
+        )
+    if cause:
+        warnings.warn(
+            f"{sampler}: stopped by {cause}. The draws so far may lack the peak of the posterior.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    elif reasons:
+        warnings.warn(f"{sampler}: not converged. " + " ".join(reasons), ConvergenceWarning, stacklevel=4)
+    return {"effective_size": effective, "stopped_by": cause, "converged": not reasons and cause is None}
+
+
+def insertion_probability(born: np.ndarray, n_live: int) -> float:
+    """Returns the probability of the ranks of new points among the live points, uniform for a correct sampler.
+
+    Args:
+        born: (n,) number of deaths before each point was born, 0 for the first live points. The points are in the order
+            of their likelihoods, which is that of their deaths; the last live points are at the end.
+        n_live: number of live points.
+
+    Source: Fowlie, Handley and Su (2020), MNRAS 497, 5256.
+    """
+    later = np.flatnonzero(born > 0)
+    if not len(later):
+        return 1.0
+    # alive when point j was born, and less likely: those that died after that and were born before
+    ranks = [int(np.sum(born[born[j] : j] < born[j])) for j in later]
+    spread = np.random.default_rng(0).uniform(size=len(ranks))  # makes whole numbers uniform on the line
+    return float(kstest((np.array(ranks) + spread) / n_live, "uniform").pvalue)

@@ -1,0 +1,359 @@
+"""sample_dynesty and sample_nautilus against exact posteriors and evidences, kills, and what they say of their runs."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import norm
+from toys import make_prior
+
+from numpyro_flowprior import (
+    ExternalLikelihood,
+    FlowConfig,
+    ModelDensity,
+    ParameterSpace,
+    UniformPrior,
+    sample_dynesty,
+    sample_nautilus,
+    to_arviz,
+)
+from numpyro_flowprior._util.storage import FileFormatError
+from numpyro_flowprior.sampling import replay
+from numpyro_flowprior.sampling.nested_report import insertion_probability
+from numpyro_flowprior.sampling.replay import Calls
+from numpyro_flowprior.sampling.state_file import StateFile
+from numpyro_flowprior.sampling.together import Together
+from numpyro_flowprior.sampling.unit_cube import UnitCube
+
+few = pytest.mark.filterwarnings("ignore:sample_(dynesty|nautilus). not converged")  # short runs, on purpose
+KEY = jax.random.key(1)
+Y = np.array([2.5])
+POSTERIOR_MEAN, POSTERIOR_SD = (1.0 / 4 + 2.5) / (1 + 1 / 4), np.sqrt(1 / (1 + 1 / 4))
+LOG_EVIDENCE = norm(1.0, np.sqrt(5.0)).logpdf(2.5)
+SHORT = {"n_live": 100, "progress": False}
+QUICK = {"n_live": 300, "n_effective": 1000, "n_networks": 1, "progress": False}
+
+
+def conjugate(y, error=1.0):
+    """Normal mean with a normal prior; a bounded and a positive parameter that the data leave alone."""
+    mu = numpyro.sample("mu", dist.Normal(1.0, 2.0))
+    numpyro.sample("flat", dist.Uniform(0.0, 2.0))
+    numpyro.sample("scale", dist.HalfNormal(200.0))
+    numpyro.sample("y", dist.Normal(mu, error), obs=y)
+
+
+@pytest.fixture(scope="module")
+def density():
+    return ModelDensity(conjugate, Y)
+
+
+def assert_exact(chain):
+    assert chain.info["converged"]
+    assert abs(chain.log_evidence - LOG_EVIDENCE) < 4 * chain.log_evidence_error + 1e-3
+    n = np.sqrt(chain.info["effective_size"])
+    widths = np.array([POSTERIOR_SD, 2 / np.sqrt(12), 200 * np.sqrt(1 - 2 / np.pi)])
+    means = np.array([POSTERIOR_MEAN, 1.0, 200 * np.sqrt(2 / np.pi)])
+    assert (np.abs(chain.mean() - means) < 5 * widths / n).all()
+    found = np.sqrt(np.diag(chain.covariance()))
+    np.testing.assert_allclose(found, widths, rtol=5 / n)
+
+
+def test_dynesty_finds_the_exact_posterior_and_evidence(density):
+    chain = sample_dynesty(KEY, density, progress=False)
+    assert_exact(chain)
+    assert chain.info["insertion_probability"] > 1e-4
+    assert chain.info["calls"] > chain.n
+    np.testing.assert_allclose(chain.log_prior + chain.log_likelihood, density.log_posterior(chain.samples), atol=1e-9)
+    assert to_arviz(chain, density).posterior["mu"].size > 0
+
+
+def test_nautilus_finds_the_exact_posterior_and_evidence(density):
+    chain = sample_nautilus(KEY, density, **QUICK)
+    assert_exact(chain)
+    np.testing.assert_allclose(chain.log_prior + chain.log_likelihood, density.log_posterior(chain.samples), atol=1e-9)
+
+
+def of_learned(prior, y):
+    theta = numpyro.sample("theta", prior)
+    numpyro.sample("y", dist.Normal(theta[0] + jnp.log1p(theta[1]), 0.2), obs=y)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_posterior_of_a_learned_prior_is_that_of_importance_weights(members):
+    config = FlowConfig(layers=2, hidden=(8,), members=members, background=members > 1)
+    prior = make_prior([(0.0, 1.0), (0.0, np.inf)], config, strength=0.1)
+    density = ModelDensity(of_learned, prior, 1.2)
+    chain = sample_dynesty(KEY, density, progress=False)
+    x = density.sample_prior(jax.random.key(7), 200_000)
+    weights = np.exp(density.log_likelihood(x))
+    log_evidence = np.log(weights.mean())
+    assert chain.info["converged"]
+    assert abs(chain.log_evidence - log_evidence) < 4 * chain.log_evidence_error
+    mean = weights @ x / weights.sum()
+    width = np.sqrt(weights @ (x - mean) ** 2 / weights.sum())
+    assert (np.abs(chain.mean() - mean) / width < 5 / np.sqrt(chain.info["effective_size"])).all()
+
+
+@few
+def test_the_key_decides_and_nothing_is_written(density, capsys):
+    first, again = (sample_dynesty(KEY, density, **SHORT) for _ in range(2))
+    np.testing.assert_array_equal(first.samples, again.samples)
+    assert first.log_evidence == again.log_evidence
+    assert capsys.readouterr() == ("", "")
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+@few
+@pytest.mark.parametrize(("sampler", "options"), [(sample_dynesty, SHORT), (sample_nautilus, QUICK)])
+def test_a_killed_run_goes_on_to_the_same_draws_and_calls_nothing_twice(
+    density, sampler, options, tmp_path, monkeypatch
+):
+    file = tmp_path / "run.checkpoint"
+    undisturbed = sampler(KEY, density, **options)
+    made, evaluate = [], UnitCube.evaluate
+
+    def dying(self, u):
+        if sum(map(len, made)) > 2000 and not killed:
+            killed.append(True)
+            raise Killed
+        made.append(u)
+        return evaluate(self, u)
+
+    killed = []
+    monkeypatch.setattr(UnitCube, "evaluate", dying)
+    monkeypatch.setattr(replay, "_BETWEEN", 0.0)
+    monkeypatch.setattr(replay, "_SHARE", 1.0)
+    with pytest.raises(Killed):
+        sampler(KEY, density, checkpoint=file, **options)
+    found = sampler(KEY, density, checkpoint=file, **options)
+    np.testing.assert_array_equal(found.samples, undisturbed.samples)
+    np.testing.assert_array_equal(found.weights, undisturbed.weights)
+    assert found.log_evidence == undisturbed.log_evidence
+    assert found.info["calls"] == undisturbed.info["calls"]
+    assert found.info["replayed"] > 1000
+    repeated = sum(map(len, made)) - found.info["calls"]
+    assert repeated <= replay._COMPARED + 128  # what is compared, and the batch that the kill lost
+    before = len(made)
+    again = sampler(KEY, density, checkpoint=file, **options)
+    assert len(made) - before <= 1  # nothing was left to do but to compare
+    np.testing.assert_array_equal(again.samples, undisturbed.samples)
+
+
+@few
+def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, tmp_path):
+    file = tmp_path / "run.checkpoint"
+    sample_dynesty(KEY, density, checkpoint=file, **SHORT)
+    for name, key, model, options in (
+        ("seed", jax.random.key(2), density, SHORT),
+        ("n_live", KEY, density, {**SHORT, "n_live": 120}),
+        ("observed", KEY, ModelDensity(conjugate, Y + 0.5), SHORT),
+        ("options", KEY, density, {**SHORT, "walks": 30}),
+    ):
+        with pytest.raises(ValueError, match=f"the same '{name}'"):
+            sample_dynesty(key, model, checkpoint=file, **options)
+    with pytest.raises(ValueError, match="this model and data; its log densities differ"):
+        sample_dynesty(KEY, ModelDensity(conjugate, Y, 1.5), checkpoint=file, **SHORT)
+    with pytest.raises(ValueError, match="the same 'sampler'"):
+        sample_nautilus(KEY, density, checkpoint=file, **QUICK)
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FileFormatError, match="damaged"):
+        sample_dynesty(KEY, density, checkpoint=file, **SHORT)
+
+
+def test_a_run_that_asks_for_other_points_than_its_file_is_refused(density, tmp_path):
+    """Another version of a sampler may: its results would be made of the values of other points."""
+    cube = UnitCube(density, KEY)
+    file = StateFile(tmp_path / "run.checkpoint", {"sampler": "dynesty"})
+    u = np.random.default_rng(0).uniform(size=(40, 3))
+    calls = Calls(cube, file, lambda made: None)
+    calls(u)
+    calls.save()
+    again = Calls(cube, file, lambda made: None)
+    np.testing.assert_array_equal(again(u[:30]).target, cube.evaluate(u[:30]).target)
+    with pytest.raises(ValueError, match="expected a run that asks for the same points; it differs at call 31"):
+        again(u[:10])
+
+
+@few
+@pytest.mark.parametrize(("sampler", "options"), [(sample_dynesty, SHORT), (sample_nautilus, QUICK)])
+def test_a_time_limit_and_an_interruption_return_what_there_is_and_lose_nothing(
+    density, sampler, options, tmp_path, monkeypatch
+):
+    evaluate, count = UnitCube.evaluate, [0]
+
+    def slow(self, u):
+        time.sleep(0.02)
+        return evaluate(self, u)
+
+    def interrupted(self, u):
+        count[0] += len(u)
+        if count[0] > 1500:
+            raise KeyboardInterrupt
+        return evaluate(self, u)
+
+    undisturbed = sampler(KEY, density, **options)
+    file = tmp_path / "run.checkpoint"
+    for replaced, limit, words in ((slow, 1.0, "the time limit"), (interrupted, None, "an interruption")):
+        monkeypatch.setattr(UnitCube, "evaluate", replaced)
+        with pytest.warns(UserWarning, match=f"{sampler.__name__}: stopped by {words}"):
+            found = sampler(KEY, density, checkpoint=file, max_seconds=limit, **options)
+        assert not found.info["converged"]
+        assert found.info["stopped_by"] == words
+        assert found.n > 50
+    monkeypatch.setattr(UnitCube, "evaluate", evaluate)
+    whole = sampler(KEY, density, checkpoint=file, **options)
+    assert whole.info["replayed"] >= 1400
+    np.testing.assert_array_equal(whole.samples, undisturbed.samples)
+
+
+def test_a_short_run_says_so(density):
+    with pytest.warns(UserWarning, match="sample_dynesty: not converged. Effective size: expected 400 or more"):
+        found = sample_dynesty(KEY, density, n_live=20, progress=False)
+    assert not found.info["converged"]
+
+
+@pytest.mark.parametrize("sampler", [sample_dynesty, sample_nautilus])
+def test_bad_settings_are_refused(density, sampler):
+    name = sampler.__name__
+    for options, error in (
+        ({"n_live": 2}, ValueError),
+        ({"batch": 0}, ValueError),
+        ({"max_seconds": -1}, ValueError),
+        ({"pool": 3} if sampler is sample_dynesty else {"filepath": "x.h5"}, TypeError),
+    ):
+        with pytest.raises(error, match=f"{name}: {next(iter(options))}"):
+            sampler(KEY, density, **options)
+    with pytest.raises(TypeError, match=f"{name}: 'colour' is no setting of it"):
+        sampler(KEY, density, colour=1)
+    with pytest.raises(FileNotFoundError, match="Make it first"):
+        sampler(KEY, density, checkpoint="nowhere/run")
+
+
+def test_nautilus_refuses_one_parameter():
+    with pytest.raises(ValueError, match="expected two parameters or more; got one. Use sample_dynesty"):
+        sample_nautilus(KEY, ModelDensity(lambda: numpyro.factor("f", numpyro.sample("x", dist.Normal(0.0, 1.0)))))
+
+
+def outside(a, b):
+    return -0.5 * ((a - 0.3) / 0.1) ** 2
+
+
+@few
+def test_an_external_likelihood_is_called_in_batches_and_nothing_twice(tmp_path):
+    external = ExternalLikelihood(outside, ["a", "b"], progress=False)
+    prior = UniformPrior(ParameterSpace(["a", "b"], 0.0, 1.0))
+
+    def model():
+        external.factor("data", numpyro.sample("theta", prior))
+
+    file = tmp_path / "run.checkpoint"
+    density = ModelDensity(model)
+    chain = sample_dynesty(KEY, density, checkpoint=file, **SHORT)
+    exact = np.log(0.1 * np.sqrt(2 * np.pi) * (norm.cdf(7) - norm.cdf(-3)))
+    assert abs(chain.log_evidence - exact) < 4 * chain.log_evidence_error
+    called = external.counts.called
+    assert called >= chain.info["calls"]
+    again = sample_dynesty(KEY, density, checkpoint=file, **SHORT)
+    np.testing.assert_array_equal(again.samples, chain.samples)
+    assert external.counts.called == called
+
+
+def test_insertion_ranks_are_silent_for_uniform_points_and_find_biased_ones():
+    """Nested sampling of a uniform variable: 200 seeds silent, and every one caught if points are drawn too low."""
+
+    def born(seed, bias):
+        rng, n_live = np.random.default_rng(seed), 100
+        live, birth = list(rng.uniform(size=n_live)), [0] * n_live
+        dead = []
+        for k in range(1, 1500):
+            worst = int(np.argmin(live))
+            floor = live[worst]
+            dead.append(birth[worst])
+            live[worst], birth[worst] = floor + (1 - floor) * rng.uniform() ** bias, k
+        return np.array(dead + [birth[j] for j in np.argsort(live)])
+
+    fair = [insertion_probability(born(seed, 1.0), 100) for seed in range(200)]
+    assert min(fair) > 1e-4
+    assert abs(np.mean(np.array(fair) < 0.1) - 0.1) < 0.1
+    assert max(insertion_probability(born(seed, 1.4), 100) for seed in range(20)) < 1e-4
+
+
+class TestTogether:
+    """A pool of threads whose calls come in batches, in order."""
+
+    def test_batches_are_full_ordered_and_the_same_every_time(self):
+        def run():
+            batches = []
+
+            def evaluate(points):
+                batches.append(points[:, 0].tolist())
+                return (2 * points[:, 0]).tolist()
+
+            pool = Together(evaluate, 4)
+
+            def task(start):
+                return sum(pool.call(np.array([start + step])) for step in range(3))
+
+            return pool.map(task, [0.0, 100.0, 200.0, 300.0, 400.0]), batches
+
+        values, batches = run()
+        assert values == [6.0, 606.0, 1206.0, 1806.0, 2406.0]
+        assert batches[0] == [0.0, 100.0, 200.0, 300.0]
+        assert batches[3:] == [[400.0], [401.0], [402.0]]
+        assert all(run() == (values, batches) for _ in range(20))
+
+    @pytest.mark.parametrize("where", ["task", "likelihood"])
+    def test_errors_and_interruptions_reach_the_caller_and_threads_end(self, where):
+        import threading
+
+        before = threading.active_count()
+
+        def evaluate(points):
+            if where == "likelihood":
+                raise KeyboardInterrupt
+            return points[:, 0].tolist()
+
+        pool = Together(evaluate, 3)
+
+        def task(number):
+            if where == "task" and number == 2.0:
+                raise ZeroDivisionError
+            return pool.call(np.array([number]))
+
+        with pytest.raises(ZeroDivisionError if where == "task" else KeyboardInterrupt):
+            pool.map(task, [0.0, 1.0, 2.0, 3.0])
+        assert threading.active_count() == before
+        assert where == "likelihood" or pool.map(pool.call, [np.array([1.0])]) == [1.0]
+
+    def test_a_call_of_the_main_thread_is_a_batch_of_one(self):
+        assert Together(lambda points: [len(points)], 3).call(np.zeros(2)) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # jaxns' own
+def test_nested_sampler_of_numpyro_takes_a_learned_prior():
+    nested_sampling = pytest.importorskip("numpyro.contrib.nested_sampling")
+    config = FlowConfig(layers=1, hidden=(8,), components=2)
+    prior = make_prior([(0.0, 1.0), (0.0, np.inf)], config, strength=0.1)
+    with jax.enable_x64(True):
+        sampler = nested_sampling.NestedSampler(of_learned, constructor_kwargs={"max_samples": 20_000})
+        sampler.run(KEY, prior, 1.2)
+        found = np.asarray(sampler.get_samples(jax.random.key(2), 1000)["theta"])
+        log_evidence, error = float(sampler._results.log_Z_mean), float(sampler._results.log_Z_uncert)
+    density = ModelDensity(of_learned, prior, 1.2)
+    x = density.sample_prior(jax.random.key(7), 100_000)
+    weights = np.exp(density.log_likelihood(x))
+    assert abs(log_evidence - np.log(weights.mean())) < 4 * error
+    mean = weights @ x / weights.sum()
+    width = np.sqrt(weights @ (x - mean) ** 2 / weights.sum())
+    assert (np.abs(found.mean(axis=0) - mean) / width < 0.25).all()  # some 400 of the draws are independent
