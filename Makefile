@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo quick test slow lint format newest lowest figures notebooks docs clean
+.PHONY: demo quick test slow lint format newest lowest hosts figures notebooks docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/flowprior demo
@@ -43,6 +43,15 @@ newest:
 lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
+# The prior in bilby, Cobaya, PyMC, PyTorch and Stan, the slow tests included.
+hosts: .venv-hosts/.installed
+	.venv-hosts/bin/python -m pytest tests/test_hosts.py -m "slow or not slow"
+
+.venv-hosts/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-hosts
+	.venv-hosts/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bilby,cobaya,pymc,torch]'
+	touch $@
+
 # Runs the notebooks, and stores what they show in them.
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/execute.py
@@ -74,4 +83,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest .venv-docs docs/_build docs/api docs/notebooks docs/results demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-lowest .venv-docs .venv-hosts docs/_build docs/api docs/notebooks docs/results demo_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
-"""The command line: `flowprior demo | fit | scan | check | info | sample | plot | report`, and its options.
+"""The command line: `flowprior demo | fit | scan | check | info | sample | export | plot | report`, and its options.
 
-The commands themselves are in commands.py, which is loaded only when one is run. Help and `info` therefore work without
-JAX.
+The commands themselves are in commands.py, which is loaded only when one is run. Help, `info` and `export` therefore
+work without JAX.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ._util.version import __version__
+from .hosts.export import HOSTS, export_prior
 from .priors.model_card import HEADLINE, card_json, card_text
 from .priors.prior_file import read_prior
 
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "info":
             return _info(options)
+        if options.command == "export":
+            return _export(options)
         return getattr(import_module(".commands", __package__), options.command)(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"flowprior {options.command}: error: {error}", file=sys.stderr)
@@ -123,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(sample)
 
+    export = commands.add_parser("export", help="write a program that uses a prior in another framework")
+    export.add_argument("prior", type=Path, help="a prior file")
+    export.add_argument("--to", required=True, choices=HOSTS, help="the framework")
+    export.add_argument("-o", "--output", type=Path, help="the program (default: next to the prior)")
+    export.add_argument("--force", action="store_true", help="replace the program if it is there")
+
     plot = commands.add_parser("plot", help="make a corner plot of chains and priors")
     plot.add_argument("sources", nargs="+", type=Path, help="chains, and prior files (.safetensors)")
     plot.add_argument("-o", "--output", type=Path, default=Path("corner.png"), help="plot file (default: corner.png)")
@@ -170,6 +179,11 @@ def _info(options: argparse.Namespace) -> int:
     print(json.dumps(card_json(stored), indent=2) if options.json else card_text(stored))
     if options.picture:
         import_module(".commands", __package__).picture(options)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    print(f"wrote {export_prior(options.prior, options.to, options.output, force=options.force)}")
     return 0
 
 

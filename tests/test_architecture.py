@@ -29,25 +29,30 @@ ROOMS = [
     "sampling",
     "plots",
     "stages",
+    "hosts",
     "examples",
     "commands",
     "cli",
 ]
 BACKENDS = {
     "pocomc": {"sampling/pocomc.py"},
-    "torch": {"sampling/pocomc.py"},
+    "torch": {"sampling/pocomc.py", "hosts/torch.py"},
     "emcee": {"sampling/emcee.py"},
     "blackjax": {"sampling/blackjax.py"},
     "h5py": {"formats/emcee.py", "sampling/ensemble_file.py"},
     "pyarrow": {"formats/frames.py"},
     "pandas": set(),
-    "dynesty": set(),
+    "dynesty": {"sampling/dynesty.py"},
+    "nautilus": {"sampling/nautilus.py"},
     "cloudpickle": {"likelihoods/calls.py"},
     "distributed": set(),  # its executor is one of concurrent.futures
     "getdist": set(),
-    "bilby": set(),
+    "bilby": {"hosts/bilby.py"},
+    "cobaya": {"hosts/cobaya.py"},
+    "pymc": {"hosts/pymc.py"},
+    "pytensor": {"hosts/pymc.py"},
     "xarray": set(),
-    "sklearn": set(),  # its kernels and models are known by their names
+    "sklearn": {"hosts/stan.py"},  # the emulators know its kernels and models by their names
     "arviz": {"formats/from_arviz.py"},
     "matplotlib": {"plots/canvas.py"},
     "safetensors": {"_util/storage.py"},
@@ -143,7 +148,8 @@ def state():
 before = state()
 from numpyro_flowprior import *
 assert state() == before
-optional = "pocomc torch emcee blackjax sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist bilby xarray"
+optional = "pocomc torch emcee blackjax sklearn arviz matplotlib h5py pandas pyarrow dynesty getdist xarray"
+optional += " bilby cobaya pymc"
 loaded = set(optional.split()) & set(sys.modules)
 assert not loaded, loaded
 """
