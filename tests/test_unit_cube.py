@@ -121,7 +121,7 @@ def test_each_flow_of_a_mixture_has_a_stripe_of_its_weight():
 
 
 def test_quantiles_of_a_mixture_against_root_finding():
-    for seed in range(30):
+    for seed in range(12):
         rng = np.random.default_rng(seed)
         k = rng.integers(1, 6)
         weights, mean, scale = rng.dirichlet(np.ones(k)), 5 * rng.normal(size=k), np.exp(2 * rng.normal(size=k))
@@ -295,10 +295,8 @@ def test_all_names_of_numpyro_with_a_quantile_are_what_they_say():
         dist.Levy(0.0, 1.0),
     ]  # fmt: skip
     with jax.enable_x64(True):
+        u = jnp.array([0.003, 0.2, 0.5001, 0.8, 0.997])
         for family in families:
-            for u in (0.003, 0.2, 0.5001, 0.8, 0.997):
-                value, slope = jax.jvp(lambda u, f=family: f.icdf(u), (u,), (1.0,))
-                assert float(family.log_prob(value)) + np.log(abs(float(slope))) == pytest.approx(0.0, abs=1e-4), (
-                    type(family).__name__,
-                    u,
-                )
+            value, slope = jax.jvp(family.icdf, (u,), (jnp.ones(5),))
+            off = family.log_prob(value) + jnp.log(jnp.abs(slope))
+            np.testing.assert_allclose(off, 0.0, atol=1e-4, err_msg=type(family).__name__)
