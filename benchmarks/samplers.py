@@ -132,6 +132,8 @@ SAMPLERS = {
     "emcee, proposals from the prior": partial(fp.sample_emcee, max_steps=10_000, proposal="prior"),
     "NUTS": fp.sample_nuts,
     "BlackJAX, tempered": fp.sample_blackjax,
+    "dynesty": partial(fp.sample_dynesty, n_live=1000),
+    "nautilus": fp.sample_nautilus,
 }
 
 
@@ -176,7 +178,7 @@ def main() -> None:
         for label in options.samplers:
             rows.append(cell(name, target, label, SAMPLERS[label]))
             print(rows[-1], flush=True)
-    head = origin("python benchmarks/samplers.py --data <folder>", "pocomc", "emcee", "blackjax")
+    head = origin("python benchmarks/samplers.py --data <folder>", "pocomc", "emcee", "blackjax", "dynesty", "nautilus-sampler")
     publish(["# Samplers against exact draws\n", head, __doc__.split("\n\n", 1)[1], table(HEAD, rows)], options.output)
 
 
