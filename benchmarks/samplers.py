@@ -178,7 +178,9 @@ def main() -> None:
         for label in options.samplers:
             rows.append(cell(name, target, label, SAMPLERS[label]))
             print(rows[-1], flush=True)
-    head = origin("python benchmarks/samplers.py --data <folder>", "pocomc", "emcee", "blackjax", "dynesty", "nautilus-sampler")
+    head = origin(
+        "python benchmarks/samplers.py --data <folder>", "pocomc", "emcee", "blackjax", "dynesty", "nautilus-sampler"
+    )
     publish(["# Samplers against exact draws\n", head, __doc__.split("\n\n", 1)[1], table(HEAD, rows)], options.output)
 
 

@@ -22,8 +22,9 @@ from scipy.stats import ks_2samp, multivariate_normal, norm
 from test_numpy_prior import TABLE
 from toys import make_prior
 
-from numpyro_flowprior import FlowConfig, FlowPrior, NumpyPrior, load_numpy
+from numpyro_flowprior import FlowConfig, FlowPrior, NumpyPrior, ParameterSpace, load_numpy
 from numpyro_flowprior.cli import main
+from numpyro_flowprior.flows.layout import coupling_masks
 from numpyro_flowprior.hosts.export import HOSTS, export_prior
 from numpyro_flowprior.hosts.gradient import log_prob_gradient
 from numpyro_flowprior.hosts.opened import argument_names, opened
@@ -581,3 +582,24 @@ def test_the_guide_runs(heading, code, tmp_path, monkeypatch):
 
     FlowPrior(prior.config, ParameterSpace(["a", "b"], [0.0, -1.0], [1.0, INF]), prior.params).save("prior.safetensors")
     exec(compile(code, "hosts.md", "exec"), {"__name__": "__main__"})
+
+
+def test_names_that_python_would_read_as_escapes_are_written_as_they_are(tmp_path):
+    prior = make_prior(PAIR, FlowConfig(layers=1, hidden=(4,), base="normal"))
+    names = ParameterSpace(["\\xi", 'm"""'], *np.array(PAIR).T)
+    file = FlowPrior(prior.config, names, prior.params).save(tmp_path / "prior.safetensors")
+    for host in ("bilby", "cobaya", "pymc", "torch"):
+        program = export_prior(file, host).read_text()
+        assert "\\xi" in ast.get_docstring(ast.parse(program))
+
+
+def test_torch_warns_of_a_dtype_that_cannot_resolve_a_parameter():
+    torch = pytest.importorskip("torch")
+    from numpyro_flowprior.hosts.torch import TorchFlowPrior
+
+    epoch = make_prior([(1187008882.3, 1187008882.5), (0.0, 1.0)], FlowConfig(layers=1, hidden=(4,), base="normal"))
+    stored = NumpyPrior(epoch.config, epoch.space, coupling_masks(epoch.config, 2), epoch.params)
+    with pytest.warns(UserWarning, match="TorchFlowPrior: dtype: expected one that resolves 'p0'"):
+        TorchFlowPrior(stored)
+    torch.manual_seed(0)
+    assert len(np.unique(TorchFlowPrior(stored, dtype=torch.float64).sample((50,))[:, 0])) == 50

@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_draws_and_calls_nothing_twice(
     assert repeated <= replay._COMPARED + 128  # what is compared, and the batch that the kill lost
     before = len(made)
     again = sampler(KEY, density, checkpoint=file, **options)
-    assert len(made) - before <= 1  # nothing was left to do but to compare
+    assert len(made) - before <= 2  # nothing was left to do but to compare
     np.testing.assert_array_equal(again.samples, undisturbed.samples)
 
 
@@ -283,10 +283,89 @@ def test_insertion_ranks_are_silent_for_uniform_points_and_find_biased_ones():
             live[worst], birth[worst] = floor + (1 - floor) * rng.uniform() ** bias, k
         return np.array(dead + [birth[j] for j in np.argsort(live)])
 
-    fair = [insertion_probability(born(seed, 1.0), 100) for seed in range(200)]
+    def probability(seed, bias):
+        found = born(seed, bias)
+        return insertion_probability(found, np.arange(len(found)), 100)
+
+    fair = [probability(seed, 1.0) for seed in range(200)]
     assert min(fair) > 1e-4
     assert abs(np.mean(np.array(fair) < 0.1) - 0.1) < 0.1
-    assert max(insertion_probability(born(seed, 1.4), 100) for seed in range(20)) < 1e-4
+    assert max(probability(seed, 1.4) for seed in range(20)) < 1e-4
+    found = born(0, 1.0)
+    assert insertion_probability(found, np.arange(len(found)) // 2, 100) is None  # a plateau: ranks have no meaning
+
+
+def square(middle, side, inside=None):
+    """A normal likelihood inside of a square, zero outside, in the unit square."""
+
+    def model():
+        theta = numpyro.sample("theta", UniformPrior(ParameterSpace(["a", "b"], 0.0, 1.0)))
+        normal = dist.Normal(middle, 0.2).log_prob(theta).sum() if inside is None else inside
+        numpyro.factor("square", jnp.where(jnp.abs(theta - middle).max() < side / 2, normal, -jnp.inf))
+
+    return ModelDensity(model)
+
+
+def test_a_likelihood_that_is_zero_in_most_of_the_prior():
+    exact = 2 * np.log(2 * norm.cdf(0.05 / 0.2) - 1)
+    chain = sample_dynesty(KEY, square(0.4, 0.1), n_live=300, sample="unif", bootstrap=0, progress=False)
+    assert abs(chain.log_evidence - exact) < 4 * np.hypot(chain.log_evidence_error, np.sqrt(-exact / 300))
+    assert (np.abs(chain.samples - 0.4) < 0.05).all()
+    nowhere = ModelDensity(lambda: numpyro.factor("f", -jnp.inf * numpyro.sample("x", dist.Uniform(1.0, 2.0))))
+    with pytest.raises(ValueError, match="sample_dynesty: the posterior is zero at all of"):
+        sample_dynesty(KEY, nowhere, **SHORT)
+
+
+def test_a_plateau_is_no_fault():
+    step = ModelDensity(lambda: numpyro.factor("f", 5.0 * (numpyro.sample("x", dist.Uniform(0.0, 1.0)) < 0.04)))
+    chain = sample_dynesty(KEY, step, progress=False, sample="unif")
+    assert chain.info["insertion_probability"] is None
+    assert abs(chain.log_evidence - np.log(0.96 + 0.04 * np.exp(5.0))) < 4 * max(chain.log_evidence_error, 0.05)
+
+
+@few
+def test_another_model_is_found_out_where_the_first_points_of_both_are_impossible(tmp_path):
+    file = tmp_path / "run.checkpoint"
+    sample_dynesty(KEY, square(0.3, 0.12), checkpoint=file, **SHORT)
+    with pytest.raises(ValueError, match="this model and data; its log densities differ"):
+        sample_dynesty(KEY, square(0.7, 0.12), checkpoint=file, **SHORT)
+
+
+@few
+def test_another_external_function_is_found_out(tmp_path):
+    def density(peak):
+        external = ExternalLikelihood(lambda a, b: -0.5 * ((a - peak) / 0.1) ** 2, ["a", "b"], progress=False)
+        prior = UniformPrior(ParameterSpace(["a", "b"], 0.0, 1.0))
+        return ModelDensity(lambda: external.factor("data", numpyro.sample("theta", prior)))
+
+    file = tmp_path / "run.checkpoint"
+    sample_dynesty(KEY, density(0.3), checkpoint=file, **SHORT)
+    with pytest.raises(ValueError, match="the same 'external'"):
+        sample_dynesty(KEY, density(0.8), checkpoint=file, **SHORT)
+
+
+def test_masks_that_depend_on_latent_values_are_taken():
+    def masked():
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        numpyro.sample("b", dist.Normal(0.0, 1.0).mask(a > 100.0))
+        numpyro.factor("f", -0.5 * a**2)
+
+    cube = UnitCube(ModelDensity(masked), KEY)
+    found = cube.evaluate(np.array([[0.3, 0.9]]))
+    assert found.target[0] == pytest.approx(-0.5 * norm.ppf(0.3) ** 2 - norm.logpdf(norm.ppf(0.9)))
+
+
+def test_a_stop_prints_nothing(density, monkeypatch, capfd):
+    evaluate = UnitCube.evaluate
+
+    def slow(self, u):
+        time.sleep(0.02)
+        return evaluate(self, u)
+
+    monkeypatch.setattr(UnitCube, "evaluate", slow)
+    with pytest.warns(UserWarning, match="stopped by the time limit"):
+        sample_dynesty(KEY, density, max_seconds=1.0, **SHORT)
+    assert capfd.readouterr() == ("", "")
 
 
 class TestTogether:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from keyword import iskeyword
 from pathlib import Path
 
@@ -55,16 +56,13 @@ def _program(path: Path, host: str, output: Path, names: tuple[str, ...]) -> str
     relative = os.path.relpath(path.resolve(), output.parent.resolve())
     parts = {
         "file": repr(Path(relative).as_posix()),
-        "names": printable(", ".join(names)),
+        "names": printable(", ".join(names)).replace("\\", "\\\\").replace('"', '\\"'),
         "first": repr(names[0]),
         "count": len(names),
         "arguments": repr(_arguments(names)),
         "first_argument": (_arguments(names) or names)[0],
     }
-    text = _PROGRAMS[host]
-    for name, value in parts.items():
-        text = text.replace(f"@{name}@", str(value))
-    return text
+    return re.sub(r"@(\w+)@", lambda found: str(parts[found[1]]), _PROGRAMS[host])
 
 
 def _arguments(names: tuple[str, ...]) -> list[str] | None:

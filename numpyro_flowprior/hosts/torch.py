@@ -5,16 +5,19 @@ It is computed with NumPy on the CPU in float64; the results have the dtype and 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .._util.checks import optional_import
+from .._util.checks import optional_import, shorten
+from .._util.messages import FlowPriorWarning
 from ..flows.bounds import interior_bounds
 from ..priors.numpy_prior import NumpyPrior
 from .gradient import log_prob_gradient
 from .opened import PriorOrPath, opened
 
+_COARSEST = 0.1  # standard deviations between two numbers of a dtype
 _HERE = "numpyro_flowprior.hosts.torch"
 _torch: Any = optional_import("torch", "torch", _HERE)
 _constraints: Any = optional_import("torch.distributions.constraints", "torch", _HERE)
@@ -39,6 +42,7 @@ class TorchFlowPrior(_Distribution):
         self.prior = opened(prior, "TorchFlowPrior")
         self.dtype = _torch.get_default_dtype() if dtype is None else dtype
         self.device = _torch.device(device)
+        _require_resolution(self.prior, self.dtype)
         super().__init__(_torch.Size(), _torch.Size((self.prior.space.dim,)), validate_args=validate_args)
 
     @property
@@ -83,6 +87,24 @@ class TorchFlowPrior(_Distribution):
 
     def __repr__(self) -> str:
         return f"TorchFlowPrior({self.prior!r})"
+
+
+def _require_resolution(prior: NumpyPrior, dtype: Any) -> None:
+    """Warns, naming them, if a dtype cannot resolve parameters: an epoch of 1187008882.43 +- 0.04 s."""
+    draws = prior.sample(0, 1000)
+    apart = _torch.finfo(dtype).eps * np.abs(np.median(draws, axis=0))
+    low, high = np.quantile(draws, [0.16, 0.84], axis=0)
+    coarse = [
+        name for name, is_coarse in zip(prior.names, apart > _COARSEST * 0.5 * (high - low), strict=True) if is_coarse
+    ]
+    if coarse:
+        warnings.warn(
+            f"TorchFlowPrior: dtype: expected one that resolves {shorten(coarse)} to a tenth of a standard "
+            f"deviation; got {dtype}. Draws and densities are "
+            "rounded. Pass dtype=torch.float64 (and points in float64), or train with an offset subtracted.",
+            FlowPriorWarning,
+            stacklevel=3,
+        )
 
 
 class _LogDensity(_Function):

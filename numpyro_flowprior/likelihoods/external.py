@@ -189,6 +189,11 @@ class ExternalLikelihood:
         self.failure: ExternalFailure | ExternalError | None = None
         self._opened()  # so that a cache of another likelihood is refused here
 
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What makes it this likelihood: the same in every process, for the same function and version."""
+        return {**self._about, "version": self._about["version"] or function_fingerprint(self._function)}
+
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy in another process needs: neither the open log nor the running processes."""
         return {**self.__dict__, "_log": None, "_lock": None}

@@ -207,6 +207,15 @@ def mask_of(function: Any) -> np.ndarray | None:
     return np.logical_and.reduce(masks) if masks else None
 
 
+def is_masked(function: Any) -> bool:
+    """Returns whether a distribution has a mask, which may depend on latent values."""
+    while isinstance(function, ExpandedDistribution | MaskedDistribution):
+        if isinstance(function, MaskedDistribution):
+            return True
+        function = function.base_dist
+    return False
+
+
 def without_masks(function: Any) -> Any:
     """Returns the distribution without its masks, so that it counts everywhere in its batch."""
     if isinstance(function, MaskedDistribution):

@@ -16,7 +16,7 @@ from ..chains.chain import Chain
 from ..likelihoods.site import own_failures
 from .coordinates import chain_of_draws
 from .density import ModelDensity
-from .nested_report import insertion_probability, judged, weights_of
+from .nested_report import faults_of_walks, insertion_probability, judged, weights_of
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .replay import Calls, Overdue, record_of
 from .state_file import StateFile
@@ -38,6 +38,10 @@ _REFUSED = {  # options of dynesty that cannot be set, and why
 }
 
 
+_WALKS = 50  # dynesty's 20 + d left 1 % of the points of a banana as copies of others
+_ABOVE_ALL = 1e300, np.zeros(2)  # ends the search for a point above the threshold, when another thread has failed
+
+
 def sample_dynesty(
     key: jax.Array,
     density: ModelDensity,
@@ -55,6 +59,7 @@ def sample_dynesty(
 
     The points move in the unit cube (`FlowPrior.from_unit_cube`). A prior that is a mixture of flows goes through its
     first flow, and the likelihood accounts for the others. Interrupting with the keyboard returns the points so far.
+    Before there are `n_live` points it raises KeyboardInterrupt; a checkpoint has the calls.
 
     Args:
         key: JAX random key.
@@ -68,9 +73,10 @@ def sample_dynesty(
             in JAX, and an ExternalLikelihood over several processes, make use of.
         checkpoint: a file in which all calls of the likelihood are kept. If it exists, the run is repeated from it
             without a call, and goes on where it ends, also after a kill, to the same draws. `dlogz` may be smaller.
-        max_seconds: time limit, checked before each batch; None for no limit.
+        max_seconds: time limit, checked before each batch, after the first n_live calls; None for no limit.
         progress: show a progress bar.
-        **options: further arguments of `dynesty.NestedSampler` (bound, walks, slices, bootstrap, ...).
+        **options: further arguments of `dynesty.NestedSampler` (bound, walks, slices, bootstrap, ...). A random walk
+            has 50 steps, unless `walks` says otherwise.
 
     Returns:
         A Chain of all points with their importance weights, log prior, log likelihood, the log evidence and its error,
@@ -80,7 +86,8 @@ def sample_dynesty(
 
     Raises:
         ImportError: dynesty is not installed.
-        TypeError, ValueError: settings of the wrong kind, or a checkpoint of another run.
+        TypeError, ValueError: settings of the wrong kind, a posterior that is zero at all points, or a checkpoint of
+            another run.
 
     Source: Skilling (2006), Bayesian Analysis 1, 833; Speagle (2020), MNRAS 493, 3132; Fowlie, Handley and Su (2020).
     """
@@ -93,9 +100,11 @@ def sample_dynesty(
         if name in _REFUSED:
             raise TypeError(f"sample_dynesty: {name}: expected none: {_REFUSED[name]}.")
     require_options("sample_dynesty", options, dynesty.NestedSampler)
+    if sample in ("rwalk", "auto"):
+        options = {"walks": _WALKS, **options}
     start, seed = begin(key, density), seed_of(key)
     settings = {"n_live": n_live, "sample": sample, "batch": batch, "options": described(options)}
-    about = record_of("dynesty", density.names, seed, described(density.observed), **settings)
+    about = record_of("dynesty", density, seed, **settings)
     settings |= {"dlogz": stop}
     cube = UnitCube(density, jax.random.fold_in(key, 1))
     with own_failures(density.external), progress_bar(desc="dynesty", unit="call", disable=not progress) as bar:
@@ -106,23 +115,32 @@ def sample_dynesty(
             both = np.stack([found.log_prior, found.log_likelihood], axis=1)
             return list(zip(found.target.tolist(), both, strict=True))
 
-        together = Together(evaluate, batch)
-        sampler = dynesty.NestedSampler(
-            together.call,
-            _itself,
-            density.dim,
-            nlive=n_live,
-            sample=sample,
-            rstate=np.random.default_rng(seed),
-            blob=True,
-            pool=together,
-            queue_size=batch,
-            use_pool={"prior_transform": False, "update_bound": False},
-            **options,
-        )
-        calls.deadline = start + limit
-        cause = _run(sampler, stop, bar)
-        calls.save()
+        together = Together(evaluate, batch, _ABOVE_ALL)
+        try:
+            sampler = dynesty.NestedSampler(
+                together.call,
+                _itself,
+                density.dim,
+                nlive=n_live,
+                sample=sample,
+                rstate=np.random.default_rng(seed),
+                blob=True,
+                pool=together,
+                queue_size=batch,
+                use_pool={"prior_transform": False, "update_bound": False},
+                **options,
+            )
+            calls.deadline = start + limit
+            cause = _run(sampler, stop, bar)
+        except RuntimeError as error:
+            if calls.possible:
+                raise
+            raise ValueError(
+                f"sample_dynesty: the posterior is zero at all of {calls.made} prior draws; expected some where it is "
+                "not. Look at prior and data."
+            ) from error
+        finally:
+            calls.save()
         dead = len(sampler.results.logl)
         for _ in sampler.add_live_points():
             pass
@@ -133,7 +151,7 @@ def _run(sampler: Any, stop: float, bar: Any) -> str | None:
     """Runs the sampler to its end, and returns what stopped it early (None if nothing did)."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dynesty's own; what matters is in the verdict
+            warnings.filterwarnings("ignore", module="dynesty")  # what matters is in the verdict
             for found in sampler.sample(dlogz=stop, add_live=False):
                 bar.set_postfix(log_evidence=f"{found.logz:.2f}", remaining=f"{found.delta_logz:.2g}")
     except KeyboardInterrupt:
@@ -162,16 +180,20 @@ def _chain(
     weights = weights_of(np.asarray(results.logwt))
     log_prior, log_likelihood = np.asarray(results.blob, dtype=np.float64).T
     alive = np.isfinite(log_prior + log_likelihood)  # the others are impossible, and have no weight
-    probability = insertion_probability(np.asarray(results.samples_it), settings["n_live"])
+    probability = insertion_probability(np.asarray(results.samples_it), np.asarray(results.logl), settings["n_live"])
     log_evidence = float(results.logz[-1])
-    information = max(float(weights @ (np.asarray(results.logl) - log_evidence)), 0.0)  # nats
-    error = float(np.sqrt(information / settings["n_live"]))  # dynesty's is NaN if there is little information
+    counted = weights > 0
+    information = weights[counted] @ (np.asarray(results.logl)[counted] - log_evidence)  # nats
+    error = float(np.sqrt(max(information, 0.0) / settings["n_live"]))  # dynesty's is NaN for little information
+    copies = 1.0 - len(np.unique(np.asarray(results.samples), axis=0)) / len(weights)
+    faults = faults_of_walks(probability, copies)
     report = {
         "calls": calls.made,
         "replayed": calls.replayed,
         "iterations": dead,
         "insertion_probability": probability,
-        **judged("sample_dynesty", weights, error=error, cause=cause, advice="Raise n_live.", p_insertion=probability),
+        "copies": copies,
+        **judged("sample_dynesty", weights, error=error, cause=cause, advice="Raise n_live.", further=faults),
     }
     return chain_of_draws(
         density,

@@ -34,6 +34,10 @@ _REFUSED = {  # options of nautilus that cannot be set, and why
 }
 
 
+_HOPELESS = 10  # times n_live points at which the posterior is zero
+_NOWHERE = -1e300  # nautilus takes no infinity
+
+
 def sample_nautilus(
     key: jax.Array,
     density: ModelDensity,
@@ -75,7 +79,9 @@ def sample_nautilus(
 
     Raises:
         ImportError: nautilus is not installed.
-        TypeError, ValueError: settings of the wrong kind, or a checkpoint of another run.
+        TypeError, ValueError: settings of the wrong kind, a posterior that is zero at all points, or a checkpoint of
+            another run.
+        TimeoutError: max_seconds passed before the first batch.
 
     Source: Lange (2023), MNRAS 525, 3181.
     """
@@ -94,7 +100,7 @@ def sample_nautilus(
         raise ValueError("sample_nautilus: expected two parameters or more; got one. Use sample_dynesty.")
     start, seed = begin(key, density), seed_of(key)
     settings = {"n_live": n_live, "batch": batch, "options": described(options)}
-    about = record_of("nautilus", density.names, seed, described(density.observed), **settings)
+    about = record_of("nautilus", density, seed, **settings)
     settings |= {"n_effective": n_effective, "discard_exploration": discard_exploration}
     cube = UnitCube(density, jax.random.fold_in(key, 1))
     with own_failures(density.external), progress_bar(desc="nautilus", unit="call", disable=not progress) as bar:
@@ -102,7 +108,12 @@ def sample_nautilus(
 
         def likelihood(u: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
             found = calls(u)
-            return found.target, found.log_prior, found.log_likelihood
+            if not calls.possible and calls.made >= _HOPELESS * n_live:
+                raise ValueError(
+                    f"sample_nautilus: the posterior is zero at all of {calls.made} points; expected some where it is "
+                    "not. Look at prior and data."
+                )
+            return np.maximum(found.target, _NOWHERE), found.log_prior, found.log_likelihood
 
         sampler = nautilus.Sampler(
             _itself,
@@ -117,8 +128,10 @@ def sample_nautilus(
             **options,
         )
         calls.deadline = start + limit
-        cause = _run(sampler, n_effective, discard_exploration)
-        calls.save()
+        try:
+            cause = _run(sampler, n_effective, discard_exploration)
+        finally:
+            calls.save()
     return _chain(density, cube, sampler, calls, settings, seed=seed, start=start, cause=cause)
 
 
@@ -129,7 +142,7 @@ def _run(sampler: Any, n_effective: int, discard_exploration: bool) -> str | Non
     """
     done, cause = False, None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, on networks that did not converge
+        warnings.filterwarnings("ignore", module="nautilus|sklearn")  # networks that did not converge, and the like
         while not done and cause is None:
             before = {name: _copied(value) for name, value in vars(sampler).items()}
             try:
@@ -139,6 +152,10 @@ def _run(sampler: Any, n_effective: int, discard_exploration: bool) -> str | Non
             except (KeyboardInterrupt, Overdue) as error:
                 vars(sampler).update(before)
                 cause = INTERRUPTION if isinstance(error, KeyboardInterrupt) else "the time limit"
+                if sampler.n_like == 0 and isinstance(error, Overdue):
+                    raise TimeoutError(
+                        "sample_nautilus: max_seconds passed before the first batch. Allow more."
+                    ) from None
                 if sampler.n_like == 0:
                     raise
     return cause
@@ -163,6 +180,8 @@ def _chain(
     start: float,
     cause: str | None,
 ) -> Chain:
+    if cause and not sampler.shell_n.sum():  # stopped before the first points after the exploration
+        sampler.discard_exploration = False
     u, log_weights, _, blobs = sampler.posterior(return_blobs=True)
     weights = weights_of(log_weights)
     log_prior, log_likelihood = (np.asarray(blobs[name], dtype=np.float64) for name in ("log_prior", "log_likelihood"))

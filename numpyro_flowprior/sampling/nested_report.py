@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..chains.effective import kish
 
 _ENOUGH = 400.0  # effective sample size below which a run is too short
 _UNCERTAIN = 0.5  # largest error of the log evidence, in nats
+_COPIED = 0.01  # share of copies of other points above which walks are too short
+_TIED = 0.01  # largest share of points with equal likelihoods
 _BIASED = 1e-4  # probability of the insertion ranks below which new points are not uniform above the threshold
 
 
@@ -24,19 +27,23 @@ def weights_of(log_weights: FloatArray) -> FloatArray:
 
 
 def judged(
-    sampler: str, weights: FloatArray, *, error: float, cause: str | None, advice: str, p_insertion: float | None = None
+    sampler: str, weights: FloatArray, *, error: float, cause: str | None, advice: str, further: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Returns effective size, what stopped the run, and whether it converged. One warning says why it did not."""
-    reasons, effective = [], kish(weights)
+    """Returns effective size, what stopped the run, and whether it converged. One warning says why it did not.
+
+    Args:
+        sampler: the function that was called.
+        weights: (n,) of the draws.
+        error: of the log evidence.
+        cause: what stopped the run early, if anything did.
+        advice: what to do about too few draws.
+        further: sentences on what else is wrong.
+    """
+    reasons, effective = list(further), kish(weights)
     if effective < _ENOUGH:
         reasons.append(f"Effective size: expected {_ENOUGH:.0f} or more; got {effective:.0f}. {advice}")
     if not error <= _UNCERTAIN:
         reasons.append(f"Evidence: its error is {error:.2f} nats. {advice}")
-    if p_insertion is not None and p_insertion < _BIASED:
-        reasons.append(
-            f"New points are not uniform above the likelihood threshold (probability {p_insertion:.1g} of their ranks "
-            "among the live points), so evidence and posterior may be biased. Raise `walks`, or n_live."
-        )
     if cause:
         warnings.warn(
             f"{sampler}: stopped by {cause}. The draws so far may lack the peak of the posterior.",
@@ -48,19 +55,43 @@ def judged(
     return {"effective_size": effective, "stopped_by": cause, "converged": not reasons and cause is None}
 
 
-def insertion_probability(born: np.ndarray, n_live: int) -> float:
+def faults_of_walks(probability: float | None, copies: float) -> list[str]:
+    """Returns sentences on new points that are not uniform above the likelihood threshold.
+
+    Args:
+        probability: of their insertion ranks, if it is known.
+        copies: share of points that are copies of others.
+    """
+    faults = []
+    if probability is not None and probability < _BIASED:
+        faults.append(
+            f"New points are not uniform above the likelihood threshold (probability {probability:.1g} of their ranks "
+            "among the live points), so evidence and posterior may be biased. Raise `walks`, or n_live."
+        )
+    if copies > _COPIED:
+        faults.append(
+            f"Copies: {100 * copies:.1f} % of the points are copies of others, because no step of their walk was "
+            "accepted. Evidence and posterior may be biased. Raise `walks`."
+        )
+    return faults
+
+
+def insertion_probability(born: np.ndarray, log_likelihood: FloatArray, n_live: int) -> float | None:
     """Returns the probability of the ranks of new points among the live points, uniform for a correct sampler.
+
+    None if more than one in a hundred likelihoods are equal: then ranks have no meaning.
 
     Args:
         born: (n,) number of deaths before each point was born, 0 for the first live points. The points are in the order
             of their likelihoods, which is that of their deaths; the last live points are at the end.
+        log_likelihood: (n,) of the points.
         n_live: number of live points.
 
     Source: Fowlie, Handley and Su (2020), MNRAS 497, 5256.
     """
     later = np.flatnonzero(born > 0)
-    if not len(later):
-        return 1.0
+    if not len(later) or len(np.unique(log_likelihood)) < (1.0 - _TIED) * len(born):
+        return None
     # alive when point j was born, and less likely: those that died after that and were born before
     ranks = [int(np.sum(born[born[j] : j] < born[j])) for j in later]
     spread = np.random.default_rng(0).uniform(size=len(ranks))  # makes whole numbers uniform on the line

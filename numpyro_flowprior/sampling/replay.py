@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from .._util.checks import FloatArray
+from .._util.described import described
 from .checkpoint import require_same_values
+from .density import ModelDensity
 from .state_file import StateFile
 from .unit_cube import Evaluated, UnitCube
 
 _BETWEEN = 20.0  # seconds between two writes, at least, ...
 _SHARE = 0.02  # ... and so many that writing takes no more than this fraction of the time
-_COMPARED = 16  # calls that are repeated to see whether a file is of this model
+_COMPARED = 16  # first calls, repeated, as is the best one, to see whether a file is of this model
 
 
 class Overdue(Exception):
@@ -39,6 +41,7 @@ class Calls:
         deadline: time of `time.perf_counter` after which no call is made.
         made: number of calls that were made, those of former runs included.
         replayed: number of calls that were answered from the file.
+        possible: whether the posterior is not zero at one of the points.
     """
 
     def __init__(self, cube: UnitCube, file: StateFile, watch: Callable[[int], None]):
@@ -46,13 +49,14 @@ class Calls:
         self._parts: list[Evaluated] = []
         self._sums: list[FloatArray] = []
         self._known, self._known_sums = _nothing(), np.empty(0)
-        self.made = self.replayed = 0
+        self.made, self.replayed, self.possible = 0, 0, False
         self._next_write = time.perf_counter() + _BETWEEN
         found = file.read(())
         if found is not None:
             arrays = found[1]
             self._known = Evaluated(*(arrays[name] for name in Evaluated._fields))
             self._known_sums = arrays["sums"]
+        self._best = int(np.argmax(self._known.target)) if len(self._known.target) else -1
 
     def __call__(self, u: FloatArray) -> Evaluated:
         """Returns the log densities at points u (n, d) of the unit cube.
@@ -70,8 +74,9 @@ class Calls:
                 "remove this one to begin again."
             )
         parts = [Evaluated(*(part[start : start + known] for part in self._known))]
-        if known and start < _COMPARED:
-            self._require_same(u[:known][:_COMPARED], Evaluated(*(part[:_COMPARED] for part in parts[0])))
+        compared = [j for j in range(known) if start + j < _COMPARED or start + j == self._best]
+        if compared:
+            self._require_same(u[compared], Evaluated(*(part[compared] for part in parts[0])))
         if known < len(u):
             if time.perf_counter() > self.deadline:
                 raise Overdue
@@ -83,6 +88,7 @@ class Calls:
         if time.perf_counter() > self._next_write and stop > len(self._known.target):
             self.save()
         self._watch(stop)
+        self.possible = self.possible or bool((found.target > -np.inf).any())
         return found
 
     def all(self) -> Evaluated:
@@ -113,6 +119,8 @@ def _nothing() -> Evaluated:
     return Evaluated(*(np.empty(0) for _ in Evaluated._fields))
 
 
-def record_of(sampler: str, names: Any, seed: int, observed: Any, **settings: Any) -> dict[str, Any]:
+def record_of(sampler: str, density: ModelDensity, seed: int, **settings: Any) -> dict[str, Any]:
     """Returns what makes a run of a nested sampler this run, for its checkpoint."""
-    return {"sampler": sampler, "names": list(names), "seed": seed, "observed": observed, **settings}
+    about = {"sampler": sampler, "names": list(density.names), "seed": seed, "observed": described(density.observed)}
+    external = {site: each._identity for site, each in density.external.items()}
+    return {**about, **({"external": external} if external else {}), **settings}

@@ -11,10 +11,6 @@ import numpy as np
 from .._util.checks import FloatArray
 
 
-class _Stopped(BaseException):
-    """Ends a worker whose pool has stopped."""
-
-
 class Together:
     """Maps a function over items in threads. When all threads wait for the likelihood, it is called once for them all.
 
@@ -24,10 +20,12 @@ class Together:
     Args:
         evaluate: function of points (n, d) that returns a list of n results.
         size: number of threads.
+        filler: what a call returns if another one has failed. It must let the mapped function end soon; its result is
+            not used, as `map` raises the failure.
     """
 
-    def __init__(self, evaluate: Callable[[FloatArray], list[Any]], size: int):
-        self._evaluate, self.size = evaluate, size
+    def __init__(self, evaluate: Callable[[FloatArray], list[Any]], size: int, filler: Any = None):
+        self._evaluate, self.size, self._filler = evaluate, size, filler
         self._condition = threading.Condition()
         self._worker = threading.local()
         self._waiting: dict[int, FloatArray] = {}
@@ -45,7 +43,7 @@ class Together:
             self._answer()
             self._condition.wait_for(lambda: number in self._answers or self._failure is not None)
             if self._failure is not None:
-                raise _Stopped
+                return self._filler
             return self._answers.pop(number)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -59,9 +57,8 @@ class Together:
             self._worker.number = number
             try:
                 for j in range(number, len(items), count):
-                    results[j] = function(items[j])
-            except _Stopped:
-                pass
+                    if self._failure is None:
+                        results[j] = function(items[j])
             except BaseException as error:
                 self._fail(error)
             finally:

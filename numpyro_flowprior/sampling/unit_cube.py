@@ -15,7 +15,7 @@ from .._util.batches import in_batches
 from .._util.checks import FloatArray
 from .._util.leaves import forgetting
 from ..likelihoods.site import ExternalSites
-from ..models.sites import Latent, mask_of, without_masks
+from ..models.sites import Latent, is_masked, without_masks
 from ..models.unusual import unwrapped
 from ..models.vector import vector_of
 from ..priors.unit_cube import standard_value_at, value_at
@@ -23,14 +23,13 @@ from .density import ModelDensity
 
 _LOOKED_AT = 1000  # prior draws from which the extent of a site without a map of its own is found
 _WIDER = 0.75  # scale of the logistic, in half the distance of the quantiles 0.16 and 0.84 of these draws
-_NOWHERE = -1e300  # log likelihood of an impossible point: dynesty takes no infinity
 
 
 class Evaluated(NamedTuple):
     """A batch of points of the unit cube, evaluated.
 
     Attributes:
-        target: (n,) log likelihood in the unit cube, for a uniform prior there.
+        target: (n,) log likelihood in the unit cube, for a uniform prior there; -inf where the posterior is zero.
         log_prior: (n,) in the parameters of the model.
         log_likelihood: (n,).
     """
@@ -65,7 +64,7 @@ class UnitCube:
         x, log_ratio = self._mapped(u)
         log_prior, log_likelihood = self.density.log_prior_and_likelihood(x)
         target = log_likelihood + log_ratio
-        return Evaluated(np.where(target > _NOWHERE, target, _NOWHERE), log_prior, log_likelihood)
+        return Evaluated(np.where(np.isnan(target), -np.inf, target), log_prior, log_likelihood)
 
     def _mapped(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
         with jax.enable_x64(True):
@@ -115,7 +114,7 @@ def _site_at(latent: Latent, function: Any, extent: Any, u: jax.Array) -> tuple[
 def _unusual(latent: Latent, site: dict[str, Any]) -> jax.Array:
     """Returns what a scale or a mask of a site changes in its log prior: the maps know of neither."""
     function, value, scale = site["fn"], site["value"], site["scale"]
-    if scale is None and (latent.imputed is not None or mask_of(function) is None):
+    if scale is None and (latent.imputed is not None or not is_masked(function)):
         return jnp.zeros(())
     counted = function.log_prob(value)
     counted = counted if scale is None else scale * counted
