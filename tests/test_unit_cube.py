@@ -203,6 +203,21 @@ def test_a_prior_without_a_map_says_so():
         prior.icdf(jnp.zeros(1))
 
 
+def test_a_robust_prior_whose_broad_part_has_no_map_says_so_and_is_sampled_by_the_ratio():
+    learned = make_prior([(0.0, 1.0), (0.0, 1.0)], FlowConfig(base="normal", layers=1, hidden=(4,)))
+    prior = robustify(learned, 0.3, dist.Beta(2.0, 2.0).expand([2]).to_event(1))
+    for method in (prior.from_unit_cube, prior.to_unit_cube):
+        with pytest.raises(NotImplementedError, match="a BroadPrior or UniformPrior; got Independent"):
+            method(jnp.full(2, 0.5))
+
+    def model():
+        numpyro.sample("theta", prior)
+        numpyro.factor("none", 0.0)
+
+    weights = np.exp(UnitCube(ModelDensity(model), jax.random.key(0)).evaluate(RNG.uniform(size=(20_000, 2))).target)
+    assert abs(weights.mean() - 1.0) < 5 * weights.std() / np.sqrt(len(weights))
+
+
 def test_points_that_are_not_in_the_cube_or_the_support_are_refused(both):
     _, stored = both
     d = stored.space.dim

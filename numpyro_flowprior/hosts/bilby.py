@@ -21,8 +21,6 @@ _random = optional_import("bilby.core.utils.random", "bilby", _HERE)
 _Base: Any = _priors.BaseJointPriorDist
 _Parameter: Any = _priors.JointPrior
 
-_SMALLEST, _LARGEST = np.finfo(np.float64).tiny, float(np.nextafter(1.0, 0.0))  # samplers may ask for 0 and 1
-
 
 class FlowPriorDist(_Base):
     """The density in a prior file as a `BaseJointPriorDist`. Several `JointPrior` share one.
@@ -48,8 +46,8 @@ class FlowPriorDist(_Base):
         self._slots: dict[str, FloatArray] = {}
 
     def _rescale(self, samp: FloatArray, **kwargs: Any) -> FloatArray:
-        """Returns the points (n, d) for points (n, d) of the unit cube, which are moved off its faces."""
-        return self._prior.from_unit_cube(np.clip(samp, _SMALLEST, _LARGEST))
+        """Returns the points (n, d) for points (n, d) of the unit cube."""
+        return self._prior.from_unit_cube(samp)
 
     def _sample(self, size: int, **kwargs: Any) -> FloatArray:
         """Returns draws (size, d) from bilby's generator."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
-from .._util.checks import ArrayLike, FloatArray, float_array
+from .._util.checks import ArrayLike, FloatArray
 from ..flows.bounds import EDGE, LOG_ROOT_TWO_PI, columns_by_kind
 from ..flows.config import MIN_BIN, FlowConfig
 from ..flows.layout import MAX_BASE_LOG_SCALE, SPLINE_REACH, Params, is_ensemble
@@ -46,12 +46,7 @@ def log_prob_gradient(prior: NumpyPrior, theta: ArrayLike) -> FloatArray:
         ValueError: its last axis does not have d values.
         NotImplementedError: the prior has a kind of support that is not an interval, half line or line.
     """
-    theta = float_array(theta, "log_prob_gradient: theta")
-    if theta.shape[-1:] != (prior.space.dim,):
-        raise ValueError(
-            f"log_prob_gradient: theta: expected a last axis of {prior.space.dim} values for "
-            f"{', '.join(prior.names)}; got shape {theta.shape}."
-        )
+    theta = prior._checked(theta, "log_prob_gradient: theta")
     points = theta.reshape(-1, prior.space.dim)
     found = np.zeros(points.shape)
     inside = np.flatnonzero(prior.space.contains(points) & np.isfinite(points).all(axis=1))

@@ -274,16 +274,26 @@ class RobustPrior(_Weakened):
         The first coordinate also chooses between the learned and the broad prior, as between the flows of a mixture
         (`FlowPrior.from_unit_cube`). The broad prior needs a map of its own: `BroadPrior` and `UniformPrior` have one.
         """
+        broad = self._broad_with_a_map()
         label, v = chosen(points_of(u, self.space, "RobustPrior: u"), self._weights())
-        return jnp.where((label == 0)[..., None], self.prior.from_unit_cube(v), self.broad.icdf(v))
+        return jnp.where((label == 0)[..., None], self.prior.from_unit_cube(v), broad.from_unit_cube(v))
 
     @in_full_resolution(points=True)
     def to_unit_cube(self, theta: ArrayLike) -> Any:
         """Returns points (..., d) of the unit cube that `from_unit_cube` maps to points theta (..., d)."""
+        other = self._broad_with_a_map()
         learned, broad = self._parts(theta)
         label = jnp.where(learned >= broad, 0, 1)
-        within = jnp.where((label == 0)[..., None], self.prior.to_unit_cube(theta), self.broad.to_unit_cube(theta))
+        within = jnp.where((label == 0)[..., None], self.prior.to_unit_cube(theta), other.to_unit_cube(theta))
         return joined(label, within, self._weights())
+
+    def _broad_with_a_map(self) -> Any:
+        if hasattr(self.broad, "from_unit_cube"):
+            return self.broad
+        raise NotImplementedError(
+            "RobustPrior: expected a broad prior with a map from the unit cube, a BroadPrior or UniformPrior; got "
+            f"{type(self.broad).__name__}. Leave `broad` out of robustify, or use sample_dynesty or sample_nautilus."
+        )
 
     def _weights(self) -> jax.Array:
         return jnp.stack([1.0 - jnp.asarray(self.weight, float), jnp.asarray(self.weight, float)])

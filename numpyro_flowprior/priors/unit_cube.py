@@ -72,7 +72,7 @@ def _robust(prior: RobustPrior, u: jax.Array) -> Mapped | None:
         return None
     of_learned = label == 0
     value = jnp.where(of_learned[..., None], learned[0], broad[0])
-    return value, jnp.where(of_learned, learned[1], broad[1].reshape(label.shape))
+    return value, jnp.where(of_learned, learned[1], broad[1])
 
 
 def standard_value_at(support: Any, z_loc: jax.Array, z_scale: jax.Array, u: jax.Array) -> tuple[Any, jax.Array, Any]:

@@ -14,14 +14,13 @@ from .._util.described import described
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..likelihoods.site import own_failures
-from .coordinates import chain_of_draws
 from .density import ModelDensity
-from .nested_report import faults_of_walks, insertion_probability, judged, weights_of
+from .nested_report import chain_of_points, faults_of_walks, insertion_probability, judged, weights_of
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .replay import Calls, Overdue, record_of
 from .state_file import StateFile
 from .together import Together
-from .unit_cube import UnitCube
+from .unit_cube import UnitCube, itself
 
 _REFUSED = {  # options of dynesty that cannot be set, and why
     **dict.fromkeys(
@@ -96,10 +95,7 @@ def sample_dynesty(
     batch = positive_int(batch, "sample_dynesty: batch")
     stop = 1e-3 * (n_live - 1) + 0.01 if dlogz is None else real_in(dlogz, "sample_dynesty: dlogz", 0.0, np.inf)
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_dynesty: max_seconds", 0.0, np.inf)
-    for name in options:
-        if name in _REFUSED:
-            raise TypeError(f"sample_dynesty: {name}: expected none: {_REFUSED[name]}.")
-    require_options("sample_dynesty", options, dynesty.NestedSampler)
+    require_options("sample_dynesty", options, dynesty.NestedSampler, _REFUSED)
     if sample in ("rwalk", "auto"):
         options = {"walks": _WALKS, **options}
     start, seed = begin(key, density), seed_of(key)
@@ -119,7 +115,7 @@ def sample_dynesty(
         try:
             sampler = dynesty.NestedSampler(
                 together.call,
-                _itself,
+                itself,
                 density.dim,
                 nlive=n_live,
                 sample=sample,
@@ -161,10 +157,6 @@ def _run(sampler: Any, stop: float, bar: Any) -> str | None:
     return None
 
 
-def _itself(u: FloatArray) -> FloatArray:
-    return u
-
-
 def _chain(
     density: ModelDensity,
     cube: UnitCube,
@@ -179,7 +171,6 @@ def _chain(
 ) -> Chain:
     weights = weights_of(np.asarray(results.logwt))
     log_prior, log_likelihood = np.asarray(results.blob, dtype=np.float64).T
-    alive = np.isfinite(log_prior + log_likelihood)  # the others are impossible, and have no weight
     probability = insertion_probability(np.asarray(results.samples_it), np.asarray(results.logl), settings["n_live"])
     log_evidence = float(results.logz[-1])
     counted = weights > 0
@@ -195,15 +186,13 @@ def _chain(
         "copies": copies,
         **judged("sample_dynesty", weights, error=error, cause=cause, advice="Raise n_live.", further=faults),
     }
-    return chain_of_draws(
-        density,
-        cube.points(np.asarray(results.samples))[alive],
-        log_prior=log_prior[alive],
-        log_likelihood=log_likelihood[alive],
-        weights=weights[alive],
+    return chain_of_points(
+        cube,
+        np.asarray(results.samples),
+        log_prior,
+        log_likelihood,
+        weights=weights,
         log_evidence=log_evidence,
         log_evidence_error=error,
-        weights_kind="importance",
-        rows="independent",
         info=run_record("dynesty", seed, start, density, {**settings, **report}),
     )

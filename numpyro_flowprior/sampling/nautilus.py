@@ -14,13 +14,12 @@ from .._util.described import described
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..likelihoods.site import own_failures
-from .coordinates import chain_of_draws
 from .density import ModelDensity
-from .nested_report import judged, weights_of
+from .nested_report import chain_of_points, judged, weights_of
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .replay import Calls, Overdue, record_of
 from .state_file import StateFile
-from .unit_cube import UnitCube
+from .unit_cube import UnitCube, itself
 
 _REFUSED = {  # options of nautilus that cannot be set, and why
     **dict.fromkeys(
@@ -92,10 +91,7 @@ def sample_nautilus(
     limit = np.inf if max_seconds is None else real_in(max_seconds, "sample_nautilus: max_seconds", 0.0, np.inf)
     if not isinstance(discard_exploration, bool):
         raise TypeError(f"sample_nautilus: discard_exploration: expected True or False; got {discard_exploration!r}.")
-    for name in options:
-        if name in _REFUSED:
-            raise TypeError(f"sample_nautilus: {name}: expected none: {_REFUSED[name]}.")
-    require_options("sample_nautilus", options, nautilus.Sampler)
+    require_options("sample_nautilus", options, nautilus.Sampler, _REFUSED)
     if density.dim < 2:
         raise ValueError("sample_nautilus: expected two parameters or more; got one. Use sample_dynesty.")
     start, seed = begin(key, density), seed_of(key)
@@ -116,7 +112,7 @@ def sample_nautilus(
             return np.maximum(found.target, _NOWHERE), found.log_prior, found.log_likelihood
 
         sampler = nautilus.Sampler(
-            _itself,
+            itself,
             likelihood,
             n_dim=density.dim,
             n_live=n_live,
@@ -165,10 +161,6 @@ def _copied(value: Any) -> Any:
     return value.copy() if isinstance(value, list | np.ndarray) else value
 
 
-def _itself(u: FloatArray) -> FloatArray:
-    return u
-
-
 def _chain(
     density: ModelDensity,
     cube: UnitCube,
@@ -185,22 +177,19 @@ def _chain(
     u, log_weights, _, blobs = sampler.posterior(return_blobs=True)
     weights = weights_of(log_weights)
     log_prior, log_likelihood = (np.asarray(blobs[name], dtype=np.float64) for name in ("log_prior", "log_likelihood"))
-    alive = np.isfinite(log_prior + log_likelihood)  # the others are impossible, and have no weight
     error = float(1.0 / np.sqrt(sampler.n_eff))
     report = {
         "calls": calls.made,
         "replayed": calls.replayed,
         **judged("sample_nautilus", weights, error=error, cause=cause, advice="Raise n_effective, or n_live."),
     }
-    return chain_of_draws(
-        density,
-        cube.points(u)[alive],
-        log_prior=log_prior[alive],
-        log_likelihood=log_likelihood[alive],
-        weights=weights[alive],
+    return chain_of_points(
+        cube,
+        u,
+        log_prior,
+        log_likelihood,
+        weights=weights,
         log_evidence=float(sampler.log_z),
         log_evidence_error=error,
-        weights_kind="importance",
-        rows="independent",
         info=run_record("nautilus", seed, start, density, {**settings, **report}),
     )

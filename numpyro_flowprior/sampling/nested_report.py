@@ -11,7 +11,10 @@ from scipy.stats import kstest
 
 from .._util.checks import FloatArray
 from .._util.messages import ConvergenceWarning
+from ..chains.chain import Chain
 from ..chains.effective import kish
+from .coordinates import chain_of_draws
+from .unit_cube import UnitCube
 
 _ENOUGH = 400.0  # effective sample size below which a run is too short
 _UNCERTAIN = 0.5  # largest error of the log evidence, in nats
@@ -24,6 +27,29 @@ def weights_of(log_weights: FloatArray) -> FloatArray:
     """Returns normalised weights (n,)."""
     weights = np.exp(log_weights - log_weights.max())
     return np.asarray(weights / weights.sum())
+
+
+def chain_of_points(
+    cube: UnitCube,
+    u: FloatArray,
+    log_prior: FloatArray,
+    log_likelihood: FloatArray,
+    *,
+    weights: FloatArray,
+    **fields: Any,
+) -> Chain:
+    """Returns the chain of weighted points u (n, d) of the unit cube. Impossible points, of no weight, are left out."""
+    possible = np.isfinite(log_prior + log_likelihood)
+    return chain_of_draws(
+        cube.density,
+        cube.points(u)[possible],
+        log_prior=log_prior[possible],
+        log_likelihood=log_likelihood[possible],
+        weights=weights[possible],
+        weights_kind="importance",
+        rows="independent",
+        **fields,
+    )
 
 
 def judged(

@@ -243,10 +243,7 @@ def _is_used(flow: Any, precondition: bool, options: dict[str, Any]) -> bool:
 
 
 def _checked_options(pocomc: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
-    for name in options:
-        if name in _REFUSED:
-            raise TypeError(f"sample_pocomc: {name}: expected none: {_REFUSED[name]}.")
-    require_options("sample_pocomc", options, pocomc.Sampler)
+    require_options("sample_pocomc", options, pocomc.Sampler, _REFUSED)
     return options
 
 

@@ -31,16 +31,21 @@ def begin(key: jax.Array, density: ModelDensity) -> float:
     return start
 
 
-def require_options(sampler: str, options: Mapping[str, Any], backend: type | None = None) -> None:
+def require_options(
+    sampler: str, options: Mapping[str, Any], backend: type | None = None, refused: Mapping[str, str] | None = None
+) -> None:
     """Raises TypeError, naming them, for options that the class that does the work does not have (None: none at all).
 
     Args:
         sampler: who was given them.
         options: what it does not know itself.
         backend: the class whose arguments they are to be.
+        refused: {name: why it cannot be set, or what to use instead} of arguments that the class has.
     """
     known = () if backend is None else inspect.signature(backend).parameters
     for name in options:
+        if refused and name in refused:
+            raise TypeError(f"{sampler}: {name}: expected none: {refused[name]}.")
         if name not in known:
             other = "" if backend is None else f", nor of {backend.__module__.split('.')[0]}.{backend.__name__}"
             advice = f" {_INSTEAD[name]}" if name in _INSTEAD else ""
