@@ -316,6 +316,14 @@ def test_a_likelihood_that_is_zero_in_most_of_the_prior():
         sample_dynesty(KEY, nowhere, **SHORT)
 
 
+def test_walks_that_are_too_short_say_so():
+    narrow = ModelDensity(conjugate, Y, 0.02)
+    with pytest.warns(UserWarning, match=r"Copies: \d+.\d % of the points are copies of others.*Raise `walks`"):
+        found = sample_dynesty(KEY, narrow, n_live=200, walks=4, progress=False)
+    assert not found.info["converged"]
+    assert sample_dynesty(KEY, narrow, n_live=200, progress=False).info["copies"] < 0.01
+
+
 def test_a_plateau_is_no_fault():
     step = ModelDensity(lambda: numpyro.factor("f", 5.0 * (numpyro.sample("x", dist.Uniform(0.0, 1.0)) < 0.04)))
     chain = sample_dynesty(KEY, step, progress=False, sample="unif")

@@ -110,13 +110,13 @@ def insertion_probability(born: np.ndarray, log_likelihood: FloatArray, n_live: 
     Args:
         born: (n,) number of deaths before each point was born, 0 for the first live points. The points are in the order
             of their likelihoods, which is that of their deaths; the last live points are at the end.
-        log_likelihood: (n,) of the points.
+        log_likelihood: (m,) of the points that are no copies of others.
         n_live: number of live points.
 
     Source: Fowlie, Handley and Su (2020), MNRAS 497, 5256.
     """
     later = np.flatnonzero(born > 0)
-    if not len(later) or len(np.unique(log_likelihood)) < (1.0 - _TIED) * len(born):
+    if not len(later) or len(np.unique(log_likelihood)) < (1.0 - _TIED) * len(log_likelihood):
         return None
     # alive when point j was born, and less likely: those that died after that and were born before
     ranks = [int(np.sum(born[born[j] : j] < born[j])) for j in later]
