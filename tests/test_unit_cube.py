@@ -218,6 +218,16 @@ def test_a_robust_prior_whose_broad_part_has_no_map_says_so_and_is_sampled_by_th
     assert abs(weights.mean() - 1.0) < 5 * weights.std() / np.sqrt(len(weights))
 
 
+@pytest.mark.parametrize("wrong", [1.5, -0.1, np.nan])
+def test_points_that_are_not_in_the_cube_are_refused_outside_of_traces(wrong):
+    learned = make_prior([(0.0, 1.0), (-INF, INF)], FlowConfig(layers=1, hidden=(8,), members=2))
+    space = ParameterSpace(["a", "b"], 0.0, 1.0)
+    broad = BroadPrior(space, *np.ones((3, 2)))
+    for prior in (learned, UniformPrior(space), broad, robustify(learned, 0.3)):
+        with pytest.raises(ValueError, match=rf"{type(prior).__name__}: u: expected values in \[0, 1\]"):
+            prior.from_unit_cube(np.array([0.5, wrong]))
+
+
 def test_points_that_are_not_in_the_cube_or_the_support_are_refused(both):
     _, stored = both
     d = stored.space.dim

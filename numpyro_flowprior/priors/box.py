@@ -15,6 +15,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from numpyro.distributions import Distribution, StudentT, biject_to, constraints
 from numpyro.distributions.transforms import Transform
+from numpyro.util import not_jax_tracer
 
 from .._util.checks import ArrayLike, FloatArray, float_array, shorten
 from .._util.leaves import as_jax
@@ -119,6 +120,18 @@ def points_of(value: Any, space: ParameterSpace, subject: str) -> jax.Array:
     return array.astype(jnp.result_type(array, float))
 
 
+def points_of_cube(u: Any, space: ParameterSpace, subject: str) -> jax.Array:
+    """Returns points u (..., d) of the unit cube of a space, as `points_of` does.
+
+    Raises:
+        ValueError: a value is not in [0, 1]; traced ones are not looked at.
+    """
+    array = points_of(u, space, subject)
+    if not_jax_tracer(array) and not ((array >= 0.0) & (array <= 1.0)).all():
+        raise ValueError(f"{subject}: expected values in [0, 1]; got others, or NaN.")
+    return array
+
+
 @biject_to.register(Box)  # type: ignore[untyped-decorator]
 def _box_to_transform(constraint: Box) -> BoxTransform:
     return BoxTransform(constraint.space)
@@ -219,7 +232,7 @@ class UniformPrior(OverParameters):
     def from_unit_cube(self, u: ArrayLike) -> Any:
         """Returns points (..., d), strictly inside the box, for points u (..., d) of the unit cube."""
         lower, upper = self.space.bounds.T
-        return keep_inside(lower + (upper - lower) * points_of(u, self.space, "UniformPrior: u"), self.space)
+        return keep_inside(lower + (upper - lower) * points_of_cube(u, self.space, "UniformPrior: u"), self.space)
 
     @in_full_resolution(points=True)
     def to_unit_cube(self, theta: ArrayLike) -> Any:
@@ -303,7 +316,7 @@ class BroadPrior(OverParameters):
     @in_full_resolution(points=True)
     def from_unit_cube(self, u: ArrayLike) -> Any:
         """Returns points (..., d), strictly inside the support, for points u (..., d) of the unit cube."""
-        u = within(points_of(u, self.space, "BroadPrior: u"))
+        u = within(points_of_cube(u, self.space, "BroadPrior: u"))
         z = jnp.where(self._on_lines(), self._student().icdf(u), ndtri(u))
         return keep_inside(Support(self.space, as_jax(self.scale)).forward(z), self.space)
 

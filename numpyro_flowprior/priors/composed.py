@@ -23,7 +23,7 @@ from .._util.validation import validated
 from ..chains.parameters import ParameterSpace
 from ..flows.build import build_inner, build_outer
 from ..flows.stripes import chosen, joined
-from .box import BroadPrior, OverParameters, keep_inside, points_of
+from .box import BroadPrior, OverParameters, keep_inside, points_of, points_of_cube
 from .flow_prior import FlowPrior
 from .moments import MonteCarloMoments
 from .resolution import Held, in_full_resolution
@@ -275,7 +275,7 @@ class RobustPrior(_Weakened):
         (`FlowPrior.from_unit_cube`). The broad prior needs a map of its own: `BroadPrior` and `UniformPrior` have one.
         """
         broad = self._broad_with_a_map()
-        label, v = chosen(points_of(u, self.space, "RobustPrior: u"), self._weights())
+        label, v = chosen(points_of_cube(u, self.space, "RobustPrior: u"), self._weights())
         return jnp.where((label == 0)[..., None], self.prior.from_unit_cube(v), broad.from_unit_cube(v))
 
     @in_full_resolution(points=True)

@@ -27,7 +27,7 @@ from ..flows.layout import flatten_params, param_shapes
 from ..flows.numpy_support import from_line
 from ..flows.support import inside
 from ..flows.unit_cube import from_unit_cube, to_unit_cube
-from .box import OverParameters, keep_inside, points_of
+from .box import OverParameters, keep_inside, points_of, points_of_cube
 from .conditional import ConditionalPrior, condition_on
 from .moments import MonteCarloMoments
 from .prior_file import read_prior, require_same_masks, write_prior
@@ -151,7 +151,7 @@ class FlowPrior(Displayed, MonteCarloMoments, OverParameters):
 
         The precision is that of `u`: in float32 nothing lies beyond 5.4 standard deviations at the upper end.
         """
-        return _from_unit_cube(self._arrays(), self._points(u, "u"), **self._static())
+        return _from_unit_cube(self._arrays(), points_of_cube(u, self.space, "FlowPrior: u"), **self._static())
 
     @in_full_resolution(points=True)
     def to_unit_cube(self, theta: ArrayLike) -> Any:
