@@ -33,6 +33,17 @@ def pytest_collectstart() -> None:
         import numpyro  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def _float32_again():
+    """Fails the test that leaves float64 enabled, itself or by an import, instead of those that follow it."""
+    import jax
+
+    yield
+    left = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    assert not left, "jax_enable_x64 was left enabled"
+
+
 @pytest.fixture
 def compiled():
     """Returns a function: how many programs JAX has made, or taken from its cache, since it was called last."""

@@ -430,6 +430,7 @@ class TestTogether:
 @pytest.mark.filterwarnings("ignore")  # jaxns' own
 def test_nested_sampler_of_numpyro_takes_a_learned_prior():
     nested_sampling = pytest.importorskip("numpyro.contrib.nested_sampling")
+    jax.config.update("jax_enable_x64", False)  # jaxns enables it for the whole process when it is imported
     config = FlowConfig(layers=1, hidden=(8,), components=2)
     prior = make_prior([(0.0, 1.0), (0.0, np.inf)], config, strength=0.1)
     with jax.enable_x64(True):

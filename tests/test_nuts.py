@@ -111,12 +111,12 @@ def test_missing_entries_are_drawn_and_observed_ones_do_not_wander():
 
 
 def test_what_did_not_converge_and_what_diverged_says_so():
-    """Two modes, which no chain goes between, and a funnel."""
+    """Two modes, which no chain goes between, and a wall, at which a step ends."""
 
     def model(y):
         x = numpyro.sample("x", dist.Normal(0.0, 10.0))
-        v = numpyro.sample("v", dist.Normal(0.0, 3.0))
-        numpyro.sample("z", dist.Normal(0.0, jnp.exp(v / 2)).expand([9]).to_event(1))
+        v = numpyro.sample("v", dist.Normal(0.0, 1.0))
+        numpyro.factor("wall", jnp.where(v < 0.5, 0.0, -1e4))
         numpyro.factor("modes", jnp.logaddexp(-50 * (x - y) ** 2, -50 * (x + y) ** 2))
 
     with pytest.warns(UserWarning, match="sample_nuts: not converged. R-hat.* steps diverged: raise target_accept_p"):

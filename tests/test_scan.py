@@ -187,13 +187,16 @@ def test_an_interrupt_before_anything_is_done_is_passed_on(monkeypatch):
         run()
 
 
-def test_processes_and_threads_give_the_serial_table():
+@pytest.mark.parametrize("float64", [False, True])
+def test_processes_and_threads_give_the_serial_table(float64):
     """To rounding: another number of threads may add up a matrix product in another order."""
-    serial = run()
-    with ThreadPoolExecutor(2) as pool:
-        assert_same_tables(serial, run(executor=pool), atol=1e-3)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert_same_tables(serial, run(executor=pool), atol=1e-3)
+    atol = 1e-7 if float64 else 1e-3
+    with jax.enable_x64(float64):
+        serial = run()
+        with ThreadPoolExecutor(2) as pool:
+            assert_same_tables(serial, run(executor=pool), atol=atol)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            assert_same_tables(serial, run(executor=pool), atol=atol)
 
 
 def test_a_dead_worker_is_told(monkeypatch):

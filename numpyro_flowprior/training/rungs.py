@@ -137,7 +137,8 @@ def run_all(
         for task in tasks:
             yield task, run_task(task)
         return
-    futures = {executor.submit(run_task, task): task for task in tasks}
+    run = partial(_run_elsewhere, float64=jnp.result_type(float) == jnp.float64)
+    futures = {executor.submit(run, task): task for task in tasks}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -149,6 +150,12 @@ def run_all(
     finally:
         for future in futures:
             future.cancel()
+
+
+def _run_elsewhere(task: Task | FullTask, *, float64: bool) -> list[Outcome]:
+    """Runs a task in the caller's precision, which neither a thread nor a process takes over by itself."""
+    with jax.enable_x64(float64):
+        return run_task(task)
 
 
 def _outcome(train: Callable[[], tuple[int, np.ndarray, float]]) -> Outcome:
