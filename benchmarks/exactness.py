@@ -43,13 +43,17 @@ class Marginals(NamedTuple):
 
 
 def ran(sampler: Callable[..., fp.Chain], density: fp.ModelDensity) -> tuple[fp.Chain, float, str]:
-    """Returns a sampler's chain, the seconds it took, and whether it says itself that it did not converge."""
+    """Returns a sampler's chain, the seconds it took, and whether it says itself that it did not converge.
+
+    A chain with fewer effective draws than its weights show (`info` of dynesty) is resampled to as many.
+    """
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         chain = sampler(jax.random.key(1), density, progress=False)
     says = "not converged" if any("not converged" in str(warning.message) for warning in caught) else ""
-    return chain, time.perf_counter() - start, says
+    seconds, size = time.perf_counter() - start, float(chain.info.get("effective_size", np.inf))
+    return chain.resample(jax.random.key(2), int(size)) if size < chain.effective_size else chain, seconds, says
 
 
 def beside(chain: fp.Chain, draws: np.ndarray, size: float) -> Marginals:

@@ -115,7 +115,7 @@ def judge(
         label,
         f"{found['calls']:,}",
         f"{seconds:.0f}",
-        f"{chain.effective_size:.0f}",
+        f"{min(chain.effective_size, chain.info.get('effective_size', np.inf)):.0f}",
         f"{off:+.3f} +- {chain.log_evidence_error:.3f}",
         f"{shift.max():.2f}",
         f"{widths.min():.2f} to {widths.max():.2f}",

@@ -132,7 +132,7 @@ SAMPLERS = {
     "emcee, proposals from the prior": partial(fp.sample_emcee, max_steps=10_000, proposal="prior"),
     "NUTS": fp.sample_nuts,
     "BlackJAX, tempered": fp.sample_blackjax,
-    "dynesty": partial(fp.sample_dynesty, n_live=1000),
+    "dynesty": fp.sample_dynesty,
     "nautilus": fp.sample_nautilus,
 }
 

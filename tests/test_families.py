@@ -111,6 +111,22 @@ def test_rows_for_tests_are_of_different_families():
     assert kstest(p_values, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("shared", "least", "most"), [(0.0, 400, 2100), (0.02, 60, 400), (0.3, 10, 100)])
+def test_few_large_families_give_as_many_rows_as_they_forget_their_ancestor(shared, least, most):
+    """Fifty families of forty rows; `shared` is the part of the variance that the rows of one have in common."""
+    counts, p_values = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        family = np.repeat(np.arange(50), 1 + rng.poisson(40 * rng.exponential(size=50)))
+        own, common = rng.normal(size=(len(family), 2)), rng.normal(size=(50, 2))[family]
+        chain = fp.Chain(np.sqrt(shared) * common + np.sqrt(1 - shared) * own, PLANE, family_id=family)
+        rows = independent_rows(jax.random.key(seed), chain, chain.samples[:, 0] ** 2, 4000)
+        counts.append(len(rows))
+        p_values += [kstest(column[rows], "norm").pvalue for column in chain.samples.T]
+    assert least < np.median(counts) < most
+    assert kstest(p_values, "uniform").pvalue > 1e-3
+
+
 def test_equal_densities_are_not_told_apart_and_unlike_ones_are():
     pulls, found = [], []
     for seed in range(40):

@@ -10,7 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 from toys import make_prior
 
 from numpyro_flowprior import (
@@ -25,7 +25,7 @@ from numpyro_flowprior import (
 )
 from numpyro_flowprior._util.storage import FileFormatError
 from numpyro_flowprior.sampling import replay
-from numpyro_flowprior.sampling.nested_report import insertion_probability
+from numpyro_flowprior.sampling.nested_report import effective_size_of, insertion_probability, plateau_variance
 from numpyro_flowprior.sampling.replay import Calls
 from numpyro_flowprior.sampling.state_file import StateFile
 from numpyro_flowprior.sampling.together import Together
@@ -295,6 +295,62 @@ def test_insertion_ranks_are_silent_for_uniform_points_and_find_biased_ones():
     assert insertion_probability(found, np.arange(len(found)) // 2, 100) is None  # a plateau: ranks have no meaning
 
 
+def two_modes(seed, mixing, n_live=200, n_deaths=2400):
+    """Nested sampling of two equal modes by walks that begin at a live point: parents, births, u, weights.
+
+    Each walk ends in the mode where it began, or with probability `mixing` in either.
+    """
+    rng = np.random.default_rng(seed)
+    height, mode = rng.uniform(size=n_live), rng.uniform(size=n_live) < 0.5
+    live, row = np.arange(n_live), n_live
+    births, parents, order = [0] * n_live, list(range(n_live)), []
+    for k in range(1, n_deaths + 1):
+        worst = live[np.argmin(height[live])]
+        begin = rng.choice(live[live != worst])
+        order.append(worst)
+        height = np.append(height, height[worst] + (1 - height[worst]) * rng.uniform())
+        mode = np.append(mode, rng.uniform() < 0.5 if rng.uniform() < mixing else mode[begin])
+        births.append(k)
+        parents.append(begin)
+        live[live == worst] = row
+        row += 1
+    order += live[np.argsort(height[live])].tolist()
+    place = np.argsort(order)
+    log_volume = -np.arange(len(order)) / n_live
+    weights = np.exp(-0.5 * ((log_volume + 6.0) / 1.5) ** 2)
+    u = (mode + rng.uniform(size=len(mode)))[:, None] / 2
+    return place[parents][order], np.array(births)[order], u[order], weights / weights.sum()
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.1, 1.0])
+def test_the_effective_size_counts_common_ancestors(mixing):
+    """The mean is known to be 1/2. Kish's size is right only if walks forget where they began."""
+    z, kish_z, sizes = [], [], []
+    for seed in range(60):
+        parent, born, u, weights = two_modes(seed, mixing)
+        size = effective_size_of(parent, born, u, weights, 200)
+        off, deviation = weights @ u[:, 0] - 0.5, np.sqrt(1 / 12)
+        z.append(off * np.sqrt(size) / deviation)
+        kish_z.append(off / np.sqrt(weights @ weights) / deviation)
+        sizes.append(size)
+    spread, error = np.sqrt(np.mean(np.square(z))), 1 / np.sqrt(2 * 60)
+    assert 0.6 < spread < 1 + 4 * error
+    assert (np.sqrt(np.mean(np.square(kish_z))) > 2) == (mixing < 1.0)
+    assert (np.median(sizes) > 600) == (mixing == 1.0)
+
+
+def test_modes_that_no_walk_goes_between_need_more_live_points():
+    def model():
+        x = numpyro.sample("x", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
+        numpyro.factor("modes", jnp.logaddexp(-2 * ((x - 8.0) ** 2).sum(), -2 * ((x + 8.0) ** 2).sum()))
+
+    with pytest.warns(UserWarning, match=r"Effective size: expected 400 or more; got .*Raise n_live"):
+        found = sample_dynesty(KEY, ModelDensity(model), n_live=400, progress=False)
+    assert found.info["effective_size"] < 300 < found.effective_size
+    share = found.probabilities @ (found.samples[:, 0] > 0)
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(found.info["effective_size"])
+
+
 def square(middle, side, inside=None):
     """A normal likelihood inside of a square, zero outside, in the unit square."""
 
@@ -324,11 +380,25 @@ def test_walks_that_are_too_short_say_so():
     assert sample_dynesty(KEY, narrow, n_live=200, progress=False).info["copies"] < 0.01
 
 
-def test_a_plateau_is_no_fault():
+def test_a_plateau_is_no_fault_and_its_error_is_known():
     step = ModelDensity(lambda: numpyro.factor("f", 5.0 * (numpyro.sample("x", dist.Uniform(0.0, 1.0)) < 0.04)))
-    chain = sample_dynesty(KEY, step, progress=False, sample="unif")
-    assert chain.info["insertion_probability"] is None
-    assert abs(chain.log_evidence - np.log(0.96 + 0.04 * np.exp(5.0))) < 4 * max(chain.log_evidence_error, 0.05)
+    chains = [sample_dynesty(jax.random.key(k), step, n_live=500, progress=False, sample="unif") for k in range(6)]
+    assert all(chain.info["insertion_probability"] is None for chain in chains)
+    exact = np.log(0.96 + 0.04 * np.exp(5.0))
+    off = [(chain.log_evidence - exact) / chain.log_evidence_error for chain in chains]
+    assert np.sum(np.square(off)) < chi2(6).ppf(1 - 1e-4)
+    assert 0.15 < chains[0].log_evidence_error < 0.35
+
+
+def test_the_variance_of_a_plateau_is_binomial():
+    rng, n, share = np.random.default_rng(3), 400, 0.7
+    above = rng.binomial(n, 1 - share, size=20_000)
+    simulated = np.log(above / n).var()
+    values = np.concatenate([np.zeros(round(share * n)), rng.uniform(1.0, 2.0, 900)])
+    weights = np.where(values > 0.0, 1.0, 0.0)
+    assert plateau_variance(values, weights, n) + share / n == pytest.approx(simulated, rel=0.05)
+    assert plateau_variance(values, 1.0 - weights, n) < 1e-20  # nothing above matters
+    assert plateau_variance(rng.uniform(size=900), np.ones(900), n) == 0.0
 
 
 @few

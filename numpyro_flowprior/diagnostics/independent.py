@@ -18,6 +18,7 @@ from ..chains.chain import Chain, systematic_rows
 from ..chains.effective import effective_sizes, kish
 
 _CORRELATION = 0.05  # largest correlation between neighbouring rows; it increases a standard error by 5 %
+_SHOWN = 20.0  # effective number of families from which their effective size is known well enough
 _FEWEST = 10  # with fewer rows, the autocorrelation is not estimated
 _NOTHING = 1e-300  # replaces a weight of zero in a division
 _REPEATED = 0.02  # largest share of copies among resampled rows; copies occur where weights are highest
@@ -30,7 +31,8 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
     distance is large enough that neighbours have a small correlation. It is computed for a first-order autoregression
     with the same number of independent draws. Independent rows with weights are resampled, with a size that gives few
     copies. If no weight is far above the mean, this corresponds to rejection sampling, with independent draws.
-    Copies of a row, or rows of a family, are represented by one row, drawn by weight.
+    Copies of a row, or rows of a family, are represented by one row, drawn by weight. Families may have more rows, as
+    far as their effective size shows that this adds little noise.
 
     Args:
         key: JAX random key for the resampling.
@@ -47,6 +49,11 @@ def independent_rows(key: jax.Array, chain: Chain, values: FloatArray, most: int
     if groups is None:
         return systematic_rows(key, chain.probabilities, min(few_copies(chain.probabilities), most))
     shares: Any = np.bincount(groups, chain.probabilities)
+    several = 0
+    if chain.dependence.families is not None and kish(shares) >= _SHOWN:
+        several = min(few_copies(chain.probabilities), most, _draws_of_families(chain, values))
+    if several > few_copies(shares):
+        return systematic_rows(key, chain.probabilities, several)
     drawn = np.random.default_rng(seed_from_key(key)).exponential(size=chain.n)
     first = np.lexsort((drawn / np.maximum(chain.probabilities, _NOTHING), groups))  # smallest: drawn by weight
     rows = first[np.searchsorted(groups[first], np.arange(len(shares)))]
@@ -63,6 +70,17 @@ def _rows_per_draw(chain: Chain, values: FloatArray) -> float:
         return float(integrated_time(columns, chain.dependence.sequences).max())
     size = effective_sizes(columns, chain.probabilities, chain.dependence).min()
     return max(1.0, chain.n / min(float(size), kish(chain.probabilities)))
+
+
+def _draws_of_families(chain: Chain, values: FloatArray) -> int:
+    """Returns how many rows of families can be taken as independent.
+
+    The variance of a mean is v (1 / n + 1 / k) for n rows of equal weight: k is the part of the families, and does not
+    depend on n. With n = k / 10 a standard error is 5 % larger than that of independent rows.
+    """
+    columns, alone = np.column_stack([chain.samples, _finite(values)]), kish(chain.probabilities)
+    size = float(effective_sizes(columns, chain.probabilities, chain.dependence).min())
+    return chain.n if size >= alone else int(2.0 * _CORRELATION / (1.0 / size - 1.0 / alone))
 
 
 def _step(tau: float) -> float:

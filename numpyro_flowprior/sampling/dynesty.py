@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -15,7 +16,15 @@ from .._util.progress import progress_bar
 from ..chains.chain import Chain
 from ..likelihoods.site import own_failures
 from .density import ModelDensity
-from .nested_report import chain_of_points, faults_of_walks, insertion_probability, judged, weights_of
+from .nested_report import (
+    chain_of_points,
+    effective_size_of,
+    faults_of_walks,
+    insertion_probability,
+    judged,
+    plateau_variance,
+    weights_of,
+)
 from .record import INTERRUPTION, begin, require_options, run_record, seed_of
 from .replay import Calls, Overdue, record_of
 from .state_file import StateFile
@@ -45,7 +54,7 @@ def sample_dynesty(
     key: jax.Array,
     density: ModelDensity,
     *,
-    n_live: int = 500,
+    n_live: int = 1000,
     dlogz: float | None = None,
     sample: str = "rwalk",
     batch: int = 16,
@@ -63,7 +72,7 @@ def sample_dynesty(
     Args:
         key: JAX random key.
         density: the posterior.
-        n_live: number of live points.
+        n_live: number of live points. Two separated modes need 2000 or more for 400 effective draws.
         dlogz: sampling stops when the live points can add no more than this to the log evidence; None for dynesty's
             default, 0.001 (n_live - 1) + 0.01.
         sample: how a point is replaced: "rwalk", "unif", "slice", "rslice", or "auto" (see dynesty). The default works
@@ -79,10 +88,10 @@ def sample_dynesty(
 
     Returns:
         A Chain of all points with their importance weights, log prior, log likelihood, the log evidence and its error,
-        (information / n_live)^(1/2). `info` holds the number of calls, the probability of the insertion ranks (small if
-        new points are not uniform above the likelihood threshold), and whether the run converged. If it did not, one
-        warning says why. The effective size counts weights alone: with 500 live points the share of a separated mode is
-        uncertain by 0.05 or more.
+        (information / n_live)^(1/2), larger if the likelihood has plateaus. `info` holds the number of calls, the
+        probability of the insertion ranks (small if new points are not uniform above the likelihood threshold), and
+        whether the run converged. If it did not, one warning says why. Walks begin at live points, so that points have
+        common ancestors. The `effective_size` of `info` accounts for them; that of the chain counts its weights alone.
 
     Raises:
         ImportError: dynesty is not installed.
@@ -112,7 +121,7 @@ def sample_dynesty(
             both = np.stack([found.log_prior, found.log_likelihood], axis=1)
             return list(zip(found.target.tolist(), both, strict=True))
 
-        together = Together(evaluate, batch, _ABOVE_ALL)
+        together = _Walks(evaluate, batch, _ABOVE_ALL)
         try:
             sampler = dynesty.NestedSampler(
                 together.call,
@@ -127,6 +136,7 @@ def sample_dynesty(
                 use_pool={"prior_transform": False, "update_bound": False},
                 **options,
             )
+            together.sampler = sampler
             calls.deadline = start + limit
             cause = _run(sampler, stop, bar)
         except RuntimeError as error:
@@ -141,7 +151,43 @@ def sample_dynesty(
         dead = len(sampler.results.logl)
         for _ in sampler.add_live_points():
             pass
-    return _chain(density, cube, sampler.results, dead, calls, settings, seed=seed, start=start, cause=cause)
+    parents = _parents(sampler.results, together.begins)
+    return _chain(density, cube, sampler.results, dead, parents, calls, settings, seed=seed, start=start, cause=cause)
+
+
+class _Walks(Together):
+    """Threads that also note, for each point that was walked to, the live point where the walk began."""
+
+    sampler: Any = None  # dynesty's
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.begins: dict[bytes, bytes] = {}
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Returns the values of a function at items, in their order."""
+        items = list(items)
+        results = super().map(function, items)
+        if self.sampler is not None and not isinstance(self.sampler.internal_sampler, self._independent()):
+            self.begins |= {end.u.tobytes(): begin.u.tobytes() for begin, end in zip(items, results, strict=True)}
+        return results
+
+    @staticmethod
+    def _independent() -> tuple[type, ...]:
+        from dynesty.internal_samplers import UniformBoundSampler, UnitCubeSampler
+
+        return UniformBoundSampler, UnitCubeSampler
+
+
+def _parents(results: Any, begins: dict[bytes, bytes]) -> np.ndarray:
+    """Returns the row (n,) from which each point was walked to; its own row, if the point was drawn independently."""
+    parent = np.arange(len(results.logl))
+    first: dict[bytes, int] = {}
+    for row in np.argsort(results.samples_it, kind="stable"):  # a walk begins at an older point
+        point = results.samples[row].tobytes()
+        parent[row] = first.get(point, first.get(begins.get(point, b""), row))
+        first.setdefault(point, row)
+    return parent
 
 
 def _run(sampler: Any, stop: float, bar: Any) -> str | None:
@@ -163,6 +209,7 @@ def _chain(
     cube: UnitCube,
     results: Any,
     dead: int,
+    parents: np.ndarray,
     calls: Calls,
     settings: dict[str, Any],
     *,
@@ -173,14 +220,16 @@ def _chain(
     weights = weights_of(np.asarray(results.logwt))
     log_prior, log_likelihood = np.asarray(results.blob, dtype=np.float64).T
     distinct = np.unique(np.asarray(results.samples), axis=0, return_index=True)[1]
-    probability = insertion_probability(
-        np.asarray(results.samples_it), np.asarray(results.logl)[distinct], settings["n_live"]
-    )
+    born = np.asarray(results.samples_it)
+    n_live, different = settings["n_live"], np.asarray(results.logl)[distinct]
+    probability = insertion_probability(born, different, n_live)
     log_evidence = float(results.logz[-1])
     counted = weights > 0
     information = weights[counted] @ (np.asarray(results.logl)[counted] - log_evidence)  # nats
-    error = float(np.sqrt(max(information, 0.0) / settings["n_live"]))  # dynesty's is NaN for little information
+    variance = max(information, 0.0) / n_live + plateau_variance(different, weights[distinct], n_live)
     copies = 1.0 - len(distinct) / len(weights)
+    u = np.asarray(results.samples)
+    effective = effective_size_of(parents, born, u, weights, n_live)
     faults = faults_of_walks(probability, copies)
     report = {
         "calls": calls.made,
@@ -188,15 +237,22 @@ def _chain(
         "iterations": dead,
         "insertion_probability": probability,
         "copies": copies,
-        **judged("sample_dynesty", weights, error=error, cause=cause, advice="Raise n_live.", further=faults),
+        **judged(
+            "sample_dynesty",
+            effective,
+            error=float(np.sqrt(variance)),
+            cause=cause,
+            advice="Raise n_live.",
+            further=faults,
+        ),
     }
     return chain_of_points(
         cube,
-        np.asarray(results.samples),
+        u,
         log_prior,
         log_likelihood,
         weights=weights,
         log_evidence=log_evidence,
-        log_evidence_error=error,
+        log_evidence_error=float(np.sqrt(variance)),
         info=run_record("dynesty", seed, start, density, {**settings, **report}),
     )

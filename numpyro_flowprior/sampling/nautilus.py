@@ -13,6 +13,7 @@ from .._util.checks import FloatArray, optional_import, positive_int, real_in
 from .._util.described import described
 from .._util.progress import progress_bar
 from ..chains.chain import Chain
+from ..chains.effective import kish
 from ..likelihoods.site import own_failures
 from .density import ModelDensity
 from .nested_report import chain_of_points, judged, weights_of
@@ -181,7 +182,7 @@ def _chain(
     report = {
         "calls": calls.made,
         "replayed": calls.replayed,
-        **judged("sample_nautilus", weights, error=error, cause=cause, advice="Raise n_effective, or n_live."),
+        **judged("sample_nautilus", kish(weights), error=error, cause=cause, advice="Raise n_effective, or n_live."),
     }
     return chain_of_points(
         cube,
