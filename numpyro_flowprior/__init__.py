@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .likelihoods.call_log import Evaluations
     from .likelihoods.calls import ExternalError
     from .likelihoods.external import ExternalFailure, ExternalLikelihood
+    from .likelihoods.learned import LearnedLikelihood
     from .models.latent import LatentReparam
     from .plots.comparison import plot_comparison
     from .plots.corner import plot_corner
@@ -58,8 +59,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .sampling.nautilus import sample_nautilus
     from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
-    from .sampling.reweight import psis_reweight
+    from .sampling.reweight import psis_reweight, reweight
     from .stages.analysis import StagedAnalysis
+    from .stages.combine import Combined, combine
     from .stages.folder import load_stages
     from .stages.guards import Guards, check_stage
     from .stages.html import write_report
@@ -99,6 +101,7 @@ _HOMES = {
     "likelihoods.call_log": ("Evaluations",),
     "likelihoods.calls": ("ExternalError",),
     "likelihoods.external": ("ExternalFailure", "ExternalLikelihood"),
+    "likelihoods.learned": ("LearnedLikelihood",),
     "models.latent": ("LatentReparam",),
     "plots.comparison": ("plot_comparison",),
     "plots.corner": ("plot_corner",),
@@ -117,8 +120,9 @@ _HOMES = {
     "sampling.nautilus": ("sample_nautilus",),
     "sampling.nuts": ("sample_nuts",),
     "sampling.pocomc": ("sample_pocomc",),
-    "sampling.reweight": ("psis_reweight",),
+    "sampling.reweight": ("psis_reweight", "reweight"),
     "stages.analysis": ("StagedAnalysis",),
+    "stages.combine": ("Combined", "combine"),
     "stages.folder": ("load_stages",),
     "stages.guards": ("Guards", "check_stage"),
     "stages.html": ("write_report",),
@@ -140,6 +144,7 @@ __all__ = [
     "PAPER_GRID",
     "BroadPrior",
     "Chain",
+    "Combined",
     "Comparison",
     "ConditionalPrior",
     "ConvergenceWarning",
@@ -159,6 +164,7 @@ __all__ = [
     "GPEmulator",
     "Guards",
     "LatentReparam",
+    "LearnedLikelihood",
     "LiveConfig",
     "MarginalKL",
     "ModelDensity",
@@ -178,6 +184,7 @@ __all__ = [
     "TrainConfig",
     "UniformPrior",
     "check_stage",
+    "combine",
     "compare",
     "design_points",
     "fit_flow",
@@ -196,6 +203,7 @@ __all__ = [
     "psis_reweight",
     "quality_report",
     "read_chain",
+    "reweight",
     "robustify",
     "run_stages",
     "sample_blackjax",

@@ -82,7 +82,7 @@ def of_error(error: PriorError | None, broad: float, *, corrected: bool) -> Find
         text = f"{text}; {100 * broad:.0f} % of the posterior comes from the broad part of the prior"
     if corrected:
         return Finding(subject, "pass", f"{text}; removed by reweighting")
-    verdict = _graded(error.loss - price - 3.0 * error.loss_error, LOSS)
+    verdict = graded(error.loss - price - 3.0 * error.loss_error, LOSS)
     if verdict == "pass" and 3.0 * error.loss_error > LOSS[0]:
         return Finding(subject, "warn", f"{text}: the standard error is too large", "Run this stage longer.")
     return Finding(
@@ -202,7 +202,7 @@ def of_overlooked(found: Overlooked | None, *, known: bool = True, dear: bool = 
     example = ", ".join(f"{name} = {value:.4g}" for name, value in found.example.items())
     digits = 1 if found.share >= 0.01 else 3
     text = f"{_number(100 * found.share, 100 * found.share_error, digits)} % of the posterior, around {example}"
-    verdict = _graded(found.loss, LOSS)
+    verdict = graded(found.loss, LOSS)
     return Finding(
         subject, verdict, text, "" if verdict == "pass" else f"The posterior draws miss a mode. {_START} {_REMEDIES}"
     )
@@ -224,7 +224,7 @@ def of_beyond(found: Extrapolation | None, resting: Resting | None, *, known: bo
     if excess > _BEYOND[1] and found.p_value <= CHANCE:
         if known:
             return Finding(subject, "info", f"{text}; the effect is {_BY_EXACT}")
-        return Finding(subject, _graded(excess, _BEYOND), text, _REMEDIES)
+        return Finding(subject, graded(excess, _BEYOND), text, _REMEDIES)
     if resting is not None and resting.rows < FEW_ROWS[0]:
         judged = _BY_EXACT if known else "judged above, by their number"
         return Finding(subject, "info", f"{text}; whether there are enough rows is {judged}")
@@ -302,7 +302,7 @@ def of_sensitivity(found: Mapping[str, Any] | None) -> Finding:
     return Finding(subject, "info", text)
 
 
-def _graded(value: float, limits: tuple[float, float]) -> str:
+def graded(value: float, limits: tuple[float, float]) -> str:
     """Returns "fail" above the first limit, "warn" above the second, "pass" otherwise."""
     return "fail" if value > limits[0] else "warn" if value > limits[1] else "pass"
 

@@ -1,0 +1,124 @@
+"""A normalised density of named parameters: one of this package, a NumPyro distribution, or a dictionary."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Distribution
+
+from .._util.checks import shorten
+from ..chains.parameters import ParameterSpace, require_space
+from .box import UniformPrior
+
+_ACCEPTED = (
+    "a distribution of named parameters (UniformPrior, FlowPrior, ...), a NumPyro distribution with one value per "
+    "parameter, or a dictionary {name: NumPyro distribution of one number}"
+)
+
+
+def log_prob_anywhere(density: Any, theta: Any) -> jax.Array:
+    """Returns the log density (...,) of one of our priors, -inf outside, without NumPyro's warning of points there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Out-of-support")
+        found: jax.Array = density.log_prob(theta)
+    return found
+
+
+class NamedPrior:
+    """A normalised density over the parameters of a space, in its order.
+
+    Args:
+        given: a density with a `space`, whose parameters may be in another order; a UniformPrior may have more of them.
+            A NumPyro distribution with event shape (d,), in the order of `space`. Or a dictionary of independent
+            distributions by name, which may have more names.
+        space: the parameters.
+        subject: the subject of error messages.
+
+    Raises:
+        TypeError: `given` is nothing of this.
+        ValueError: parameters are missing (named), or shapes do not fit.
+    """
+
+    def __init__(self, given: Any, space: ParameterSpace, subject: str):
+        require_space(space, f"{subject}: space")
+        self.space, self._subject = space, subject
+        if isinstance(given, Mapping):
+            self._require_names(given)
+            self._parts: Any = [_of_one_number(given[name], f"{subject}: {name!r}") for name in space.names]
+            return
+        if isinstance(given, UniformPrior):
+            self._require_names(given.space.names)
+            given = UniformPrior(given.space.select(space.names))
+        self._parts = given
+        if isinstance(getattr(given, "space", None), ParameterSpace):
+            self._require_names(given.space.names)
+            further = [name for name in given.space.names if name not in space.names]
+            if further:
+                raise ValueError(
+                    f"{subject}: expected a density of {shorten(space.names, 40)}; got one that also has "
+                    f"{shorten(further, 40)}. Its marginal is not known: train a prior on a chain without them."
+                )
+            self._columns = np.array([space.index(name) for name in given.space.names])
+        elif isinstance(given, Distribution):
+            if given.batch_shape or given.event_shape != (space.dim,):
+                raise ValueError(
+                    f"{subject}: expected event shape ({space.dim},) for {shorten(space.names, 40)}; got batch shape "
+                    f"{given.batch_shape} and event shape {given.event_shape}. Use .to_event(1), or a dictionary."
+                )
+            self._columns = np.arange(space.dim)
+        else:
+            raise TypeError(f"{subject}: expected {_ACCEPTED}; got {type(given).__name__}.")
+
+    def _require_names(self, names: Any) -> None:
+        missing = [name for name in self.space.names if name not in names]
+        if missing:
+            raise ValueError(
+                f"{self._subject}: expected a density of {shorten(self.space.names, 40)}; got none for "
+                f"{shorten(missing, 40)}."
+            )
+
+    def log_prob(self, theta: Any) -> jax.Array:
+        """Returns the normalised log density (...,) at points (..., d); -inf outside of its support."""
+        if isinstance(self._parts, list):
+            theta = jnp.asarray(theta)
+            found = [_inside(part, theta[..., j]) for j, part in enumerate(self._parts)]
+            return jnp.sum(jnp.stack(found, axis=-1), axis=-1)
+        ordered = theta[..., self._columns]
+        if isinstance(getattr(self._parts, "space", None), ParameterSpace):
+            return log_prob_anywhere(self._parts, ordered)
+        return _inside(self._parts, jnp.asarray(ordered))
+
+    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Returns draws (*sample_shape, d)."""
+        if isinstance(self._parts, list):
+            keys = jax.random.split(key, len(self._parts))
+            drawn = [part.sample(one, sample_shape) for part, one in zip(self._parts, keys, strict=True)]
+            return jnp.stack(drawn, axis=-1)
+        return self._parts.sample(key, sample_shape)[..., np.argsort(self._columns)]
+
+
+def _of_one_number(given: Any, subject: str) -> Distribution:
+    if not isinstance(given, Distribution):
+        raise TypeError(f"{subject}: expected a NumPyro distribution of one number; got {type(given).__name__}.")
+    if given.batch_shape or given.event_shape:
+        raise ValueError(
+            f"{subject}: expected a distribution of one number; got batch shape {given.batch_shape} and event shape "
+            f"{given.event_shape}."
+        )
+    return given
+
+
+def _inside(part: Distribution, value: jax.Array) -> jax.Array:
+    """Returns the log density; -inf outside of the support, where NumPyro's may be anything, and not NaN."""
+    inside = part.support(value)
+    safe = jnp.where(_as_event(inside, part), value, part.sample(jax.random.key(0)))
+    return jnp.where(inside, part.log_prob(safe), -jnp.inf)
+
+
+def _as_event(inside: jax.Array, part: Distribution) -> jax.Array:
+    return inside[..., None] if part.event_shape else inside

@@ -1,0 +1,95 @@
+"""Suspiciousness: the Bayes factor of a combination without its dependence on the width of the prior.
+
+    log S = log R - log I,   log I = sum_i D_i - D,   D = KL(posterior || prior)
+
+D_i and D are the information that each analysis gains, and all together. A wider prior adds equally to log R and log I.
+If the posteriors are Gaussian and the data agree, d - 2 log S is chi-square distributed with d degrees of freedom. This
+is the number of parameters that more than one analysis constrains. It follows from the Bayesian model dimensionality,
+2 var(log posterior / prior), of each. Source: Handley and Lemos (2019), Phys. Rev. D 100, 043504 and 023512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import chi2, norm
+
+from .._util.batches import in_batches
+from .._util.checks import FloatArray
+from ..chains.chain import Chain
+from ..likelihoods.learned import LearnedLikelihood
+from ..priors.moments import draws_of
+
+_DRAWS = 20_000  # draws of each posterior
+_FEWEST = 0.5  # degrees of freedom below which the analyses constrain nothing together
+
+
+@dataclass(frozen=True)
+class Suspiciousness:
+    """Agreement of analyses.
+
+    Attributes:
+        log_suspiciousness: log S, nats; negative if the data disagree.
+        information: KL from the joint posterior to the prior, nats.
+        informations: the same for each analysis.
+        freedom: effective number d of parameters that more than one analysis constrains.
+        p_value: probability of a log S at most this large, if the data agree and all posteriors are Gaussian. NaN if d
+            is below one half.
+    """
+
+    log_suspiciousness: float
+    information: float
+    informations: Mapping[str, float]
+    freedom: float
+    p_value: float
+
+    @property
+    def sigma(self) -> float:
+        """The p-value as two-sided standard deviations of a normal variable; NaN without one."""
+        return float(norm.isf(max(self.p_value, 1e-300) / 2.0))
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.p_value):
+            return f"log suspiciousness {self.log_suspiciousness:.2f} nats; no test of the agreement"
+        return (
+            f"log suspiciousness {self.log_suspiciousness:.2f} nats with {self.freedom:.1f} parameters in common: "
+            f"tension of {self.sigma:.1f} sigma (p = {self.p_value:.2g})"
+        )
+
+
+def in_float64(function: Callable[[FloatArray], Any], theta: FloatArray) -> FloatArray:
+    """Returns the values (n,) of a function at points (n, d), in float64."""
+    with jax.enable_x64(True):
+        found: FloatArray = np.asarray(in_batches(function, theta), np.float64)
+    return found
+
+
+def suspiciousness(
+    likelihoods: Mapping[str, LearnedLikelihood], chain: Chain, log_bayes_factor: float
+) -> Suspiciousness:
+    """Returns the agreement of analyses.
+
+    Args:
+        likelihoods: those of the analyses, divided by their evidences.
+        chain: draws of the joint posterior, with the log likelihood of all data, divided by their evidences.
+        log_bayes_factor: log R.
+    """
+    gained, dimensions = {}, []
+    for name, likelihood in likelihoods.items():
+        draws = draws_of(likelihood.posterior, jax.random.key(0), _DRAWS)
+        ratio = in_float64(likelihood.log_likelihood, draws)
+        ratio = ratio[np.isfinite(ratio)]
+        gained[name] = float(ratio.mean())
+        dimensions.append(2.0 * float(ratio.var()))
+    assert chain.log_likelihood is not None
+    ratio, p = chain.log_likelihood - log_bayes_factor, chain.probabilities
+    information = float(p @ ratio)
+    freedom = sum(dimensions) - 2.0 * float(p @ (ratio - information) ** 2)
+    log_s = log_bayes_factor - sum(gained.values()) + information
+    tested = freedom >= _FEWEST and np.isfinite(log_s)
+    p_value = float(chi2.sf(freedom - 2.0 * log_s, freedom)) if tested else float("nan")
+    return Suspiciousness(log_s, information, gained, freedom, p_value)

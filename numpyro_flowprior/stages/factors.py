@@ -1,0 +1,206 @@
+"""Is a product of learned posteriors right where it lies? Each factor is judged there, in its own tail.
+
+A learned density is only as good as its rows. The product of two posteriors lies between them, where one or both may
+have few rows, and every quality report refers to the bulk. So the rows of each factor are weighted to the product. This
+counts those that carry it, and gives a second answer. Flows trained on the halves of the rows show how much the answer
+depends on the rows that there happen to be.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import chi2
+
+from .._util.checks import FloatArray
+from ..chains.chain import Chain
+from ..diagnostics.importance import RELIABLE
+from ..priors.moments import draws_of
+from ..priors.protocol import ParameterPrior
+from ..sampling.reweight import reweight
+from ..training.fit import fit_flow
+from .agreement import Suspiciousness, in_float64
+from .findings import FEW_ROWS, Finding, graded
+from .guards import Guards
+
+_ROWS = 20_000  # draws that stand for the rows of an analysis without a chain
+_SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; more: fail, warn
+_WIDTH = (0.2, 0.1)  # relative change of a standard deviation
+_TENSION = 3.0  # sigma
+_ADVICE = (
+    "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
+    "tempered run, pass its density to fit_flow, or fit all data together."
+)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One of the posteriors of a combination.
+
+    Attributes:
+        name: of the analysis.
+        posterior: its learned density, on the shared parameters.
+        chain: its rows, with all their columns; None if only the density is known.
+    """
+
+    name: str
+    posterior: ParameterPrior
+    chain: Chain | None
+
+
+def reliable(rows: Chain | None) -> bool:
+    """Returns whether weighted rows have a Pareto k that allows conclusions."""
+    return rows is not None and bool(rows.info["psis"]["pareto_k"] <= RELIABLE)
+
+
+def reweighted(factor: Factor, log_density: Callable[[FloatArray], FloatArray]) -> Chain | None:
+    """Returns the rows of an analysis, or draws of its density, weighted to the product; None if it is zero at all."""
+    names, space = factor.posterior.space.names, factor.posterior.space
+    rows = factor.chain or Chain(draws_of(factor.posterior, jax.random.key(1), _ROWS), space, rows="independent")
+    theta = rows.select(names).samples
+    log_weights = log_density(theta) - in_float64(factor.posterior.log_prob, theta)
+    if not np.isfinite(log_weights).any():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # judged below
+        return reweight(rows, np.where(np.isnan(log_weights), -np.inf, log_weights))
+
+
+def judged(
+    key: jax.Array,
+    factors: Mapping[str, Factor],
+    rows: Mapping[str, Chain | None],
+    product: Chain,
+    agreement: Suspiciousness,
+    refits: Mapping[str, Any] | None,
+) -> Guards:
+    """Returns the guards of a combination.
+
+    Args:
+        key: JAX random key.
+        factors: the posteriors by name.
+        rows: `reweighted` of each.
+        product: draws of the product.
+        agreement: the tension of the analyses.
+        refits: settings of `fit_flow` for the flows on half of the rows; None for none.
+    """
+    findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
+    for name, one_key in zip(factors, jax.random.split(key, len(factors)), strict=True):
+        factor, weighted = factors[name], rows[name]
+        findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
+        if refits is None or factor.chain is None:
+            continue
+        shifts, scatter = halves(one_key, factor, product, refits)
+        findings.append(of_halves(name, product.names, shifts, scatter))
+        numbers[f"{name}: shift by half of the rows"] = float(np.abs(shifts).max())
+    for name, weighted in rows.items():
+        if weighted is not None:
+            numbers |= {f"{name}: {what}": weighted.info["psis"][what] for what in ("pareto_k", "effective_size")}
+    return Guards(tuple(findings), numbers)
+
+
+def halves(key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str, Any]) -> tuple[FloatArray, float]:
+    """Returns the standard error (d,) of each mean of the product, in its standard deviations, due to the rows.
+
+    Flows are trained on the halves h of the rows. The product with q_h in place of q has other means. Half of the
+    difference between the two has the standard error of the mean with all rows, if that falls as one over their root.
+
+    Returns:
+        These (d,), and the standard deviation over the product of half the difference of log q_h, nats.
+    """
+    assert factor.chain is not None
+    key_split, *keys = jax.random.split(key, 3)
+    parts = factor.chain.select(factor.posterior.space.names).split(key_split, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flows = [fit_flow(one, part, **settings).prior for one, part in zip(keys, parts, strict=True)]
+    log_whole = in_float64(factor.posterior.log_prob, product.samples)
+    log_halves = [in_float64(flow.log_prob, product.samples) for flow in flows]
+    p, means = product.probabilities, []
+    for log_half in log_halves:
+        weights = np.log(np.maximum(p, 1e-300)) + log_half - log_whole
+        weights = np.exp(weights - weights.max())
+        means.append(weights @ product.samples / weights.sum())
+    half = 0.5 * (log_halves[0] - log_halves[1])
+    scatter = float(np.sqrt(p @ (half - p @ half) ** 2))
+    return 0.5 * (means[0] - means[1]) / np.sqrt(np.diag(product.covariance())), scatter
+
+
+def of_agreement(found: Suspiciousness) -> Finding:
+    """Returns the finding on the tension of the analyses."""
+    subject = "agreement of the analyses"
+    if not np.isfinite(found.p_value):
+        return Finding(
+            subject, "info", "no test: the analyses constrain no parameter together, or there is no evidence"
+        )
+    text = str(found)
+    if found.sigma < _TENSION:
+        return Finding(subject, "pass", text)
+    return Finding(subject, "warn", text, "The data disagree. See which parameters pull before you quote the product.")
+
+
+def of_rows(factor: Factor, weighted: Chain | None) -> Finding:
+    """Returns the finding on the number of rows of an analysis that carry the product."""
+    if factor.chain is None:
+        subject = f"draws of {factor.name} that carry the product"
+    else:
+        subject = f"rows of {factor.name} that carry the product"
+    if weighted is None:
+        return Finding(subject, "fail", "none: the product is zero at all of them", _ADVICE)
+    record = weighted.info["psis"]
+    size = record["effective_size"]
+    text = f"{size:.3g} (Pareto k {record['pareto_k']:.2f})"
+    if factor.chain is None:
+        text = f"{text}; not known for rows, as the chain was not given"
+    verdict = "fail" if size < FEW_ROWS[0] else "warn" if size < FEW_ROWS[1] else "pass"
+    return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
+
+
+def of_answer(name: str, weighted: Chain | None, product: Chain) -> Finding:
+    """Returns the finding on the answer of an analysis' own rows, compared with the draws of the product."""
+    subject = f"{name} weighted by the others, compared with the product"
+    if not reliable(weighted):
+        return Finding(subject, "info", "not compared: too few rows carry the product")
+    assert weighted is not None
+    weighted = weighted.select(product.names)
+    deviation = np.sqrt(np.diag(product.covariance()))
+    (mean, error), (mean_own, error_own) = (one.mean_and_error(one.samples) for one in (product, weighted))
+    shift, errors = (mean_own - mean) / deviation, np.hypot(error, error_own) / deviation
+    width = np.sqrt(np.diag(weighted.covariance())) / deviation - 1.0
+    least = np.minimum(weighted.effective_size, product.effective_size)
+    worst = int(np.argmax(np.abs(shift) - 3.0 * errors))
+    text = (
+        f"means differ by up to {abs(shift[worst]):.3f} +- {errors[worst]:.3f} standard deviations "
+        f"({product.names[worst]}), widths by up to {100 * np.abs(width).max():.0f} %"
+    )
+    noise = 3.0 / np.sqrt(2.0 * least)  # of a width, for a normal density
+    verdicts = {
+        graded(float(abs(shift[worst]) - 3.0 * errors[worst]), _SHIFT),
+        graded(float(np.abs(width).max() - 2.0 * noise), _WIDTH),
+    }
+    verdict = next(one for one in ("fail", "warn", "pass") if one in verdicts)
+    return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
+
+
+def of_halves(name: str, names: tuple[str, ...], shifts: FloatArray, scatter: float) -> Finding:
+    """Returns the finding on the error of the product due to the rows of an analysis.
+
+    Each shift is one draw of a normal variable, and small shifts of few parameters may be luck. The root mean square of
+    d shifts is therefore divided by the root of chi^2_d / d at its 5 % quantile, but by one half at least.
+    """
+    subject = f"error of the product due to the rows of {name}"
+    d = len(shifts)
+    rms = float(np.sqrt(np.mean(shifts**2)))
+    luck = min(2.0, 1.0 / np.sqrt(chi2(d).ppf(0.05) / d))
+    worst = int(np.argmax(np.abs(shifts)))
+    text = (
+        f"means are uncertain by {rms:.3f} standard deviations (root mean square; {abs(shifts[worst]):.3f} for "
+        f"{names[worst]}), the log density of {name} by {scatter:.2f} nats there"
+    )
+    verdict = graded(rms * luck, _SHIFT)
+    return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)

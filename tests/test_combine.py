@@ -1,0 +1,192 @@
+"""combine: products of posteriors against Gaussian closed forms, and what it refuses."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import multivariate_normal
+from toys import make_prior
+
+import numpyro_flowprior as fp
+from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, UniformPrior, combine
+
+INF = np.inf
+KEY = jax.random.key(0)
+EXACT = FlowConfig(base="normal", layers=0)
+QUIET = {"progress": False}
+SMALL = {
+    "config": FlowConfig(layers=1, hidden=(8,), base="normal"),
+    "train": TrainConfig(max_steps=400),
+    "progress": False,
+}
+
+
+def gaussian(dim, seed):
+    """A prior that is a normal distribution exactly, its mean and covariance."""
+    prior = make_prior([(-INF, INF)] * dim, EXACT, seed=seed)
+    with jax.enable_x64(True):
+        mean = np.asarray(prior.from_latent(np.zeros(dim)))
+        jacobian = np.asarray(jax.jacobian(prior.from_latent)(jnp.zeros(dim)))
+    return prior, mean, jacobian @ jacobian.T
+
+
+def product_of(parts, prior_variance):
+    """Mean, covariance and log R of the product of normal posteriors over a centred normal prior."""
+    dim = len(parts[0][0])
+    precision = -(len(parts) - 1) * np.eye(dim) / prior_variance + sum(np.linalg.inv(c) for _, c in parts)
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ sum(np.linalg.solve(c, m) for m, c in parts)
+    log_r = sum(multivariate_normal(m, c).logpdf(mean) for m, c in parts)
+    log_r -= (len(parts) - 1) * multivariate_normal(np.zeros(dim), prior_variance * np.eye(dim)).logpdf(mean)
+    return mean, covariance, log_r - multivariate_normal(mean, covariance).logpdf(mean)
+
+
+def prior_of(dim):
+    return dist.Normal(0.0, 4.0).expand([dim]).to_event(1)
+
+
+@pytest.mark.parametrize(("dim", "count"), [(2, 2), (3, 3), (12, 2)])
+def test_the_product_of_normal_posteriors_is_exact(dim, count):
+    found = [gaussian(dim, seed) for seed in range(count)]
+    mean, covariance, log_r = product_of([part[1:] for part in found], 16.0)
+    made = combine(KEY, {f"analysis {j}": part[0] for j, part in enumerate(found)}, prior=prior_of(dim), **QUIET)
+    chain, size = made.chain, made.chain.effective_size
+    deviation = np.sqrt(np.diag(covariance))
+    assert (np.abs(chain.mean() - mean) / deviation < 5 / np.sqrt(size)).all()
+    assert (np.abs(np.sqrt(np.diag(chain.covariance())) / deviation - 1) < 5 / np.sqrt(2 * size)).all()
+    assert abs(made.log_bayes_factor - log_r) < 5 * made.log_bayes_factor_error + 1e-3
+    points = chain.samples[:100]
+    exact = multivariate_normal(mean, covariance).logpdf(points) + log_r
+    np.testing.assert_allclose(made.log_prob(points) + made.log_bayes_factor, exact, atol=1e-4)
+    np.testing.assert_allclose(chain.log_prob[:100], exact, atol=1e-4)
+    np.testing.assert_allclose(chain.log_prior + chain.log_likelihood, chain.log_prob, atol=1e-9)
+
+
+def test_the_order_of_the_analyses_does_not_matter():
+    a, b = gaussian(2, 0)[0], gaussian(2, 1)[0]
+    one, other = (combine(KEY, parts, prior=prior_of(2), **QUIET) for parts in ({"a": a, "b": b}, {"b": b, "a": a}))
+    points = one.chain.samples[:50]
+    difference = one.log_prob(points) + one.log_bayes_factor - other.log_prob(points) - other.log_bayes_factor
+    assert np.abs(difference).max() < 1e-9
+    np.testing.assert_array_equal(one.chain.samples, other.chain.samples)
+
+
+def test_suspiciousness_of_normal_posteriors_is_exact():
+    """log S = (d - chi^2) / 2, chi^2 = (m_a - m_b) (C_a + C_b)^-1 (m_a - m_b) for a wide prior."""
+    (a, mean_a, cov_a), (b, mean_b, cov_b) = gaussian(2, 0), gaussian(2, 1)
+    chi2 = (mean_a - mean_b) @ np.linalg.solve(cov_a + cov_b, mean_a - mean_b)
+    wide = dist.Normal(0.0, 300.0).expand([2]).to_event(1)
+    found = combine(KEY, {"a": a, "b": b}, prior=wide, **QUIET)
+    assert found.suspiciousness.log_suspiciousness == pytest.approx((2 - chi2) / 2, abs=0.06)
+    assert found.suspiciousness.freedom == pytest.approx(2.0, abs=0.15)
+    wider = combine(KEY, {"a": a, "b": b}, prior=dist.Normal(0.0, 3000.0).expand([2]).to_event(1), **QUIET)
+    assert wider.log_bayes_factor - found.log_bayes_factor == pytest.approx(2 * np.log(10), abs=0.05)
+    difference = wider.suspiciousness.log_suspiciousness - found.suspiciousness.log_suspiciousness
+    assert abs(difference) < 0.06
+
+
+def rows_of(seed, n, mean, covariance, names=("x", "y"), **fields):
+    rows = np.random.default_rng(seed).multivariate_normal(mean, covariance, n)
+    return Chain(rows, ParameterSpace(names), **fields)
+
+
+def test_chains_are_marginalised_to_what_they_share_and_keep_their_other_columns():
+    first = rows_of(0, 6000, [0.0, 0.0, 3.0], [[1.0, 0.3, 0.8], [0.3, 1.0, 0.0], [0.8, 0.0, 1.0]], ("x", "y", "h"))
+    second = rows_of(1, 6000, [1.0, 0.5, 0.0], [[1.0, -0.4, 0.0], [-0.4, 1.0, 0.0], [0.0, 0.0, 1.0]], ("y", "x", "n"))
+    found = combine(KEY, {"first": first, "second": second}, prior=prior_of(2), **SMALL)
+    assert found.chain.names == ("x", "y")
+    swap = np.array([[1.0, -0.4], [-0.4, 1.0]])
+    mean, covariance, _ = product_of(
+        [(np.zeros(2), np.array([[1.0, 0.3], [0.3, 1.0]])), (np.array([0.5, 1.0]), swap)], 16.0
+    )
+    deviation = np.sqrt(np.diag(covariance))
+    assert (np.abs(found.chain.mean() - mean) / deviation < 0.12).all()
+    assert (np.abs(np.sqrt(np.diag(found.chain.covariance())) / deviation - 1) < 0.08).all()
+    rows = found.reweighted["first"]
+    assert rows.names == ("x", "y", "h")
+    assert rows.mean()[2] == pytest.approx(3.0 + 0.8 / 0.91 * (mean[0] - 0.3 * mean[1]), abs=0.1)  # h given x and y
+    assert found.verdict == "pass", str(found)
+
+
+def test_analyses_that_hardly_overlap_are_noticed():
+    """Six standard deviations apart: a handful of rows of either carry the product."""
+    first = rows_of(0, 3000, [0.0, 0.0], np.eye(2))
+    second = rows_of(1, 3000, [6.0, 0.0], np.eye(2))
+    found = combine(KEY, {"first": first, "second": second}, prior=prior_of(2), **SMALL)
+    assert found.verdict == "fail"
+    assert "rows of first that carry the product" in str(found)
+    assert found.suspiciousness.sigma > 3
+    assert not found.reweighted
+
+
+def test_half_of_the_rows_show_how_wrong_a_tail_may_be():
+    """The density of few rows in its tail is uncertain, and the error of the product says so."""
+    errors = {}
+    for n in (300, 10_000):
+        first, second = rows_of(0, n, [0.0, 0.0], np.eye(2)), rows_of(1, 10_000, [2.5, 0.0], np.eye(2))
+        found = combine(KEY, {"first": first, "second": second}, prior=prior_of(2), **SMALL)
+        errors[n] = found.guards.numbers["first: shift by half of the rows"]
+    assert errors[10_000] < 0.1 < 3 * errors[300]
+    assert errors[300] > errors[10_000]
+
+
+SPACE = ParameterSpace(["x", "y"], units=["GeV", ""])
+
+
+@pytest.mark.parametrize(
+    ("posteriors", "options", "error", "match"),
+    [
+        ({"a": gaussian(2, 0)[0]}, {}, ValueError, "expected two or more analyses; got 1"),
+        ([gaussian(2, 0)[0]] * 2, {}, TypeError, "expected dictionaries"),
+        ({"a": gaussian(2, 0)[0], "b": 3.0}, {}, TypeError, "'b': expected a Chain, or a FlowPrior"),
+        (
+            {"a": gaussian(2, 0)[0], "b": rows_of(0, 100, [0.0, 0.0], np.eye(2))},
+            {},
+            ValueError,
+            "share parameters, by name; got none .a: 'p0', 'p1'; b: 'x', 'y'",
+        ),
+        (
+            {
+                "a": Chain(np.arange(18.0).reshape(9, 2), SPACE),
+                "b": Chain(np.arange(18.0).reshape(9, 2), ParameterSpace(["x", "y"], units=["MeV", ""])),
+            },
+            {},
+            ValueError,
+            "'x': expected one unit; got 'GeV' in a, 'MeV' in b",
+        ),
+        (
+            {
+                "a": make_prior([(0.0, 1.0), (-INF, INF)], EXACT),
+                "b": make_prior([(2.0, 3.0), (-INF, INF)], EXACT),
+            },
+            {},
+            ValueError,
+            r"'p0': expected bounds that overlap; got \(0, 1\) in a, \(2, 3\) in b",
+        ),
+        (
+            {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]},
+            {"priors": {"c": 1}},
+            ValueError,
+            "expected names of the an",
+        ),
+        (
+            {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]},
+            {"prior": UniformPrior(ParameterSpace(["p0", "p1"], 900.0, 901.0))},
+            ValueError,
+            "zero at all 2000 draws",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(posteriors, options, error, match):
+    with pytest.raises(error, match=match):
+        combine(KEY, posteriors, **{"prior": prior_of(2), **QUIET, **options})
+
+
+def test_a_combination_becomes_a_prior():
+    found = combine(KEY, {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]}, prior=prior_of(2), **QUIET)
+    fit = found.fit(KEY, **SMALL)
+    assert fit.density_report.kl_to_prior < 0.01
+    assert isinstance(fit.prior, fp.FlowPrior)
