@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .stages.pictures import plot_guards, plot_stages
     from .stages.run import StageStopped, run_stages
     from .stages.stage import Stage, StageOptions
+    from .stages.swap import swap_prior
     from .stages.tension import Tension, tension
     from .training.config import TrainConfig
     from .training.fit import FlowFit, fit_flow
@@ -129,6 +130,7 @@ _HOMES = {
     "stages.pictures": ("plot_guards", "plot_stages"),
     "stages.run": ("StageStopped", "run_stages"),
     "stages.stage": ("Stage", "StageOptions"),
+    "stages.swap": ("swap_prior",),
     "stages.tension": ("Tension", "tension"),
     "training.config": ("TrainConfig",),
     "training.fit": ("FlowFit", "fit_flow"),
@@ -213,6 +215,7 @@ __all__ = [
     "sample_nuts",
     "sample_pocomc",
     "scan_flows",
+    "swap_prior",
     "temper",
     "tension",
     "to_arviz",

@@ -1,0 +1,204 @@
+"""swap_prior: the posterior of an analysis under another prior."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+
+from .._util.checks import FloatArray, one_of
+from .._util.messages import FlowPriorWarning
+from ..chains.chain import Chain
+from ..diagnostics.comparison import compare
+from ..diagnostics.importance import RELIABLE
+from ..flows.config import FlowConfig
+from ..likelihoods.learned import LearnedLikelihood
+from ..priors.moments import draws_of
+from ..priors.named import NamedPrior
+from ..priors.protocol import ParameterPrior
+from ..sampling.density import ModelDensity
+from ..sampling.pocomc import sample_pocomc
+from ..sampling.reweight import reweight
+from ..training.config import TrainConfig
+from ..training.fit import fit_flow
+from .agreement import in_float64
+from .factors import of_answer
+from .findings import FEW_ROWS
+
+METHODS = ("auto", "reweight", "learned likelihood")
+_MILD = 0.5  # of the effective rows are left, and Pareto k is below this: then nothing else needs to be looked at
+_MODE = 3.0  # standard errors by which the share of a mode may differ
+_DRAWS = 4000  # draws of the new prior
+_BEYOND = 0.01  # share of them where the old prior is zero above which a warning says so
+
+
+def swap_prior(
+    key: jax.Array,
+    chain: Chain,
+    old: Any,
+    new: Any,
+    *,
+    method: str = "auto",
+    posterior: ParameterPrior | None = None,
+    sampler: Callable[..., Chain] = sample_pocomc,
+    config: FlowConfig | None = None,
+    train: TrainConfig | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Chain:
+    """Returns the posterior of an analysis under another prior.
+
+    Its rows are weighted by new prior / old prior. If this leaves half of the effective rows, and Pareto k is below
+    0.5, that is the result. Otherwise a flow is trained on the chain, and the learned likelihood is sampled under the
+    new prior. The weighted rows are still the result if Pareto k is at most 0.7 and both agree in means, widths and
+    shares of modes. If not, the draws of the learned likelihood are the result.
+
+    Args:
+        key: JAX random key.
+        chain: the posterior under the old prior.
+        old: what the analysis assumed, as for `LearnedLikelihood`.
+        new: the new prior, of the same kinds.
+        method: "reweight" or "learned likelihood" to have one of them only.
+        posterior: the learned posterior, if it is trained already.
+        sampler, **options: the sampler of the learned likelihood, and its options.
+        config, train, progress: as for `fit_flow`.
+
+    Returns:
+        A Chain whose `info["swap_prior"]` says by which method it was made, and why. A log evidence is that under the
+        new prior: the chain's, plus the change.
+
+    Raises:
+        TypeError, ValueError: a prior that does not have the chain's parameters, or an old prior that is zero at rows.
+    """
+    one_of(method, "swap_prior: method", METHODS)
+    before, after = (NamedPrior(given, chain.space, f"swap_prior: {n}") for n, given in (("old", old), ("new", new)))
+    log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (before, after))
+    impossible = int(np.sum(~np.isfinite(log_old) & (chain.probabilities > 0)))
+    if impossible:
+        raise ValueError(
+            f"swap_prior: old: expected the prior that the analysis assumed; got one that is zero at {impossible} of "
+            f"{chain.n} rows. Look at bounds and units."
+        )
+    _warn_of_mass_beyond(before, after)
+    weighted = _weighted(chain, np.where(np.isfinite(log_old), log_new - log_old, -np.inf), log_new)
+    if method == "reweight" or (method == "auto" and _is_mild(chain, weighted)):
+        if weighted is None:
+            raise ValueError("swap_prior: new: expected a prior above zero at some rows; it is zero at all of them.")
+        return _recorded(weighted, weighted, "reweight", "asked for" if method == "reweight" else "mild weights")
+    key_fit, key_sample = jax.random.split(key)
+    if posterior is None:
+        posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
+    drawn = _sampled(key_sample, LearnedLikelihood(posterior, old), after, chain, sampler, progress, options)
+    if method == "learned likelihood":
+        return _recorded(drawn, weighted, method, "asked for")
+    difference = _difference(weighted, drawn)
+    if weighted is not None and not difference:
+        return _recorded(weighted, weighted, "reweight", "the learned likelihood gives the same")
+    return _recorded(drawn, weighted, "learned likelihood", difference)
+
+
+def _weighted(chain: Chain, log_weights: FloatArray, log_new: FloatArray) -> Chain | None:
+    """Returns the rows under the new prior; None if it is zero at all of them."""
+    if not (log_weights[chain.probabilities > 0] > -np.inf).any():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # judged here
+        made = reweight(chain, log_weights)
+    rows = np.isfinite(log_weights)
+    log_likelihood = None if chain.log_likelihood is None else chain.log_likelihood[rows]
+    log_prob = made.log_prob if log_likelihood is None else log_new[rows] + log_likelihood
+    return made.replace(log_prior=log_new[rows], log_likelihood=log_likelihood, log_prob=log_prob)
+
+
+def _is_mild(chain: Chain, weighted: Chain | None) -> bool:
+    if weighted is None:
+        return False
+    record = weighted.info["psis"]
+    enough = record["effective_size"] >= max(_MILD * chain.effective_size, FEW_ROWS[1])
+    return bool(enough and record["pareto_k"] < _MILD)
+
+
+def _sampled(
+    key: jax.Array,
+    likelihood: LearnedLikelihood,
+    new: NamedPrior,
+    chain: Chain,
+    sampler: Callable[..., Chain],
+    progress: bool,
+    options: Mapping[str, Any],
+) -> Chain:
+    """Returns draws of the learned likelihood under the new prior; the sampler begins at the learned posterior."""
+    posterior, old = likelihood.posterior, likelihood.prior
+
+    def model() -> None:
+        theta = numpyro.sample("theta", posterior)
+        numpyro.factor("prior", new.log_prob(theta) - old.log_prob(theta))
+
+    made = sampler(key, ModelDensity(model), progress=progress, **options).select(chain.names)
+    log_prior = in_float64(new.log_prob, made.samples)
+    log_likelihood = in_float64(likelihood.log_likelihood, made.samples)
+    log_evidence = _sum(chain.log_evidence, made.log_evidence)
+    variance = _sum(_square(chain.log_evidence_error), _square(made.log_evidence_error))
+    return made.replace(
+        log_prior=log_prior,
+        log_likelihood=log_likelihood,
+        log_prob=log_prior + log_likelihood,
+        log_evidence=log_evidence,
+        log_evidence_error=None if variance is None else float(np.sqrt(variance)),
+    )
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
+def _square(value: float | None) -> float | None:
+    return None if value is None else value**2
+
+
+def _difference(weighted: Chain | None, drawn: Chain) -> str:
+    """Returns what the weighted rows lack, compared with the learned likelihood; empty if nothing."""
+    if weighted is None:
+        return "the new prior is zero at all rows"
+    k = weighted.info["psis"]["pareto_k"]
+    if k > RELIABLE:
+        return f"Pareto k of the weighted rows is {k:.2f}"
+    found = of_answer("the chain", weighted, drawn)
+    if found.verdict in ("warn", "fail"):
+        return f"the weighted rows give another answer: {found.text}"
+    for mode in compare(weighted.select(drawn.names), drawn, classify=False, repeats=1).modes:
+        worst = int(np.argmax(np.abs(mode.pulls)))
+        if abs(mode.pulls[worst]) > _MODE:
+            shares = f"{mode.b[worst]:.3f}, not {mode.a[worst]:.3f} as in the weighted rows"
+            return f"a mode of {mode.parameter!r} has a share of {shares}"
+    return ""
+
+
+def _recorded(made: Chain, weighted: Chain | None, method: str, why: str) -> Chain:
+    """Returns the chain with a record of how it was made; warns if few rows of the analysis carry it."""
+    size = 0.0 if weighted is None else float(weighted.info["psis"]["effective_size"])
+    if size < FEW_ROWS[0]:
+        warnings.warn(
+            f"swap_prior: {size:.3g} effective rows of the chain carry the new posterior, and {FEW_ROWS[0]:.0f} are "
+            "expected. The result is an extrapolation. Run the analysis again with the new prior.",
+            FlowPriorWarning,
+            stacklevel=3,
+        )
+    record = {"method": method, "why": why, "effective_rows": size}
+    return made.replace(info={**made.info, "swap_prior": record})
+
+
+def _warn_of_mass_beyond(old: NamedPrior, new: NamedPrior) -> None:
+    draws = draws_of(new, jax.random.key(0), _DRAWS)
+    beyond = float(np.mean(~np.isfinite(in_float64(old.log_prob, draws))))
+    if beyond > _BEYOND:
+        warnings.warn(
+            f"swap_prior: {100 * beyond:.0f} % of the new prior lies where the old one is zero. The analysis says "
+            "nothing about the likelihood there, and the result has no mass there.",
+            FlowPriorWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,108 @@
+"""swap_prior: closed forms, and a mode that weighted rows miss."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy.stats import multivariate_normal, norm
+
+from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, UniformPrior, swap_prior
+
+KEY = jax.random.key(0)
+PLANE = ParameterSpace(["x", "y"])
+SMALL = {"config": FlowConfig(layers=1, hidden=(8,), base="normal"), "train": TrainConfig(max_steps=400)}
+MEASURED = np.array([1.0, -0.5])  # with unit errors
+
+
+def posterior(seed, old_variance, n=8000, **fields):
+    """A normal posterior for two measurements under a normal prior: its rows."""
+    variance = old_variance / (1 + old_variance)
+    rows = variance * MEASURED + np.sqrt(variance) * np.random.default_rng(seed).normal(size=(n, 2))
+    return Chain(rows, PLANE, **fields)
+
+
+def normal(variance):
+    return dist.Normal(0.0, float(np.sqrt(variance))).expand([2]).to_event(1)
+
+
+def log_evidence(variance):
+    return norm(0.0, np.sqrt(1 + variance)).logpdf(MEASURED).sum()
+
+
+@pytest.mark.parametrize(
+    ("new_variance", "method"), [(6.0, "reweight"), (0.25, "reweight"), (0.01, "learned likelihood")]
+)
+def test_the_new_posterior_is_exact(new_variance, method):
+    chain = posterior(0, 9.0, log_evidence=log_evidence(9.0), log_evidence_error=0.0)
+    if method != "reweight":
+        chain = chain.take(slice(0, 4000))
+    found = swap_prior(KEY, chain, normal(9.0), normal(new_variance), **SMALL, progress=False)
+    assert found.info["swap_prior"]["method"] == method, found.info["swap_prior"]
+    variance = new_variance / (1 + new_variance)
+    size = min(found.effective_size, found.info["swap_prior"]["effective_rows"])
+    assert (np.abs(found.mean() - variance * MEASURED) / np.sqrt(variance) < 5 / np.sqrt(size)).all()
+    assert (np.abs(np.sqrt(np.diag(found.covariance()) / variance) - 1) < 5 / np.sqrt(2 * size)).all()
+    assert abs(found.log_evidence - log_evidence(new_variance)) < 5 * found.log_evidence_error + 0.1
+
+
+def test_the_pulls_of_reweighted_means_and_evidences_are_right():
+    pulls = []
+    for seed in range(100):
+        chain = posterior(seed, 9.0, 2000, log_evidence=log_evidence(9.0), log_evidence_error=0.0)
+        found = swap_prior(KEY, chain, normal(9.0), normal(4.0), method="reweight")
+        mean, error = found.mean_and_error(found.samples[:, 0])
+        pulls.append(
+            [(mean - 0.8 * MEASURED[0]) / error, (found.log_evidence - log_evidence(4.0)) / found.log_evidence_error]
+        )
+    assert (np.abs(np.std(pulls, axis=0) - 1) < 0.3).all()
+    assert (np.abs(np.mean(pulls, axis=0)) < 0.4).all()
+
+
+def test_weights_keep_the_log_densities():
+    chain = posterior(0, 9.0)
+    log_prior, log_likelihood = (
+        multivariate_normal(np.zeros(2), 9.0 * np.eye(2)).logpdf(chain.samples),
+        np.zeros(chain.n),
+    )
+    chain = chain.replace(log_prior=log_prior, log_likelihood=log_likelihood, log_prob=log_prior + log_likelihood)
+    found = swap_prior(KEY, chain, normal(9.0), normal(6.0), progress=False)
+    exact = multivariate_normal(np.zeros(2), 6.0 * np.eye(2)).logpdf(found.samples)
+    np.testing.assert_allclose(found.log_prior, exact, atol=1e-5)
+    np.testing.assert_allclose(found.log_prob, exact, atol=1e-5)
+
+
+def two_modes(seed, n, share):
+    """A flat prior on (-10, 10), and modes at -4 and 5 with the given share of the second."""
+    rng = np.random.default_rng(seed)
+    second = rng.uniform(size=n) < share
+    return Chain(
+        np.where(second, 5.0, -4.0)[:, None] + 0.5 * rng.normal(size=(n, 1)), ParameterSpace(["x"], -10.0, 10.0)
+    )
+
+
+def test_a_mode_with_too_few_rows_is_noticed():
+    """The new prior lifts a mode that holds 0.1 % of the old posterior to a half."""
+    chain = two_modes(0, 4000, 0.0006)
+    box, new = UniformPrior(chain.space), {"x": dist.Normal(5.0, 2.0)}
+    with pytest.warns(UserWarning, match="effective rows of the chain carry the new posterior"):
+        found = swap_prior(KEY, chain, box, new, config=FlowConfig(layers=1, hidden=(8,), members=1), progress=False)
+    assert found.info["swap_prior"]["method"] == "learned likelihood"
+
+
+def test_a_prior_that_is_zero_where_the_chain_is_and_one_that_reaches_beyond_are_told():
+    chain = posterior(0, 9.0)
+    narrow = UniformPrior(ParameterSpace(["x", "y"], -1.0, 1.0))
+    with pytest.raises(ValueError, match=r"swap_prior: old: expected the prior .* zero at \d+ of 8000 rows"):
+        swap_prior(KEY, chain, narrow, normal(1.0))
+    with pytest.raises(ValueError, match="expected one of"):
+        swap_prior(KEY, chain, normal(9.0), normal(1.0), method="magic")
+    boxed = two_modes(0, 4000, 0.5)
+    wide = {"x": dist.Normal(0.0, 30.0)}
+    with pytest.warns(UserWarning, match="% of the new prior lies where the old one is zero"):
+        found = swap_prior(KEY, boxed, UniformPrior(boxed.space), wide, progress=False)
+    assert found.info["swap_prior"]["method"] == "reweight"
+    far = UniformPrior(ParameterSpace(["x", "y"], 50.0, 51.0))
+    with pytest.raises(ValueError, match="above zero at some rows"):
+        swap_prior(KEY, chain, normal(9.0), far, method="reweight")
