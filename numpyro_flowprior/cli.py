@@ -126,6 +126,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(sample)
 
+    combine = commands.add_parser(
+        "combine", help="multiply posteriors that share parameters; exit status 1 if it fails"
+    )
+    combine.add_argument("sources", nargs="+", type=Path, help="two or more chains or prior files (.safetensors)")
+    combine.add_argument(
+        "--prior", required=True, type=Path, help='what all analyses assumed: a prior file, or "flat" within the bounds'
+    )
+    combine.add_argument(
+        "--bounds",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "LOW", "HIGH"),
+        help="bounds of the flat prior of a parameter (default: those that all sources have)",
+    )
+    combine.add_argument("--no-refit", action="store_true", help="do not train flows on halves of the chains")
+    combine.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("combined.safetensors"),
+        help="prior file; draws go next to it, as .npz (default: combined.safetensors)",
+    )
+    _add_metadata_options(combine)
+    _add_run_options(combine)
+
     export = commands.add_parser("export", help="write a program that uses a prior in another framework")
     export.add_argument("prior", type=Path, help="a prior file")
     export.add_argument("--to", required=True, choices=HOSTS, help="the framework")

@@ -21,8 +21,11 @@ from .formats.read import read_chain
 from .formats.write import require_writable, write_chain
 from .plots.corner import plot_corner
 from .plots.quality import plot_quality
+from .priors.box import UniformPrior
 from .priors.flow_prior import FlowPrior
 from .priors.model_card import HEADLINE
+from .stages.combine import combine as combine_posteriors
+from .stages.combine import shared_space
 from .stages.folder import last_written, load_stages
 from .stages.html import write_report
 from .training.config import TrainConfig
@@ -144,6 +147,38 @@ def picture(options: Namespace) -> None:
     _require_folder(options.picture)
     plot_quality(FlowPrior.load(options.prior)).savefig(options.picture, dpi=110)
     print(f"wrote {options.picture}", file=sys.stderr if options.json else sys.stdout)
+
+
+def combine(options: Namespace) -> int:
+    """Combines posteriors, prints the result and its guards, saves draws and prior; status 1 if it fails."""
+    _require_folder(options.output)
+    draws = options.output.with_suffix(".npz")
+    given: dict[str, Chain | FlowPrior] = {}
+    for path in options.sources:
+        if path.stem in given:
+            raise ValueError(f"{path}: expected file names that differ; got {path.stem!r} twice. Rename one.")
+        given[path.stem] = FlowPrior.load(path) if path.suffix == ".safetensors" else read_chain(path)
+    if str(options.prior) == "flat":
+        prior = _flat({name: one.space for name, one in given.items()}, options.bounds)
+    elif options.bounds:
+        raise ValueError("--bounds: expected with --prior flat alone; a prior file has its own bounds.")
+    else:
+        prior = FlowPrior.load(options.prior)
+    key_combine, key_fit = jax.random.split(jax.random.key(options.seed))
+    found = combine_posteriors(key_combine, given, prior=prior, refit=not options.no_refit, progress=not options.quiet)
+    print(found)
+    print(f"wrote {write_chain(draws, found.chain)}: {found.chain.n} draws")
+    status = _save_fit(found.fit(key_fit, progress=not options.quiet), options)
+    return 1 if found.verdict == "fail" else status
+
+
+def _flat(spaces: dict[str, ParameterSpace], asked: list[tuple[str, str, str]]) -> UniformPrior:
+    """Returns the flat prior within the bounds that all sources declare, or that were asked for."""
+    space = shared_space(spaces)
+    bounds = space.bounds
+    for name, low, high in asked:
+        bounds[space.index(name)] = float(low), float(high)
+    return UniformPrior(ParameterSpace(space.names, bounds[:, 0], bounds[:, 1], units=space.units, labels=space.labels))
 
 
 def sample(options: Namespace) -> int:

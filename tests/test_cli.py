@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toys import correlated_chain
 
-from numpyro_flowprior import FlowPrior, read_chain, write_chain
+from numpyro_flowprior import Combined, FlowConfig, FlowPrior, TrainConfig, fit_flow, read_chain, write_chain
 from numpyro_flowprior.cli import main
 
 
@@ -90,6 +90,25 @@ def test_check_passes_on_the_same_density_and_fails_on_another(folder, capsys):
     assert json.loads(capsys.readouterr().out)["verdict"] == "fail"
 
 
+def test_combine_multiplies_posteriors(folder, monkeypatch, capsys):
+    """The square of a density under a flat prior is narrower."""
+    small = {"config": FlowConfig(layers=1, hidden=(8,)), "train": TrainConfig(max_steps=200)}
+    monkeypatch.setattr(
+        Combined, "fit", lambda self, key, progress: fit_flow(key, self.chain, **small, progress=progress)
+    )
+    again = folder / "again.safetensors"
+    again.write_bytes((folder / "prior.safetensors").read_bytes())
+    out = folder / "both.safetensors"
+    arguments = ["combine", str(folder / "prior.safetensors"), str(again), "--prior", "flat", "-o", str(out), "-q"]
+    assert main([*arguments, "--bounds", "a", "-1", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "prior and again on 'a', 'b'; log Bayes factor" in text
+    assert "guards: PASS" in text
+    draws, one = read_chain(folder / "both.npz"), correlated_chain(4000)
+    assert FlowPrior.load(out).names == draws.names == ("a", "b")
+    assert (np.diag(draws.covariance()) < 0.75 * np.diag(one.covariance())).all()
+
+
 def test_plot(folder):
     out = folder / "corner.png"
     assert main(["plot", str(folder / "chain.npz"), str(folder / "prior.safetensors"), "-o", str(out)]) == 0
@@ -124,6 +143,10 @@ def test_fit_of_a_csv_with_bounds_and_a_subset(folder):
         (["fit", "CHAIN", "--bounds", "a", "low", "1"], "could not convert"),
         (["fit", "CHAIN", "--layers", "-2"], "FlowConfig.layers"),
         (["check", "CHAIN", "CHAIN"], "not a readable safetensors file"),
+        (["combine", "CHAIN", "--prior", "flat"], "expected two or more analyses; got 1"),
+        (["combine", "CHAIN", "CHAIN", "--prior", "flat"], "file names that differ; got 'chain' twice"),
+        (["combine", "CHAIN", "PRIOR", "--prior", "PRIOR", "--bounds", "a", "0", "1"], "with --prior flat alone"),
+        (["combine", "CHAIN", "PRIOR", "--prior", "flat", "-o", "missing/c.safetensors"], "Make it first"),
     ],
 )
 def test_bad_input_exits_with_2_and_a_reason(folder, capsys, arguments, message):

@@ -93,7 +93,7 @@ class _Parts:
 
     def __init__(self, posteriors: Mapping[str, ParameterPrior], prior: Any, priors: Mapping[str, Any]):
         self.posteriors = posteriors
-        self.space = _common_space({name: one.space for name, one in posteriors.items()})
+        self.space = shared_space({name: one.space for name, one in posteriors.items()})
         self.prior = NamedPrior(prior, self.space, "combine: prior")
         self.likelihoods = {name: LearnedLikelihood(one, priors.get(name, prior)) for name, one in posteriors.items()}
 
@@ -169,7 +169,7 @@ def combine(
     """
     _require_several(posteriors, priors or {})
     spaces = {name: _space_of(one, name) for name, one in posteriors.items()}
-    shared = _common_space(spaces)
+    shared = shared_space(spaces)
     keys = dict(zip(posteriors, jax.random.split(key, len(posteriors)), strict=True))
     key_sample, key_judge = jax.random.split(jax.random.fold_in(key, 1))
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
@@ -221,7 +221,7 @@ def _space_of(given: Any, name: str) -> ParameterSpace:
     return space
 
 
-def _common_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
+def shared_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
     """Returns the shared parameters, in the order of the first analysis, with bounds that all have.
 
     Raises:
