@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, to_arviz, write_chain
+from numpyro_flowprior import Chain, ParameterSpace, from_arviz, read_chain, reweight, to_arviz, write_chain
 from numpyro_flowprior.chains.autocorrelation import autocorrelation_time
 
 SPACE = ParameterSpace(["a", "b"], [0.0, -np.inf], [1.0, np.inf], units=["GeV", ""], labels=["$a$", "$b$"])
@@ -402,3 +402,56 @@ def test_what_is_compiled_depends_on_bounds_alone():
     second = ParameterSpace(["x", "y"], [0.0, -np.inf], 1.0, units=["m", "s"]).nameless()
     assert first == second != ParameterSpace(["a", "b"], 0.0, 1.0).nameless()
     assert (first.names, first.lower, first.upper) == (("0", "1"), (0.0, -np.inf), (1.0, 1.0))
+
+
+class TestDerived:
+    """Quantities that ride along with the rows."""
+
+    def chain(self, **fields):
+        rows = np.random.default_rng(0).normal(size=(400, 2))
+        return Chain(rows, ParameterSpace(["a", "b"]), derived={"c": rows @ [1.0, 2.0]}, **fields)
+
+    @staticmethod
+    def is_kept(chain):
+        np.testing.assert_array_equal(chain.derived["c"], chain.samples @ [1.0, 2.0])
+
+    def test_they_are_kept_by_all_that_chooses_rows(self):
+        chain = self.chain(weights=np.random.default_rng(1).uniform(size=400))
+        for made in (
+            chain.take(slice(3, 90)),
+            chain.thin(3),
+            chain.resample(jax.random.key(0), 50),
+            *chain.split(jax.random.key(1), 0.5),
+            chain.replace(info={}),
+            reweight(chain, -(chain.samples[:, 0] ** 2)),
+        ):
+            self.is_kept(made)
+        assert not chain.derived["c"].flags.writeable
+        assert "derived 'c'" in repr(chain)
+
+    def test_select_makes_parameters_of_them(self):
+        chain = self.chain(log_prob=np.zeros(400))
+        chosen = chain.select(["c", "a"])
+        np.testing.assert_array_equal(chosen.samples, np.column_stack([chain.derived["c"], chain.samples[:, 0]]))
+        assert (chosen.names, dict(chosen.derived), chosen.log_prob) == (("c", "a"), {}, None)
+        self.is_kept(chain.select(["a", "b"]))
+        assert chain.select(["b", "a"]).log_prob is not None
+        with pytest.raises(ValueError, match="no parameter named 'd'"):
+            chain.select(["c", "d"])
+
+    def test_npz_files_keep_them(self, tmp_path):
+        chain = self.chain(rows="independent")
+        self.is_kept(read_chain(write_chain(tmp_path / "chain.npz", chain)))
+
+    @pytest.mark.parametrize(
+        ("derived", "error", "match"),
+        [
+            ({"a": np.zeros(3)}, ValueError, "expected names that are not parameters; got 'a'"),
+            ({"c": np.zeros(2)}, ValueError, r"chain.derived\['c'\].*shape"),
+            ({"c": [0.0, np.nan, 1.0]}, ValueError, r"chain.derived\['c'\]"),
+            ([1.0], TypeError, "expected a dictionary"),
+        ],
+    )
+    def test_what_is_no_derived_quantity_is_refused(self, derived, error, match):
+        with pytest.raises(error, match=match):
+            Chain(np.arange(3.0)[:, None], ParameterSpace(["a"]), derived=derived)

@@ -181,7 +181,7 @@ def dynesty_results(folder):
     return dynesty.results.Results(values)
 
 
-DERIVED = "not sampled: derived from the other parameters, or fixed"
+DERIVED = "not sampled: fixed, or derived from the other parameters and not finite"
 YES = {"log_prob": LOG_PROB}
 PARTS = {"log_likelihood": LOG_LIKELIHOOD, "log_prior": LOG_PRIOR, **YES}
 ALL = {**YES, "weights": COUNTS, "chain_id": CHAINS}
@@ -238,10 +238,11 @@ def test_lists_of_numbers_are_arrays():
     np.testing.assert_array_equal(held.chain_id, CHAINS)
 
 
-def test_derived_columns_are_read_only_if_asked_for(tmp_path):
+def test_derived_columns_are_parameters_only_if_asked_for(tmp_path):
     root = getdist_files(tmp_path)
     chain = read_chain(root)
-    assert chain.info["left_out"]["a2"] == DERIVED
+    assert "a2" not in chain.names
+    np.testing.assert_allclose(chain.derived["a2"], chain.samples[:, 0] ** 2)
     asked = read_chain(root, ParameterSpace(["a2"], 0.0, 1.0))
     np.testing.assert_allclose(asked.samples[:, 0], DRAWS[:, 0] ** 2)
     assert asked.log_prob is None
@@ -390,7 +391,7 @@ def test_numpyro_gives_its_sample_sites(mcmc):
     np.testing.assert_array_equal(chain.samples, np.column_stack([draws["a"], draws["v"]]))
     np.testing.assert_array_equal(chain.chain_id, np.repeat([0, 1], 500))
     assert "unconstrained" in chain.info["log_prob"]
-    assert chain.info["left_out"] == {"twice": DERIVED}
+    np.testing.assert_allclose(chain.derived["twice"], 2 * chain.samples[:, 0], rtol=1e-6)
     assert read_chain(mcmc, ParameterSpace(["twice"], 0.0, 0.2)).samples.mean() == pytest.approx(0.1, abs=0.01)
 
 
@@ -429,7 +430,7 @@ def test_numpyro_gives_a_prior_its_names_and_bounds(latent):
     assert set(chain.names) == {"p0", "p1", "scale", "shares[0]", "shares[1]", "shares[2]"}
     assert chain.space.select(["p0", "p1"]) == prior.space
     assert chain.space.select(["scale"]).bounds.tolist() == [[0.0, INF]]
-    assert ("theta_latent[0]" in chain.info.get("left_out", {})) == latent
+    assert ("theta_latent[0]" in chain.derived) == latent
 
 
 @pytest.mark.filterwarnings("ignore:MCMC. .* transitions diverged")

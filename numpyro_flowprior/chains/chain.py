@@ -21,7 +21,7 @@ from .convergence import are_counts, r_hat
 from .deal import HARDLY, LONG, blocks_of, deal_blocks, deal_rows
 from .effective import Dependence, copies_of, effective_size, mean_and_error
 from .order import IMPORTANCE, RowKind, RowOrder, checked_rows, recognised, walkers_in_turn
-from .parameters import ParameterSpace, require_space
+from .parameters import ParameterSpace, merge_spaces, require_space
 
 WeightsKind = Literal["importance", "counts"]
 
@@ -53,6 +53,8 @@ class Chain(Displayed):
         rows: meaning of the row order. "sequence": order in time; neighbours may be near copies. "independent": no
             meaning, as in sorted, shuffled or nested-sampling files. None: recognised from the rows (chains.order). If
             nothing is recognised, rows with importance weights are independent, and all others are a sequence.
+        derived: {name: values (n,)} of quantities that are functions of the rows, such as sigma_8 of cosmological
+            parameters. They are kept by all that chooses, weights or joins rows, and `select` makes parameters of them.
         log_evidence: log of the normalising constant (marginal likelihood), if known.
         log_evidence_error: its standard error.
         info: free-form record of the origin of the chain (sampler, seed, versions).
@@ -87,6 +89,7 @@ class Chain(Displayed):
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
+    derived: Mapping[str, FloatArray]
     _rows: RowKind | None
     _inherited: RowOrder | None = None  # row order recognised in the chain that this one was made from
 
@@ -103,6 +106,7 @@ class Chain(Displayed):
         chain_id: ArrayLike | None = None,
         family_id: ArrayLike | None = None,
         rows: RowKind | None = None,
+        derived: Mapping[str, ArrayLike] | None = None,
         log_evidence: float | None = None,
         log_evidence_error: float | None = None,
         info: Mapping[str, Any] | None = None,
@@ -120,6 +124,7 @@ class Chain(Displayed):
             "weights": weights,
             "weights_kind": weights_kind,
             "_rows": checked_rows(rows),
+            "derived": _checked_derived(derived, space, n),
             "chain_id": _checked_labels(chain_id, "chain_id", n),
             "family_id": _checked_labels(family_id, "family_id", n),
             "log_evidence": None if log_evidence is None else float(log_evidence),
@@ -286,14 +291,24 @@ class Chain(Displayed):
         """Returns the chain of the named parameters (their marginal).
 
         The per-draw log densities belong to the full set of parameters. They are dropped, unless the names are only
-        reordered.
+        reordered. Derived quantities may be among the names; they become parameters without bounds.
         """
+        wanted = [name for name in names if name in self.derived] if self.derived and not isinstance(names, str) else []
+        if wanted:
+            return self._with_derived(wanted).select(names)
         space = self.space.select(names)
         columns = [self.space.index(name) for name in space.names]
         parts = self._parts()
         if set(space.names) != set(self.names):
             parts.update(log_prob=None, log_prior=None, log_likelihood=None)
         return self._heir(Chain(self.samples[:, columns], space, **parts))
+
+    def _with_derived(self, names: Sequence[str]) -> Chain:
+        """Returns the chain in which derived quantities are further parameters."""
+        space = merge_spaces([self.space, ParameterSpace(names)])
+        columns = [self.samples, *(self.derived[name][:, None] for name in names)]
+        left = {name: values for name, values in self.derived.items() if name not in names}
+        return self._heir(Chain(np.hstack(columns), space, **{**self._parts(), "derived": left}))
 
     def thin(self, n: int) -> Chain:
         """Returns every n-th row of each sequence, or of all rows if their order has no meaning."""
@@ -338,6 +353,7 @@ class Chain(Displayed):
         for name in _PER_DRAW:
             if parts[name] is not None:
                 parts[name] = parts[name][rows]
+        parts["derived"] = {name: values[rows] for name, values in self.derived.items()}
         samples = self.samples[rows]
         if samples.base is None:
             samples.setflags(write=False)  # a new array, which need not be copied again
@@ -371,7 +387,7 @@ class Chain(Displayed):
         return made
 
     def _parts(self) -> dict[str, Any]:
-        names = (*_PER_DRAW, "weights_kind", "log_evidence", "log_evidence_error", "info")
+        names = (*_PER_DRAW, "derived", "weights_kind", "log_evidence", "log_evidence_error", "info")
         parts = {**{name: getattr(self, name) for name in names}, "rows": self._rows}
         if self.chain_id is None and self.row_order.period > 1:  # a subset of rows or columns may not show it
             parts["chain_id"] = np.arange(self.n) % self.row_order.period
@@ -396,6 +412,7 @@ class Chain(Displayed):
     def _headline(self) -> str:
         extras = [name for name in _PER_DRAW if getattr(self, name) is not None]
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence:.3f}"
+        extras += [f"derived {shorten(self.derived)}"] if self.derived else []
         return f"{self.n} rows of {', '.join(self.names)}; {', '.join(extras) or 'samples only'}{evidence}"
 
     def __str__(self) -> str:
@@ -460,6 +477,23 @@ def _require_inside(samples: FloatArray, space: ParameterSpace) -> None:
         f"chain.samples: expected all rows inside the bounds; {int(outside.any(axis=1).sum())} of {len(samples)} rows "
         f"are outside ({'; '.join(reports)}). Correct the bounds in the ParameterSpace, or the samples."
     )
+
+
+def _checked_derived(derived: Any, space: ParameterSpace, n: int) -> dict[str, FloatArray]:
+    if derived is None:
+        return {}
+    if not isinstance(derived, Mapping):
+        raise TypeError(f"chain.derived: expected a dictionary {{name: values}}; got {type(derived).__name__}.")
+    both = [name for name in derived if name in space.names]
+    if both:
+        raise ValueError(f"chain.derived: expected names that are not parameters; got {shorten(both, 40)}.")
+    checked = {}
+    for name, values in derived.items():
+        column = float_array(values, f"chain.derived[{name!r}]", shape=(n,)).copy()
+        require_finite(column, f"chain.derived[{name!r}]")
+        column.setflags(write=False)
+        checked[str(name)] = column
+    return checked
 
 
 def _checked_column(values: Any, name: str, n: int) -> FloatArray | None:

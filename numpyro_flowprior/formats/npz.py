@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 from .._util.checks import shorten
 from .._util.storage import atomic_file
 from ..chains.chain import Chain
-from .declared import ENTRIES, complaint_of_unused, declarations
-from .table import EVIDENCE, FIELDS, KINDS, Table
+from .declared import ENTRIES, complaint_of_unused, declarations, texts
+from .table import DEFAULT_NAME, EVIDENCE, FIELDS, KINDS, Table
+
+_DERIVED = ("derived", "derived_names")
 
 
 def write_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
@@ -31,6 +34,9 @@ def write_npz(path: str | os.PathLike[str], chain: Chain) -> Path:
     for name in (*FIELDS, *EVIDENCE, *KINDS):
         if getattr(chain, name) is not None:
             fields[name] = np.asarray(getattr(chain, name))
+    if chain.derived:
+        fields["derived"] = np.column_stack(list(chain.derived.values()))
+        fields["derived_names"] = np.array(list(chain.derived))
     path = Path(path)
     with atomic_file(path) as file:
         np.savez(file, **fields)
@@ -42,7 +48,8 @@ def read_npz(path: Path) -> Table:
 
     The file must have `samples` (n, d). It may have `names` (d,); `bounds` (d, 2), or `lower` and `upper` (d,);
     `log_prob`, `log_prior`, `log_likelihood`, `weights`, `chain_id` and `family_id` (n,); `log_evidence` and
-    `log_evidence_error`; `units` and `labels` (d,); `weights_kind` and `rows` (strings, see Chain); `info` (JSON).
+    `log_evidence_error`; `units` and `labels` (d,); `weights_kind` and `rows` (strings, see Chain); `info` (JSON);
+    `derived` (n, k) and `derived_names` (k,).
     """
     return read_archive(_arrays(path))
 
@@ -56,7 +63,7 @@ def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
         )
     shape = np.shape(arrays["samples"])
     declared = declarations(arrays, shape[1]) if len(shape) == 2 else {}
-    known = {"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS}
+    known = {"samples", *ENTRIES, "info", *FIELDS, *EVIDENCE, *KINDS, *_DERIVED}
     kinds: dict[str, Any] = {name: str(arrays[name]) for name in KINDS if name in arrays}
     info: dict[str, Any] = {"source": "npz", "log_prob": "array 'log_prob', recognised by name"}
     if "log_prob" not in arrays:
@@ -64,7 +71,7 @@ def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
     if "info" in arrays:
         info = _record(arrays["info"])
     unknown = {name: "not an array of a chain" for name in arrays if name not in known}
-    return Table(
+    table = Table(
         arrays["samples"],
         fields={name: arrays.get(name) for name in FIELDS},
         **declared,
@@ -73,6 +80,20 @@ def read_archive(archive: Mapping[str, np.ndarray]) -> Table:
         complaints=complaint_of_unused(list(unknown), "Arrays"),
         **kinds,
     )
+    return _with_derived(table, *(arrays[name] for name in _DERIVED)) if arrays.keys() >= {*_DERIVED} else table
+
+
+def _with_derived(table: Table, derived: np.ndarray, names: np.ndarray) -> Table:
+    """Returns the table with derived quantities (n, k) as further columns."""
+    n = len(table.samples)
+    if np.shape(derived) != (n, np.size(names)):
+        raise ValueError(
+            f"derived: expected shape ({n}, {np.size(names)}) for derived_names [{shorten(texts(names), 40)}]; got "
+            f"{np.shape(derived)}."
+        )
+    own = table.names or tuple(map(DEFAULT_NAME.format, range(table.samples.shape[1])))
+    columns = np.hstack([table.samples, derived])
+    return replace(table, samples=columns, names=(*own, *texts(names)), derived=tuple(texts(names)))
 
 
 def read_npy(path: Path) -> Table:

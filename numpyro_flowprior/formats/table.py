@@ -35,7 +35,7 @@ class Table:
         bounds: {name: (lower, upper)} of the parameters for which the source has bounds.
         units: {name: unit}.
         labels: {name: label}.
-        derived: names of columns that are functions of the others; read only on request.
+        derived: names of columns that are functions of the others; parameters only on request.
         doubtful: {name: why} of columns that do not look like parameters; read only on request.
         evidence: log_evidence and its error, where known.
         info: where it comes from, which column is the log density, and what was left out (`left_out`: {what: why}).
@@ -142,7 +142,8 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
             f"expected columns for {shorten(space.names, 40)}; {shorten(missing, 40)} missing from {list(names)}."
         )
     fields, evidence = dict(table.fields), {k: _scalar(v, k) for k, v in table.evidence.items() if v is not None}
-    left_out = {name: _why(name, table) for name in names if name not in space.names}
+    derived = _derived(table, names, space)
+    left_out = {name: _why(name, table) for name in names if name not in space.names and name not in derived}
     left_out |= {k: why for k, why in table.info.get("left_out", {}).items() if k not in space.names}
     if set(space.names) != set(names) - set(table.derived) - table.doubtful.keys():
         for name in DENSITIES:
@@ -152,7 +153,19 @@ def to_chain(table: Table, space: ParameterSpace | None, chosen: Sequence[str] |
     columns = [names.index(name) for name in space.names]
     samples = table.samples if columns == list(range(len(names))) else table.samples[:, columns]
     parts: dict[str, Any] = {**fields, **evidence, "weights_kind": table.weights_kind, "rows": table.rows}
-    return Chain(samples, space, **parts, info=info)
+    return Chain(samples, space, derived=derived, **parts, info=info)
+
+
+def _derived(table: Table, names: Sequence[str], space: ParameterSpace) -> dict[str, Any]:
+    """Returns the derived columns that are no parameters, finite and not constant."""
+    columns = {
+        name: table.samples[:, names.index(name)] for name in table.derived if name in names and name not in space.names
+    }
+    return {
+        name: values
+        for name, values in columns.items()
+        if len(values) and np.isfinite(values).all() and np.ptp(np.asarray(values)) > 0
+    }
 
 
 def _without_dead(table: Table) -> Table:
@@ -228,7 +241,7 @@ def _space_of(table: Table, names: list[str]) -> ParameterSpace:
 
 def _why(name: str, table: Table) -> str:
     if name in table.derived:
-        return "not sampled: derived from the other parameters, or fixed"
+        return "not sampled: fixed, or derived from the other parameters and not finite"
     return table.doubtful.get(name, "not among the requested parameters")
 
 

@@ -31,8 +31,8 @@ def reweight(chain: Chain, log_weights: ArrayLike) -> Chain:
     Returns:
         A Chain without the rows of zero density. Its `log_prob` is that of the new density, if the chain has one; its
         log prior and log likelihood are dropped. Its log evidence, if the chain has one, is that of the new density.
-        `info["psis"]` holds Pareto k, the effective sample size, the change in log evidence and its standard error. If k
-        is above 0.7, a warning says that the two densities are too far apart. Regions without a draw are not covered.
+        `info["psis"]` holds Pareto k, the effective sample size, the change in log evidence and its standard error. If
+        k is above 0.7, a warning says that the two densities are too far apart. Regions without a draw are not covered.
 
     Raises:
         ValueError: log weights of another shape, NaN or +inf at any draw, or -inf at all draws.
@@ -68,8 +68,8 @@ def psis_reweight(chain: Chain, log_prior_exact: Callable[[Any], Any]) -> Chain:
         exact = float_array(np.asarray(log_prior_exact(chain.samples)), "log_prior_exact", shape=(chain.n,))
     _require_ratios(exact, "log_prior_exact")
     advice = (
-        "The learned prior is too far from the exact one to reweight these draws. Sample under the exact prior, or train "
-        "the learned prior further."
+        "The learned prior is too far from the exact one to reweight these draws. Sample under the exact prior, or "
+        "train the learned prior further."
     )
     made, rows = _reweighted(chain, exact - chain.log_prior, "psis_reweight", advice)
     log_prior = exact[rows]
