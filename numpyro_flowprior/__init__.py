@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .likelihoods.call_log import Evaluations
     from .likelihoods.calls import ExternalError
     from .likelihoods.external import ExternalFailure, ExternalLikelihood
+    from .likelihoods.joint_normal import conditional_normal, joint_normal
     from .likelihoods.learned import LearnedLikelihood
     from .models.latent import LatentReparam
     from .plots.comparison import plot_comparison
@@ -56,6 +57,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test checks that the table
     from .sampling.density import ModelDensity
     from .sampling.dynesty import sample_dynesty
     from .sampling.emcee import sample_emcee
+    from .sampling.evidence import evidence
+    from .sampling.evidence_report import Evidence
     from .sampling.nautilus import sample_nautilus
     from .sampling.nuts import sample_nuts
     from .sampling.pocomc import sample_pocomc
@@ -102,6 +105,7 @@ _HOMES = {
     "likelihoods.call_log": ("Evaluations",),
     "likelihoods.calls": ("ExternalError",),
     "likelihoods.external": ("ExternalFailure", "ExternalLikelihood"),
+    "likelihoods.joint_normal": ("conditional_normal", "joint_normal"),
     "likelihoods.learned": ("LearnedLikelihood",),
     "models.latent": ("LatentReparam",),
     "plots.comparison": ("plot_comparison",),
@@ -118,6 +122,8 @@ _HOMES = {
     "sampling.density": ("ModelDensity",),
     "sampling.dynesty": ("sample_dynesty",),
     "sampling.emcee": ("sample_emcee",),
+    "sampling.evidence": ("evidence",),
+    "sampling.evidence_report": ("Evidence",),
     "sampling.nautilus": ("sample_nautilus",),
     "sampling.nuts": ("sample_nuts",),
     "sampling.pocomc": ("sample_pocomc",),
@@ -154,6 +160,7 @@ __all__ = [
     "EmulatorLikelihood",
     "EmulatorValidation",
     "Evaluations",
+    "Evidence",
     "ExternalError",
     "ExternalFailure",
     "ExternalLikelihood",
@@ -188,10 +195,13 @@ __all__ = [
     "check_stage",
     "combine",
     "compare",
+    "conditional_normal",
     "design_points",
+    "evidence",
     "fit_flow",
     "fit_marginal",
     "from_arviz",
+    "joint_normal",
     "load_numpy",
     "load_stages",
     "marginal_kl",

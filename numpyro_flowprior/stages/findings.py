@@ -16,6 +16,7 @@ from ..chains.chain import Chain
 from ..diagnostics.coverage import Extrapolation
 from ..sampling.broad_start import WeightedPrior
 from .exact import PriorError
+from .ignored import IgnoredCorrelation
 from .overlooked import Overlooked
 from .predictive import DRAWS, REPLICAS, PredictiveCheck
 from .resting import Resting
@@ -300,6 +301,30 @@ def of_sensitivity(found: Mapping[str, Any] | None) -> Finding:
         "above 0.05 the prior is informative"
     )
     return Finding(subject, "info", text)
+
+
+def of_ignored(found: IgnoredCorrelation | None) -> tuple[Finding, ...]:
+    """Returns the finding on what changes if the correlation with earlier data is ignored; it is not judged.
+
+    Args:
+        found: the statistic; None for a stage without such a correlation, which has no such finding.
+    """
+    if found is None:
+        return ()
+    subject = "the same posterior if the correlation with earlier data were ignored"
+    if not found.reliable:
+        text = f"too different to be estimated from these draws ({_pareto(found.pareto_k)}). The correlation matters"
+        return (Finding(subject, "info", text),)
+    if found.same:
+        return (Finding(subject, "info", "no change: the correlation has no effect"),)
+    name = max(found.shift, key=lambda each: abs(found.shift[each]))
+    narrow, wide = (choose(found.width, key=lambda each: found.width[each]) for choose in (min, max))
+    text = (
+        f"largest shift {name}, {found.shift[name]:+.2f} +- {found.shift_error[name]:.2f} standard deviations; widths "
+        f"times {found.width[narrow]:.2f} ({narrow}) to {found.width[wide]:.2f} ({wide}); log evidence "
+        f"{found.log_evidence_change:+.2f} +- {found.log_evidence_change_error:.2f} ({_pareto(found.pareto_k)})"
+    )
+    return (Finding(subject, "info", text),)
 
 
 def graded(value: float, limits: tuple[float, float]) -> str:

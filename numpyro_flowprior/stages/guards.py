@@ -30,6 +30,7 @@ from .findings import (
     Finding,
     of_beyond,
     of_error,
+    of_ignored,
     of_overlooked,
     of_prediction,
     of_rehearsals,
@@ -38,6 +39,7 @@ from .findings import (
     of_sensitivity,
     of_tension,
 )
+from .ignored import ignored_correlation
 from .overlooked import overlooked
 from .predictive import predictive_check
 from .resting import beyond_rows, rows_rested_on
@@ -114,6 +116,7 @@ def check_stage(
     error: PriorError | None = None,
     corrected: bool = False,
     rehearsals: Sequence[PriorError] = (),
+    uncorrelated: ModelDensity | None = None,
 ) -> Guards:
     """Returns the guards of a stage: checks of its learned prior in the region of its posterior.
 
@@ -128,6 +131,8 @@ def check_stage(
         error: what the learned prior causes in the posterior, as `exact` tells; None to compute it.
         corrected: whether the chain was reweighted to `exact`; the changes are then in `info["psis"]`.
         rehearsals: the errors of the priors with which the stage was sampled before, and which were then taught.
+        uncorrelated: the model with the likelihood of its data alone, if `density` has the one given earlier data with
+            which they share errors (`Stage.correlated_with`); otherwise None.
     """
     key_rows, key_predict, key_prior = jax.random.split(key, 3)
     own = sorted(set(density.names) - set(prior.space.names))
@@ -147,6 +152,7 @@ def check_stage(
     predicted = predictive_check(key_predict, density)
     moved = tension(before, chain)
     sensitivity = power_sensitivity(chain)
+    ignored = None if uncorrelated is None else ignored_correlation(chain, uncorrelated)
     known = error is not None and error.reliable
     findings = (
         of_error(error, share_of_broad(prior, chain), corrected=corrected),
@@ -158,6 +164,7 @@ def check_stage(
         of_prediction(predicted, drawn),
         of_tension(moved),
         of_sensitivity(sensitivity),
+        *of_ignored(ignored),
     )
     numbers = {
         "rows_rested_on": None if resting is None else rounded(resting.rows),
@@ -170,6 +177,7 @@ def check_stage(
         "prior_predictive": _numbers(predicted),
         "tension": _of(moved),
         "power_sensitivity": _rounded(sensitivity or {}),
+        "ignored_correlation": _numbers(ignored),
     }
     return Guards(findings, numbers, corrected)
 

@@ -76,7 +76,7 @@ def _ranked(observed: float, predicted: FloatArray) -> PredictiveCheck:
     return PredictiveCheck(float(observed), mean, std, float((1 + below) / (1 + len(predicted))))
 
 
-def _sites(density: ModelDensity, x: Any) -> dict[str, Any]:
+def data_sites(density: ModelDensity, x: Any) -> dict[str, Any]:
     """Returns the observed sites of the model, traced at one point (d,)."""
     args, kwargs = density.arguments
     sites = trace(substitute(seed(density.model, 0), density.site_values(x))).get_trace(*args, **kwargs)
@@ -88,7 +88,7 @@ def _generates(density: ModelDensity) -> bool:
     found: list[bool] = []
 
     def look(x: jax.Array) -> jax.Array:
-        sites = _sites(density, x).values()
+        sites = data_sites(density, x).values()
         found.extend(not isinstance(site["fn"], Unit) and site["scale"] is None for site in sites)
         return x
 
@@ -97,14 +97,14 @@ def _generates(density: ModelDensity) -> bool:
 
 
 def _predict(density: ModelDensity, key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
-    sites = _sites(density, x)
+    sites = data_sites(density, x)
     keys = jax.random.split(key, len(sites))
     return {name: site["fn"].sample(each) for each, (name, site) in zip(keys, sites.items(), strict=True)}
 
 
 def _log_likelihoods(density: ModelDensity, data: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """Returns the log likelihoods (k,) of k data sets at one point (d,)."""
-    sites = _sites(density, x)
+    sites = data_sites(density, x)
 
     def of_one(values: dict[str, jax.Array]) -> jax.Array:
         return sum((jnp.sum(site["fn"].log_prob(values[name])) for name, site in sites.items()), jnp.zeros(()))

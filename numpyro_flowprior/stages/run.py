@@ -27,6 +27,7 @@ from ..sampling.protocol import Sampler
 from ..sampling.record import INTERRUPTION
 from ..sampling.reweight import psis_reweight
 from .analysis import StagedAnalysis, StageResult
+from .correlated import StageData, given_earlier_data, require_usable_data
 from .exact import ExactDensity, PriorError, exact_posterior, exact_prior, prior_error
 from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import Guards, check_stage
@@ -62,7 +63,7 @@ def run_stages(
     whether its prior is reliable in the region of the new posterior. If the posterior loses more than `max_loss` nats
     to its learned prior, the prior is trained again with exact log densities where the stage needs it, and the stage is
     sampled again (StageOptions). The run stops if a sampler did not converge or a report fails, because later stages
-    would depend on it.
+    would depend on it. Data that share errors with those of an earlier stage are declared in `Stage.correlated_with`.
 
     Args:
         key: JAX random key. The key of a stage depends on its number only: a stage added at the end does not change the
@@ -93,7 +94,7 @@ def run_stages(
     if not isinstance(options, StageOptions):
         raise TypeError(f"run_stages: options: expected StageOptions(...); got {type(options).__name__}.")
     folders = [None] * len(stages) if folder is None else begin_folder(folder, [stage.name for stage in stages])
-    run = _Run(key, sampler, sampler_options or {}, options, len(stages), progress)
+    run = _Run(key, sampler, sampler_options or {}, options, stages, progress)
     before = _Before(first_prior)
     for stage, files, later in zip(stages, folders, [*folders[1:], None], strict=True):
         before = _stage_after(before, stage, files, run, used=later is not None and later.is_begun())
@@ -108,7 +109,7 @@ class _Run:
     sampler: Sampler
     sampler_options: Mapping[str, Any]
     options: StageOptions
-    number: int
+    stages: tuple[Stage, ...]
     progress: bool
 
 
@@ -123,6 +124,7 @@ class _Before:
         origin: fingerprints of the chain and the flow that are handed on.
         done: the results of the previous stages.
         given: what the prior was trained on, with its exact density; None if that is not known.
+        data: the data of the previous stages.
     """
 
     prior: Distribution
@@ -131,6 +133,7 @@ class _Before:
     origin: Mapping[str, str] = field(default_factory=dict)
     done: tuple[StageResult, ...] = ()
     given: Taught | None = None
+    data: tuple[StageData, ...] = ()
 
 
 def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: _Run, *, used: bool) -> _Before:
@@ -143,11 +146,16 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     """
     options, progress, number = run.options, run.progress, len(before.done)
     key_sample, key_fit, key_guard, key_look = jax.random.split(jax.random.fold_in(run.key, number), 4)
-    density = ModelDensity(stage.model, before.prior, *stage.args, **stage.kwargs)
+    written = density = ModelDensity(stage.model, before.prior, *stage.args, **stage.kwargs)
     if number:
         _require_prior(stage, density, before.prior)
     names = kept_names(stage, density.names)
-    last = number + 1 == run.number
+    data = StageData(stage, written)
+    require_usable_data(data, run.stages)
+    if stage.correlated_with:
+        stage = given_earlier_data(data, before.data, run.stages)
+        density = ModelDensity(stage.model, before.prior, *stage.args, **stage.kwargs)
+    last = number + 1 == len(run.stages)
     if options.psis and not last and set(names) != set(density.names):
         raise ValueError(
             f"Stage {stage.name!r}: StageOptions(psis=True): expected stages that hand on all their parameters; got "
@@ -167,6 +175,7 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
         say(f"stage {stage.name!r}: guards", progress=progress)
         given = key_guard, density, found.prior, chain, before.chain
         known: dict[str, Any] = {"exact": exact, "corrected": reweighted, "rehearsals": found.rehearsals}
+        known |= {"uncorrelated": written if stage.correlated_with else None}
 
         def make() -> Guards:
             return check_stage(*given, **known, error=found.error())
@@ -191,7 +200,13 @@ def _stage_after(before: _Before, stage: Stage, files: StageFolder | None, run: 
     if result.report is not None and result.report.verdict == "fail" and not (options.override or last):
         raise _stopped(before.done, result, files, "the flow trained on its posterior fails the quality report")
     return _Before(
-        made_robust(learned, options), kept, posterior, handed_on(chain, learned), (*before.done, result), given_on
+        made_robust(learned, options),
+        kept,
+        posterior,
+        handed_on(chain, learned),
+        (*before.done, result),
+        given_on,
+        (*before.data, data),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._util.checks import positive_int, real_in, require_unique, shorten
+from .._util.checks import ArrayLike, float_array, positive_int, real_in, require_finite, require_unique, shorten
 from ..flows.config import FlowConfig
 from ..sampling.broad_start import Start, require_start
 from ..training.config import TrainConfig
@@ -30,6 +30,11 @@ class Stage:
         keep: parameters of the posterior that are passed on to the prior of the next stage; None for all. The others
             are marginalised over.
         sampler_options: keyword arguments of the sampler in this stage; they override those of the whole run.
+        correlated_with: {earlier stage: (m, n) covariance of its m data (rows) with the n data of this stage
+            (columns)}, for data that share errors. The stage is run with the distribution of its data given the earlier
+            data, so the stages agree with a joint fit. Each of these models has one observed site, with a normal
+            distribution over a number or a vector. The stages between hand on all parameters of the earlier model.
+            For other models see `joint_normal`.
 
     Raises:
         TypeError, ValueError: a field has a wrong type or value.
@@ -41,6 +46,7 @@ class Stage:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     keep: Sequence[str] | None = None
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    correlated_with: Mapping[str, ArrayLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name != self.name.strip(" ."):
@@ -53,9 +59,12 @@ class Stage:
             raise TypeError(
                 f"Stage {self.name!r}: args: expected a tuple, such as (likelihood,); got {type(self.args).__name__}."
             )
-        for name in ("kwargs", "sampler_options"):
+        for name in ("kwargs", "sampler_options", "correlated_with"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"Stage {self.name!r}: {name}: expected a mapping; got {getattr(self, name)!r:.60}.")
+        for name, cross in self.correlated_with.items():
+            subject = f"Stage {self.name!r}: correlated_with[{name!r}]"
+            require_finite(float_array(cross, subject, shape=(None, None)), subject)
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ def checked_stages(stages: Any) -> tuple[Stage, ...]:
 
     Raises:
         TypeError: an element is not a Stage.
-        ValueError: there are no stages, or two have the same name.
+        ValueError: there are no stages, two have the same name, or one is correlated with a stage that is not earlier.
     """
     stages = tuple(stages)
     for stage in stages:
@@ -129,7 +138,16 @@ def checked_stages(stages: Any) -> tuple[Stage, ...]:
             raise TypeError(f"run_stages: stages: expected Stage(name, model, args); got {stage!r:.60}.")
     if not stages:
         raise ValueError("run_stages: stages: expected at least one Stage; got none.")
-    require_unique([stage.name for stage in stages], "run_stages: stages: expected unique names")
+    names = [stage.name for stage in stages]
+    require_unique(names, "run_stages: stages: expected unique names")
+    for number, stage in enumerate(stages):
+        unknown = [name for name in stage.correlated_with if name not in names[:number]]
+        if unknown:
+            raise ValueError(
+                f"Stage {stage.name!r}: correlated_with: expected names of earlier stages "
+                f"({shorten(names[:number], 20) or 'there are none'}); got {shorten(unknown)}. Declare a correlation "
+                "in the later of two stages."
+            )
     return stages
 
 
