@@ -121,6 +121,29 @@ def test_three_stages_give_the_joint_posterior_and_evidence(whole):
     assert list(whole.guards) == ["y", "z"]
 
 
+def without_evidence(key, density, **options):
+    """Draws of equal weight and no evidence, as from NUTS."""
+    chain = weighted(key, density, **options)
+    kept = chain.resample(key, int(chain.effective_size / 2))
+    return kept.replace(log_evidence=None, log_evidence_error=None, rows="independent")
+
+
+def test_a_sampler_without_evidence_gets_one_if_it_is_asked_for(tmp_path):
+    how = {**QUICK, "evidence": True, "sampler": without_evidence, "folder": tmp_path / "run"}
+    found = run_stages(KEY, STAGES[:2], Flat(), **how)
+    exact = exact_joint({"x": 0.4, "y": 0.9})[2]
+    assert abs(found.log_evidence - exact) < 4 * found.log_evidence_error + 0.01
+    assert found.log_evidence_error < 0.05
+    assert found.chains["y"].info["evidence"]["method"] == "bridge sampling"
+    again = run_stages(KEY, STAGES[:2], Flat(), **how)
+    assert again.log_evidence == found.log_evidence
+    density = ModelDensity(linear, Flat(), "x", 0.4)
+    few = without_evidence(KEY, density).take(slice(0, 100))
+    few = steps.with_evidence(KEY, few, density, StageOptions(), progress=False)
+    assert (few.info["evidence"]["trusted"], few.log_evidence) == (False, None)
+    assert "expected at least 200 rows" in few.info["evidence"]["why"]
+
+
 def wrong_evidence(key, density, **options):
     """The draws of `weighted`, with a log evidence that is wrong by one and says so, but in the last stage."""
     chain = weighted(key, density, **options)

@@ -47,7 +47,7 @@ from .harmonic import Region, best_region, harmonic, tail_shape
 BRIDGE, HARMONIC = "bridge sampling", "learned harmonic mean"
 
 _FEWEST_ROWS = 200  # of positive weight: half of them train a flow, with a tenth held out
-_DRAWS = 1_000, 20_000  # draws at which the density is called: at least, at most
+DRAWS = 1_000, 20_000  # draws at which the density is called: at least, at most
 _LEVERS = 0.95, 0.05  # shares of the rows in two bridges, which weight the regions of high and of low p / q
 _COMPARED = 64  # rows at which log_prob and density are compared
 _PER_ROW, _MASS_DRAWS = 4, (16_384, 262_144)  # draws of each flow for the mass of a region: per row, at least, at most
@@ -113,7 +113,7 @@ def evidence(
             f"evidence: chain: expected at least {_FEWEST_ROWS} rows of positive weight; got {chain.n}. Run longer."
         )
     called = None if density is None else CalledDensity(_with_log_posterior(density), chain.space)
-    draws = int(np.clip(chain.effective_size, *_DRAWS)) if draws is None else positive_int(draws, "evidence: draws")
+    draws = int(np.clip(chain.effective_size, *DRAWS)) if draws is None else positive_int(draws, "evidence: draws")
     checks = {"effective draws": of_size(chain)}
     known = _log_density_of_rows(chain, prior)
     log_p = known if called is None else _called_at_rows(called, chain, known, checks)

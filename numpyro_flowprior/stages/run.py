@@ -255,7 +255,7 @@ def _sampled(
         is_kept = chain is not None
         if chain is None:
             try:
-                chain = sampled(key_look, density, sample, files, origin, options)
+                chain = sampled(key_look, density, sample, files, origin, options, progress=run.progress)
             except TimeoutError as error:  # the time limit, reached without a draw
                 analysis = StagedAnalysis(before.done) if before.done else None
                 raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error

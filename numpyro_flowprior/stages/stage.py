@@ -92,6 +92,9 @@ class StageOptions:
         live: whether priors are trained on the exact density too, by calling it (`fit_flow(density=...)`), if their
             loss on held-out rows is above `max_loss` or a stage is sampled again. True: as long as its calls take no
             longer than the sampler did, or a minute. False: never. A LiveConfig: until these limits.
+        evidence: compute the log evidence of chains whose sampler returns none, such as those of NUTS and emcee
+            (`evidence`). This trains two flows on halves of the chain. An evidence that is not to be trusted is left
+            out, and the info of the chain says why.
         override: continue if a sampler has not converged or a report fails.
 
     Raises:
@@ -107,6 +110,7 @@ class StageOptions:
     max_loss: float = 0.03
     max_passes: int = 3
     live: LiveConfig | bool = True
+    evidence: bool = False
     override: bool = False
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class StageOptions:
         positive_int(self.max_passes, "StageOptions: max_passes")
         if not isinstance(self.live, bool | LiveConfig):
             raise TypeError(f"StageOptions: live: expected True, False or a LiveConfig; got {self.live!r}.")
-        for name in ("tail_aware", "psis", "override"):
+        for name in ("tail_aware", "psis", "evidence", "override"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"StageOptions: {name}: expected True or False; got {getattr(self, name)!r}.")
         for name, kind in (("config", FlowConfig), ("train", TrainConfig)):

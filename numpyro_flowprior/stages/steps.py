@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..priors.flow_prior import FlowPrior
 from ..sampling.broad_start import starts_broad, through_broad
 from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
+from ..sampling.evidence import DRAWS, evidence
 from ..sampling.record import INTERRUPTION
 from ..training.fit import fit_flow
 from .folder import StageFolder, read_json, write_json
@@ -39,6 +41,8 @@ def sampled(
     files: StageFolder | None,
     origin: Mapping[str, Any],
     options: StageOptions,
+    *,
+    progress: bool,
 ) -> Chain:
     """Returns the chain from the sampler, or the chain in the folder if it is finished.
 
@@ -48,7 +52,9 @@ def sampled(
         sample: the sampler.
         files: the stage's folder; None to store nothing.
         origin: fingerprints of the chain and prior that the previous stage hands on; empty for the first stage.
-        options: where the sampler starts, and whether a chain that has not converged is accepted.
+        options: where the sampler starts, whether a chain that has not converged is accepted, and whether a chain
+            without an evidence gets one.
+        progress: show progress bars.
 
     Raises:
         ValueError: the chain in the folder belongs to another model, other data, or a prior of another analysis.
@@ -57,9 +63,35 @@ def sampled(
     if chain is not None and (options.override or chain.info.get("converged") is not False):
         return chain
     chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
+    if options.evidence and chain.log_evidence is None and chain.info.get("stopped_by") != INTERRUPTION:
+        chain = with_evidence(jax.random.fold_in(key, 1), chain, density, options, progress=progress)
     if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # interrupted runs have a checkpoint
         write_chain(files.chain, chain)
     return chain
+
+
+def with_evidence(
+    key: jax.Array, chain: Chain, density: ModelDensity, options: StageOptions, *, progress: bool
+) -> Chain:
+    """Returns the chain with its log evidence, if that can be trusted. `info["evidence"]` says how it was found.
+
+    External likelihoods that would take longer than the sampler did are not called. The evidence is then that of the
+    log densities of the rows alone.
+    """
+    train = None if options.train is None else replace(options.train, loss="nll")
+    draws = int(np.clip(chain.effective_size, *DRAWS))
+    dear = density.seconds_per_call * draws > float(chain.info.get("seconds", np.inf))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # in the record
+            called = None if dear else density
+            found = evidence(key, chain, called, config=options.config, train=train, progress=progress)
+    except ValueError as error:  # too few rows
+        return chain.replace(info={**chain.info, "evidence": {"trusted": False, "why": str(error)}})
+    why = [f"{name}: {check.text}" for name, check in found.checks.items() if not check.passed]
+    record = {"method": found.method, "trusted": found.trusted, "calls": found.calls, "why": "; ".join(why)}
+    known = {"log_evidence": found.log_evidence, "log_evidence_error": found.error} if found.trusted else {}
+    return chain.replace(**known, info={**chain.info, "evidence": record})
 
 
 def _chain_in(files: StageFolder, density: ModelDensity, origin: Mapping[str, Any]) -> Chain | None:
