@@ -32,6 +32,7 @@ _ROWS = 20_000  # draws that stand for the rows of an analysis without a chain
 _SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; more: fail, warn
 _WIDTH = (0.2, 0.1)  # relative change of a standard deviation
 _TENSION = 3.0  # sigma
+_NO_MEAN = 1.0  # Pareto k
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
     "tempered run, pass its density to fit_flow, or fit all data together."
@@ -157,7 +158,9 @@ def of_rows(factor: Factor, weighted: Chain | None) -> Finding:
     text = f"{size:.3g} (Pareto k {record['pareto_k']:.2f})"
     if factor.chain is None:
         text = f"{text}; not known for rows, as the chain was not given"
-    verdict = "fail" if size < FEW_ROWS[0] else "warn" if size < FEW_ROWS[1] else "pass"
+    k = record["pareto_k"]  # above one, not even the mean of the weights exists, nor does the number of rows
+    verdict = "warn" if size < FEW_ROWS[1] or k > RELIABLE else "pass"
+    verdict = "fail" if size < FEW_ROWS[0] or k > _NO_MEAN else verdict
     return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
 
 
