@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("NAME", "LOW", "HIGH"),
-        help="bounds of the flat prior of a parameter (default: those that all sources have)",
+        help="bounds of the flat prior of a parameter, in all analyses (default: its own in each)",
     )
     combine.add_argument("--no-refit", action="store_true", help="do not train flows on halves of the chains")
     combine.add_argument(

@@ -158,23 +158,29 @@ def combine(options: Namespace) -> int:
         if path.stem in given:
             raise ValueError(f"{path}: expected file names that differ; got {path.stem!r} twice. Rename one.")
         given[path.stem] = FlowPrior.load(path) if path.suffix == ".safetensors" else read_chain(path)
+    spaces = {name: one.space for name, one in given.items()}
+    priors: dict[str, UniformPrior] = {}
     if str(options.prior) == "flat":
-        prior = _flat({name: one.space for name, one in given.items()}, options.bounds)
+        shared = shared_space(spaces)
+        prior = _flat(shared, options.bounds)
+        own = {name: _flat(space.select(shared.names), options.bounds) for name, space in spaces.items()}
+        priors = {name: one for name, one in own.items() if (one.space.bounds != prior.space.bounds).any()}
     elif options.bounds:
         raise ValueError("--bounds: expected with --prior flat alone; a prior file has its own bounds.")
     else:
         prior = FlowPrior.load(options.prior)
     key_combine, key_fit = jax.random.split(jax.random.key(options.seed))
-    found = combine_posteriors(key_combine, given, prior=prior, refit=not options.no_refit, progress=not options.quiet)
+    found = combine_posteriors(
+        key_combine, given, prior=prior, priors=priors, refit=not options.no_refit, progress=not options.quiet
+    )
     print(found)
     print(f"wrote {write_chain(draws, found.chain)}: {found.chain.n} draws")
     status = _save_fit(found.fit(key_fit, progress=not options.quiet), options)
     return 1 if found.verdict == "fail" else status
 
 
-def _flat(spaces: dict[str, ParameterSpace], asked: list[tuple[str, str, str]]) -> UniformPrior:
-    """Returns the flat prior within the bounds that all sources declare, or that were asked for."""
-    space = shared_space(spaces)
+def _flat(space: ParameterSpace, asked: list[tuple[str, str, str]]) -> UniformPrior:
+    """Returns the flat prior within the bounds of a space, or those that were asked for."""
     bounds = space.bounds
     for name, low, high in asked:
         bounds[space.index(name)] = float(low), float(high)

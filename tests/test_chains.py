@@ -434,10 +434,18 @@ class TestDerived:
         chosen = chain.select(["c", "a"])
         np.testing.assert_array_equal(chosen.samples, np.column_stack([chain.derived["c"], chain.samples[:, 0]]))
         assert (chosen.names, dict(chosen.derived), chosen.log_prob) == (("c", "a"), {}, None)
+        assert chain.select(["a", "b", "c"]).log_prob is None  # not a density of three parameters
         self.is_kept(chain.select(["a", "b"]))
         assert chain.select(["b", "a"]).log_prob is not None
         with pytest.raises(ValueError, match="no parameter named 'd'"):
             chain.select(["c", "d"])
+
+    def test_new_samples_discard_them_and_old_pickles_have_none(self):
+        chain = self.chain()
+        assert dict(chain.replace(samples=-chain.samples).derived) == {}
+        old = pickle.loads(pickle.dumps(chain))
+        del old.__dict__["derived"]
+        assert dict(old.take(slice(0, 5)).derived) == {}
 
     def test_npz_files_keep_them(self, tmp_path):
         chain = self.chain(rows="independent")

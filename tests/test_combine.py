@@ -74,6 +74,34 @@ def test_the_order_of_the_analyses_does_not_matter():
     np.testing.assert_array_equal(one.chain.samples, other.chain.samples)
 
 
+def test_columns_in_another_order_and_samplers_without_evidence_give_the_same():
+    (a, *rest), (b, *others) = gaussian(2, 0), gaussian(2, 1)
+    mean, covariance, log_r = product_of([rest, others], 16.0)
+    turned = fp.FlowPrior(b.config, ParameterSpace(["p1", "p0"]), b.params)  # its first column is p1
+    swap = np.array([[0.0, 1.0], [1.0, 0.0]])
+    mean_t, covariance_t, log_r_t = product_of([rest, (swap @ others[0], swap @ others[1] @ swap)], 16.0)
+    few = {"sampler": fp.sample_nuts, "n_samples": 500, "n_warmup": 300, **SMALL}
+    for parts, exact in (({"a": a, "b": b}, (mean, covariance, log_r)), ({"b": turned, "a": a}, None)):
+        found = combine(KEY, parts, prior={"p0": dist.Normal(0.0, 4.0), "p1": dist.Normal(0.0, 4.0)}, **few)
+        if exact is None:
+            assert found.chain.names == ("p1", "p0")
+            exact = swap @ mean_t, swap @ covariance_t @ swap, log_r_t
+        deviation = np.sqrt(np.diag(exact[1]))
+        assert (np.abs(found.chain.mean() - exact[0]) / deviation < 5 / np.sqrt(found.chain.effective_size)).all()
+        assert found.log_bayes_factor == pytest.approx(exact[2], abs=5 * found.log_bayes_factor_error + 0.02)
+    with pytest.raises(ValueError, match="prior of 'a': expected names, because its parameters are in another order"):
+        combine(KEY, {"b": turned, "a": a}, prior=prior_of(2), priors={"a": prior_of(2)}, **QUIET)
+
+
+def test_there_is_no_test_of_agreement_if_the_result_has_another_prior():
+    """The analyses agree; only the new prior is far from both."""
+    a, mean, covariance = gaussian(2, 0)
+    far = dist.Normal(mean + 3 * np.sqrt(np.diag(covariance)), 0.1).to_event(1)
+    found = combine(KEY, {"a": a, "b": a}, prior=far, priors={"a": prior_of(2), "b": prior_of(2)}, **QUIET)
+    assert np.isnan(found.suspiciousness.p_value)
+    assert "different priors" in str(found)
+
+
 def test_suspiciousness_of_normal_posteriors_is_exact():
     """log S = (d - chi^2) / 2, chi^2 = (m_a - m_b) (C_a + C_b)^-1 (m_a - m_b) for a wide prior."""
     (a, mean_a, cov_a), (b, mean_b, cov_b) = gaussian(2, 0), gaussian(2, 1)

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, UniformPrior, swap_prior
+from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, UniformPrior, fit_flow, swap_prior
 
 KEY = jax.random.key(0)
 PLANE = ParameterSpace(["x", "y"])
@@ -106,3 +106,31 @@ def test_a_prior_that_is_zero_where_the_chain_is_and_one_that_reaches_beyond_are
     far = UniformPrior(ParameterSpace(["x", "y"], 50.0, 51.0))
     with pytest.raises(ValueError, match="above zero at some rows"):
         swap_prior(KEY, chain, normal(9.0), far, method="reweight")
+
+
+def test_a_posterior_in_another_order_is_matched_by_name():
+    """A very different pair of parameters, and a new prior that tells them apart."""
+    chain = Chain(np.random.default_rng(0).normal([0.0, 3.0], [1.0, 0.2], size=(4000, 2)), PLANE)
+    turned = fit_flow(KEY, chain.select(["y", "x"]), **SMALL, progress=False).prior
+    assert turned.names == ("y", "x")
+    old = dist.Normal(np.array([0.0, 3.0]), np.array([30.0, 30.0])).to_event(1)
+    new = dist.Normal(np.array([1.0, 3.0]), np.array([0.5, 30.0])).to_event(1)
+    found = swap_prior(KEY, chain, old, new, method="learned likelihood", posterior=turned, progress=False)
+    assert found.names == ("x", "y")
+    np.testing.assert_allclose(found.mean(), [0.8, 3.0], atol=0.06)
+    np.testing.assert_allclose(np.sqrt(np.diag(found.covariance())), [np.sqrt(0.2), 0.2], rtol=0.08)
+    three = Chain(np.random.default_rng(1).normal(size=(900, 3)), ParameterSpace(["x", "y", "p"]))
+    further = fit_flow(KEY, three, **SMALL, progress=False).prior
+    with pytest.raises(ValueError, match="also has 'p'"):
+        swap_prior(KEY, chain, old, new, method="learned likelihood", posterior=further, progress=False)
+
+
+def test_a_learned_posterior_that_leaks_beyond_its_prior_is_cut():
+    rows = np.abs(np.random.default_rng(0).normal(size=(4000, 2)))  # read without its bound
+    chain = Chain(rows, PLANE)
+    half = {name: dist.HalfNormal(30.0) for name in ("x", "y")}
+    wide = {name: dist.Normal(1.0, 0.4) for name in ("x", "y")}
+    with pytest.warns(UserWarning, match="prior is zero at|new prior lies where"):
+        found = swap_prior(KEY, chain, half, wide, method="learned likelihood", **SMALL, progress=False)
+    assert (found.samples > 0).all()
+    assert np.isfinite(found.log_prob).all()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import jax
@@ -89,7 +90,7 @@ class Chain(Displayed):
     log_evidence: float | None
     log_evidence_error: float | None
     info: dict[str, Any]
-    derived: Mapping[str, FloatArray]
+    derived: Mapping[str, FloatArray] = MappingProxyType({})  # of chains that were pickled before there were any
     _rows: RowKind | None
     _inherited: RowOrder | None = None  # row order recognised in the chain that this one was made from
 
@@ -308,7 +309,8 @@ class Chain(Displayed):
         space = merge_spaces([self.space, ParameterSpace(names)])
         columns = [self.samples, *(self.derived[name][:, None] for name in names)]
         left = {name: values for name, values in self.derived.items() if name not in names}
-        return self._heir(Chain(np.hstack(columns), space, **{**self._parts(), "derived": left}))
+        parts = {**self._parts(), "derived": left, **dict.fromkeys(("log_prob", "log_prior", "log_likelihood"))}
+        return self._heir(Chain(np.hstack(columns), space, **parts))
 
     def thin(self, n: int) -> Chain:
         """Returns every n-th row of each sequence, or of all rows if their order has no meaning."""
@@ -363,7 +365,8 @@ class Chain(Displayed):
         """Returns a copy with some fields changed.
 
         The kind of new weights is inferred from them if it is not given. The recognised row order is kept, unless the
-        samples, chain ids, families or `rows` change. New weights also discard it if it was based only on them.
+        samples, chain ids, families or `rows` change. New weights also discard it if it was based only on them. New
+        samples discard derived quantities.
         """
         parts = {"samples": self.samples, "space": self.space, **self._parts()}
         unknown = changes.keys() - parts.keys()
@@ -371,6 +374,8 @@ class Chain(Displayed):
             raise TypeError(f"replace: no field named {shorten(sorted(unknown))}; the fields are {shorten(parts, 20)}.")
         if "weights" in changes and "weights_kind" not in changes:
             changes["weights_kind"] = None
+        if "samples" in changes:
+            parts["derived"] = None
         if changes.keys() & {"samples", "chain_id"}:
             parts["chain_id"] = self.chain_id  # without walkers that were recognised
         forget = {"samples", "chain_id", "family_id", "rows"} | (

@@ -29,6 +29,13 @@ def log_prob_anywhere(density: Any, theta: Any) -> jax.Array:
     return found
 
 
+def log_ratio(new: NamedPrior, old: NamedPrior, theta: Any) -> jax.Array:
+    """Returns log new / old (...,) at points (..., d); -inf where either is zero."""
+    log_old = old.log_prob(theta)
+    known = log_old > -jnp.inf
+    return jnp.where(known, new.log_prob(theta) - jnp.where(known, log_old, 0.0), -jnp.inf)
+
+
 class NamedPrior:
     """A normalised density over the parameters of a space, in its order.
 
@@ -64,11 +71,13 @@ class NamedPrior:
                     f"{shorten(further, 40)}. Its marginal is not known: train a prior on a chain without them."
                 )
             self._columns = np.array([space.index(name) for name in given.space.names])
+        elif isinstance(given, Distribution) and space.dim == 1 and not given.batch_shape and not given.event_shape:
+            self._parts = [given]
         elif isinstance(given, Distribution):
             if given.batch_shape or given.event_shape != (space.dim,):
                 raise ValueError(
                     f"{subject}: expected event shape ({space.dim},) for {shorten(space.names, 40)}; got batch shape "
-                    f"{given.batch_shape} and event shape {given.event_shape}. Use .to_event(1), or a dictionary."
+                    f"{given.batch_shape} and event shape {given.event_shape}. Use a dictionary by name."
                 )
             self._columns = np.arange(space.dim)
         else:

@@ -36,9 +36,9 @@ class Suspiciousness:
         log_suspiciousness: log S, nats; negative if the data disagree.
         information: KL from the joint posterior to the prior, nats.
         informations: the same for each analysis.
-        freedom: effective number d of parameters that more than one analysis constrains.
+        freedom: degrees of freedom d: for two analyses, the number of parameters that both constrain.
         p_value: probability of a log S at most this large, if the data agree and all posteriors are Gaussian. NaN if d
-            is below one half.
+            is below one half, or if the analyses and the result do not have one prior.
     """
 
     log_suspiciousness: float
@@ -56,7 +56,7 @@ class Suspiciousness:
         if not np.isfinite(self.p_value):
             return f"log suspiciousness {self.log_suspiciousness:.2f} nats; no test of the agreement"
         return (
-            f"log suspiciousness {self.log_suspiciousness:.2f} nats with {self.freedom:.1f} parameters in common: "
+            f"log suspiciousness {self.log_suspiciousness:.2f} nats with {self.freedom:.1f} degrees of freedom: "
             f"tension of {self.sigma:.1f} sigma (p = {self.p_value:.2g})"
         )
 
@@ -69,7 +69,7 @@ def in_float64(function: Callable[[FloatArray], Any], theta: FloatArray) -> Floa
 
 
 def suspiciousness(
-    likelihoods: Mapping[str, LearnedLikelihood], chain: Chain, log_bayes_factor: float
+    likelihoods: Mapping[str, LearnedLikelihood], chain: Chain, log_bayes_factor: float, *, one_prior: bool
 ) -> Suspiciousness:
     """Returns the agreement of analyses.
 
@@ -77,6 +77,7 @@ def suspiciousness(
         likelihoods: those of the analyses, divided by their evidences.
         chain: draws of the joint posterior, with the log likelihood of all data, divided by their evidences.
         log_bayes_factor: log R.
+        one_prior: whether all analyses and the result have the same prior; there is no test otherwise.
     """
     gained, dimensions = {}, []
     for name, likelihood in likelihoods.items():
@@ -86,10 +87,10 @@ def suspiciousness(
         gained[name] = float(ratio.mean())
         dimensions.append(2.0 * float(ratio.var()))
     assert chain.log_likelihood is not None
-    ratio, p = chain.log_likelihood - log_bayes_factor, chain.probabilities
-    information = float(p @ ratio)
-    freedom = sum(dimensions) - 2.0 * float(p @ (ratio - information) ** 2)
-    log_s = log_bayes_factor - sum(gained.values()) + information
-    tested = freedom >= _FEWEST and np.isfinite(log_s)
+    joint, p = chain.log_likelihood, chain.probabilities
+    mean = float(p @ joint)  # log R cancels in log S
+    freedom = sum(dimensions) - 2.0 * float(p @ (joint - mean) ** 2)
+    log_s, information = mean - sum(gained.values()), mean - log_bayes_factor
+    tested = one_prior and freedom >= _FEWEST and np.isfinite(log_s)
     p_value = float(chi2.sf(freedom - 2.0 * log_s, freedom)) if tested else float("nan")
     return Suspiciousness(log_s, information, gained, freedom, p_value)

@@ -26,9 +26,10 @@ from ..chains.parameters import ParameterSpace
 from ..flows.config import FlowConfig
 from ..likelihoods.learned import LearnedLikelihood
 from ..priors.moments import draws_of
-from ..priors.named import NamedPrior
+from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
+from ..sampling.evidence import evidence
 from ..sampling.pocomc import sample_pocomc
 from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
@@ -78,7 +79,7 @@ class Combined(Displayed):
 
     def fit(self, key: jax.Array, config: FlowConfig | None = None, **options: Any) -> FlowFit:
         """Returns a flow trained on the draws and then on the density itself; options are those of `fit_flow`."""
-        return fit_flow(key, self.chain, config, density=self.log_prob, **options)
+        return fit_flow(key, self.chain, config, density=self._log_density, **options)
 
     def _headline(self) -> str:
         together = f"log Bayes factor {self.log_bayes_factor:.2f} +- {self.log_bayes_factor_error:.2f}"
@@ -91,11 +92,14 @@ class Combined(Displayed):
 class _Parts:
     """The densities of a combination, on its shared parameters."""
 
-    def __init__(self, posteriors: Mapping[str, ParameterPrior], prior: Any, priors: Mapping[str, Any]):
-        self.posteriors = posteriors
-        self.space = shared_space({name: one.space for name, one in posteriors.items()})
-        self.prior = NamedPrior(prior, self.space, "combine: prior")
-        self.likelihoods = {name: LearnedLikelihood(one, priors.get(name, prior)) for name, one in posteriors.items()}
+    def __init__(self, learned: Mapping[str, ParameterPrior], space: ParameterSpace, prior: Any, priors: Any):
+        self.learned, self.space = learned, space
+        self.prior = NamedPrior(prior, space, "combine: prior")
+        self.posteriors = {name: NamedPrior(one, space, f"combine: {name!r}") for name, one in learned.items()}
+        self.likelihoods = {
+            name: LearnedLikelihood(one, NamedPrior(priors.get(name, prior), space, f"combine: prior of {name!r}"))
+            for name, one in self.posteriors.items()
+        }
 
     def log_density(self, theta: FloatArray) -> FloatArray:
         """Returns log of pi prod q_i / pi_i, (n,), at points (n, d)."""
@@ -117,10 +121,11 @@ class _Parts:
         """Returns the joint posterior with the narrowest posterior as its prior; its evidence is R."""
         first = self.narrowest
         begun, others = self.likelihoods[first], [one for name, one in self.likelihoods.items() if name != first]
+        columns = np.array([self.learned[first].space.index(name) for name in self.space.names])
 
         def model() -> None:
-            theta = numpyro.sample("theta", self.posteriors[first])
-            numpyro.factor("prior", self.prior.log_prob(theta) - begun.prior.log_prob(theta))
+            theta = numpyro.sample("theta", self.learned[first])[..., columns]
+            numpyro.factor("prior", log_ratio(self.prior, begun.prior, theta))
             for number, other in enumerate(others):
                 other.factor(f"likelihood {number}", theta)
 
@@ -154,7 +159,7 @@ def combine(
         prior: the prior of the result, normalised, of the shared parameters: a UniformPrior, a FlowPrior, a NumPyro
             distribution in the order of the shared parameters, or a dictionary {name: distribution}.
         priors: what an analysis assumed, by its name; `prior` for those without an entry.
-        sampler: a sampler of this package that returns an evidence.
+        sampler: a sampler of this package. If it returns no evidence, as NUTS and emcee, that of its chain is used.
         config, train: as for `fit_flow`.
         refit: train two flows on the halves of each chain, to see how wrong the learned densities may be in the region
             of the product.
@@ -174,16 +179,21 @@ def combine(
     key_sample, key_judge = jax.random.split(jax.random.fold_in(key, 1))
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
     learned = {name: _posterior_of(keys[name], one, shared.names, settings) for name, one in posteriors.items()}
-    parts = _Parts(learned, prior, priors or {})
+    _require_order(priors or {}, spaces, shared)
+    parts = _Parts(learned, shared, prior, priors or {})
     density = parts.density()
-    drawn = sampler(key_sample, density, progress=progress, **options).select(shared.names)
+    drawn = sampler(key_sample, density, progress=progress, **options)
+    log_r, log_r_error = drawn.log_evidence, drawn.log_evidence_error
+    if log_r is None:
+        found_r = evidence(jax.random.fold_in(key, 2), drawn, density, **settings)
+        log_r, log_r_error = found_r.log_evidence, found_r.error
+    drawn = drawn.select(shared.names).replace(space=shared, log_evidence=log_r, log_evidence_error=log_r_error)
     log_density, log_prior = parts.log_density(drawn.samples), in_float64(parts.prior.log_prob, drawn.samples)
     chain = drawn.replace(log_prob=log_density, log_prior=log_prior, log_likelihood=log_density - log_prior)
     chains = {name: one for name, one in posteriors.items() if isinstance(one, Chain)}
-    factors = {name: Factor(name, learned[name], chains.get(name)) for name in posteriors}
+    factors = {name: Factor(name, parts.posteriors[name], chains.get(name)) for name in posteriors}
     refits = settings if refit else None
-    log_r = float("nan") if drawn.log_evidence is None else drawn.log_evidence
-    found = suspiciousness(parts.likelihoods, chain, log_r)
+    found = suspiciousness(parts.likelihoods, chain, log_r, one_prior=not priors)
     rows = {name: reweighted(factor, parts.log_density) for name, factor in factors.items()}
     guards = judged(key_judge, factors, rows, chain, found, refits)
     return Combined(
@@ -191,7 +201,7 @@ def combine(
         posteriors=learned,
         prior=parts.prior,
         log_bayes_factor=log_r,
-        log_bayes_factor_error=float("nan") if drawn.log_evidence_error is None else drawn.log_evidence_error,
+        log_bayes_factor_error=float("nan") if log_r_error is None else log_r_error,
         suspiciousness=found,
         reweighted={name: one for name, one in rows.items() if name in chains and one is not None and reliable(one)},
         guards=guards,
@@ -209,6 +219,18 @@ def _require_several(posteriors: Any, priors: Any) -> None:
         raise ValueError(
             f"combine: priors: expected names of the analyses, {shorten(posteriors)}; got {shorten(unknown)}."
         )
+
+
+def _require_order(priors: Mapping[str, Any], spaces: Mapping[str, ParameterSpace], shared: ParameterSpace) -> None:
+    """Raises ValueError for a prior without names of an analysis whose parameters are in another order."""
+    for name, prior in priors.items():
+        own = [each for each in spaces[name].names if each in shared.names]
+        named = isinstance(prior, Mapping) or isinstance(getattr(prior, "space", None), ParameterSpace)
+        if not named and own != [*shared.names]:
+            raise ValueError(
+                f"combine: prior of {name!r}: expected names, because its parameters are in another order "
+                f"({shorten(own, 40)}) than the shared ones ({shorten(shared.names, 40)}). Use a dictionary by name."
+            )
 
 
 def _space_of(given: Any, name: str) -> ParameterSpace:
@@ -232,7 +254,7 @@ def shared_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
     if not names:
         listed = "; ".join(f"{name}: {shorten(space.names, 40)}" for name, space in spaces.items())
         raise ValueError(f"combine: expected analyses that share parameters, by name; got none ({listed}).")
-    lower, upper = [], []
+    lower, upper, shared_units = [], [], []
     for name in names:
         columns = {of: (space, space.index(name)) for of, space in spaces.items()}
         units = {of: space.units[j] for of, (space, j) in columns.items() if space.units[j]}
@@ -241,6 +263,7 @@ def shared_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
                 f"combine: {name!r}: expected one unit; got {', '.join(f'{u!r} in {of}' for of, u in units.items())}. "
                 "Convert the rows of one chain."
             )
+        shared_units.append(next(iter(units.values()), ""))
         lower.append(max(space.lower[j] for space, j in columns.values()))
         upper.append(min(space.upper[j] for space, j in columns.values()))
         if lower[-1] >= upper[-1]:
@@ -252,7 +275,7 @@ def shared_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
                 "and another meaning."
             )
     chosen = first.select(names)
-    return ParameterSpace(names, lower, upper, units=chosen.units, labels=chosen.labels)
+    return ParameterSpace(names, lower, upper, units=shared_units, labels=chosen.labels)
 
 
 def _posterior_of(key: jax.Array, given: Any, names: tuple[str, ...], settings: Mapping[str, Any]) -> ParameterPrior:
@@ -260,6 +283,6 @@ def _posterior_of(key: jax.Array, given: Any, names: tuple[str, ...], settings: 
     if isinstance(given, Chain):
         return fit_flow(key, given.select(names), **settings).prior
     prior: ParameterPrior = given.prior if isinstance(given, FlowFit) else given
-    if prior.space.names == names:
+    if set(prior.space.names) == set(names):
         return prior
     return fit_marginal(key, prior, names, **settings).prior

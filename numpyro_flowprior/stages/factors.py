@@ -62,14 +62,17 @@ def reliable(rows: Chain | None) -> bool:
 def reweighted(factor: Factor, log_density: Callable[[FloatArray], FloatArray]) -> Chain | None:
     """Returns the rows of an analysis, or draws of its density, weighted to the product; None if it is zero at all."""
     names, space = factor.posterior.space.names, factor.posterior.space
-    rows = factor.chain or Chain(draws_of(factor.posterior, jax.random.key(1), _ROWS), space, rows="independent")
+    rows = factor.chain or Chain(
+        draws_of(factor.posterior, jax.random.key(1), _ROWS), space.unbounded(), rows="independent"
+    )
     theta = rows.select(names).samples
     log_weights = log_density(theta) - in_float64(factor.posterior.log_prob, theta)
     if not np.isfinite(log_weights).any():
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # judged below
-        return reweight(rows, np.where(np.isnan(log_weights), -np.inf, log_weights))
+        made = reweight(rows, np.where(np.isnan(log_weights), -np.inf, log_weights))
+    return made.replace(log_evidence=None, log_evidence_error=None)  # of one analysis and the others' ratio
 
 
 def judged(
@@ -120,11 +123,12 @@ def halves(key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flows = [fit_flow(one, part, **settings).prior for one, part in zip(keys, parts, strict=True)]
+    product = product.take(np.flatnonzero(product.probabilities > 0.0))
     log_whole = in_float64(factor.posterior.log_prob, product.samples)
     log_halves = [in_float64(flow.log_prob, product.samples) for flow in flows]
     p, means = product.probabilities, []
     for log_half in log_halves:
-        weights = np.log(np.maximum(p, 1e-300)) + log_half - log_whole
+        weights = np.log(p) + log_half - log_whole
         weights = np.exp(weights - weights.max())
         means.append(weights @ product.samples / weights.sum())
     half = 0.5 * (log_halves[0] - log_halves[1])
@@ -137,7 +141,9 @@ def of_agreement(found: Suspiciousness) -> Finding:
     subject = "agreement of the analyses"
     if not np.isfinite(found.p_value):
         return Finding(
-            subject, "info", "no test: the analyses constrain no parameter together, or there is no evidence"
+            subject,
+            "info",
+            "no test: the analyses constrain nothing together, or they and the result have different priors",
         )
     text = str(found)
     if found.sigma < _TENSION:

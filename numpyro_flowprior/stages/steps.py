@@ -60,11 +60,14 @@ def sampled(
         ValueError: the chain in the folder belongs to another model, other data, or a prior of another analysis.
     """
     chain = None if files is None else _chain_in(files, density, origin)
-    if chain is not None and (options.override or chain.info.get("converged") is not False):
-        return chain
-    chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
-    if options.evidence and chain.log_evidence is None and chain.info.get("stopped_by") != INTERRUPTION:
+    kept = chain is not None and (options.override or chain.info.get("converged") is not False)
+    if chain is None or not kept:
+        chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
+    wanted = options.evidence and chain.log_evidence is None and "evidence" not in chain.info
+    if wanted and chain.info.get("stopped_by") != INTERRUPTION:
         chain = with_evidence(jax.random.fold_in(key, 1), chain, density, options, progress=progress)
+    elif kept:
+        return chain
     if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # interrupted runs have a checkpoint
         write_chain(files.chain, chain)
     return chain

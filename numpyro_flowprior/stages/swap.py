@@ -18,7 +18,7 @@ from ..diagnostics.importance import RELIABLE
 from ..flows.config import FlowConfig
 from ..likelihoods.learned import LearnedLikelihood
 from ..priors.moments import draws_of
-from ..priors.named import NamedPrior
+from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.pocomc import sample_pocomc
@@ -92,7 +92,7 @@ def swap_prior(
     key_fit, key_sample = jax.random.split(key)
     if posterior is None:
         posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
-    drawn = _sampled(key_sample, LearnedLikelihood(posterior, old), after, chain, sampler, progress, options)
+    drawn = _sampled(key_sample, posterior, before, after, chain, sampler, progress, options)
     if method == "learned likelihood":
         return _recorded(drawn, weighted, method, "asked for")
     difference = _difference(weighted, drawn)
@@ -124,7 +124,8 @@ def _is_mild(chain: Chain, weighted: Chain | None) -> bool:
 
 def _sampled(
     key: jax.Array,
-    likelihood: LearnedLikelihood,
+    posterior: ParameterPrior,
+    old: NamedPrior,
     new: NamedPrior,
     chain: Chain,
     sampler: Callable[..., Chain],
@@ -132,11 +133,12 @@ def _sampled(
     options: Mapping[str, Any],
 ) -> Chain:
     """Returns draws of the learned likelihood under the new prior; the sampler begins at the learned posterior."""
-    posterior, old = likelihood.posterior, likelihood.prior
+    likelihood = LearnedLikelihood(NamedPrior(posterior, chain.space, "swap_prior: posterior"), old)
+    columns = np.array([posterior.space.index(name) for name in chain.names])
 
     def model() -> None:
         theta = numpyro.sample("theta", posterior)
-        numpyro.factor("prior", new.log_prob(theta) - old.log_prob(theta))
+        numpyro.factor("prior", log_ratio(new, old, theta[..., columns]))
 
     made = sampler(key, ModelDensity(model), progress=progress, **options).select(chain.names)
     log_prior = in_float64(new.log_prob, made.samples)
