@@ -113,7 +113,7 @@ def test_equal_and_few_weights_are_left_alone():
 
 
 def test_priors_too_far_apart_say_so():
-    with pytest.warns(UserWarning, match=r"Pareto k is .*, above 0.7: the learned prior is too far"):
+    with pytest.warns(UserWarning, match=r"Pareto k is .*, above 0.7. The learned prior is too far"):
         psis_reweight(posterior(0.0, 0.3), lambda theta: norm(4.0, 0.3).logpdf(theta[:, 0]))
 
 
