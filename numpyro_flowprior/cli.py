@@ -133,14 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     combine.add_argument(
         "--prior", required=True, type=Path, help='what all analyses assumed: a prior file, or "flat" within the bounds'
     )
-    combine.add_argument(
-        "--bounds",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "LOW", "HIGH"),
-        help="bounds of the flat prior of a parameter, in all analyses (default: its own in each)",
-    )
+    _add_bounds(combine, "bounds of the flat prior of a parameter, in all analyses (default: its own in each)")
     combine.add_argument("--no-refit", action="store_true", help="do not train flows on halves of the chains")
     combine.add_argument(
         "-o",
@@ -174,14 +167,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_chain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("chain", type=Path, help="a chain: npz, csv, GetDist root, NetCDF, ... (see read_chain)")
     parser.add_argument("--parameters", metavar="A,B,...", help="use only these columns, in this order (default: all)")
-    parser.add_argument(
-        "--bounds",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "LOW", "HIGH"),
-        help="bounds of a parameter; -inf or inf for none (default: those in the file, else unbounded)",
-    )
+    _add_bounds(parser, "bounds of a parameter; -inf or inf for none (default: those in the file, else unbounded)")
+
+
+def _add_bounds(parser: argparse.ArgumentParser, words: str) -> None:
+    limits = ("NAME", "LOW", "HIGH")
+    parser.add_argument("--bounds", nargs=3, action="append", default=[], metavar=limits, help=words)
 
 
 def _add_metadata_options(parser: argparse.ArgumentParser) -> None:

@@ -47,12 +47,15 @@ def _read(options: Namespace) -> Chain:
     chain = read_chain(options.chain)
     if options.parameters:
         chain = chain.select([name.strip() for name in options.parameters.split(",")])
-    bounds = chain.space.bounds
-    for name, low, high in options.bounds:
-        bounds[chain.space.index(name)] = float(low), float(high)
-    space = chain.space
-    space = ParameterSpace(space.names, bounds[:, 0], bounds[:, 1], units=space.units, labels=space.labels)
-    return chain.replace(space=space)
+    return chain.replace(space=_bounded(chain.space, options.bounds))
+
+
+def _bounded(space: ParameterSpace, asked: list[tuple[str, str, str]]) -> ParameterSpace:
+    """Returns a space with the bounds (name, low, high) that were asked for."""
+    bounds = space.bounds
+    for name, low, high in asked:
+        bounds[space.index(name)] = float(low), float(high)
+    return ParameterSpace(space.names, bounds[:, 0], bounds[:, 1], units=space.units, labels=space.labels)
 
 
 def demo(options: Namespace) -> int:
@@ -162,9 +165,9 @@ def combine(options: Namespace) -> int:
     priors: dict[str, UniformPrior] = {}
     if str(options.prior) == "flat":
         shared = shared_space(spaces)
-        prior = _flat(shared, options.bounds)
-        own = {name: _flat(space.select(shared.names), options.bounds) for name, space in spaces.items()}
-        priors = {name: one for name, one in own.items() if (one.space.bounds != prior.space.bounds).any()}
+        prior = UniformPrior(_bounded(shared, options.bounds))
+        own = {name: _bounded(space.select(shared.names), options.bounds) for name, space in spaces.items()}
+        priors = {name: UniformPrior(one) for name, one in own.items() if (one.bounds != prior.space.bounds).any()}
     elif options.bounds:
         raise ValueError("--bounds: expected with --prior flat alone; a prior file has its own bounds.")
     else:
@@ -177,14 +180,6 @@ def combine(options: Namespace) -> int:
     print(f"wrote {write_chain(draws, found.chain)}: {found.chain.n} draws")
     status = _save_fit(found.fit(key_fit, progress=not options.quiet), options)
     return 1 if found.verdict == "fail" else status
-
-
-def _flat(space: ParameterSpace, asked: list[tuple[str, str, str]]) -> UniformPrior:
-    """Returns the flat prior within the bounds of a space, or those that were asked for."""
-    bounds = space.bounds
-    for name, low, high in asked:
-        bounds[space.index(name)] = float(low), float(high)
-    return UniformPrior(ParameterSpace(space.names, bounds[:, 0], bounds[:, 1], units=space.units, labels=space.labels))
 
 
 def sample(options: Namespace) -> int:

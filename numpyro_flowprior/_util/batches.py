@@ -28,6 +28,13 @@ def padded_batches(n: int, size: int | None = None) -> list[tuple[int, int, int]
     return batches
 
 
+def in_float64(function: Callable[[FloatArray], Any], points: FloatArray) -> FloatArray:
+    """Returns the values (n,) of a function at many points (n, d), called in batches and in float64."""
+    with jax.enable_x64(True):
+        values: FloatArray = np.asarray(in_batches(function, points), np.float64)
+    return values
+
+
 def in_batches(
     function: Callable[[FloatArray], Any], points: FloatArray, filler: Any = None, *, size: int | None = None
 ) -> Any:

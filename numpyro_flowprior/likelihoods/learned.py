@@ -16,7 +16,7 @@ from .._util.display import Displayed
 from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 from ..priors.box import points_of
-from ..priors.named import NamedPrior, log_prob_anywhere
+from ..priors.named import NamedPrior, log_ratio
 
 _DRAWS = 2000  # draws of the posterior at which the prior must not vanish
 _OUTSIDE = 0.01  # share of them above which the prior is suspected to be that of another analysis
@@ -70,10 +70,7 @@ class LearnedLikelihood(Displayed):
 
         Without `log_evidence` it is that of the data divided by their evidence.
         """
-        log_prior = self.prior.log_prob(theta)
-        possible = log_prior > -jnp.inf
-        ratio = log_prob_anywhere(self.posterior, theta) - jnp.where(possible, log_prior, 0.0)
-        return jnp.where(possible, ratio, -jnp.inf) + (self.log_evidence or 0.0)
+        return log_ratio(self.posterior, self.prior, theta) + (self.log_evidence or 0.0)
 
     def factor(self, site: str, theta: Any) -> jax.Array:
         """Adds the log likelihood to a NumPyro model, and returns it.

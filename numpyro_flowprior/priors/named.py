@@ -29,11 +29,11 @@ def log_prob_anywhere(density: Any, theta: Any) -> jax.Array:
     return found
 
 
-def log_ratio(new: NamedPrior, old: NamedPrior, theta: Any) -> jax.Array:
-    """Returns log new / old (...,) at points (..., d); -inf where either is zero."""
+def log_ratio(new: Any, old: NamedPrior, theta: Any) -> jax.Array:
+    """Returns log new / old (...,) of two densities at points (..., d); -inf where either is zero."""
     log_old = old.log_prob(theta)
     known = log_old > -jnp.inf
-    return jnp.where(known, new.log_prob(theta) - jnp.where(known, log_old, 0.0), -jnp.inf)
+    return jnp.where(known, log_prob_anywhere(new, theta) - jnp.where(known, log_old, 0.0), -jnp.inf)
 
 
 class NamedPrior:

@@ -18,13 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._util.batches import in_batches
+from .._util.batches import in_float64
 from .._util.checks import FloatArray, float_array, positive_int
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..chains.edges import off_the_edges
 from ..flows.config import FlowConfig
-from ..priors.flow_prior import FlowPrior
+from ..priors.moments import draws_of
 from ..training.called import CalledDensity
 from ..training.config import TrainConfig
 from ..training.fit import fit_flow
@@ -51,7 +51,6 @@ DRAWS = 1_000, 20_000  # draws at which the density is called: at least, at most
 _LEVERS = 0.95, 0.05  # shares of the rows in two bridges, which weight the regions of high and of low p / q
 _COMPARED = 64  # rows at which log_prob and density are compared
 _PER_ROW, _MASS_DRAWS = 4, (16_384, 262_144)  # draws of each flow for the mass of a region: per row, at least, at most
-_BATCH = 16_384  # draws at a time
 
 
 def evidence(
@@ -224,24 +223,13 @@ def _judge(
     """Trains a flow on some rows, chooses its region on them, and looks at all rows, and at draws of the flow."""
     key_fit, key_draws = jax.random.split(key)
     prior = fit(key_fit, chain.take(trained)).prior
-    points, log_q = _draws_of(prior, key_draws, numbers[0]), _log_q(prior, chain.samples)
-    log_q_of_draws = _log_q(prior, points)
+    points, log_q = draws_of(prior, key_draws, numbers[0]), in_float64(prior.log_prob, chain.samples)
+    log_q_of_draws = in_float64(prior.log_prob, points)
     used = np.ones(chain.n, bool)
     used[trained] = False
     own, others = (np.where(rows, chain.probabilities, 0.0) for rows in (used, ~used))
     regions = best_region(chain, log_p, log_q, others / others.sum(), log_q_of_draws)
     return _Judged(own / own.sum(), log_q, points[: numbers[1]], log_q_of_draws, regions)
-
-
-def _draws_of(prior: FlowPrior, key: jax.Array, number: int) -> FloatArray:
-    keys = jax.random.split(key, -(-number // _BATCH))
-    with jax.enable_x64(True):
-        return np.concatenate([np.asarray(prior.sample(each, (_BATCH,))) for each in keys])[:number]
-
-
-def _log_q(prior: FlowPrior, points: FloatArray) -> FloatArray:
-    with jax.enable_x64(True):
-        return in_batches(lambda batch: np.asarray(prior.log_prob(batch)), points)
 
 
 def _by_bridge(

@@ -10,16 +10,14 @@ is the number of parameters that more than one analysis constrains. It follows f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 from scipy.stats import chi2, norm
 
-from .._util.batches import in_batches
-from .._util.checks import FloatArray
+from .._util.batches import in_float64
 from ..chains.chain import Chain
 from ..likelihoods.learned import LearnedLikelihood
 from ..priors.moments import draws_of
@@ -59,13 +57,6 @@ class Suspiciousness:
             f"log suspiciousness {self.log_suspiciousness:.2f} nats with {self.freedom:.1f} degrees of freedom: "
             f"tension of {self.sigma:.1f} sigma (p = {self.p_value:.2g})"
         )
-
-
-def in_float64(function: Callable[[FloatArray], Any], theta: FloatArray) -> FloatArray:
-    """Returns the values (n,) of a function at points (n, d), in float64."""
-    with jax.enable_x64(True):
-        found: FloatArray = np.asarray(in_batches(function, theta), np.float64)
-    return found
 
 
 def suspiciousness(

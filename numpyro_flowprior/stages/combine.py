@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import numpyro
 
+from .._util.batches import in_float64
 from .._util.checks import FloatArray, shorten
 from .._util.display import Displayed
 from ..chains.chain import Chain
@@ -34,7 +35,7 @@ from ..sampling.pocomc import sample_pocomc
 from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
 from ..training.marginal import fit_marginal
-from .agreement import Suspiciousness, in_float64, suspiciousness
+from .agreement import Suspiciousness, suspiciousness
 from .factors import Factor, judged, reliable, reweighted
 from .guards import Guards
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from scipy.stats import chi2
 
+from .._util.batches import in_float64
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..diagnostics.importance import RELIABLE
@@ -24,7 +25,7 @@ from ..priors.moments import draws_of
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
 from ..training.fit import fit_flow
-from .agreement import Suspiciousness, in_float64
+from .agreement import Suspiciousness
 from .findings import FEW_ROWS, Finding, graded
 from .guards import Guards
 

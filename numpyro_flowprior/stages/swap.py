@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import numpyro
 
+from .._util.batches import in_float64
 from .._util.checks import FloatArray, one_of
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
@@ -25,7 +26,6 @@ from ..sampling.pocomc import sample_pocomc
 from ..sampling.reweight import reweight
 from ..training.config import TrainConfig
 from ..training.fit import fit_flow
-from .agreement import in_float64
 from .factors import of_answer
 from .findings import FEW_ROWS
 
