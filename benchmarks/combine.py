@@ -1,11 +1,9 @@
-"""combine against the joint fit: the J/psi twin, and baryon acoustic oscillations of DESI in two halves.
+"""combine against the joint fit: the J/psi twin, baryon acoustic oscillations in two halves, and supernovae.
 
 Each analysis is sampled alone. Flows are trained on the chains, and their product is compared with the joint posterior,
-which is sampled with both likelihoods: KL from the joint posterior to the product, at draws of the joint posterior;
-shifts of means in standard deviations of the joint posterior; ratios of widths; and the log Bayes factor, against the
-evidences.
-
-The distances are those of Table 1 of DESI Collaboration (2024), arXiv:2404.03002, in units of the sound horizon r_d.
+which is sampled with both likelihoods: KL from the joint posterior to the product, at draws of the joint posterior,
+if the analyses have the same parameters; shifts of means in standard deviations of the joint posterior; ratios of
+widths; and the log Bayes factor, against the evidences.
 """
 
 from __future__ import annotations
@@ -13,14 +11,17 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cosmology
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
@@ -31,89 +32,79 @@ HEAD = (
     "analyses|KL from the joint posterior [nats]|largest shift of a mean [sigma]|widths|log R - exact|tension [sigma]|"
     "share of the lower mode, minus the joint's|guards|seconds"
 )
-LIGHT = 2997.92458  # c / (100 km/s/Mpc), in Mpc
-
-# redshift, D_M / r_d, error, D_H / r_d, error, correlation; or redshift, D_V / r_d, error
-LOW = [(0.295, 7.93, 0.15), (0.510, 13.62, 0.25, 20.98, 0.61, -0.445), (0.706, 16.85, 0.32, 20.08, 0.60, -0.420)]
-HIGH = [
-    (0.930, 21.71, 0.28, 17.88, 0.35, -0.389),
-    (1.317, 27.79, 0.69, 13.82, 0.42, -0.444),
-    (1.491, 26.07, 0.67),
-    (2.330, 39.71, 0.94, 8.52, 0.17, -0.477),
-]
-WCDM = fp.ParameterSpace(["Omega_m", "w", "h r_d"], [0.05, -3.0, 60.0], [0.8, 0.0, 150.0], units=["", "", "Mpc"])
 
 
-def log_likelihood_of_distances(theta: jax.Array, distances: list[tuple[float, ...]]) -> jax.Array:
-    """Returns the log likelihood (up to a constant) of distances in a flat universe with dark energy of constant w."""
-    omega, w, scale = theta
-    nodes, weights = np.polynomial.legendre.leggauss(48)
+@dataclass(frozen=True)
+class Analysis:
+    """Parameters of an analysis, flat in their bounds, and its log likelihood at a point (d,)."""
 
-    def expansion(z: Any) -> Any:
-        return jnp.sqrt(omega * (1 + z) ** 3 + (1 - omega) * (1 + z) ** (3 * (1 + w)))
-
-    total = jnp.zeros(())
-    for z, first, error, *second in distances:
-        along = LIGHT / scale / expansion(z)
-        across = LIGHT / scale * 0.5 * z * jnp.sum(weights / expansion(0.5 * z * (nodes + 1)))
-        if not second:
-            total -= 0.5 * (((z * across**2 * along) ** (1 / 3) - first) / error) ** 2
-            continue
-        other, other_error, correlation = second
-        a, b = (across - first) / error, (along - other) / other_error
-        total -= 0.5 * (a * a + b * b - 2 * correlation * a * b) / (1 - correlation**2)
-    return total
+    space: fp.ParameterSpace
+    log_likelihood: Callable[[Any], jax.Array]
 
 
-CASES: dict[str, tuple[fp.ParameterSpace, dict[str, Callable[[jax.Array], jax.Array]]]] = {
-    "twin": (
-        twin.SPACE,
-        {name: (lambda theta, name=name: twin.log_likelihood(theta, name)) for name in ("gamma_p", "gamma_Pb")},
-    ),
-    "DESI": (
-        WCDM,
-        {
-            "z below 0.8": lambda theta: log_likelihood_of_distances(theta, LOW),
-            "z above 0.8": lambda theta: log_likelihood_of_distances(theta, HIGH),
-        },
-    ),
+def of_twin(system: str) -> Analysis:
+    return Analysis(twin.SPACE, lambda theta: twin.log_likelihood(theta, system))
+
+
+def of_distances(distances: list[tuple[float, ...]]) -> Analysis:
+    return Analysis(cosmology.OSCILLATIONS, lambda theta: cosmology.of_oscillations(theta, distances))
+
+
+CASES: dict[str, dict[str, Analysis]] = {
+    "twin": {name: of_twin(name) for name in ("gamma_p", "gamma_Pb")},
+    "twin, gamma_Pb in two halves": {name: of_twin(name) for name in ("gamma_Pb_integrated", "gamma_Pb_tdiff")},
+    "DESI": {"z below 0.8": of_distances(cosmology.LOW), "z above 0.8": of_distances(cosmology.HIGH)},
+    "DESI and JLA": {
+        "oscillations": of_distances(cosmology.LOW + cosmology.HIGH),
+        "supernovae": Analysis(cosmology.SUPERNOVAE, cosmology.of_supernovae),
+    },
 }
+
+
+def density_of(analyses: Mapping[str, Analysis]) -> fp.ModelDensity:
+    """Returns the posterior of one analysis, or of several together, over all their parameters."""
+    spaces = [one.space for one in analyses.values()]
+    bounds = {name: space.bounds[j] for space in spaces for j, name in enumerate(space.names)}
+
+    def model() -> None:
+        values = {name: numpyro.sample(name, dist.Uniform(*ends)) for name, ends in bounds.items()}
+        for name, one in analyses.items():
+            numpyro.factor(name, one.log_likelihood(jnp.stack([values[each] for each in one.space.names])))
+
+    return fp.ModelDensity(model)
 
 
 def judge(case: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
     """Returns the rows of a case, for both orders of the analyses."""
-    space, likelihoods = CASES[case]
-    prior = fp.UniformPrior(space)
-
-    def density_of(names: tuple[str, ...]) -> fp.ModelDensity:
-        def model() -> None:
-            theta = numpyro.sample("theta", prior)
-            for name in names:
-                numpyro.factor(name, likelihoods[name](theta))
-
-        return fp.ModelDensity(model)
-
-    names = tuple(likelihoods)
+    analyses = CASES[case]
+    names = tuple(analyses)
     runs = [(one,) for one in names] + [names]
     chains = {
-        run: fp.sample_pocomc(jax.random.key(k), density_of(run), n_total=options.rows, progress=False)
+        run: fp.sample_pocomc(
+            jax.random.key(k), density_of({one: analyses[one] for one in run}), n_total=options.rows, progress=False
+        )
         for k, run in enumerate(runs)
     }
-    joint, rows = chains[names], []
-    exact_r = joint.log_evidence - sum(chains[one,].log_evidence for one in names)
+    first, second = (analyses[one].space for one in names)
+    shared = first.select([name for name in first.names if name in second.names])
+    whole, joint, rows = chains[names].dim == shared.dim, chains[names].select(shared.names), []
+    exact_r = chains[names].log_evidence - sum(chains[one,].log_evidence for one in names)
     error_r = np.sqrt(sum(chain.log_evidence_error**2 for chain in chains.values()))
     for order in (names, names[::-1]):
         start = time.perf_counter()
         parts = {one: chains[one,] for one in order}
-        found = fp.combine(jax.random.key(9), parts, prior=prior, refit=options.refit, progress=False)
+        found = fp.combine(jax.random.key(9), parts, prior=fp.UniformPrior(shared), refit=options.refit, progress=False)
         taken = time.perf_counter() - start
         print(found, flush=True)
-        log_ratio = found.log_prob(joint.samples) - joint.log_prob
-        loss, error = posterior_divergence(log_ratio, joint.probabilities, joint.dependence)
+        found_chain = found.chain.select(shared.names)
+        loss = ""
+        if whole:
+            log_ratio = in_order(found, joint) - joint.log_prob
+            loss = "{:.4f} +- {:.4f}".format(*posterior_divergence(log_ratio, joint.probabilities, joint.dependence))
         deviation = np.sqrt(np.diag(joint.covariance()))
-        shift = np.abs(found.chain.mean() - joint.mean()) / deviation
-        widths = np.sqrt(np.diag(found.chain.covariance())) / deviation
-        modes = fp.compare(joint, found.chain, classify=False, repeats=1).modes[:1]
+        shift = np.abs(found_chain.mean() - joint.mean()) / deviation
+        widths = np.sqrt(np.diag(found_chain.covariance())) / deviation
+        modes = fp.compare(joint, found_chain, classify=False, repeats=1).modes[:1]
         share = "; ".join(
             f"{mode.b[0] - mode.a[0]:+.3f} +- {np.hypot(mode.a_error[0], mode.b_error[0]):.3f} of {mode.a[0]:.3f}"
             for mode in modes
@@ -122,7 +113,7 @@ def judge(case: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
         rows.append(
             (
                 f"{case}: {' x '.join(order)}",
-                f"{loss:.4f} +- {error:.4f}",
+                loss,
                 f"{shift.max():.3f}",
                 f"{widths.min():.3f} to {widths.max():.3f}",
                 f"{off:+.3f} +- {off_error:.3f}",
@@ -134,6 +125,11 @@ def judge(case: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
         )
         print(rows[-1], flush=True)
     return rows
+
+
+def in_order(found: fp.Combined, chain: fp.Chain) -> np.ndarray:
+    """Returns the log density of a combination at the rows of a chain with the same parameters."""
+    return found.log_prob(chain.select(found.chain.names).samples)
 
 
 def main() -> None:

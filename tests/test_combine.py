@@ -168,7 +168,7 @@ SPACE = ParameterSpace(["x", "y"], units=["GeV", ""])
     ("posteriors", "options", "error", "match"),
     [
         ({"a": gaussian(2, 0)[0]}, {}, ValueError, "expected two or more analyses; got 1"),
-        ([gaussian(2, 0)[0]] * 2, {}, TypeError, "expected dictionaries"),
+        ([gaussian(2, 0)[0]] * 2, {}, TypeError, "expected a dictionary"),
         ({"a": gaussian(2, 0)[0], "b": 3.0}, {}, TypeError, "'b': expected a Chain, or a FlowPrior"),
         (
             {"a": gaussian(2, 0)[0], "b": rows_of(0, 100, [0.0, 0.0], np.eye(2))},
@@ -211,6 +211,46 @@ SPACE = ParameterSpace(["x", "y"], units=["GeV", ""])
 def test_what_cannot_be_combined_is_refused(posteriors, options, error, match):
     with pytest.raises(error, match=match):
         combine(KEY, posteriors, **{"prior": prior_of(2), **QUIET, **options})
+
+
+def other_than_learned(dim, seed):
+    """A learned posterior, and the exact one from which it differs: mean, covariance, log density plus a constant."""
+    prior, mean, covariance = gaussian(dim, seed)
+    exact = mean + 0.3 * np.sqrt(np.diag(covariance)), 1.2 * covariance
+    return prior, *exact, lambda theta: 5.0 + multivariate_normal(*exact).logpdf(theta)
+
+
+def test_exact_densities_take_the_place_of_learned_ones():
+    (a, *rest, density_a), (b, *others, density_b) = other_than_learned(3, 0), other_than_learned(3, 1)
+    mean, covariance, log_r = product_of([rest, others], 16.0)
+    options = {"prior": prior_of(3), **QUIET}
+    made = combine(KEY, {"a": a, "b": b}, densities={"a": density_a, "b": density_b}, **options)
+    chain, deviation = made.chain, np.sqrt(np.diag(covariance))
+    assert (np.abs(chain.mean() - mean) / deviation < 5 / np.sqrt(chain.effective_size)).all()
+    assert abs(made.log_bayes_factor - log_r) < 5 * made.log_bayes_factor_error
+    exact = multivariate_normal(mean, covariance).logpdf(chain.samples) + log_r
+    np.testing.assert_allclose(chain.log_prob, exact, atol=0.05)  # the constants are known from 4,000 draws
+    assert "weighted to the exact density of a, b" in str(made.guards)
+    assert "rows of a" not in str(made.guards)
+    without = combine(KEY, {"a": a, "b": b}, **options)
+    assert (np.abs(without.chain.mean() - mean) / deviation).max() > 10 / np.sqrt(without.chain.effective_size)
+    one = combine(KEY, {"a": a, "b": b}, densities={"b": density_b}, **options)
+    mean, covariance, log_r = product_of([gaussian(3, 0)[1:], others], 16.0)
+    assert (np.abs(one.chain.mean() - mean) / deviation < 5 / np.sqrt(one.chain.effective_size)).all()
+    assert abs(one.log_bayes_factor - log_r) < 5 * one.log_bayes_factor_error
+    assert "draws of a that carry" in str(one.guards)
+
+
+def test_densities_that_are_none_are_refused():
+    parts, options = {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]}, {"prior": prior_of(2), **QUIET}
+    with pytest.raises(ValueError, match="densities: 'a': expected the log density of this analysis; got one that is"):
+        combine(KEY, parts, densities={"a": lambda theta: np.full(len(theta), -np.inf)}, **options)
+    with pytest.raises(TypeError, match="densities: 'b': density: expected a ModelDensity"):
+        combine(KEY, parts, densities={"b": 3.0}, **options)
+    with pytest.raises(ValueError, match="densities: expected names of the analyses"):
+        combine(KEY, parts, densities={"c": abs}, **options)
+    with pytest.raises(TypeError, match="combine: 'n_total' is no setting of it"):
+        combine(KEY, parts, n_total=100, **options)
 
 
 def test_a_combination_becomes_a_prior():

@@ -18,11 +18,13 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
+from scipy.special import softmax
 
 from .._util.batches import in_float64
-from .._util.checks import FloatArray, shorten
+from .._util.checks import FloatArray, positive_int, shorten
 from .._util.display import Displayed
 from ..chains.chain import Chain
+from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace
 from ..flows.config import FlowConfig
 from ..likelihoods.learned import LearnedLikelihood
@@ -31,15 +33,17 @@ from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.evidence import evidence
-from ..sampling.pocomc import sample_pocomc
+from ..sampling.record import require_options
+from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
 from ..training.marginal import fit_marginal
 from .agreement import Suspiciousness, suspiciousness
-from .factors import Factor, judged, reliable, reweighted
+from .called import CalledPosterior, called_posteriors, weighted_to_exact
+from .factors import LOG_R_ERROR, Factor, judged, reliable, reweighted
 from .guards import Guards
 
-_ENTROPY = 4000  # draws for the entropy of a posterior
+_LOOKED_AT = 4000  # draws of each posterior, to see how many carry the product
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +56,7 @@ class Combined(Displayed):
         posteriors: the density of the shared parameters in each analysis.
         prior: the prior of the result.
         log_bayes_factor: log R, nats; positive if the data prefer common parameters.
-        log_bayes_factor_error: its standard error, from the sampler.
+        log_bayes_factor_error: its standard error, from the sampler and, with `refit`, from the rows of the chains.
         suspiciousness: the Bayes factor without its dependence on the width of the prior, and the tension in sigma.
         reweighted: rows of each analysis whose chain is known, weighted to the joint posterior, with columns that were
             not combined; only where the weights are reliable.
@@ -91,10 +95,14 @@ class Combined(Displayed):
 
 
 class _Parts:
-    """The densities of a combination, on its shared parameters."""
+    """The densities of a combination, on its shared parameters.
+
+    `exact` holds exact densities that take the place of learned ones once the product is sampled.
+    """
 
     def __init__(self, learned: Mapping[str, ParameterPrior], space: ParameterSpace, prior: Any, priors: Any):
         self.learned, self.space = learned, space
+        self.exact: dict[str, CalledPosterior] = {}
         self.prior = NamedPrior(prior, space, "combine: prior")
         self.posteriors = {name: NamedPrior(one, space, f"combine: {name!r}") for name, one in learned.items()}
         self.likelihoods = {
@@ -104,23 +112,34 @@ class _Parts:
 
     def log_density(self, theta: FloatArray) -> FloatArray:
         """Returns log of pi prod q_i / pi_i, (n,), at points (n, d)."""
+        return self.log_ratio(None, theta)
+
+    def log_ratio(self, name: str | None, theta: FloatArray) -> FloatArray:
+        """Returns the log density divided by the posterior of an analysis, (n,), without evaluating that posterior."""
         found = in_float64(self.prior.log_prob, theta)
-        for likelihood in self.likelihoods.values():
-            found = found + in_float64(likelihood.log_likelihood, theta)
+        for each, likelihood in self.likelihoods.items():
+            if each == name or each in self.exact:
+                log_prior = in_float64(likelihood.prior.log_prob, theta)
+                found = found - np.where(np.isfinite(log_prior), log_prior, np.inf)
+                found = found if each == name else found + self.exact[each](theta)
+            else:
+                found = found + in_float64(likelihood.log_likelihood, theta)
         return found
 
     @cached_property
-    def narrowest(self) -> str:
-        """The posterior with the smallest entropy, from which the sampler starts; the first by name if several."""
-        return min(sorted(self.posteriors), key=self._entropy)
+    def nearest(self) -> str:
+        """The posterior most of whose draws carry the product, by name; a sampler starts from it."""
+        return max(sorted(self.posteriors), key=self._carrying)
 
-    def _entropy(self, name: str) -> float:
-        posterior = self.posteriors[name]
-        return -float(np.mean(in_float64(posterior.log_prob, draws_of(posterior, jax.random.key(0), _ENTROPY))))
+    def _carrying(self, name: str) -> float:
+        """Returns the effective number of draws of a posterior, weighted to the product."""
+        theta = draws_of(self.posteriors[name], jax.random.key(0), _LOOKED_AT)
+        log_weights = self.log_ratio(name, theta)
+        return kish(softmax(log_weights)) if np.isfinite(log_weights.max()) else 0.0
 
     def density(self) -> ModelDensity:
-        """Returns the joint posterior with the narrowest posterior as its prior; its evidence is R."""
-        first = self.narrowest
+        """Returns the joint posterior with the nearest posterior as its prior; its evidence is R."""
+        first = self.nearest
         begun, others = self.likelihoods[first], [one for name, one in self.likelihoods.items() if name != first]
         columns = np.array([self.learned[first].space.index(name) for name in self.space.names])
 
@@ -139,7 +158,9 @@ def combine(
     *,
     prior: Any,
     priors: Mapping[str, Any] | None = None,
-    sampler: Callable[..., Chain] = sample_pocomc,
+    densities: Mapping[str, Any] | None = None,
+    draws: int = 4096,
+    sampler: Callable[..., Chain] | None = None,
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     refit: bool = True,
@@ -160,7 +181,14 @@ def combine(
         prior: the prior of the result, normalised, of the shared parameters: a UniformPrior, a FlowPrior, a NumPyro
             distribution in the order of the shared parameters, or a dictionary {name: distribution}.
         priors: what an analysis assumed, by its name; `prior` for those without an entry.
-        sampler: a sampler of this package. If it returns no evidence, as NUTS and emcee, that of its chain is used.
+        densities: exact log densities, up to a constant, of posteriors that can be called, by the name of the analysis:
+            a ModelDensity of exactly the shared parameters, or a function from points (n, d), in the order of the
+            shared parameters, to log densities (n,). The product is sampled with the learned densities. Its draws are
+            then weighted to the exact ones. Nothing depends then on how a flow continues beyond its rows.
+        draws: effective number of draws of the result. They are draws of all posteriors, weighted to the product. If
+            too few of these carry it, `sample_pocomc` samples it, and draws of a flow of its particles are weighted.
+        sampler: a sampler of this package, to be used instead. If it returns no evidence, as NUTS and emcee do not,
+            that of its chain is used.
         config, train: as for `fit_flow`.
         refit: train two flows on the halves of each chain, to see how wrong the learned densities may be in the region
             of the product.
@@ -173,7 +201,10 @@ def combine(
 
     Source: Bayes factor and suspiciousness: Handley and Lemos (2019), Phys. Rev. D 100, 043504.
     """
-    _require_several(posteriors, priors or {})
+    _require_several(posteriors, priors=priors or {}, densities=densities or {})
+    positive_int(draws, "combine: draws")
+    if sampler is None:
+        require_options("combine", options)
     spaces = {name: _space_of(one, name) for name, one in posteriors.items()}
     shared = shared_space(spaces)
     keys = dict(zip(posteriors, jax.random.split(key, len(posteriors)), strict=True))
@@ -181,28 +212,30 @@ def combine(
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
     learned = {name: _posterior_of(keys[name], one, shared.names, settings) for name, one in posteriors.items()}
     _require_order(priors or {}, spaces, shared)
+    called = called_posteriors(densities or {}, learned, shared)
     parts = _Parts(learned, shared, prior, priors or {})
-    density = parts.density()
-    drawn = sampler(key_sample, density, progress=progress, **options)
-    log_r, log_r_error = drawn.log_evidence, drawn.log_evidence_error
-    if log_r is None:
-        found_r = evidence(jax.random.fold_in(key, 2), drawn, density, **settings)
-        log_r, log_r_error = found_r.log_evidence, found_r.error
-    drawn = drawn.select(shared.names).replace(space=shared, log_evidence=log_r, log_evidence_error=log_r_error)
-    log_density, log_prior = parts.log_density(drawn.samples), in_float64(parts.prior.log_prob, drawn.samples)
-    chain = drawn.replace(log_prob=log_density, log_prior=log_prior, log_likelihood=log_density - log_prior)
+    chain = _drawn(key_sample, parts, draws, sampler, options, settings)
+    if called:
+        log_learned, parts.exact = parts.log_density(chain.samples), called
+        chain = weighted_to_exact(chain, parts.log_density(chain.samples) - log_learned, called)
+    log_r, log_r_error = chain.log_evidence, chain.log_evidence_error
+    assert chain.log_prob is not None
+    assert log_r is not None
+    log_prior = in_float64(parts.prior.log_prob, chain.samples)
+    chain = chain.replace(log_prior=log_prior, log_likelihood=chain.log_prob - log_prior)
     chains = {name: one for name, one in posteriors.items() if isinstance(one, Chain)}
-    factors = {name: Factor(name, parts.posteriors[name], chains.get(name)) for name in posteriors}
+    factors = {name: Factor(name, parts.posteriors[name], chains.get(name), name in called) for name in posteriors}
     refits = settings if refit else None
     found = suspiciousness(parts.likelihoods, chain, log_r, one_prior=not priors)
-    rows = {name: reweighted(factor, parts.log_density) for name, factor in factors.items()}
+    rows = {name: reweighted(factor, parts.log_ratio) for name, factor in factors.items()}
     guards = judged(key_judge, factors, rows, chain, found, refits)
+    by_rows = [value for name, value in guards.numbers.items() if name.endswith(LOG_R_ERROR)]
     return Combined(
         chain=chain,
         posteriors=learned,
         prior=parts.prior,
         log_bayes_factor=log_r,
-        log_bayes_factor_error=float("nan") if log_r_error is None else log_r_error,
+        log_bayes_factor_error=float(np.linalg.norm([np.nan if log_r_error is None else log_r_error, *by_rows])),
         suspiciousness=found,
         reweighted={name: one for name, one in rows.items() if name in chains and one is not None and reliable(one)},
         guards=guards,
@@ -210,16 +243,40 @@ def combine(
     )
 
 
-def _require_several(posteriors: Any, priors: Any) -> None:
-    if not isinstance(posteriors, Mapping) or not isinstance(priors, Mapping):
-        raise TypeError("combine: posteriors, priors: expected dictionaries by the names of the analyses.")
+def _drawn(
+    key: jax.Array,
+    parts: _Parts,
+    draws: int,
+    sampler: Callable[..., Chain] | None,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Chain:
+    """Returns draws of the product of the learned densities, with their log density and its evidence, R."""
+    density = parts.density()
+    if sampler is None:
+        near = [parts.posteriors[name] for name in sorted(parts.posteriors)]
+        return near_draws(key, near, parts.log_density, density, draws=draws, **settings)
+    drawn = sampler(key, density, progress=settings["progress"], **options)
+    if drawn.log_evidence is None:
+        found = evidence(jax.random.fold_in(key, 1), drawn, density, **settings)
+        drawn = drawn.replace(log_evidence=found.log_evidence, log_evidence_error=found.error)
+    drawn = drawn.select(parts.space.names).replace(space=parts.space)
+    return drawn.replace(log_prob=parts.log_density(drawn.samples))
+
+
+def _require_several(posteriors: Any, **by_name: Any) -> None:
+    for argument, given in {"posteriors": posteriors, **by_name}.items():
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"combine: {argument}: expected a dictionary by the names of the analyses; got {type(given).__name__}."
+            )
+        unknown = [name for name in given if name not in posteriors]
+        if unknown:
+            raise ValueError(
+                f"combine: {argument}: expected names of the analyses, {shorten(posteriors)}; got {shorten(unknown)}."
+            )
     if len(posteriors) < 2:
         raise ValueError(f"combine: posteriors: expected two or more analyses; got {len(posteriors)}.")
-    unknown = [name for name in priors if name not in posteriors]
-    if unknown:
-        raise ValueError(
-            f"combine: priors: expected names of the analyses, {shorten(posteriors)}; got {shorten(unknown)}."
-        )
 
 
 def _require_order(priors: Mapping[str, Any], spaces: Mapping[str, ParameterSpace], shared: ParameterSpace) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import logsumexp, softmax
 from scipy.stats import chi2
 
 from .._util.batches import in_float64
@@ -34,6 +35,7 @@ _SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; m
 _WIDTH = (0.2, 0.1)  # relative change of a standard deviation
 _TENSION = 3.0  # sigma
 _NO_MEAN = 1.0  # Pareto k
+LOG_R_ERROR = "error of the log Bayes factor due to the rows"
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
     "tempered run, pass its density to fit_flow, or fit all data together."
@@ -48,11 +50,13 @@ class Factor:
         name: of the analysis.
         posterior: its learned density, on the shared parameters.
         chain: its rows, with all their columns; None if only the density is known.
+        exact: whether the product has its exact density, and not the learned one.
     """
 
     name: str
     posterior: ParameterPrior
     chain: Chain | None
+    exact: bool = False
 
 
 def reliable(rows: Chain | None) -> bool:
@@ -60,14 +64,21 @@ def reliable(rows: Chain | None) -> bool:
     return rows is not None and bool(rows.info["psis"]["pareto_k"] <= RELIABLE)
 
 
-def reweighted(factor: Factor, log_density: Callable[[FloatArray], FloatArray]) -> Chain | None:
-    """Returns the rows of an analysis, or draws of its density, weighted to the product; None if it is zero at all."""
+def reweighted(factor: Factor, log_ratio: Callable[[str | None, FloatArray], FloatArray]) -> Chain | None:
+    """Returns the rows of an analysis, or draws of its density, weighted to the product; None if it is zero at all.
+
+    Args:
+        factor: the analysis.
+        log_ratio: the log density of the product, divided by the posterior of the analysis with a name, or by none.
+    """
     names, space = factor.posterior.space.names, factor.posterior.space
-    rows = factor.chain or Chain(
-        draws_of(factor.posterior, jax.random.key(1), _ROWS), space.unbounded(), rows="independent"
-    )
-    theta = rows.select(names).samples
-    log_weights = log_density(theta) - in_float64(factor.posterior.log_prob, theta)
+    if factor.chain is not None:
+        rows, theta = factor.chain, factor.chain.select(names).samples
+        log_weights = log_ratio(factor.name, theta)
+    else:
+        theta = draws_of(factor.posterior, jax.random.key(1), _ROWS)
+        rows = Chain(theta, space.unbounded(), rows="independent")
+        log_weights = log_ratio(None, theta) - in_float64(factor.posterior.log_prob, theta)
     if not np.isfinite(log_weights).any():
         return None
     with warnings.catch_warnings():
@@ -95,28 +106,37 @@ def judged(
         refits: settings of `fit_flow` for the flows on half of the rows; None for none.
     """
     findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
+    exact = [name for name, factor in factors.items() if factor.exact]
+    if exact:
+        findings.append(of_exact(exact, product))
     for name, one_key in zip(factors, jax.random.split(key, len(factors)), strict=True):
         factor, weighted = factors[name], rows[name]
+        if factor.exact:  # it does not matter how few rows there are
+            continue
         findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
         if refits is None or factor.chain is None:
             continue
-        shifts, scatter = halves(one_key, factor, product, refits)
+        shifts, scatter, change = halves(one_key, factor, product, refits)
         findings.append(of_halves(name, product.names, shifts, scatter))
         numbers[f"{name}: shift by half of the rows"] = float(np.abs(shifts).max())
+        numbers[f"{name}: {LOG_R_ERROR}"] = change
     for name, weighted in rows.items():
         if weighted is not None:
             numbers |= {f"{name}: {what}": weighted.info["psis"][what] for what in ("pareto_k", "effective_size")}
     return Guards(tuple(findings), numbers)
 
 
-def halves(key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str, Any]) -> tuple[FloatArray, float]:
+def halves(
+    key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str, Any]
+) -> tuple[FloatArray, float, float]:
     """Returns the standard error (d,) of each mean of the product, in its standard deviations, due to the rows.
 
     Flows are trained on the halves h of the rows. The product with q_h in place of q has other means. Half of the
     difference between the two has the standard error of the mean with all rows, if that falls as one over their root.
 
     Returns:
-        These (d,), and the standard deviation over the product of half the difference of log q_h, nats.
+        These (d,); the standard deviation over the product of half the difference of log q_h, nats; and the error of
+        the log Bayes factor.
     """
     assert factor.chain is not None
     key_split, *keys = jax.random.split(key, 3)
@@ -127,14 +147,15 @@ def halves(key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str
     product = product.take(np.flatnonzero(product.probabilities > 0.0))
     log_whole = in_float64(factor.posterior.log_prob, product.samples)
     log_halves = [in_float64(flow.log_prob, product.samples) for flow in flows]
-    p, means = product.probabilities, []
+    p, means, evidences = product.probabilities, [], []
     for log_half in log_halves:
-        weights = np.log(p) + log_half - log_whole
-        weights = np.exp(weights - weights.max())
-        means.append(weights @ product.samples / weights.sum())
+        log_weights = np.log(p) + log_half - log_whole
+        means.append(softmax(log_weights) @ product.samples)
+        evidences.append(float(logsumexp(log_weights)))
     half = 0.5 * (log_halves[0] - log_halves[1])
     scatter = float(np.sqrt(p @ (half - p @ half) ** 2))
-    return 0.5 * (means[0] - means[1]) / np.sqrt(np.diag(product.covariance())), scatter
+    shifts = 0.5 * (means[0] - means[1]) / np.sqrt(np.diag(product.covariance()))
+    return shifts, scatter, 0.5 * abs(evidences[0] - evidences[1])
 
 
 def of_agreement(found: Suspiciousness) -> Finding:
@@ -150,6 +171,16 @@ def of_agreement(found: Suspiciousness) -> Finding:
     if found.sigma < _TENSION:
         return Finding(subject, "pass", text)
     return Finding(subject, "warn", text, "The data disagree. See which parameters pull before you quote the product.")
+
+
+def of_exact(names: list[str], product: Chain) -> Finding:
+    """Returns the finding on the weights that give the product the exact densities of some analyses."""
+    record = product.info["psis"]
+    size, k = record["effective_size"], record["pareto_k"]
+    text = f"{size:.3g} effective draws, Pareto k {k:.2f}"
+    verdict = "fail" if size < FEW_ROWS[0] or k > RELIABLE else "warn" if size < FEW_ROWS[1] else "pass"
+    advice = "" if verdict == "pass" else "The learned product is too far from the exact one to weight its draws."
+    return Finding(f"draws weighted to the exact density of {', '.join(names)}", verdict, text, advice)
 
 
 def of_rows(factor: Factor, weighted: Chain | None) -> Finding:

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro
 
 from .._util.batches import in_float64
-from .._util.checks import FloatArray, one_of
+from .._util.checks import FloatArray, one_of, positive_int
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
 from ..diagnostics.comparison import compare
@@ -22,8 +22,9 @@ from ..priors.moments import draws_of
 from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
-from ..sampling.pocomc import sample_pocomc
+from ..sampling.record import require_options
 from ..sampling.reweight import reweight
+from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
 from ..training.fit import fit_flow
 from .factors import of_answer
@@ -44,7 +45,8 @@ def swap_prior(
     *,
     method: str = "auto",
     posterior: ParameterPrior | None = None,
-    sampler: Callable[..., Chain] = sample_pocomc,
+    draws: int = 4096,
+    sampler: Callable[..., Chain] | None = None,
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
     progress: bool = True,
@@ -64,7 +66,7 @@ def swap_prior(
         new: the new prior, of the same kinds.
         method: "reweight" or "learned likelihood" to have one of them only.
         posterior: the learned posterior, if it is trained already.
-        sampler, **options: the sampler of the learned likelihood, and its options.
+        draws, sampler, **options: of the learned likelihood, as for `combine`.
         config, train, progress: as for `fit_flow`.
 
     Returns:
@@ -75,6 +77,9 @@ def swap_prior(
         TypeError, ValueError: a prior that does not have the chain's parameters, or an old prior that is zero at rows.
     """
     one_of(method, "swap_prior: method", METHODS)
+    positive_int(draws, "swap_prior: draws")
+    if sampler is None:
+        require_options("swap_prior", options)
     before, after = (NamedPrior(given, chain.space, f"swap_prior: {n}") for n, given in (("old", old), ("new", new)))
     log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (before, after))
     impossible = int(np.sum(~np.isfinite(log_old) & (chain.probabilities > 0)))
@@ -92,7 +97,8 @@ def swap_prior(
     key_fit, key_sample = jax.random.split(key)
     if posterior is None:
         posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
-    drawn = _sampled(key_sample, posterior, before, after, chain, sampler, progress, options)
+    settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
+    drawn = _sampled(key_sample, posterior, before, after, chain, draws, sampler, options, settings)
     if method == "learned likelihood":
         return _recorded(drawn, weighted, method, "asked for")
     difference = _difference(weighted, drawn)
@@ -128,19 +134,28 @@ def _sampled(
     old: NamedPrior,
     new: NamedPrior,
     chain: Chain,
-    sampler: Callable[..., Chain],
-    progress: bool,
+    draws: int,
+    sampler: Callable[..., Chain] | None,
     options: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> Chain:
-    """Returns draws of the learned likelihood under the new prior; the sampler begins at the learned posterior."""
-    likelihood = LearnedLikelihood(NamedPrior(posterior, chain.space, "swap_prior: posterior"), old)
+    """Returns draws of the learned likelihood under the new prior."""
+    named = NamedPrior(posterior, chain.space, "swap_prior: posterior")
+    likelihood = LearnedLikelihood(named, old)
     columns = np.array([posterior.space.index(name) for name in chain.names])
 
     def model() -> None:
         theta = numpyro.sample("theta", posterior)
         numpyro.factor("prior", log_ratio(new, old, theta[..., columns]))
 
-    made = sampler(key, ModelDensity(model), progress=progress, **options).select(chain.names)
+    def log_density(theta: FloatArray) -> FloatArray:
+        return in_float64(likelihood.log_likelihood, theta) + in_float64(new.log_prob, theta)
+
+    density = ModelDensity(model)
+    if sampler is None:
+        made = near_draws(key, [named, new], log_density, density, draws=draws, **settings)
+    else:
+        made = sampler(key, density, progress=settings["progress"], **options).select(chain.names)
     log_prior = in_float64(new.log_prob, made.samples)
     log_likelihood = in_float64(likelihood.log_likelihood, made.samples)
     log_evidence = _sum(chain.log_evidence, made.log_evidence)
