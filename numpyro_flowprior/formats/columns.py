@@ -17,6 +17,7 @@ from .._util.checks import float_array, shorten
 from ..chains.convergence import are_counts
 from .table import FIELDS, LABELS, Table, flattened, whole_numbers
 
+STAR = "*"  # at the end of the name of a derived quantity
 _WEIGHTS = {"weight", "weights", "importanceweight", "importanceweights", "posteriorweight", "posteriorweights"}
 _LOG_WEIGHTS = {"logwt", "logw", "logweight", "logweights", "lnw", "lnweight", "lnweights"}
 _CHAINS = {"chain", "chainid", "walker", "walkerid"}
@@ -52,6 +53,7 @@ def table_of_columns(
     spelling, weights, logarithms of weights (`logwt`), and the chain and row numbers of other packages (`chain__`,
     `.draw`, `Unnamed: 0`). Internal columns of Stan and PyMC (`lp__`) are left out. Doubtful columns (see Table)
     are those with the name of a log density that does not say which (`logp`, `LogLikelihood`), and counts of the rows.
+    A star at the end of a name marks a derived quantity, as in GetDist; it is no part of the name.
 
     Args:
         columns: {name: values}.
@@ -63,6 +65,8 @@ def table_of_columns(
         ValueError: there are two columns of weights, no parameter, or one row per element of a vector (long format).
     """
     index = index or {}
+    columns, derived = _without_stars(columns, parameters)
+    parameters = [*parameters, *derived]
     labels = _labels(index, columns)
     columns = {**columns, **labels}
     own = [name for name in columns if _is_own(name) and name not in parameters]
@@ -76,9 +80,10 @@ def table_of_columns(
     why |= numbers | dict.fromkeys(own, "the sampler's own column")
     why |= {name: "labels of rows" for name in index if name not in labels}
     kept = {name: values for name, values in others.items() if name not in why}
-    if not kept.keys() - doubts.keys():  # if there are only counts, they are the parameters
+    sampled = kept.keys() - {*derived}
+    if not sampled - doubts.keys():  # if there are only counts, they are the parameters
         doubts = {name: doubt for name, doubt in doubts.items() if doubt != _STEADY}
-    if not kept.keys() - doubts.keys():
+    if not sampled - doubts.keys():
         raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
     names, samples = flattened(kept)
     doubtful = {column: why for name, why in doubts.items() for column in flattened({name: kept[name]})[0]}
@@ -90,16 +95,32 @@ def table_of_columns(
         info["left_out"] = {**why, **info.get("left_out", {})}
     if any(_plain(name) in _WEIGHTS for name in labels) and not are_counts(fields["weights"]):
         parts.setdefault("weights_kind", "importance")  # of a nested sampler (anesthetic); MCMC has counts there
-    return with_log_posterior(Table(samples, names, fields, **{"doubtful": doubtful, **parts, "info": info}))
+    parts = {"doubtful": doubtful, "derived": derived, **parts, "info": info}
+    return with_log_posterior(Table(samples, names, fields, **parts))
 
 
 def no_parameters(columns: Mapping[str, np.ndarray]) -> list[str]:
     """Returns the names of columns (n,) that `table_of_columns` would not read as parameters."""
     taken = [name for name in columns if name in FIELDS or _is_own(name) or _plain(name) in _WEIGHTS | _LOG_WEIGHTS]
+    taken += [name for name in columns if name.endswith(STAR)]
     free = {name: values for name, values in columns.items() if name not in taken}
     _, labels = _fields({}, free)
     numbers, doubts = _doubts({name: values for name, values in free.items() if name not in labels}, None)
     return [name for name in columns if name in {*taken, *labels, *numbers, *doubts}]
+
+
+def _without_stars(columns: Mapping[str, Any], parameters: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns the columns under their names without stars, and the names of those that had one."""
+    starred = {
+        name: bare
+        for name in columns
+        if name.endswith(STAR)
+        and name not in parameters
+        and (bare := name.removesuffix(STAR))
+        and bare not in (*columns, *FIELDS)
+        and np.ndim(columns[name]) == 1
+    }
+    return {starred.get(name, name): values for name, values in columns.items()}, tuple(starred.values())
 
 
 def with_log_posterior(table: Table) -> Table:

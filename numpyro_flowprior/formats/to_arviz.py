@@ -13,7 +13,17 @@ from .._util.checks import FloatArray, shorten
 from ..chains.autocorrelation import steps_of
 from ..chains.chain import Chain
 from ..chains.variables import Variable, all_storable, labels_of, storable, variables_of
-from .from_arviz import ALL_ROWS, DERIVED, PARAMETERS, PER_ROW, PER_STEP, WRITER, arviz_module, digest_of
+from .from_arviz import (
+    ALL_ROWS,
+    DERIVED,
+    PARAMETERS,
+    PER_ROW,
+    PER_ROW_DERIVED,
+    PER_STEP,
+    WRITER,
+    arviz_module,
+    digest_of,
+)
 from .table import KINDS
 
 _MOST_STEPS = 200_000  # longer Markov chains with multiplicities are thinned to about this many steps
@@ -60,6 +70,8 @@ def to_arviz(
     ArviZ does not support weights, or chains of unequal lengths. Rows that count several times are therefore repeated.
     Rows with importance weights are resampled to round(effective size) rows of equal weight. Chains of unequal lengths
     become a single chain. In these cases the group "posterior_rows" has the original rows, and `from_arviz` reads them.
+
+    Derived quantities of the chain are variables of the posterior, too, marked as deterministic.
 
     Log density, log prior and log likelihood go to `sample_stats` (as lp, log_prior, log_likelihood_total), and so does
     `family_id`. Units, labels and bounds go to the attributes of the variables. The evidence, its error and the info of
@@ -112,6 +124,9 @@ def to_arviz(
         "sample_stats": {stat: values for stat, values in parts.items() if values is not None},
     }
     arrays = dict(variables)
+    for name, variable in variables_of(tuple(chain.derived)).items() if chain.derived else ():
+        columns = np.column_stack([chain.derived[each] for each in variable.names])
+        groups["posterior"][name], arrays[name] = columns.reshape(chain.n, *variable.shape), variable
     if density is not None:
         _add_sites(groups, arrays, density, chain, pointwise)
     for name, group in groups.items():
@@ -199,6 +214,7 @@ def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
     per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
     columns = {storable(name): chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}
+    columns |= {f"{PER_ROW_DERIVED}{storable(name)}": values for name, values in chain.derived.items()}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row:", values) for name, values in columns.items()})
     rows.attrs = {"written_by": WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}

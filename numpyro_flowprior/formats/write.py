@@ -15,7 +15,7 @@ from .._util.checks import shorten
 from .._util.messages import FlowPriorWarning
 from .._util.storage import atomic_file
 from ..chains.chain import Chain
-from .columns import no_parameters
+from .columns import STAR, no_parameters
 from .frames import write_parquet
 from .npz import write_npz
 from .table import FIELDS
@@ -24,9 +24,10 @@ from .table import FIELDS
 def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
     """Writes a chain atomically, in the format given by the ending of the file name, and returns its path.
 
-    npz keeps everything. csv and parquet have a column for each parameter and each value per draw (log densities,
-    weights, labels), to the last bit. They do not keep bounds, units, evidence and info. Parquet also keeps the kind of
-    the weights and of the order of rows. csv cannot, and a warning says so if the columns do not show it.
+    npz keeps everything. csv and parquet have a column for each parameter, each derived quantity (with a star at the
+    end of its name, as in GetDist) and each value per draw (log densities, weights, labels), to the last bit. They do
+    not keep bounds, units, evidence and info. Parquet also keeps the kind of the weights and of the order of rows. csv
+    cannot, and a warning says so if the columns do not show it.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -39,6 +40,8 @@ def write_chain(path: str | os.PathLike[str], chain: Chain) -> Path:
     columns = {name: chain.samples[:, j] for j, name in enumerate(chain.names)}
     fields = {name: values for name in FIELDS if (values := getattr(chain, name)) is not None}
     _require_parameters(path, columns)
+    _require_derived(path, chain)
+    columns |= {f"{name}{STAR}": values for name, values in chain.derived.items()}
     kinds: dict[str, str] = {"rows": chain.rows, **({"weights_kind": chain.weights_kind} if chain.weights_kind else {})}
     with atomic_file(path) as file:
         if path.suffix == ".parquet":
@@ -55,6 +58,13 @@ def _require_parameters(path: Path, columns: dict[str, np.ndarray]) -> None:
     taken = no_parameters(columns)
     if taken:
         raise ValueError(f"{path}: {shorten(taken)}: would not be read back as a parameter. Write an npz file.")
+
+
+def _require_derived(path: Path, chain: Chain) -> None:
+    """Raises ValueError if derived quantities by these names would not be read back as derived quantities."""
+    taken = [name for name in chain.derived if name in FIELDS or name.endswith(STAR)]
+    if taken:
+        raise ValueError(f"{path}: {shorten(taken)}: would not be read back as a derived quantity. Write an npz file.")
 
 
 def _warn_of_kinds(path: Path, chain: Chain, fields: dict[str, Any], kinds: dict[str, str]) -> None:
