@@ -1,9 +1,9 @@
 """combine against the joint fit: the J/psi twin, baryon acoustic oscillations in two halves, and supernovae.
 
 Each analysis is sampled alone. Flows are trained on the chains, and their product is compared with the joint posterior,
-which is sampled with both likelihoods and weighted to its exact density: KL from the joint posterior to the product, at draws of the joint posterior,
-if the analyses have the same parameters; shifts of means in standard deviations of the joint posterior; ratios of
-widths; and the log Bayes factor, against the evidences.
+which is sampled with both likelihoods and weighted to its exact density: KL from the joint posterior to the product, at
+draws of the joint posterior, if the analyses have the same parameters; shifts of means in standard deviations of the
+joint posterior; ratios of widths; and the log Bayes factor, against the evidences.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_a_flow_of_particles_is_the_next_proposal(monkeypatch):
         jax.random.key(1),
         proposals,
         far,
-        ModelDensity(model),
+        lambda: ModelDensity(model),
         draws=1000,
         config=FlowConfig(layers=1, hidden=(8,), base="normal"),
         train=TrainConfig(loss="log_variance", max_steps=400),

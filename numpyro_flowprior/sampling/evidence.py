@@ -11,6 +11,7 @@ checks in words are in evidence_report.py.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,6 +50,7 @@ BRIDGE, HARMONIC = "bridge sampling", "learned harmonic mean"
 _FEWEST_ROWS = 200  # of positive weight: half of them train a flow, with a tenth held out
 DRAWS = 1_000, 20_000  # draws at which the density is called: at least, at most
 _LEVERS = 0.95, 0.05  # shares of the rows in two bridges, which weight the regions of high and of low p / q
+_MODEST = FlowConfig(layers=4, hidden=(32,), components=8), TrainConfig(batch_size=512, max_steps=4000)
 _COMPARED = 64  # rows at which log_prob and density are compared
 _PER_ROW, _MASS_DRAWS = 4, (16_384, 262_144)  # draws of each flow for the mass of a region: per row, at least, at most
 
@@ -81,8 +83,9 @@ def evidence(
             chain has no log density, or one that differs by more than a constant.
         prior: a normalised distribution over the chain's parameters, with `log_prob`. Its log density is added to
             `chain.log_likelihood`. Not with `density`.
-        config: architecture of the flows; None to choose it as `fit_flow` does, in pilot runs.
-        train: training of the flows, with the loss "nll"; None to choose it in the same way.
+        config: architecture of the flows. With neither `config` nor `train` they are of modest size; if a check then
+            fails, they are those that `fit_flow` chooses in pilot runs.
+        train: training of the flows, with the loss "nll".
         draws: number of draws of both flows together at which the density is called; None for as many as the chain has
             effective draws, from 1,000 to 20,000.
         progress: show progress bars.
@@ -113,14 +116,45 @@ def evidence(
         )
     called = None if density is None else CalledDensity(_with_log_posterior(density), chain.space)
     draws = int(np.clip(chain.effective_size, *DRAWS)) if draws is None else positive_int(draws, "evidence: draws")
-    checks = {"effective draws": of_size(chain)}
+    rows = {"effective draws": of_size(chain)}
     known = _log_density_of_rows(chain, prior)
-    log_p = known if called is None else _called_at_rows(called, chain, known, checks)
+    log_p = known if called is None else _called_at_rows(called, chain, known, rows)
     if log_p is None:
         raise ValueError(
             "evidence: chain: expected a log density of the rows: log_prior and log_likelihood, or log_prob, or "
             "log_likelihood and the argument prior; got none. Add it with chain.replace(log_prob=...), or pass density."
         )
+    estimated = partial(_estimated, key, chain, log_p, called, rows, draws=draws)
+    if config is not None or train is not None:
+        found = estimated(config, train, progress=progress)
+    else:
+        found = estimated(*_MODEST, progress=progress)
+        if not (found.trusted or any(not check.passed for check in rows.values())):
+            found = estimated(None, None, progress=progress)
+    if not found.trusted:
+        reasons = "; ".join(f"{name}: {check.text}" for name, check in found.checks.items() if not check.passed)
+        warnings.warn(
+            f"evidence: the estimate is not to be trusted ({reasons}). Run the chain longer, train longer, or pass "
+            "density; if rows and density disagree, find out which of them belongs to another posterior.",
+            FlowPriorWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+def _estimated(
+    key: jax.Array,
+    chain: Chain,
+    log_p: FloatArray,
+    called: CalledDensity | None,
+    checks: Mapping[str, EvidenceCheck],
+    config: FlowConfig | None,
+    train: TrainConfig | None,
+    *,
+    draws: int,
+    progress: bool,
+) -> Evidence:
+    """Returns the evidence by flows with these settings, and its checks besides those of the rows."""
     key_split, *keys = jax.random.split(key, 3)
     halves = chain.deal(key_split, [0.5, 0.5])
     fit = partial(fit_flow, config=config, train=train, trust_log_prob=False, progress=progress)
@@ -133,8 +167,9 @@ def evidence(
     if called is None:
         return _with_verdict({HARMONIC: mean}, {**checks, **of_mean}, 0)
     bridged, of_bridge = _by_bridge(chain, log_p, judged, called)
-    checks |= {**of_bridge, "agreement of methods": of_methods(bridged.minus(mean), of_mean["tail"])}
-    return _with_verdict({BRIDGE: bridged, HARMONIC: mean}, checks, called.calls)
+    agreement = of_methods(bridged.minus(mean), of_mean["tail"])
+    found = {**checks, **of_bridge, "agreement of methods": agreement}
+    return _with_verdict({BRIDGE: bridged, HARMONIC: mean}, found, called.calls)
 
 
 def _require(chain: Any, density: Any, prior: Any, train: Any) -> None:
@@ -286,13 +321,4 @@ def _with_verdict(estimates: dict[str, Crossed], checks: dict[str, EvidenceCheck
     numbers = {method: (estimate.log_z, estimate.error) for method, estimate in estimates.items()}
     method, (log_evidence, error) = next(iter(numbers.items()))
     checks["error"] = of_error(error)
-    found = Evidence(log_evidence, error, method, checks, numbers, calls)
-    if not found.trusted:
-        reasons = "; ".join(f"{name}: {check.text}" for name, check in checks.items() if not check.passed)
-        warnings.warn(
-            f"evidence: the estimate is not to be trusted ({reasons}). Run the chain longer, train longer, or pass "
-            "density; if rows and density disagree, find out which of them belongs to another posterior.",
-            FlowPriorWarning,
-            stacklevel=3,
-        )
-    return found
+    return Evidence(log_evidence, error, method, checks, numbers, calls)

@@ -46,7 +46,7 @@ def near_draws(
     key: jax.Array,
     proposals: Sequence[Any],
     log_density: Callable[[FloatArray], FloatArray],
-    model: ModelDensity,
+    model: Callable[[], ModelDensity],
     *,
     draws: int,
     config: FlowConfig | None,
@@ -61,7 +61,7 @@ def near_draws(
     Args:
         key: JAX random key.
         proposals, log_density, draws, progress: as for `weighted_draws`.
-        model: the density as a model, with an evidence that is the normalising constant of `log_density`.
+        model: makes the density as a model, whose evidence is the normalising constant of `log_density`.
         config, train: of the flow, as for `fit_flow`.
     """
     key_near, key_sample, key_fit, key_far = jax.random.split(key, 4)
@@ -69,7 +69,7 @@ def near_draws(
     found = weighted_draws(key_near, proposals, log_density, space, draws=draws, progress=progress)
     if found is not None:
         return found
-    sampled = sample_pocomc(key_sample, model, n_total=draws, progress=progress).select(space.names)
+    sampled = sample_pocomc(key_sample, model(), n_total=draws, progress=progress).select(space.names)
     sampled = sampled.replace(space=space, log_prob=log_density(sampled.samples))
     learned = fit_flow(key_fit, sampled, config, train, trust_log_prob=True, progress=progress).prior
     more = [*proposals, NamedPrior(learned, space, "proposal")]

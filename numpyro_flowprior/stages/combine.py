@@ -252,10 +252,10 @@ def _drawn(
     settings: Mapping[str, Any],
 ) -> Chain:
     """Returns draws of the product of the learned densities, with their log density and its evidence, R."""
-    density = parts.density()
     if sampler is None:
         near = [parts.posteriors[name] for name in sorted(parts.posteriors)]
-        return near_draws(key, near, parts.log_density, density, draws=draws, **settings)
+        return near_draws(key, near, parts.log_density, parts.density, draws=draws, **settings)
+    density = parts.density()
     drawn = sampler(key, density, progress=settings["progress"], **options)
     if drawn.log_evidence is None:
         found = evidence(jax.random.fold_in(key, 1), drawn, density, **settings)

@@ -151,11 +151,10 @@ def _sampled(
     def log_density(theta: FloatArray) -> FloatArray:
         return in_float64(likelihood.log_likelihood, theta) + in_float64(new.log_prob, theta)
 
-    density = ModelDensity(model)
     if sampler is None:
-        made = near_draws(key, [named, new], log_density, density, draws=draws, **settings)
+        made = near_draws(key, [named, new], log_density, lambda: ModelDensity(model), draws=draws, **settings)
     else:
-        made = sampler(key, density, progress=settings["progress"], **options).select(chain.names)
+        made = sampler(key, ModelDensity(model), progress=settings["progress"], **options).select(chain.names)
     log_prior = in_float64(new.log_prob, made.samples)
     log_likelihood = in_float64(likelihood.log_likelihood, made.samples)
     log_evidence = _sum(chain.log_evidence, made.log_evidence)
