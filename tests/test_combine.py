@@ -241,6 +241,50 @@ def test_exact_densities_take_the_place_of_learned_ones():
     assert "draws of a that carry" in str(one.guards)
 
 
+def test_densities_may_be_distributions_and_their_calls_are_counted():
+    (a, *rest), (b, *others) = gaussian(2, 0), gaussian(2, 1)
+    mean, covariance, log_r = product_of([rest, others], 16.0)
+    exact = {"a": a, "b": dist.MultivariateNormal(others[0], others[1])}
+    made = combine(KEY, {"a": a, "b": b}, densities=exact, prior=prior_of(2), **QUIET)
+    assert (np.abs(made.chain.mean() - mean) / np.sqrt(np.diag(covariance)) < 5 / np.sqrt(4096)).all()
+    assert abs(made.log_bayes_factor - log_r) < 5 * made.log_bayes_factor_error + 1e-3
+    assert made.chain.info["calls"] == {"a": 4000 + made.chain.n, "b": 4000 + made.chain.n}
+
+
+@pytest.mark.parametrize("mistake", ["place", "width"])
+def test_exact_densities_of_something_else_are_noticed(mistake):
+    (a, *rest), (b, _, _) = gaussian(2, 0), gaussian(2, 1)
+    far = rest[0] + 1.5 * np.sqrt(np.diag(rest[1]))
+    normal = multivariate_normal(far, rest[1]) if mistake == "place" else multivariate_normal(rest[0], 9.0 * rest[1])
+    made = combine(KEY, {"a": a, "b": b}, densities={"a": normal.logpdf}, prior=prior_of(2), **QUIET)
+    assert made.verdict in ("warn", "fail")
+    assert "exact density of a, compared with the learned posterior" in str(made.guards)
+    if mistake == "width":  # the constant is not known
+        assert np.isnan(made.log_bayes_factor_error)
+        assert np.isnan(made.suspiciousness.p_value)
+
+
+def test_suspiciousness_has_the_exact_densities():
+    (a, *rest, density_a), (b, *others, density_b) = other_than_learned(2, 0), other_than_learned(2, 1)
+    wide = dist.Normal(0.0, 300.0).expand([2]).to_event(1)
+    made = combine(KEY, {"a": a, "b": b}, densities={"a": density_a, "b": density_b}, prior=wide, **QUIET)
+    chi2 = (rest[0] - others[0]) @ np.linalg.solve(rest[1] + others[1], rest[0] - others[0])
+    assert made.suspiciousness.log_suspiciousness == pytest.approx((2 - chi2) / 2, abs=0.1)
+
+
+def test_particles_are_noticed_and_options_of_fits_do_not_stop_other_samplers(monkeypatch):
+    parts = {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]}
+    train = TrainConfig(loss="log_variance", max_steps=200)
+    few = {"sampler": fp.sample_nuts, "n_samples": 300, "n_warmup": 200, "config": SMALL["config"], "train": train}
+    found = combine(KEY, parts, prior=prior_of(2), **few, **QUIET)
+    assert np.isfinite(found.log_bayes_factor)
+    assert "particles of pocoMC" not in str(found.guards)
+    monkeypatch.setattr("numpyro_flowprior.sampling.weighted_draws.weighted_draws", lambda *args, **kwargs: None)
+    found = combine(KEY, parts, prior=prior_of(2), draws=500, **SMALL)
+    assert found.verdict == "warn"
+    assert "particles of pocoMC" in str(found.guards)
+
+
 def test_densities_that_are_none_are_refused():
     parts, options = {"a": gaussian(2, 0)[0], "b": gaussian(2, 1)[0]}, {"prior": prior_of(2), **QUIET}
     with pytest.raises(ValueError, match="densities: 'a': expected the log density of this analysis; got one that is"):
@@ -249,7 +293,9 @@ def test_densities_that_are_none_are_refused():
         combine(KEY, parts, densities={"b": 3.0}, **options)
     with pytest.raises(ValueError, match="densities: expected names of the analyses"):
         combine(KEY, parts, densities={"c": abs}, **options)
-    with pytest.raises(TypeError, match="combine: 'n_total' is no setting of it"):
+    with pytest.raises(ValueError, match="densities: 'a': density: expected shape"):
+        combine(KEY, parts, densities={"a": lambda theta: theta}, **options)
+    with pytest.raises(TypeError, match="combine: 'n_total': expected options only together with the sampler"):
         combine(KEY, parts, n_total=100, **options)
 
 

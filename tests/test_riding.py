@@ -69,6 +69,36 @@ def test_names_that_would_not_come_back_are_refused(suffix, tmp_path):
     assert not path.exists()
 
 
+def test_names_that_arviz_cannot_tell_apart_are_refused():
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    for names, derived in ((["x[0]", "x[1]"], {"x": rows[:, 0] ** 2}), (["m", "n"], {"m[0]": rows[:, 0] ** 2})):
+        with pytest.raises(ValueError, match="expected derived quantities with other names"):
+            to_arviz(Chain(rows, ParameterSpace(names), derived=derived))
+
+
+@pytest.mark.parametrize("kind", ["equal", "weighted"])
+def test_odd_names_come_back_from_arviz(kind):
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    derived = {"g/h": rows[:, 0] ** 2, "v[0].p": rows[:, 1] ** 2, "v[0].q": rows[:, 0] ** 3}
+    chain = Chain(rows, ParameterSpace(["a", "b"]), weights=weights_of(kind), derived=derived)
+    back = from_arviz(to_arviz(chain))
+    assert list(back.derived) == list(derived)
+    for name, values in derived.items():
+        np.testing.assert_array_equal(back.derived[name], values)
+
+
+def test_starred_columns_that_are_unclear_are_left_out(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(2000, 5))
+    path = tmp_path / "chain.csv"
+    np.savetxt(path, rows, delimiter=",", header="H0,om,log_likelihood*,weights*,om*", comments="")
+    chain = read_chain(path)
+    assert (chain.names, dict(chain.derived), chain.weights, chain.log_likelihood) == (("H0", "om"), {}, None, None)
+    assert {"log_likelihood*", "weights*", "om*"} <= {*chain.info["left_out"]}
+    np.savetxt(path, rows[:, :2], delimiter=",", header="a*,b*", comments="")
+    with pytest.raises(ValueError, match=r"got only 'a\*', 'b\*'. A star at the end"):
+        read_chain(path)
+
+
 def test_a_star_in_a_foreign_file_marks_a_derived_quantity(tmp_path):
     rows = np.random.default_rng(0).normal(size=(2000, 3))
     path = tmp_path / "chain.csv"

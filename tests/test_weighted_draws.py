@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from numpyro_flowprior import FlowConfig, ModelDensity, ParameterSpace, TrainConfig
+from numpyro_flowprior.chains.effective import kish
 from numpyro_flowprior.priors.named import NamedPrior
 from numpyro_flowprior.sampling import weighted_draws as module
 from numpyro_flowprior.sampling.weighted_draws import near_draws, weighted_draws
@@ -35,7 +36,7 @@ def test_means_and_evidences_are_exact_and_their_errors_right():
         chain = weighted_draws(
             jax.random.key(seed), [normal_at(0.0), normal_at(SHIFT)], between, PLANE, draws=500, progress=False
         )
-        assert 500 < chain.effective_size < 1300
+        assert chain.effective_size == pytest.approx(500, rel=0.2)
         np.testing.assert_allclose(chain.log_prob, between(chain.samples))
         mean, error = chain.mean_and_error(chain.samples)
         pulls.append([*(mean - [SHIFT / 2, 0.0]) / error, (chain.log_evidence - CONSTANT) / chain.log_evidence_error])
@@ -120,16 +121,50 @@ def test_a_density_that_is_zero_at_all_draws_gives_none():
     assert weighted_draws(jax.random.key(0), [normal_at(0.0)], nothing, PLANE, draws=100, progress=False) is None
 
 
-@pytest.mark.parametrize("number", [10, 200])
-def test_thinning_keeps_expectations(number):
-    log_w = np.random.default_rng(0).normal(size=3000) * 2 + 800.0
+@pytest.mark.parametrize("effective", [10, 60])
+def test_thinning_keeps_expectations(effective):
+    log_w = np.random.default_rng(0).normal(size=3000) * 1.5 + 800.0
     values = np.random.default_rng(1).normal(size=3000) + log_w
-    w = np.exp(log_w - log_w.max())
-    found, kept = [], []
+    w = np.exp(log_w - logsumexp(log_w))
+    assert kish(w) > effective
+    found, sizes = [], []
     for seed in range(400):
-        rows, weights = module._thinned(np.random.default_rng(seed), log_w, number)
+        rows, weights = module._thinned(np.random.default_rng(seed), log_w, effective)
         found.append([weights.sum(), weights @ values[rows]])
-        kept.append(len(rows))
-    exact, error = np.array([w.sum(), w @ values]), np.std(found, axis=0) / 20
+        sizes.append(kish(weights / weights.sum()))
+    exact, error = np.array([1.0, w @ values]), np.std(found, axis=0) / 20
     assert (np.abs(np.mean(found, axis=0) - exact) < 4 * error).all()
-    assert abs(np.mean(kept) - number) < 4 * np.std(kept) / 20
+    assert abs(np.mean(sizes) / effective - 1.0) < 0.15
+    rows, weights = module._thinned(np.random.default_rng(0), log_w, 3000)
+    assert len(rows) == 3000
+
+
+def test_draws_where_all_densities_are_zero_do_no_harm():
+    def log_density(theta):
+        return np.where(theta[:, 0] > 1e-300, norm(1.0, 0.5).logpdf(theta[:, 0]), -np.inf)
+
+    gamma = NamedPrior(
+        {"x": dist.Gamma(0.01, 0.01)}, ParameterSpace(["x"], 0.0), "test"
+    )  # many draws underflow to zero
+    broad = NamedPrior({"x": dist.HalfNormal(2.0)}, ParameterSpace(["x"], 0.0), "test")
+    chain = weighted_draws(
+        jax.random.key(0), [gamma, broad], log_density, ParameterSpace(["x"], 0.0), draws=500, progress=False
+    )
+    assert abs(chain.log_evidence - norm(1.0, 0.5).logsf(0.0)) < 5 * chain.log_evidence_error
+
+
+def test_particles_are_the_last_resort(monkeypatch):
+    monkeypatch.setattr(module, "weighted_draws", lambda *args, **kwargs: None)
+
+    def model():
+        x, y = (numpyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("x", "y"))
+        numpyro.factor("ratio", CONSTANT - 0.5 * (x - 1.0) ** 2 - 0.0 * y)
+
+    def log_density(theta):
+        return norm(0.0, 1.0).logpdf(theta).sum(axis=1) + CONSTANT - 0.5 * (theta[:, 0] - 1.0) ** 2
+
+    small = {"config": FlowConfig(layers=1, hidden=(8,), base="normal"), "train": TrainConfig(max_steps=50)}
+    options = {"draws": 500, "progress": False, **small}
+    chain = near_draws(jax.random.key(0), [normal_at(0.0)], log_density, lambda: ModelDensity(model), **options)
+    assert chain.info["sampler"] != module.IMPORTANCE
+    np.testing.assert_allclose(chain.log_prob, log_density(chain.samples))

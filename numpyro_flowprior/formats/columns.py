@@ -53,7 +53,8 @@ def table_of_columns(
     spelling, weights, logarithms of weights (`logwt`), and the chain and row numbers of other packages (`chain__`,
     `.draw`, `Unnamed: 0`). Internal columns of Stan and PyMC (`lp__`) are left out. Doubtful columns (see Table)
     are those with the name of a log density that does not say which (`logp`, `LogLikelihood`), and counts of the rows.
-    A star at the end of a name marks a derived quantity, as in GetDist; it is no part of the name.
+    A star at the end of a name marks a derived quantity, as in GetDist; it is no part of the name. Derived log
+    densities and weights, and derived quantities with the name of another column, are left out.
 
     Args:
         columns: {name: values}.
@@ -65,7 +66,7 @@ def table_of_columns(
         ValueError: there are two columns of weights, no parameter, or one row per element of a vector (long format).
     """
     index = index or {}
-    columns, derived = _without_stars(columns, parameters)
+    columns, derived, unclear = _without_stars(columns, parameters)
     parameters = [*parameters, *derived]
     labels = _labels(index, columns)
     columns = {**columns, **labels}
@@ -77,14 +78,16 @@ def table_of_columns(
     levels = {name: values for name, values in index.items() if np.asarray(values).dtype.kind in "iuf"}
     _require_wide({**free, **levels}, fields.get("chain_id"))
     numbers, doubts = _doubts(free, fields.get("chain_id"))
-    why |= numbers | dict.fromkeys(own, "the sampler's own column")
+    why |= numbers | dict.fromkeys(own, "the sampler's own column") | unclear
     why |= {name: "labels of rows" for name in index if name not in labels}
     kept = {name: values for name, values in others.items() if name not in why}
     sampled = kept.keys() - {*derived}
     if not sampled - doubts.keys():  # if there are only counts, they are the parameters
         doubts = {name: doubt for name, doubt in doubts.items() if doubt != _STEADY}
     if not sampled - doubts.keys():
-        raise ValueError(f"expected at least one parameter column; got only {shorten(columns) or 'nothing'}.")
+        starred = " A star at the end of a name marks a derived quantity; ask for it by names=." if derived else ""
+        written = [f"{name}{STAR}" if name in derived else name for name in columns]
+        raise ValueError(f"expected at least one parameter column; got only {shorten(written) or 'nothing'}.{starred}")
     names, samples = flattened(kept)
     doubtful = {column: why for name, why in doubts.items() for column in flattened({name: kept[name]})[0]}
     info: dict[str, Any] = {
@@ -109,18 +112,18 @@ def no_parameters(columns: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name in columns if name in {*taken, *labels, *numbers, *doubts}]
 
 
-def _without_stars(columns: Mapping[str, Any], parameters: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns the columns under their names without stars, and the names of those that had one."""
-    starred = {
-        name: bare
-        for name in columns
-        if name.endswith(STAR)
-        and name not in parameters
-        and (bare := name.removesuffix(STAR))
-        and bare not in (*columns, *FIELDS)
-        and np.ndim(columns[name]) == 1
+def _without_stars(
+    columns: Mapping[str, Any], parameters: Sequence[str]
+) -> tuple[dict[str, Any], tuple[str, ...], dict[str, str]]:
+    """Returns the columns under names without stars, the names of those that had one, and why some are left out."""
+    starred = {name: name.removesuffix(STAR) for name in columns if name.endswith(STAR) and name not in parameters}
+    unclear = {
+        name: "derived, but with the name of a value per draw or of another column"
+        for name, bare in starred.items()
+        if not bare or bare in columns or bare in FIELDS or _plain(bare) in _WEIGHTS | _LOG_WEIGHTS
     }
-    return {starred.get(name, name): values for name, values in columns.items()}, tuple(starred.values())
+    kept = {starred.get(name, name): values for name, values in columns.items() if name not in unclear}
+    return kept, tuple(bare for name, bare in starred.items() if name not in unclear), unclear
 
 
 def with_log_posterior(table: Table) -> Table:

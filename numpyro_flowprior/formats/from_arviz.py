@@ -28,7 +28,8 @@ PER_STEP = {  # {field of a chain: its name in sample_stats}
 }
 ALL_ROWS = "posterior_rows"  # a group with the original rows; PER_ROW has its variables that are not parameters
 PER_ROW = {field: f"row:{field}" for field in (*PER_STEP, "weights", "chain_id")}
-PER_ROW_DERIVED = "derived:"  # begins the names of its variables that are derived quantities
+PER_ROW_DERIVED = "derived:"  # and a number: its variables that are derived quantities of the chain, in order
+RIDING = "derived"  # attribute of the posterior: {variable: names of its columns} of these quantities
 DERIVED = "deterministic"  # marks variables of the posterior that are functions of the parameters
 PARAMETERS = "parameters"  # attribute of the posterior: variables, bounds, units and labels of the parameters
 
@@ -36,8 +37,9 @@ PARAMETERS = "parameters"  # attribute of the posterior: variables, bounds, unit
 def from_arviz(data: Any, space: ParameterSpace | None = None) -> Chain:
     """Returns the posterior of an InferenceData or DataTree as a Chain. This is the inverse of `to_arviz`.
 
-    Log densities, evidence and info are read only from data that `to_arviz` wrote, and the densities only together with
-    all parameters. In other data `lp` may belong to other coordinates: NumPyro and PyMC store it in unconstrained ones.
+    Log densities, derived quantities of a chain, evidence and info are read only from data that `to_arviz` wrote, and
+    the densities only together with all parameters. In other data `lp` may belong to other coordinates: NumPyro and
+    PyMC store it in unconstrained ones.
 
     Args:
         data: arviz.InferenceData or xarray.DataTree with a group `posterior`. Elements of array variables are read as
@@ -110,10 +112,11 @@ def _read_posterior(data: Any) -> Table:
         fields |= {field: stats[stat].values.ravel() for field, stat in PER_STEP.items() if stat in stats}
     written = json.loads(posterior.attrs[PARAMETERS]) if ours and PARAMETERS in posterior.attrs else None
     spaces = {name: _written_space(posterior[name], written) or _space_of(posterior[name], ours) for name in numbers}
-    riding = [str(name) for name in posterior.data_vars if name not in names and _is_derived(posterior[name])]
+    riding = json.loads(posterior.attrs.get(RIDING, "{}")) if ours else {}
+    riding = {name: columns for name, columns in riding.items() if name in posterior.data_vars}
     parts = [columns_of(name, values, spaces[name]) for name, values in numbers.items()]
-    further = [columns_of(name, posterior[name].transpose("chain", "draw", ...).values, None) for name in riding]
-    parts += further
+    for name, own in riding.items():
+        parts.append((tuple(own), columns_of(name, posterior[name].transpose("chain", "draw", ...).values, None)[1]))
     columns = [name for names, _ in parts for name in names]
     places = {name: place for place, name in enumerate(written["space"]["names"])} if written else {}
     order = sorted(range(len(columns)), key=lambda j: places.get(columns[j], len(places)))
@@ -121,7 +124,7 @@ def _read_posterior(data: Any) -> Table:
         np.concatenate([draws for _, draws in parts], axis=1)[:, order],
         tuple(columns[j] for j in order),
         fields,
-        derived=tuple(name for names, _ in further for name in names),
+        derived=tuple(name for own in riding.values() for name in own),
         **declared(space for space in spaces.values() if space is not None),
         evidence={n: posterior.attrs.get(n) for n in ("log_evidence", "log_evidence_error")} if ours else {},
         rows=posterior.attrs.get("rows") if ours else None,
@@ -133,11 +136,9 @@ def _read_posterior(data: Any) -> Table:
 def _with_all_rows(table: Table, rows: Any) -> Table:
     """Returns the table with the original rows, or unchanged if the posterior was modified since it was written."""
     names = [str(name) for name in rows.data_vars if name not in PER_ROW.values()]
-    derived = [name for name in names if name.startswith(PER_ROW_DERIVED)]
     own = [name for name in table.names or () if name not in table.derived]
-    if rows.attrs.get("written_by") != WRITER or [storable(name) for name in own] != [
-        name for name in names if name not in derived
-    ]:
+    expected = [*map(storable, own), *(f"{PER_ROW_DERIVED}{j}" for j in range(len(table.derived)))]
+    if rows.attrs.get("written_by") != WRITER or names != expected:
         return table
     columns = [j for j, name in enumerate(table.names or ()) if name in own]
     if len(table.samples) != rows.attrs["resampled_to"]:
@@ -147,13 +148,7 @@ def _with_all_rows(table: Table, rows: Any) -> Table:
     fields = {field: rows[name].values for field, name in PER_ROW.items() if name in rows}
     samples = np.column_stack([rows[name].values for name in names])
     kinds: dict[str, Any] = {name: rows.attrs.get(name) for name in KINDS}
-    riding = tuple(name.removeprefix(PER_ROW_DERIVED) for name in derived)
-    return replace(table, samples=samples, names=(*own, *riding), derived=riding, fields=fields, **kinds)
-
-
-def _is_derived(variable: Any) -> bool:
-    """Returns whether a variable of our own data is a derived quantity with a value, or an array, per draw."""
-    return DERIVED in variable.attrs and {"chain", "draw"} <= {*variable.dims} and variable.dtype.kind in "fiu"
+    return replace(table, samples=samples, names=(*own, *table.derived), fields=fields, **kinds)
 
 
 def digest_of(samples: FloatArray) -> str:

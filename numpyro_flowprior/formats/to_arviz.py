@@ -20,6 +20,7 @@ from .from_arviz import (
     PER_ROW,
     PER_ROW_DERIVED,
     PER_STEP,
+    RIDING,
     WRITER,
     arviz_module,
     digest_of,
@@ -124,7 +125,13 @@ def to_arviz(
         "sample_stats": {stat: values for stat, values in parts.items() if values is not None},
     }
     arrays = dict(variables)
-    for name, variable in variables_of(tuple(chain.derived)).items() if chain.derived else ():
+    riding = variables_of(tuple(chain.derived)) if chain.derived else {}
+    for name, variable in riding.items():
+        if name in variables:
+            raise ValueError(
+                f"to_arviz: expected derived quantities with other names than the parameters; got {name!r} twice, as a "
+                "variable of ArviZ. Rename one."
+            )
         columns = np.column_stack([chain.derived[each] for each in variable.names])
         groups["posterior"][name], arrays[name] = columns.reshape(chain.n, *variable.shape), variable
     if density is not None:
@@ -142,6 +149,7 @@ def to_arviz(
     _describe(data.posterior, source, variables, resampled=weighted)
     for name in set(groups["posterior"]) - set(variables):
         data.posterior[name].attrs[DERIVED] = 1
+    data.posterior.attrs[RIDING] = json.dumps({storable(name): list(each.names) for name, each in riding.items()})
     if weighted or _lost_chains(source):
         _add_all_rows(data, source, chain)
     return data
@@ -214,7 +222,7 @@ def _add_all_rows(data: Any, chain: Chain, resampled: Chain) -> None:
     per_row = {name: getattr(chain, field) for field, name in PER_ROW.items()}
     columns = {storable(name): chain.samples[:, j] for j, name in enumerate(chain.names)}
     columns |= {name: values for name, values in per_row.items() if values is not None}
-    columns |= {f"{PER_ROW_DERIVED}{storable(name)}": values for name, values in chain.derived.items()}
+    columns |= {f"{PER_ROW_DERIVED}{j}": values for j, values in enumerate(chain.derived.values())}
     rows = data.posterior.to_dataset() if hasattr(data.posterior, "to_dataset") else data.posterior
     rows = rows.drop_vars(list(rows.variables)).assign({name: ("row:", values) for name, values in columns.items()})
     rows.attrs = {"written_by": WRITER, "resampled_to": data.posterior.sizes["draw"] * data.posterior.sizes["chain"]}

@@ -51,6 +51,7 @@ _FEWEST_ROWS = 200  # of positive weight: half of them train a flow, with a tent
 DRAWS = 1_000, 20_000  # draws at which the density is called: at least, at most
 _LEVERS = 0.95, 0.05  # shares of the rows in two bridges, which weight the regions of high and of low p / q
 _MODEST = FlowConfig(layers=4, hidden=(32,), components=8), TrainConfig(batch_size=512, max_steps=4000)
+_POOR = 0.1  # nats
 _COMPARED = 64  # rows at which log_prob and density are compared
 _PER_ROW, _MASS_DRAWS = 4, (16_384, 262_144)  # draws of each flow for the mass of a region: per row, at least, at most
 
@@ -83,8 +84,9 @@ def evidence(
             chain has no log density, or one that differs by more than a constant.
         prior: a normalised distribution over the chain's parameters, with `log_prob`. Its log density is added to
             `chain.log_likelihood`. Not with `density`.
-        config: architecture of the flows. With neither `config` nor `train` they are of modest size; if a check then
-            fails, they are those that `fit_flow` chooses in pilot runs.
+        config: architecture of the flows. With neither `config` nor `train` they are of modest size. If a check of the
+            estimate then fails, or its error is above 0.1 nats, it is made again with flows that `fit_flow` chooses in
+            pilot runs. This calls the density again.
         train: training of the flows, with the loss "nll".
         draws: number of draws of both flows together at which the density is called; None for as many as the chain has
             effective draws, from 1,000 to 20,000.
@@ -129,7 +131,8 @@ def evidence(
         found = estimated(config, train, progress=progress)
     else:
         found = estimated(*_MODEST, progress=progress)
-        if not (found.trusted or any(not check.passed for check in rows.values())):
+        poor = not found.trusted or found.error > _POOR
+        if poor and all(check.passed for check in rows.values()):  # of rows that have no other problem
             found = estimated(None, None, progress=progress)
     if not found.trusted:
         reasons = "; ".join(f"{name}: {check.text}" for name, check in found.checks.items() if not check.passed)

@@ -52,6 +52,15 @@ def require_options(
             raise TypeError(f"{sampler}: {name!r} is no setting of it{other}.{advice}")
 
 
+def require_sampler(caller: str, sampler: Any, options: Mapping[str, Any]) -> None:
+    """Raises TypeError for options of a sampler without the sampler."""
+    if sampler is None and options:
+        raise TypeError(
+            f"{caller}: {', '.join(map(repr, options))}: expected options only together with the sampler that takes "
+            "them; got none. Pass e.g. sampler=sample_pocomc, or draws= for the number of draws."
+        )
+
+
 def seed_of(key: jax.Array) -> int:
     """Returns the integer that seeds a sampler outside of JAX, and names a run."""
     return int(np.random.SeedSequence(seed_from_key(key)).generate_state(1)[0])

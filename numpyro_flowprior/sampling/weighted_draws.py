@@ -1,8 +1,8 @@
 """Draws of several normalised densities, weighted to another one that lies between them.
 
-The draws count as those of one mixture, so that no weight exceeds that with respect to the density that suits a point
-best (A. Owen, Y. Zhou, "Safe and effective importance sampling", JASA 95 (2000) 135, the balance heuristic). Draws are
-independent, and the evidence has an exact error. A particle sampler begins with few draws of one density. If a mode has
+The draws count as those of one mixture, so that a weight is large only where all of the densities are too low (A. Owen,
+Y. Zhou, "Safe and effective importance sampling", JASA 95 (2000) 135, the balance heuristic). Draws are independent,
+and the estimate of the evidence is unbiased. A particle sampler begins with few draws of one density. If a mode has
 little mass in it, few particles are the ancestors of all that end there, and the share of the mode is noise.
 """
 
@@ -33,13 +33,14 @@ from ..training.fit import fit_flow
 from .density import ModelDensity
 from .pocomc import sample_pocomc
 
+IMPORTANCE = "importance sampling"  # the sampler in the info of weighted draws
 _PILOT = 2048  # draws of each density that show how many are needed
 _BLOCK = 16_384
-_MOST = 500_000  # draws
+_MOST = 500_000  # draws, or _PER_DRAW for each effective one
+_PER_DRAW = 4
 _FEWEST = 10.0  # effective draws of the pilot, below which it says nothing
 _MARGIN = 1.2
 _DEEPEST = 700.0  # log weights below the highest by more count as zero
-_KEPT = 2  # rows per effective draw: draws with low weights are thinned out at random
 
 
 def near_draws(
@@ -56,7 +57,8 @@ def near_draws(
     """Returns draws of a density near some normalised ones, with its evidence.
 
     They are weighted draws of these, if there are enough. Otherwise pocoMC samples the density, and a flow that is
-    trained on its particles and their log density is a further proposal. If this fails, they are those of pocoMC.
+    trained on its particles and their log density is a further proposal. If this fails, they are those of pocoMC;
+    `info["sampler"]` is then not IMPORTANCE.
 
     Args:
         key: JAX random key.
@@ -85,14 +87,17 @@ def weighted_draws(
     draws: int,
     progress: bool,
 ) -> Chain | None:
-    """Returns draws of some densities, weighted to another; None if more than 500,000 would be needed.
+    """Returns draws of some densities, weighted to another; None if these are not near enough.
+
+    They are not if more than 500,000 draws would be needed, or four for each effective draw if that is more; if the
+    weights have a Pareto k above 0.7; or if the other density is zero at all of 2,048 draws of each.
 
     Args:
         key: JAX random key.
         proposals: normalised densities over the parameters of `space`, in its order.
         log_density: the log of the other one, (n,) at points (n, d); its normalising constant is the evidence.
         space: the parameters.
-        draws: effective number of draws.
+        draws: effective number of draws. Rows of low weight are thinned out at random until it is about this.
         progress: show a progress bar.
     """
     start = time.perf_counter()
@@ -101,19 +106,20 @@ def weighted_draws(
     if run.effective < _FEWEST:
         return None
     needed = _MARGIN * draws * run.number / run.effective
-    if needed > _MOST:
+    if needed > max(_MOST, _PER_DRAW * draws):
         return None
-    blocks = np.full(max(1, int(np.ceil(needed / len(proposals) / _BLOCK))), _BLOCK)
-    for block in progress_bar(blocks, desc="drawing", unit="batch", disable=not progress):
-        run.more(int(block))
+    each = max(needed - run.number, 0.0) / len(proposals)
+    count = int(np.ceil(each / _BLOCK))
+    for _ in progress_bar(range(count), desc="drawing", unit="batch", disable=not progress):
+        run.more(int(np.ceil(each / count)))
     log_w = np.concatenate(run.log_weights)
     k = float(pareto_smoothed(log_w)[1])
     if run.effective < draws / _MARGIN or k > RELIABLE:
         return None
-    rows, weights = _thinned(np.random.default_rng(seed_from_key(key)), log_w, _KEPT * draws)
+    rows, weights = _thinned(np.random.default_rng(seed_from_key(key)), log_w, draws)
     log_p = np.concatenate(run.log_p)
     record = {
-        "sampler": "importance sampling",
+        "sampler": IMPORTANCE,
         "draws": run.number,
         "efficiency": run.effective / run.number,
         "pareto_k": k,
@@ -150,8 +156,10 @@ class _Draws:
         log_q = [in_float64(each.log_prob, points) for each in self._proposals]
         log_p = self._log_density(points)
         self.points.append(points)
-        self.log_p.append(np.where(np.isnan(log_p), -np.inf, log_p))
-        self.log_weights.append(self.log_p[-1] - logsumexp(log_q, axis=0) + np.log(len(log_q)))
+        possible = log_p > -np.inf  # not NaN
+        mixture = logsumexp(log_q, axis=0) - np.log(len(log_q))
+        self.log_p.append(np.where(possible, log_p, -np.inf))
+        self.log_weights.append(np.where(possible, log_p - np.where(possible, mixture, 0.0), -np.inf))
         self._origin.append(np.repeat(np.arange(len(log_q)), number))
 
     @property
@@ -173,19 +181,20 @@ class _Draws:
         return float(np.sqrt(sum(len(part) * np.var(part) for part in parts)))
 
 
-def _thinned(rng: np.random.Generator, log_w: FloatArray, number: int) -> tuple[np.ndarray, FloatArray]:
-    """Returns the rows that are kept, about `number`, and their weights: any expectation stays the same on average.
+def _thinned(rng: np.random.Generator, log_w: FloatArray, effective: float) -> tuple[np.ndarray, FloatArray]:
+    """Returns rows with an effective number of about `effective`, and their weights. Expectations stay the same.
 
-    A row is kept with probability min(1, w / c), and then has the weight max(w, c).
+    A row is kept with probability min(1, w / c), and then has the weight max(w, c). The effective number is
+    (sum w)^2 / sum w max(w, c).
     """
     possible = np.flatnonzero(log_w > log_w.max() - _DEEPEST)
-    log_w = log_w[possible] - log_w.max()
-    if len(possible) <= number:
+    log_w = log_w[possible] - logsumexp(log_w[possible])
+
+    def log_size(log_c: float) -> float:
+        return -float(logsumexp(log_w + np.maximum(log_w, log_c)))
+
+    if log_size(-np.inf) <= np.log(effective):
         return possible, np.exp(log_w)
-
-    def chances(log_c: float) -> FloatArray:
-        return np.exp(np.minimum(0.0, log_w - log_c))
-
-    log_c = brentq(lambda at: chances(at).sum() - number, log_w.min(), logsumexp(log_w))
-    kept = rng.random(len(possible)) < chances(log_c)
+    log_c = brentq(lambda at: log_size(at) - np.log(effective), log_w.min(), 0.0)
+    kept = rng.random(len(possible)) < np.exp(np.minimum(0.0, log_w - log_c))
     return possible[kept], np.exp(np.maximum(log_w[kept], log_c))

@@ -21,6 +21,7 @@ from .._util.batches import in_float64
 from ..chains.chain import Chain
 from ..likelihoods.learned import LearnedLikelihood
 from ..priors.moments import draws_of
+from .called import CalledPosterior
 
 _DRAWS = 20_000  # draws of each posterior
 _FEWEST = 0.5  # degrees of freedom below which the analyses constrain nothing together
@@ -36,7 +37,8 @@ class Suspiciousness:
         informations: the same for each analysis.
         freedom: degrees of freedom d: for two analyses, the number of parameters that both constrain.
         p_value: probability of a log S at most this large, if the data agree and all posteriors are Gaussian. NaN if d
-            is below one half, or if the analyses and the result do not have one prior.
+            is below one half, if the analyses and the result do not have one prior, or if the exact density of an
+            analysis is too far from the learned one.
     """
 
     log_suspiciousness: float
@@ -60,28 +62,40 @@ class Suspiciousness:
 
 
 def suspiciousness(
-    likelihoods: Mapping[str, LearnedLikelihood], chain: Chain, log_bayes_factor: float, *, one_prior: bool
+    likelihoods: Mapping[str, LearnedLikelihood],
+    exact: Mapping[str, CalledPosterior],
+    chain: Chain,
+    log_bayes_factor: float,
+    *,
+    one_prior: bool,
 ) -> Suspiciousness:
     """Returns the agreement of analyses.
 
     Args:
         likelihoods: those of the analyses, divided by their evidences.
+        exact: the exact posteriors of some of them, which count instead of the learned ones.
         chain: draws of the joint posterior, with the log likelihood of all data, divided by their evidences.
         log_bayes_factor: log R.
         one_prior: whether all analyses and the result have the same prior; there is no test otherwise.
     """
     gained, dimensions = {}, []
     for name, likelihood in likelihoods.items():
-        draws = draws_of(likelihood.posterior, jax.random.key(0), _DRAWS)
-        ratio = in_float64(likelihood.log_likelihood, draws)
-        ratio = ratio[np.isfinite(ratio)]
-        gained[name] = float(ratio.mean())
-        dimensions.append(2.0 * float(ratio.var()))
+        if name in exact:
+            called, p = exact[name], exact[name].probabilities
+            ratio = called.log_prob - in_float64(likelihood.prior.log_prob, called.theta)
+        else:
+            ratio = in_float64(likelihood.log_likelihood, draws_of(likelihood.posterior, jax.random.key(0), _DRAWS))
+            p = np.full(len(ratio), 1.0 / len(ratio))
+        inside = np.isfinite(ratio) & (p > 0.0)
+        ratio, p = ratio[inside], p[inside] / p[inside].sum()
+        gained[name] = float(p @ ratio)
+        dimensions.append(2.0 * float(p @ (ratio - gained[name]) ** 2))
     assert chain.log_likelihood is not None
     joint, p = chain.log_likelihood, chain.probabilities
     mean = float(p @ joint)  # log R cancels in log S
     freedom = sum(dimensions) - 2.0 * float(p @ (joint - mean) ** 2)
     log_s, information = mean - sum(gained.values()), mean - log_bayes_factor
-    tested = one_prior and freedom >= _FEWEST and np.isfinite(log_s)
+    reliable = all(called.report.reliable for called in exact.values())
+    tested = one_prior and reliable and freedom >= _FEWEST and np.isfinite(log_s)
     p_value = float(chi2.sf(freedom - 2.0 * log_s, freedom)) if tested else float("nan")
     return Suspiciousness(log_s, information, gained, freedom, p_value)

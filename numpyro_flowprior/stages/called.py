@@ -9,10 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import softmax
 
 from .._util.batches import in_float64
 from .._util.checks import FloatArray, shorten
@@ -21,6 +23,7 @@ from ..chains.chain import Chain
 from ..chains.parameters import ParameterSpace
 from ..diagnostics.importance import DensityReport, density_report
 from ..priors.moments import draws_of
+from ..priors.named import NamedPrior
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
 from ..training.called import CalledDensity
@@ -35,10 +38,16 @@ class CalledPosterior:
     Attributes:
         density: its log density, up to a constant.
         report: agreement with the learned posterior, at draws of the latter; its log evidence is the constant.
+        theta: (n, d) these draws.
+        log_prob: (n,) exact log density at them, normalised.
+        probabilities: (n,) their weights, which sum to one.
     """
 
     density: CalledDensity
     report: DensityReport
+    theta: FloatArray
+    log_prob: FloatArray
+    probabilities: FloatArray
 
     def __call__(self, theta: FloatArray) -> FloatArray:
         """Returns the normalised log density (n,) at points (n, d); -inf where it is zero."""
@@ -57,19 +66,24 @@ def called_posteriors(
 
 
 def _called(name: str, density: Any, learned: ParameterPrior, shared: ParameterSpace) -> CalledPosterior:
+    subject = f"combine: densities: {name!r}"
+    theta = draws_of(learned, jax.random.key(0), _DRAWS)
+    log_q = in_float64(learned.log_prob, theta)
+    theta = theta[:, [learned.space.index(each) for each in shared.names]]
+    if hasattr(density, "log_prob") and not hasattr(density, "log_posterior"):
+        density = partial(in_float64, NamedPrior(density, shared, subject).log_prob)
     try:
         called = CalledDensity(density, shared)
+        log_p = called(theta)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"combine: densities: {name!r}: {error}") from error
-    theta = draws_of(learned, jax.random.key(0), _DRAWS)
-    columns = [learned.space.index(each) for each in shared.names]
-    report = density_report(called(theta[:, columns]), in_float64(learned.log_prob, theta))
+        raise type(error)(f"{subject}: {error}") from error
+    report = density_report(log_p, log_q)
     if report.outside == 1.0:
         raise ValueError(
-            f"combine: densities: {name!r}: expected the log density of this analysis; got one that is zero at all "
-            f"{_DRAWS} draws of its posterior. Is the order of the parameters {shorten(shared.names)}?"
+            f"{subject}: expected the log density of this analysis; got one that is zero at all {_DRAWS} draws of its "
+            f"posterior. Is the order of the parameters {shorten(shared.names)}?"
         )
-    return CalledPosterior(called, report)
+    return CalledPosterior(called, report, theta, log_p - report.log_evidence, softmax(log_p - log_q))
 
 
 def weighted_to_exact(chain: Chain, log_ratio: FloatArray, called: Mapping[str, CalledPosterior]) -> Chain:
@@ -88,5 +102,10 @@ def weighted_to_exact(chain: Chain, log_ratio: FloatArray, called: Mapping[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlowPriorWarning)  # a guard says it
         made = reweight(chain, np.where(possible, log_ratio, -np.inf))
-    spread = [made.log_evidence_error or 0.0, *(each.report.log_evidence_error for each in called.values())]
-    return made.replace(log_evidence_error=float(np.linalg.norm(spread)))
+    error = made.log_evidence_error
+    if error is not None:
+        reports = [each.report for each in called.values()]
+        known = all(report.reliable for report in reports)
+        error = float(np.linalg.norm([error, *(report.log_evidence_error for report in reports)])) if known else np.nan
+    calls = {name: each.density.calls for name, each in called.items()}
+    return made.replace(log_evidence_error=error, info={**made.info, "calls": calls})

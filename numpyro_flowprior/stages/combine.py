@@ -11,7 +11,7 @@ data divided by the product of their evidences, which the normalised densities c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.evidence import evidence
-from ..sampling.record import require_options
+from ..sampling.record import require_sampler
 from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
@@ -53,7 +53,7 @@ class Combined(Displayed):
     Attributes:
         chain: draws of the joint posterior. Its log likelihood is that of all data divided by the product of their
             evidences, so that its log evidence is the log Bayes factor.
-        posteriors: the density of the shared parameters in each analysis.
+        posteriors: the learned density of the shared parameters in each analysis.
         prior: the prior of the result.
         log_bayes_factor: log R, nats; positive if the data prefer common parameters.
         log_bayes_factor_error: its standard error, from the sampler and, with `refit`, from the rows of the chains.
@@ -184,9 +184,13 @@ def combine(
         densities: exact log densities, up to a constant, of posteriors that can be called, by the name of the analysis:
             a ModelDensity of exactly the shared parameters, or a function from points (n, d), in the order of the
             shared parameters, to log densities (n,). The product is sampled with the learned densities. Its draws are
-            then weighted to the exact ones. Nothing depends then on how a flow continues beyond its rows.
-        draws: effective number of draws of the result. They are draws of all posteriors, weighted to the product. If
-            too few of these carry it, `sample_pocomc` samples it, and draws of a flow of its particles are weighted.
+            then weighted to the exact ones. Nothing depends then on how a flow continues beyond its rows. A
+            distribution with a log_prob is taken, too. The density is called at 4,000 draws of the learned posterior,
+            at the draws of the product, and at the rows (or 20,000 draws) of each other analysis; `chain.info["calls"]`
+            counts.
+        draws: about the effective number of draws of the result. They are draws of all posteriors, weighted to the
+            product. If too few of these carry it, `sample_pocomc` samples it, and draws of a flow of its particles are
+            weighted.
         sampler: a sampler of this package, to be used instead. If it returns no evidence, as NUTS and emcee do not,
             that of its chain is used.
         config, train: as for `fit_flow`.
@@ -203,8 +207,7 @@ def combine(
     """
     _require_several(posteriors, priors=priors or {}, densities=densities or {})
     positive_int(draws, "combine: draws")
-    if sampler is None:
-        require_options("combine", options)
+    require_sampler("combine", sampler, options)
     spaces = {name: _space_of(one, name) for name, one in posteriors.items()}
     shared = shared_space(spaces)
     keys = dict(zip(posteriors, jax.random.split(key, len(posteriors)), strict=True))
@@ -224,11 +227,14 @@ def combine(
     log_prior = in_float64(parts.prior.log_prob, chain.samples)
     chain = chain.replace(log_prior=log_prior, log_likelihood=chain.log_prob - log_prior)
     chains = {name: one for name, one in posteriors.items() if isinstance(one, Chain)}
-    factors = {name: Factor(name, parts.posteriors[name], chains.get(name), name in called) for name in posteriors}
+    factors = {
+        name: Factor(name, parts.posteriors[name], chains.get(name), called[name].report if name in called else None)
+        for name in posteriors
+    }
     refits = settings if refit else None
-    found = suspiciousness(parts.likelihoods, chain, log_r, one_prior=not priors)
+    found = suspiciousness(parts.likelihoods, parts.exact, chain, log_r, one_prior=not priors)
     rows = {name: reweighted(factor, parts.log_ratio) for name, factor in factors.items()}
-    guards = judged(key_judge, factors, rows, chain, found, refits)
+    guards = judged(key_judge, factors, rows, chain, found, refits, sampled_by_default=sampler is None)
     by_rows = [value for name, value in guards.numbers.items() if name.endswith(LOG_R_ERROR)]
     return Combined(
         chain=chain,
@@ -258,7 +264,9 @@ def _drawn(
     density = parts.density()
     drawn = sampler(key, density, progress=settings["progress"], **options)
     if drawn.log_evidence is None:
-        found = evidence(jax.random.fold_in(key, 1), drawn, density, **settings)
+        train = settings["train"]
+        learning = {**settings, "train": None if train is None else replace(train, loss="nll")}
+        found = evidence(jax.random.fold_in(key, 1), drawn, density, **learning)
         drawn = drawn.replace(log_evidence=found.log_evidence, log_evidence_error=found.error)
     drawn = drawn.select(parts.space.names).replace(space=parts.space)
     return drawn.replace(log_prob=parts.log_density(drawn.samples))

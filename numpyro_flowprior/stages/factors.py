@@ -21,10 +21,11 @@ from scipy.stats import chi2
 from .._util.batches import in_float64
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
-from ..diagnostics.importance import RELIABLE
+from ..diagnostics.importance import RELIABLE, DensityReport
 from ..priors.moments import draws_of
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
+from ..sampling.weighted_draws import IMPORTANCE
 from ..training.fit import fit_flow
 from .agreement import Suspiciousness
 from .findings import FEW_ROWS, Finding, graded
@@ -35,6 +36,9 @@ _SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; m
 _WIDTH = (0.2, 0.1)  # relative change of a standard deviation
 _TENSION = 3.0  # sigma
 _NO_MEAN = 1.0  # Pareto k
+_EFFICIENT = 0.3  # least importance efficiency of a learned posterior that agrees with the exact one
+_PARTICLES = "particles of pocoMC, because draws of the posteriors, and of a flow, could not be weighted to it"
+_FAR = "Shares of separated modes may be off by more than their errors. Fit all data together if there are any."
 LOG_R_ERROR = "error of the log Bayes factor due to the rows"
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
@@ -50,13 +54,13 @@ class Factor:
         name: of the analysis.
         posterior: its learned density, on the shared parameters.
         chain: its rows, with all their columns; None if only the density is known.
-        exact: whether the product has its exact density, and not the learned one.
+        exact: agreement of its exact density with the learned one, if the product has the exact one; else None.
     """
 
     name: str
     posterior: ParameterPrior
     chain: Chain | None
-    exact: bool = False
+    exact: DensityReport | None = None
 
 
 def reliable(rows: Chain | None) -> bool:
@@ -72,6 +76,8 @@ def reweighted(factor: Factor, log_ratio: Callable[[str | None, FloatArray], Flo
         log_ratio: the log density of the product, divided by the posterior of the analysis with a name, or by none.
     """
     names, space = factor.posterior.space.names, factor.posterior.space
+    if factor.exact is not None and factor.chain is None:
+        return None  # nobody asks, and its density is not called for nothing
     if factor.chain is not None:
         rows, theta = factor.chain, factor.chain.select(names).samples
         log_weights = log_ratio(factor.name, theta)
@@ -94,6 +100,8 @@ def judged(
     product: Chain,
     agreement: Suspiciousness,
     refits: Mapping[str, Any] | None,
+    *,
+    sampled_by_default: bool,
 ) -> Guards:
     """Returns the guards of a combination.
 
@@ -104,14 +112,17 @@ def judged(
         product: draws of the product.
         agreement: the tension of the analyses.
         refits: settings of `fit_flow` for the flows on half of the rows; None for none.
+        sampled_by_default: whether the user left the choice of the sampler to `combine`.
     """
     findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
-    exact = [name for name, factor in factors.items() if factor.exact]
+    if product.info.get("sampler") != IMPORTANCE and sampled_by_default:
+        findings.append(Finding("draws of the product", "warn", _PARTICLES, _FAR))
+    exact = {name: factor.exact for name, factor in factors.items() if factor.exact is not None}
     if exact:
-        findings.append(of_exact(exact, product))
+        findings += [*(of_constant(name, report) for name, report in exact.items()), of_exact(list(exact), product)]
     for name, one_key in zip(factors, jax.random.split(key, len(factors)), strict=True):
         factor, weighted = factors[name], rows[name]
-        if factor.exact:  # it does not matter how few rows there are
+        if factor.exact is not None:  # it does not matter how few rows there are
             continue
         findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
         if refits is None or factor.chain is None:
@@ -136,7 +147,7 @@ def halves(
 
     Returns:
         These (d,); the standard deviation over the product of half the difference of log q_h, nats; and the error of
-        the log Bayes factor.
+        the log Bayes factor. Half of its difference may be small by luck, so it is at least that deviation / sqrt(d).
     """
     assert factor.chain is not None
     key_split, *keys = jax.random.split(key, 3)
@@ -155,7 +166,7 @@ def halves(
     half = 0.5 * (log_halves[0] - log_halves[1])
     scatter = float(np.sqrt(p @ (half - p @ half) ** 2))
     shifts = 0.5 * (means[0] - means[1]) / np.sqrt(np.diag(product.covariance()))
-    return shifts, scatter, 0.5 * abs(evidences[0] - evidences[1])
+    return shifts, scatter, max(0.5 * abs(evidences[0] - evidences[1]), scatter / np.sqrt(product.dim))
 
 
 def of_agreement(found: Suspiciousness) -> Finding:
@@ -171,6 +182,22 @@ def of_agreement(found: Suspiciousness) -> Finding:
     if found.sigma < _TENSION:
         return Finding(subject, "pass", text)
     return Finding(subject, "warn", text, "The data disagree. See which parameters pull before you quote the product.")
+
+
+def of_constant(name: str, report: DensityReport) -> Finding:
+    """Returns the finding on the constant of an exact density, which draws of the learned posterior give."""
+    subject = f"exact density of {name}, compared with the learned posterior"
+    text = (
+        f"importance efficiency {100 * report.efficiency:.1f} %, Pareto k {report.pareto_k:.2f}, KL "
+        f"{report.kl_to_prior:.3f} nats"
+    )
+    close = report.efficiency >= _EFFICIENT
+    verdict = "pass" if report.reliable and close else "warn" if report.reliable else "fail"
+    advice = (
+        "They differ more than a trained flow does. Are the parameters of the function in the order of the shared "
+        "ones, and is it this posterior?"
+    )
+    return Finding(subject, verdict, text, "" if verdict == "pass" else advice)
 
 
 def of_exact(names: list[str], product: Chain) -> Finding:

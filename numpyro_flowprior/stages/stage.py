@@ -93,7 +93,7 @@ class StageOptions:
             loss on held-out rows is above `max_loss` or a stage is sampled again. True: as long as its calls take no
             longer than the sampler did, or a minute. False: never. A LiveConfig: until these limits.
         evidence: compute the log evidence of chains whose sampler returns none, such as those of NUTS and emcee
-            (`evidence`). This trains two flows on halves of the chain. An evidence that is not to be trusted is
+            (`evidence`). This trains flows on the halves of the chain. An evidence that is not to be trusted is
             left out, and the info of the chain says why.
         override: continue if a sampler has not converged or a report fails.
 

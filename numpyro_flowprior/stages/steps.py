@@ -63,13 +63,15 @@ def sampled(
     kept = chain is not None and (options.override or chain.info.get("converged") is not False)
     if chain is None or not kept:
         chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
-    wanted = options.evidence and chain.log_evidence is None and "evidence" not in chain.info
-    if wanted and chain.info.get("stopped_by") != INTERRUPTION:
-        chain = with_evidence(jax.random.fold_in(key, 1), chain, density, options, progress=progress)
-    elif kept:
-        return chain
-    if files is not None and chain.info.get("stopped_by") != INTERRUPTION:  # interrupted runs have a checkpoint
+    finished = files is not None and chain.info.get("stopped_by") != INTERRUPTION  # others have a checkpoint
+    if files is not None and finished and not kept:
         write_chain(files.chain, chain)
+    wanted = options.evidence and chain.log_evidence is None and "evidence" not in chain.info
+    usable = options.override or chain.info.get("converged") is not False
+    if wanted and usable and chain.info.get("stopped_by") != INTERRUPTION:
+        chain = with_evidence(jax.random.fold_in(key, 1), chain, density, options, progress=progress)
+        if files is not None:
+            write_chain(files.chain, chain)
     return chain
 
 

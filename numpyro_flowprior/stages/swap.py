@@ -22,7 +22,7 @@ from ..priors.moments import draws_of
 from ..priors.named import NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
-from ..sampling.record import require_options
+from ..sampling.record import require_sampler
 from ..sampling.reweight import reweight
 from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
@@ -66,7 +66,8 @@ def swap_prior(
         new: the new prior, of the same kinds.
         method: "reweight" or "learned likelihood" to have one of them only.
         posterior: the learned posterior, if it is trained already.
-        draws, sampler, **options: of the learned likelihood, as for `combine`.
+        draws, sampler, **options: of the learned likelihood, as for `combine`. After NUTS and emcee there is no log
+            evidence.
         config, train, progress: as for `fit_flow`.
 
     Returns:
@@ -78,8 +79,7 @@ def swap_prior(
     """
     one_of(method, "swap_prior: method", METHODS)
     positive_int(draws, "swap_prior: draws")
-    if sampler is None:
-        require_options("swap_prior", options)
+    require_sampler("swap_prior", sampler, options)
     before, after = (NamedPrior(given, chain.space, f"swap_prior: {n}") for n, given in (("old", old), ("new", new)))
     log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (before, after))
     impossible = int(np.sum(~np.isfinite(log_old) & (chain.probabilities > 0)))
@@ -149,7 +149,8 @@ def _sampled(
         numpyro.factor("prior", log_ratio(new, old, theta[..., columns]))
 
     def log_density(theta: FloatArray) -> FloatArray:
-        return in_float64(likelihood.log_likelihood, theta) + in_float64(new.log_prob, theta)
+        found = in_float64(likelihood.log_likelihood, theta) + in_float64(new.log_prob, theta)
+        return np.where(chain.space.contains(theta), found, -np.inf)
 
     if sampler is None:
         made = near_draws(key, [named, new], log_density, lambda: ModelDensity(model), draws=draws, **settings)
