@@ -21,6 +21,7 @@ from numpyro_flowprior import (
 )
 from numpyro_flowprior.sampling.bridge import bridge, overlap
 from numpyro_flowprior.sampling.crossed import Crossed
+from numpyro_flowprior.sampling.evidence_report import EvidenceCheck
 from numpyro_flowprior.sampling.harmonic import Region, harmonic
 
 SMALL = {
@@ -340,3 +341,36 @@ def test_the_harmonic_mean_of_a_power_is_normalised():
     known = np.log(np.mean(norm.pdf(x, scale=np.sqrt(0.5)) / norm.pdf(x)))
     assert found.log_z == pytest.approx(EXACT - known, abs=4 * np.sqrt(np.sum(found.draws**2)))
     assert np.sum(found.draws**2) == pytest.approx((2 / np.sqrt(3) - 1) / 200_000, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("first", "rows", "settings", "estimates"),
+    [
+        ((0.02, True), N, {}, 1),
+        ((0.02, False), N, {}, 2),
+        ((0.3, True), N, {}, 2),
+        ((0.02, False), 250, {}, 1),  # too few rows: other flows would not help
+        ((0.02, False), N, {"config": SMALL["config"]}, 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:evidence. the estimate is not to be trusted")
+def test_flows_of_modest_size_are_replaced_where_they_fail(first, rows, settings, estimates, monkeypatch):
+    used = []
+
+    def estimated(key, chain, log_p, called, checks, config, train, **options):
+        used.append((config, train))
+        error, passed = first if len(used) == 1 else (0.01, True)
+        checks = {**checks, "overlap": EvidenceCheck(passed, "")}
+        return Evidence(EXACT, error, BRIDGE, checks, {BRIDGE: (EXACT, error)})
+
+    monkeypatch.setattr("numpyro_flowprior.sampling.evidence._estimated", estimated)
+    chain = gaussian_chain(n=rows) if rows == N else autoregressive_chain(rows)
+    found = evidence(jax.random.key(0), chain, progress=False, **settings)
+    assert len(used) == estimates
+    assert (used[-1] == (None, None)) == (estimates == 2)
+    assert found.error == (0.01 if estimates == 2 else first[0])
+
+
+def autoregressive_chain(n):
+    x = autoregression(n, 0.9)
+    return Chain(x, space(2), log_prob=gaussian(x), rows="sequence")
