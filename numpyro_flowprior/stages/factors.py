@@ -42,7 +42,7 @@ _FAR = "Shares of separated modes may be off by more than their errors. Fit all 
 LOG_R_ERROR = "error of the log Bayes factor due to the rows"
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
-    "tempered run, pass its density to fit_flow, or fit all data together."
+    "tempered run, pass its exact density (densities=), or fit all data together."
 )
 
 
