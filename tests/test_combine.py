@@ -74,6 +74,17 @@ def test_the_order_of_the_analyses_does_not_matter():
     np.testing.assert_array_equal(one.chain.samples, other.chain.samples)
 
 
+def test_the_order_of_chains_does_not_matter():
+    chains = {name: rows_of(k, 600, [0.5 * k, 0.0], np.eye(2)) for k, name in enumerate(("a", "b"))}
+    one, other = (
+        combine(KEY, {name: chains[name] for name in order}, prior=prior_of(2), refit=False, **SMALL)
+        for order in (("a", "b"), ("b", "a"))
+    )
+    np.testing.assert_allclose(one.log_prob(one.chain.samples), other.log_prob(one.chain.samples), atol=1e-9)
+    np.testing.assert_array_equal(one.chain.samples, other.chain.samples)
+    assert one.log_bayes_factor == other.log_bayes_factor
+
+
 def test_columns_in_another_order_and_samplers_without_evidence_give_the_same():
     (a, *rest), (b, *others) = gaussian(2, 0), gaussian(2, 1)
     mean, covariance, log_r = product_of([rest, others], 16.0)

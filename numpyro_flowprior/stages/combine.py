@@ -210,7 +210,7 @@ def combine(
     require_sampler("combine", sampler, options)
     spaces = {name: _space_of(one, name) for name, one in posteriors.items()}
     shared = shared_space(spaces)
-    keys = dict(zip(posteriors, jax.random.split(key, len(posteriors)), strict=True))
+    keys = dict(zip(sorted(posteriors), jax.random.split(key, len(posteriors)), strict=True))  # in any order
     key_sample, key_judge = jax.random.split(jax.random.fold_in(key, 1))
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
     learned = {name: _posterior_of(keys[name], one, shared.names, settings) for name, one in posteriors.items()}

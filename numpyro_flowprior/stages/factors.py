@@ -120,7 +120,8 @@ def judged(
     exact = {name: factor.exact for name, factor in factors.items() if factor.exact is not None}
     if exact:
         findings += [*(of_constant(name, report) for name, report in exact.items()), of_exact(list(exact), product)]
-    for name, one_key in zip(factors, jax.random.split(key, len(factors)), strict=True):
+    keys = dict(zip(sorted(factors), jax.random.split(key, len(factors)), strict=True))
+    for name, one_key in keys.items():
         factor, weighted = factors[name], rows[name]
         if factor.exact is not None:  # it does not matter how few rows there are
             continue
