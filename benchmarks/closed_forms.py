@@ -19,9 +19,9 @@ from scipy.stats import multivariate_normal, norm
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
-from numpyro_flowprior.priors.named import NamedPrior
 
 COMMAND = "python benchmarks/closed_forms.py"
+AFFINE = fp.FlowConfig(layers=0, base="normal")
 SMALL = {"config": fp.FlowConfig(layers=1, hidden=(8,), base="normal"), "train": fp.TrainConfig(max_steps=400)}
 PRIOR = 4.0  # standard deviation of each parameter
 ROWS = 3000
@@ -55,12 +55,13 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
     pulls, misses, verdicts = [], [], []
     for seed in range(seeds):
         parts = [analysis(2 * seed + k, d) for k in range(2)]
-        mean, covariance, log_r = product(parts)
         if rows:
             rng = np.random.default_rng(seed)
             given = {f"{k}": fp.Chain(rng.multivariate_normal(*part, rows), space) for k, part in enumerate(parts)}
         else:
             given = {f"{k}": exactly(*part, space) for k, part in enumerate(parts)}
+            parts = [moments(flow) for flow in given.values()]
+        mean, covariance, log_r = product(parts)
         found = fp.combine(jax.random.key(seed), given, prior=prior, progress=False, **(SMALL if rows else {}))
         values, errors = found.chain.mean_and_error(found.chain.samples)
         deviation = np.sqrt(np.diag(covariance))
@@ -82,8 +83,19 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
     ]
 
 
-def exactly(mean: np.ndarray, covariance: np.ndarray, space: fp.ParameterSpace) -> NamedPrior:
-    return NamedPrior(dist.MultivariateNormal(mean, covariance), space, "posterior")
+def exactly(mean: np.ndarray, covariance: np.ndarray, space: fp.ParameterSpace) -> fp.FlowPrior:
+    """Returns a flow without layers: a normal density whose moments are nearly these."""
+    z = np.random.default_rng(0).normal(size=(1000, len(mean)))
+    rows = fp.Chain(mean + z @ np.linalg.cholesky(covariance).T, space, rows="independent")
+    return fp.fit_flow(jax.random.key(0), rows, AFFINE, fp.TrainConfig(max_steps=1), progress=False).prior
+
+
+def moments(flow: fp.FlowPrior) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the exact mean and covariance of a flow without layers."""
+    center = np.zeros(flow.space.dim)
+    with jax.enable_x64(True):
+        jacobian = np.asarray(jax.jacobian(flow.from_latent)(jnp.asarray(center)))
+        return np.asarray(flow.from_latent(center)), jacobian @ jacobian.T
 
 
 def of_swap(d: int, seeds: int) -> list[str]:
