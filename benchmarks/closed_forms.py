@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -48,6 +49,30 @@ def product(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
     return mean, covariance, float(log_r - multivariate_normal(mean, covariance).logpdf(mean))
 
 
+def row_of(what: str, pulls: Sequence[list[float]], misses: Sequence[list[float]], words: list[str]) -> list[str]:
+    """Returns a row of the table.
+
+    Args:
+        what: its first cell.
+        pulls: of each seed: those of the means, and last that of the evidence.
+        misses: the same for the deviations.
+        words: the verdict or method of each seed.
+    """
+    pulled, missed = np.array(pulls), np.array(misses)
+    within = np.abs(pulled) < norm.isf(0.025)
+    return [
+        what,
+        str(len(words)),
+        f"{100 * within[:, :-1].mean():.1f} %",
+        f"{pulled[:, :-1].mean():+.2f}, {pulled[:, :-1].std():.2f}",
+        f"{100 * within[:, -1].mean():.0f} %",
+        f"{pulled[:, -1].mean():+.2f}, {pulled[:, -1].std():.2f}",
+        f"{np.sqrt(np.mean(missed[:, :-1] ** 2)):.3f}",
+        f"{np.sqrt(np.mean(missed[:, -1] ** 2)):.3f}",
+        ", ".join(f"{word} {words.count(word)}" for word in sorted(set(words))),
+    ]
+
+
 def of_combine(d: int, seeds: int, rows: int) -> list[str]:
     """Returns a row of the table: pulls of means and Bayes factors, with exact densities or with flows of rows."""
     space = fp.ParameterSpace([f"p{j}" for j in range(d)])
@@ -68,19 +93,9 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
         pulls.append([*((values - mean) / errors), (found.log_bayes_factor - log_r) / found.log_bayes_factor_error])
         misses.append([*((values - mean) / deviation), found.log_bayes_factor - log_r])
         verdicts.append(found.verdict)
-    pulls, misses = np.array(pulls), np.array(misses)
-    within = np.abs(pulls) < norm.isf(0.025)
-    return [
-        f"combine, {d} parameters, {f'flows of {rows} rows' if rows else 'exact densities'}",
-        str(seeds),
-        f"{100 * within[:, :-1].mean():.1f} %",
-        f"{pulls[:, :-1].mean():+.2f}, {pulls[:, :-1].std():.2f}",
-        f"{100 * within[:, -1].mean():.0f} %",
-        f"{pulls[:, -1].mean():+.2f}, {pulls[:, -1].std():.2f}",
-        f"{np.sqrt(np.mean(misses[:, :-1] ** 2)):.3f}",
-        f"{np.sqrt(np.mean(misses[:, -1] ** 2)):.3f}",
-        ", ".join(f"{verdict} {verdicts.count(verdict)}" for verdict in sorted(set(verdicts))),
-    ]
+    return row_of(
+        f"combine, {d} parameters, {f'flows of {rows} rows' if rows else 'exact densities'}", pulls, misses, verdicts
+    )
 
 
 def exactly(mean: np.ndarray, covariance: np.ndarray, space: fp.ParameterSpace) -> fp.FlowPrior:
@@ -122,19 +137,7 @@ def of_swap(d: int, seeds: int) -> list[str]:
         pulls.append([*((values - center) / errors), (found.log_evidence - change) / found.log_evidence_error])
         misses.append([*((values - center) / np.sqrt(np.diag(after))), found.log_evidence - change])
         methods.append(found.info["swap_prior"]["method"])
-    pulls, misses = np.array(pulls), np.array(misses)
-    within = np.abs(pulls) < norm.isf(0.025)
-    return [
-        f"swap_prior, {d} parameters, {ROWS} rows",
-        str(seeds),
-        f"{100 * within[:, :-1].mean():.1f} %",
-        f"{pulls[:, :-1].mean():+.2f}, {pulls[:, :-1].std():.2f}",
-        f"{100 * within[:, -1].mean():.0f} %",
-        f"{pulls[:, -1].mean():+.2f}, {pulls[:, -1].std():.2f}",
-        f"{np.sqrt(np.mean(misses[:, :-1] ** 2)):.3f}",
-        f"{np.sqrt(np.mean(misses[:, -1] ** 2)):.3f}",
-        ", ".join(f"{method} {methods.count(method)}" for method in sorted(set(methods))),
-    ]
+    return row_of(f"swap_prior, {d} parameters, {ROWS} rows", pulls, misses, methods)
 
 
 def main() -> None:

@@ -260,6 +260,8 @@ def test_densities_may_be_distributions_and_their_calls_are_counted():
     assert (np.abs(made.chain.mean() - mean) / np.sqrt(np.diag(covariance)) < 5 / np.sqrt(4096)).all()
     assert abs(made.log_bayes_factor - log_r) < 5 * made.log_bayes_factor_error + 1e-3
     assert made.chain.info["calls"] == {"a": 4000 + made.chain.n, "b": 4000 + made.chain.n}
+    one = combine(KEY, {"a": a, "b": b}, densities={"b": exact["b"]}, prior=prior_of(2), **QUIET)
+    assert one.chain.info["calls"] == {"b": 4000 + one.chain.n + 20_000}  # the draws of a, which the guards weight
 
 
 @pytest.mark.parametrize("mistake", ["place", "width"])

@@ -107,5 +107,4 @@ def weighted_to_exact(chain: Chain, log_ratio: FloatArray, called: Mapping[str, 
         reports = [each.report for each in called.values()]
         known = all(report.reliable for report in reports)
         error = float(np.linalg.norm([error, *(report.log_evidence_error for report in reports)])) if known else np.nan
-    calls = {name: each.density.calls for name, each in called.items()}
-    return made.replace(log_evidence_error=error, info={**made.info, "calls": calls})
+    return made.replace(log_evidence_error=error)

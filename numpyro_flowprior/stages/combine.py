@@ -234,6 +234,9 @@ def combine(
     refits = settings if refit else None
     found = suspiciousness(parts.likelihoods, parts.exact, chain, log_r, one_prior=not priors)
     rows = {name: reweighted(factor, parts.log_ratio) for name, factor in factors.items()}
+    if called:  # nothing below calls them
+        calls = {name: each.density.calls for name, each in called.items()}
+        chain = chain.replace(info={**chain.info, "calls": calls})
     guards = judged(key_judge, factors, rows, chain, found, refits, sampled_by_default=sampler is None)
     by_rows = [value for name, value in guards.numbers.items() if name.endswith(LOG_R_ERROR)]
     return Combined(
