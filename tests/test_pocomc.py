@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,20 @@ import pytest
 from scipy.special import i0, ndtr
 from toys import make_prior
 
-from numpyro_flowprior import FileFormatError, FlowConfig, ModelDensity, ParameterSpace, UniformPrior, sample_pocomc
+from numpyro_flowprior import (
+    ConvergenceWarning,
+    FileFormatError,
+    FlowConfig,
+    ModelDensity,
+    ParameterSpace,
+    UniformPrior,
+    sample_pocomc,
+)
 from numpyro_flowprior._util.storage import load_file
 from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling import preconditioner
 from numpyro_flowprior.sampling.particle_report import _reasons
+from numpyro_flowprior.sampling.particle_run import Evidence
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(4)
@@ -132,7 +142,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, settings
 def test_more_draws_are_added_to_a_finished_run(density, whole, left):
     more = sample_pocomc(KEY, density, checkpoint=left, **{**FAST, "n_total": 1500})
     assert more.effective_size > 1500 > whole.effective_size
-    np.testing.assert_array_equal(more.samples[: whole.n], whole.samples)
+    particles = whole.samples[whole.info["draws"] :]  # behind the draws of the flow, which are others now
+    np.testing.assert_array_equal(more.samples[more.info["draws"] :][: len(particles)], particles)
 
 
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, left):
@@ -302,7 +313,8 @@ def test_impossible_regions_are_in_the_evidence(precondition):
         assert chain.log_evidence == found
         assert chain.log_evidence_error is None
     assert chain.info["effective_size"] == pytest.approx(chain.effective_size)
-    assert chain.effective_size < 1 / np.sum(chain.probabilities**2)  # which takes replaced draws for draws
+    if not precondition:
+        assert chain.effective_size < 1 / np.sum(chain.probabilities**2)  # which takes replaced draws for draws
     assert (chain.samples[:, 0] > 1.0).all()
 
     def nowhere():
@@ -313,21 +325,62 @@ def test_impossible_regions_are_in_the_evidence(precondition):
 
 
 def test_verdicts(whole):
-    evidence = whole.log_evidence, whole.log_evidence_error
-    assert _reasons(whole.info, whole.info, *evidence) == []
+    def reasons(log_evidence=whole.log_evidence, error=whole.log_evidence_error, k=0.1, largest=1e-3, **changes):
+        run = SimpleNamespace(logz=log_evidence, logz_err=error, found=Evidence(log_evidence, error, k, largest))
+        return _reasons({**whole.info, "pareto_k": k, **changes}, whole.info, run)
+
+    assert reasons() == []
     for change, words in (
         ({"temperatures": [0.0, 0.3]}, "at the inverse temperature 0.3 and not at one"),
         ({"effective_size": 50.0}, "Effective size: expected 400 or more; got 50"),
         ({"acceptance": 0.001}, "hardly move"),
-        ({"pareto_k": 0.9, "largest_weight": 0.2}, "Pareto k of its weights is 0.90"),
+        ({"k": 0.9, "largest": 0.2}, "Pareto k of its weights is 0.90"),
         ({"tempered_log_evidence": whole.log_evidence - 3.0}, "differs by +3.00 nats from that of the particles"),
     ):
-        (reason,) = _reasons({**whole.info, **change}, whole.info, *evidence)
+        (reason,) = reasons(**change)
         assert words in reason
-    assert "its logarithm is nan" in _reasons(whole.info, whole.info, np.nan, None)[0]
-    assert "error is 0.80 nats" in _reasons(whole.info, whole.info, whole.log_evidence, 0.8)[0]
-    all_but_equal = {**whole.info, "pareto_k": 0.9, "largest_weight": 1e-3}
-    assert _reasons(all_but_equal, whole.info, *evidence) == []
+    assert "its logarithm is nan" in reasons(np.nan, None)[0]
+    assert "error is 0.80 nats" in reasons(error=0.8)[0]
+    assert reasons(k=0.9) == []  # all but equal weights
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_shares_of_modes_have_no_common_ancestors(seed):
+    """A mode that is found late has few ancestors among the particles; the draws of the flow do not inherit this."""
+    share, apart = 0.4, 6.0
+
+    def model():
+        x = numpyro.sample("x", dist.Uniform(-10.0, 10.0).expand([5]).to_event(1))
+        wide = dist.Normal(-apart / 2, 1.0).log_prob(x).sum()
+        narrow = dist.Normal(apart / 2, 0.5).log_prob(x).sum()
+        numpyro.factor("modes", jnp.logaddexp(jnp.log(share) + wide, jnp.log1p(-share) + narrow))
+
+    chain = sample_pocomc(jax.random.key(seed), ModelDensity(model), progress=False)
+    assert chain.info["posterior"] == "draws of the flow"
+    assert chain.effective_size > 4096 * 0.95
+    found = chain.probabilities @ (chain.samples.mean(1) < 0.0)
+    assert found == pytest.approx(share, abs=3.5 * np.sqrt(share * (1 - share) / chain.effective_size))
+    assert chain.log_evidence == pytest.approx(-5 * np.log(20.0), abs=4 * chain.log_evidence_error)
+    particles = chain.weights == 0.0
+    assert 4096 < particles.sum() < chain.n - 4096
+    density = ModelDensity(model)
+    np.testing.assert_allclose(density.log_prior(chain.samples) + density.log_likelihood(chain.samples), chain.log_prob)
+
+
+def test_draws_that_do_not_cover_the_posterior_are_not_used(density, monkeypatch):
+    """The flow is far too narrow: its weights have a heavy tail, and the particles are the posterior."""
+    right = module.Preconditioner.sample
+
+    def narrow(self, n, block=0):
+        u, log_q = right(self, n, block)
+        return 0.2 * u, log_q - u.shape[1] * np.log(0.2)
+
+    monkeypatch.setattr(module.Preconditioner, "sample", narrow)
+    with pytest.warns(ConvergenceWarning, match="The flow does not cover the posterior"):
+        chain = sample_pocomc(KEY, density, **FAST)
+    assert chain.info["posterior"] == "particles"
+    assert (chain.weights > 0.0).mean() > 0.5
+    assert chain.info["draws"] == FAST.get("n_evidence", 4096)  # more of them were not made
 
 
 def test_particles_may_move_in_latent_space():

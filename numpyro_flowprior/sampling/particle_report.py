@@ -6,22 +6,32 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from .._util.messages import ConvergenceWarning
 from ..chains.effective import copies_of, kish
-from .particle_run import COLD
+from .particle_run import COLD, UNRELIABLE_K, enough_of
 
-_ENOUGH = 400.0  # effective sample size below which a run is too short, if more draws were requested
 _UNCERTAIN = 0.5  # largest error of the log evidence, in nats
 _APART = 1.5  # largest difference of the two log evidences; that from the particles is noisier and has no error
-_UNRELIABLE_K, _STUCK = 0.7, 0.02  # Pareto k of the evidence weights; acceptance of the last iterations
-_HEAVY = 0.01  # largest share of the evidence that a single draw may have
+_STUCK = 0.02  # acceptance of the last iterations
 _LAST = 5  # number of iterations that count as the last ones
 
 
 def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the fields of a chain of the particles of all temperatures, and a record; warns if not converged."""
+    """Returns the fields of a chain, and a record; warns if not converged.
+
+    The rows are draws of the flow, if it covers the posterior, and the particles of all temperatures with weight zero,
+    from which a later training learns the tails. Otherwise they are the particles alone, with their weights.
+    """
     samples, weights, log_likelihood, log_prior = run.posterior(trim_importance_weights=False)
+    size = kish(weights / weights.sum(), copies_of(samples))  # replaced prior draws are copies
+    if run.covered:
+        draws, size = run.draws, run.draws.effective_size
+        samples = np.concatenate([draws.points, samples])
+        log_prior = np.concatenate([draws.log_prior, log_prior])
+        log_likelihood = np.concatenate([draws.log_likelihood, log_likelihood])
+        weights = np.concatenate([softmax(draws.log_weights), np.zeros(len(weights))])
     alive = np.isfinite(log_likelihood + log_prior)  # the others are impossible and have no log density to train on
     fields = {
         "samples": samples[alive],
@@ -38,12 +48,14 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         "temperatures": past["beta"].tolist(),
         "acceptance": float(past["accept"][-_LAST:].mean()),
         "steps": float(past["steps"].mean()),
-        "effective_size": kish(weights / weights.sum(), copies_of(samples)),  # replaced prior draws are copies
+        "effective_size": size,
+        "posterior": "draws of the flow" if run.covered else "particles",
+        "draws": 0 if run.draws is None else len(run.draws.points),
         "tempered_log_evidence": run.tempered_evidence(),
         "pareto_k": None if run.found is None else run.found.pareto_k,
         "largest_weight": None if run.found is None else run.found.largest,
     }
-    reasons = _reasons(report, settings, run.logz, run.logz_err)
+    reasons = _reasons(report, settings, run)
     if cause:
         warnings.warn(
             f"sample_pocomc: stopped by {cause} after {report['iterations']} iterations, at the inverse temperature "
@@ -56,9 +68,9 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
     return fields, {**report, "stopped_by": cause, "converged": not reasons and cause is None}
 
 
-def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: float, error: float | None) -> list[str]:
+def _reasons(report: dict[str, Any], settings: dict[str, Any], run: Any) -> list[str]:
     """Returns sentences on why a run has not converged."""
-    reasons, beta, k = [], report["temperatures"][-1], report["pareto_k"]
+    reasons, beta, log_evidence, error = [], report["temperatures"][-1], run.logz, run.logz_err
     cold = 1.0 - beta < COLD
     if not cold:
         reasons.append(
@@ -66,15 +78,15 @@ def _reasons(report: dict[str, Any], settings: dict[str, Any], log_evidence: flo
         )
     if not np.isfinite(log_evidence):
         reasons.append(f"Evidence: its logarithm is {log_evidence}; expected a finite number.")
-    wanted = min(_ENOUGH, 0.9 * settings["n_total"])
+    wanted = enough_of(settings["n_total"])
     if report["effective_size"] < wanted:
         reasons.append(f"Effective size: expected {wanted:.0f} or more; got {report['effective_size']:.0f}.")
     if report["acceptance"] < _STUCK:
         reasons.append(f"Acceptance: {report['acceptance']:.3f} in the last iterations, so the particles hardly move.")
-    if k is not None and k > _UNRELIABLE_K and report["largest_weight"] > _HEAVY:  # else the tail is negligible
+    if run.found is not None and run.found.heavy:
         reasons.append(
-            f"Evidence: Pareto k of its weights is {k:.2f}, above {_UNRELIABLE_K}. The flow does not cover the "
-            "posterior, and the reported error is too small. Raise n_effective and n_active."
+            f"Evidence: Pareto k of its weights is {report['pareto_k']:.2f}, above {UNRELIABLE_K}. The flow does not "
+            "cover the posterior, and the reported error is too small. Raise n_effective and n_active."
         )
     if error is not None and error > _UNCERTAIN:
         reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or raise n_effective and n_active.")

@@ -1,19 +1,25 @@
-"""pocoMC's sampler with a time limit, checkpoints, a quiet progress bar, any preconditioner and a corrected evidence.
+"""pocoMC's sampler with a time limit, checkpoints, a quiet progress bar, any preconditioner, and draws of its flow.
+
+The particles of the last iterations have common ancestors: a mode that few of them reached has a share that is noise,
+whatever their weights say. Independent draws of the flow, weighted to the posterior, have none, and they give the
+evidence too. They are as good as their weights are even, which is tested.
 
 The class is derived from pocoMC's own, which is an argument: pocoMC is imported in one place, and not here.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from .._util.checks import FloatArray
 from .._util.progress import progress_bar
+from ..chains.effective import kish
 from ..diagnostics.importance import pareto_smoothed
 from .particle_file import PER_ITERATION, PER_PARTICLE
 
@@ -23,6 +29,10 @@ NUMBERS = (*COUNTS, "proposal_scale")
 COLD = 1e-4  # pocoMC takes an inverse temperature this close to one for one
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # values from pocoMC that the progress bar shows
 _REDRAWN = 0.5  # seconds between two updates of the progress bar
+_MARGIN = 1.1  # more draws than are expected to be needed
+_BLOCK = 16_384  # draws between two looks at their effective number
+_ENOUGH = 400.0  # effective sample size below which a run is too short, if more draws were requested
+UNRELIABLE_K, _HEAVY = 0.7, 0.01  # Pareto k of the weights; the largest share that a single draw may have
 
 
 class Evidence(NamedTuple):
@@ -32,6 +42,38 @@ class Evidence(NamedTuple):
     error: float | None
     pareto_k: float | None
     largest: float
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the weights have so heavy a tail that nothing can be said; a negligible tail does not matter."""
+        return self.pareto_k is not None and self.pareto_k > UNRELIABLE_K and self.largest > _HEAVY
+
+
+class Draws(NamedTuple):
+    """Draws of a flow, weighted to the posterior: points (n, d), and (n,) log prior, log likelihood and log weight.
+
+    The density is zero where the log weight is -inf. The log likelihood is then not computed, or -inf.
+    """
+
+    points: FloatArray
+    log_prior: FloatArray
+    log_likelihood: FloatArray
+    log_weights: FloatArray
+
+    @property
+    def effective_size(self) -> float:
+        """Effective number of draws; 0 if the density is zero at all of them, or is not a number."""
+        highest = self.log_weights.max()
+        return kish(softmax(self.log_weights)) if np.isfinite(highest) else 0.0
+
+    def and_more(self, other: Draws) -> Draws:
+        """Returns these draws and others of the same flow."""
+        return Draws(*(np.concatenate(parts) for parts in zip(self, other, strict=True)))
+
+
+def enough_of(n_total: int) -> float:
+    """Returns the effective sample size below which a run is too short."""
+    return min(_ENOUGH, 0.9 * n_total)
 
 
 def evidence_of(log_weights: FloatArray) -> Evidence:
@@ -50,7 +92,9 @@ def watched(sampler: type) -> type:
 
     class Run(sampler):
         watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
+        in_time: Callable[[], bool] = staticmethod(lambda: True)  # may it draw more?
         preconditioner: Any = None  # ours, which replaces pocoMC's flow
+        draws: Draws | None = None
         found: Evidence | None = None
         drawn = impossible = 0  # number of prior draws, and of those with likelihood zero
 
@@ -100,32 +144,55 @@ def watched(sampler: type) -> type:
             return current_particles
 
         def _compute_evidence(self, n: int) -> None:
-            """Computes the evidence by importance sampling from the flow; draws of density zero have weight zero."""
+            """Draws from the flow, n points and as many more as give `n_total` effective ones, and finds the evidence.
+
+            There are no more draws than there were calls for the particles, and only n if more would not be enough.
+            """
             if not self.cold:
                 self.logz, self.logz_err = self.tempered_evidence(), None
                 return
-            u, log_q = self._flow_draws(n)
-            parts = [self._log_target(u[k : k + self.n_active]) for k in range(0, n, self.n_active)]
-            log_p = np.concatenate(parts)
-            self.found = evidence_of(np.where(np.isneginf(log_p), -np.inf, log_p - log_q))
+            most = max(n, self.calls)
+            draws = self._weighted_draws(n, 0)
+            while draws.effective_size < self.n_total and self.in_time() and not evidence_of(draws.log_weights).heavy:
+                per_effective = len(draws.points) / max(draws.effective_size, 1.0)
+                missing = math.ceil(_MARGIN * per_effective * self.n_total) - len(draws.points)
+                more = min(missing, most - len(draws.points), _BLOCK)
+                if more <= 0 or per_effective * enough_of(self.n_total) > most:
+                    break
+                draws = draws.and_more(self._weighted_draws(more, len(draws.points)))
+            self.draws, self.found = draws, evidence_of(draws.log_weights)
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
 
-        def _log_target(self, u: FloatArray) -> FloatArray:
-            """Returns the log density (n,) of the unnormalised posterior in the coordinates u (n, d)."""
+        def _weighted_draws(self, n: int, block: int) -> Draws:
+            u, log_q = self._flow_draws(n, block)
+            parts = [self._at(u[k : k + self.n_active]) for k in range(0, n, self.n_active)]
+            x, log_prior, log_likelihood, log_det = (np.concatenate(each) for each in zip(*parts, strict=True))
+            log_p = log_prior + log_likelihood + log_det
+            return Draws(x, log_prior, log_likelihood, np.where(np.isneginf(log_p), -np.inf, log_p - log_q))
+
+        def _at(self, u: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+            """Returns the points x (n, d) at coordinates u, their log prior, log likelihood and log |det dx / du|."""
             x, log_det = self.scaler.inverse(u)
             usable = np.isfinite(log_det) & np.isfinite(x).all(axis=1)
-            log_p = np.full(len(u), -np.inf)
-            log_p[usable] = self.log_prior(x[usable])
-            usable &= np.isfinite(log_p)
-            log_p[usable] += self._log_like(x[usable])[0] + log_det[usable]
+            log_prior, log_likelihood = np.full(len(u), -np.inf), np.full(len(u), -np.inf)
+            log_prior[usable] = self.log_prior(x[usable])
+            usable &= np.isfinite(log_prior)
+            log_likelihood[usable] = self._log_like(x[usable])[0]
             self.calls += int(usable.sum())
-            return log_p
+            return x, log_prior, log_likelihood, np.where(usable, log_det, 0.0)
 
-        def _flow_draws(self, n: int) -> tuple[FloatArray, FloatArray]:
+        def _flow_draws(self, n: int, block: int) -> tuple[FloatArray, FloatArray]:
             if self.preconditioner is not None:
-                return self.preconditioner.sample(n)
+                return self.preconditioner.sample(n, block)
             u, log_q = self.flow.sample(n)
             return np.asarray(u.detach(), np.float64), np.asarray(log_q.detach(), np.float64)
+
+        @property
+        def covered(self) -> bool:
+            """Whether the draws of the flow are enough, and its weights even enough, to be those of the posterior."""
+            if self.draws is None or self.found is None or self.found.heavy:
+                return False
+            return self.draws.effective_size >= enough_of(self.n_total)
 
         @property
         def cold(self) -> bool:

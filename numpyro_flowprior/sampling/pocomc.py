@@ -123,8 +123,9 @@ def sample_pocomc(
         density: the posterior.
         n_effective: effective sample size kept along the temperature ladder.
         n_active: number of particles moved in each iteration.
-        n_total: effective sample size of the posterior draws at which sampling stops.
-        n_evidence: importance draws for the evidence; 0 for the evidence from the particles, without an error.
+        n_total: effective sample size of the particles at which sampling stops, and that of the draws of the flow.
+        n_evidence: draws of the flow for the evidence. More are made until `n_total` of them are effective, but no
+            more than there were calls for the particles. 0 for none: particles, and an evidence without an error.
         n_steps: moves of each particle after the mean log density stops rising. More are made if they are small, 20
             times as many in all at most. None for the number of parameters, which pocoMC documents as its default (its
             code uses half). A second stage may need more if its prior has few draws in the region of the posterior.
@@ -147,11 +148,13 @@ def sample_pocomc(
         **options: further arguments of `pocomc.Sampler` (train_config, dynamic, metric, n_prior, sample, ...).
 
     Returns:
-        A Chain of the particles of all temperatures with their importance weights, log prior, log likelihood, the log
-        evidence and its error. The weights of particles from early temperatures are close to zero. These particles do
-        not degrade weighted averages, and `fit_flow` learns the tails from them (loss "log_variance"). `info` holds the
-        temperatures, acceptance, the evidence from the particles alone, Pareto k of the evidence weights, and whether
-        the run converged. If it did not, one warning says why.
+        A Chain with importance weights, log prior, log likelihood, the log evidence and its error. Its rows are
+        independent draws of the flow, weighted to the posterior, and the particles of all temperatures with weight
+        zero. If the flow does not cover the posterior, only the particles are left, with their weights. These have
+        common ancestors, so that the shares of separate modes may be wrong, and errors are too small.
+        `info["posterior"]` says which it is. Rows of low weight do not degrade averages, and `fit_flow` learns the
+        tails from them (loss "log_variance"). `info` also holds the temperatures, acceptance, the evidence from the
+        particles alone, Pareto k of the draws, and whether the run converged. If it did not, one warning says why.
 
     Raises:
         ImportError: pocoMC is not installed.
@@ -212,7 +215,7 @@ def sample_pocomc(
         keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
         if checkpoint is not None and Path(checkpoint).exists():
             keeper.restore(run, inner)
-        run.watch = keeper.between
+        run.watch, run.in_time = keeper.between, keeper.in_time
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
     name = flow if isinstance(flow, str) else type(flow).__name__
     settings = {**sizes, "flow": name if precondition else None, "coordinates": moved_in}

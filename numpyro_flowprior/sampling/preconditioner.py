@@ -91,13 +91,13 @@ class Preconditioner:
         """Returns u (n, d) and log |det du / dtheta| (n,) at theta (n, d), in float64."""
         return self._mapped(_from_latent, theta)
 
-    def sample(self, n: int) -> tuple[FloatArray, FloatArray]:
-        """Returns points u (n, d) from the flow, the same at each call, and the log density (n,) they are drawn from.
+    def sample(self, n: int, block: int = 0) -> tuple[FloatArray, FloatArray]:
+        """Returns points u (n, d) from the flow, the same for each block, and the log density (n,) they are drawn from.
 
         A tenth of them have a Student t distribution in theta. This bounds the importance weights where the tails of
         the flow are too thin (Hesterberg 1995, Technometrics 37, 185: a defensive mixture).
         """
-        generator = np.random.default_rng([self._seed, self._fits])
+        generator = np.random.default_rng([self._seed, self._fits, block])
         normal = generator.standard_normal((n, self._dim))
         wide = generator.random(n) < _DEFENSIVE
         theta = np.where(wide[:, None], normal / np.sqrt(generator.chisquare(_NU, (n, 1)) / _NU), normal)
