@@ -224,10 +224,10 @@ def test_what_cannot_be_combined_is_refused(posteriors, options, error, match):
         combine(KEY, posteriors, **{"prior": prior_of(2), **QUIET, **options})
 
 
-def other_than_learned(dim, seed):
+def other_than_learned(dim, seed, shift=0.3, wider=1.2):
     """A learned posterior, and the exact one from which it differs: mean, covariance, log density plus a constant."""
     prior, mean, covariance = gaussian(dim, seed)
-    exact = mean + 0.3 * np.sqrt(np.diag(covariance)), 1.2 * covariance
+    exact = mean + shift * np.sqrt(np.diag(covariance)), wider * covariance
     return prior, *exact, lambda theta: 5.0 + multivariate_normal(*exact).logpdf(theta)
 
 
@@ -250,6 +250,24 @@ def test_exact_densities_take_the_place_of_learned_ones():
     assert (np.abs(one.chain.mean() - mean) / deviation < 5 / np.sqrt(one.chain.effective_size)).all()
     assert abs(one.log_bayes_factor - log_r) < 5 * one.log_bayes_factor_error
     assert "draws of a that carry" in str(one.guards)
+
+
+def test_a_product_far_from_the_learned_one_is_taught_by_exact_densities(monkeypatch):
+    """Learned products that are far off leave few effective draws; flows taught by the exact density replace them."""
+    apart = (1.0, 0.7)
+    parts = [other_than_learned(3, seed, *apart) for seed in (0, 1)]
+    (a, *rest, density_a), (b, *others, density_b) = parts
+    mean, covariance, log_r = product_of([rest, others], 16.0)
+    options = {"prior": prior_of(3), "densities": {"a": density_a, "b": density_b}, **SMALL}
+    made = combine(KEY, {"a": a, "b": b}, **options)
+    monkeypatch.setattr("numpyro_flowprior.stages.called._ROUNDS", 0)
+    untaught = combine(KEY, {"a": a, "b": b}, **options)
+    assert untaught.chain.effective_size < 500 < 1000 < made.chain.effective_size
+    deviation = np.sqrt(np.diag(covariance))
+    assert (np.abs(made.chain.mean() - mean) / deviation < 5 / np.sqrt(made.chain.effective_size)).all()
+    assert abs(made.log_bayes_factor - log_r) < 5 * made.log_bayes_factor_error
+    exact = multivariate_normal(mean, covariance).logpdf(made.chain.samples) + log_r
+    assert np.ptp(made.chain.log_prob - exact) < 1e-6
 
 
 def test_densities_may_be_distributions_and_their_calls_are_counted():

@@ -1,13 +1,15 @@
 """Exact posteriors in a combination: analyses whose log density can be called.
 
 A flow continues beyond its rows as it happens to. Where the product of posteriors lies there, the rows cannot tell how
-wrong this is, but the density can. It is called at the draws of the product, which are then weighted.
+wrong this is, but the density can. It is called at the draws of the product, which are then weighted. If the learned
+product is too far from the exact one for this, a flow that is trained on these weighted draws, with the exact density
+at them, is nearer. Its draws are weighted instead, and teach the next flow.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,15 +22,20 @@ from .._util.batches import in_float64
 from .._util.checks import FloatArray, shorten
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
+from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace
-from ..diagnostics.importance import DensityReport, density_report
+from ..diagnostics.importance import RELIABLE, DensityReport, density_report
 from ..priors.moments import draws_of
 from ..priors.named import NamedPrior
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
 from ..training.called import CalledDensity
+from ..training.fit import fit_flow
 
 _DRAWS = 4000  # draws of the learned posterior that normalise the exact one
+_ROUNDS = 3  # flows that are taught by the exact product
+_SHARE = 0.25  # of the draws that are asked for; fewer effective ones are not enough
+_PER_PARAMETER = 20.0  # effective draws that teach a flow
 
 
 @dataclass(frozen=True)
@@ -86,25 +93,82 @@ def _called(name: str, density: Any, learned: ParameterPrior, shared: ParameterS
     return CalledPosterior(called, report, theta, log_p - report.log_evidence, softmax(log_p - log_q))
 
 
-def weighted_to_exact(chain: Chain, log_ratio: FloatArray, called: Mapping[str, CalledPosterior]) -> Chain:
-    """Returns draws of a product of learned densities, weighted to the product with exact ones.
+def drawn_from_exact(
+    key: jax.Array,
+    chain: Chain,
+    log_density: Callable[[FloatArray], FloatArray],
+    called: Mapping[str, CalledPosterior],
+    *,
+    draws: int,
+    settings: Mapping[str, Any],
+) -> Chain:
+    """Returns draws of a product with exact densities.
 
     Args:
-        chain: the draws, with the log density of the learned product.
-        log_ratio: (n,) log of the exact product over the learned one.
+        key: JAX random key.
+        chain: draws of the product of learned densities, with its log density.
+        log_density: of the exact product, (n,) at points (n, d).
         called: the exact posteriors. The errors of their constants are part of that of the log evidence.
+        draws: the effective number of draws that is asked for.
+        settings: of `fit_flow`.
+
+    Raises:
+        ValueError: the exact product is zero at all draws.
     """
-    possible = np.isfinite(log_ratio)
-    if not possible.any():
-        raise ValueError(
-            "combine: densities: expected a product above zero; the densities are zero at all of its draws."
+    made = _weighted(chain, log_density(chain.samples))
+    for number in range(_ROUNDS):
+        if _rank(made) >= (True, _SHARE * draws):
+            break
+        key_fit, key_draw = jax.random.split(jax.random.fold_in(key, number))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FlowPriorWarning
+            )  # few rows; the weights of the draws show what it is worth
+            flow = fit_flow(key_fit, _softened(made), trust_log_prob=True, **settings).prior
+        theta = draws_of(flow, key_draw, max(draws, _DRAWS))
+        log_q = in_float64(flow.log_prob, theta)
+        near = Chain(
+            theta,
+            chain.space,
+            log_prob=log_q,
+            rows="independent",
+            log_evidence=0.0,
+            log_evidence_error=0.0,
+            info=made.info,
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FlowPriorWarning)  # a guard says it
-        made = reweight(chain, np.where(possible, log_ratio, -np.inf))
+        nearer = _weighted(near, log_density(theta))
+        made = nearer if _rank(nearer) > _rank(made) else made
     error = made.log_evidence_error
     if error is not None:
         reports = [each.report for each in called.values()]
         known = all(report.reliable for report in reports)
         error = float(np.linalg.norm([error, *(report.log_evidence_error for report in reports)])) if known else np.nan
     return made.replace(log_evidence_error=error)
+
+
+def _weighted(chain: Chain, log_p: FloatArray) -> Chain:
+    """Returns draws with log density, weighted to the density that has `log_p` (n,) at them."""
+    assert chain.log_prob is not None
+    possible = np.isfinite(log_p)
+    if not possible.any():
+        raise ValueError(
+            "combine: densities: expected a product above zero; the densities are zero at all of its draws."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FlowPriorWarning)  # a guard says it
+        return reweight(chain, np.where(possible, log_p - chain.log_prob, -np.inf))
+
+
+def _softened(made: Chain) -> Chain:
+    """Returns draws with a power of their weights, so that enough of them are effective to train a flow."""
+    weights = made.probabilities
+    while kish(weights) < _PER_PARAMETER * made.dim and kish(weights) < 0.9 * made.n:
+        weights = np.sqrt(weights)
+        weights /= weights.sum()
+    return made.replace(weights=weights)
+
+
+def _rank(made: Chain) -> tuple[bool, float]:
+    """Returns what makes draws better than others: a reliable k, and then their effective number."""
+    record = made.info["psis"]
+    return record["pareto_k"] <= RELIABLE, record["effective_size"]

@@ -39,8 +39,8 @@ from ..training.config import TrainConfig
 from ..training.fit import FlowFit, fit_flow
 from ..training.marginal import fit_marginal
 from .agreement import Suspiciousness, suspiciousness
-from .called import CalledPosterior, called_posteriors, weighted_to_exact
-from .factors import LOG_R_ERROR, Factor, judged, reliable, reweighted
+from .called import CalledPosterior, called_posteriors, drawn_from_exact
+from .factors import Factor, judged, reliable, reweighted
 from .guards import Guards
 
 _LOOKED_AT = 4000  # draws of each posterior, to see how many carry the product
@@ -184,10 +184,11 @@ def combine(
         densities: exact log densities, up to a constant, of posteriors that can be called, by the name of the analysis:
             a ModelDensity of exactly the shared parameters, or a function from points (n, d), in the order of the
             shared parameters, to log densities (n,). The product is sampled with the learned densities. Its draws are
-            then weighted to the exact ones. Nothing depends then on how a flow continues beyond its rows. A
-            distribution with a log_prob is taken, too. The density is called at 4,000 draws of the learned posterior,
-            at the draws of the product, and at the rows (or 20,000 draws) of each other analysis; `chain.info["calls"]`
-            counts.
+            then weighted to the exact ones. If this leaves less than a quarter of `draws`, a flow is trained on them
+            and on the exact density there, and its draws are weighted, in three rounds at most. Nothing depends then on
+            how a flow continues beyond its rows. A distribution with a log_prob is taken, too. The density is called at
+            4,000 draws of the learned posterior, at the draws of the product, and at the rows (or 20,000 draws) of each
+            other analysis; `chain.info["calls"]` counts.
         draws: about the effective number of draws of the result. They are draws of all posteriors, weighted to the
             product. If too few of these carry it, `sample_pocomc` samples it, and draws of a flow of its particles are
             weighted.
@@ -219,8 +220,9 @@ def combine(
     parts = _Parts(learned, shared, prior, priors or {})
     chain = _drawn(key_sample, parts, draws, sampler, options, settings)
     if called:
-        log_learned, parts.exact = parts.log_density(chain.samples), called
-        chain = weighted_to_exact(chain, parts.log_density(chain.samples) - log_learned, called)
+        parts.exact = called
+        key_exact = jax.random.fold_in(key_sample, 1)
+        chain = drawn_from_exact(key_exact, chain, parts.log_density, called, draws=draws, settings=settings)
     log_r, log_r_error = chain.log_evidence, chain.log_evidence_error
     assert chain.log_prob is not None
     assert log_r is not None
@@ -237,8 +239,7 @@ def combine(
     if called:  # nothing below calls them
         calls = {name: each.density.calls for name, each in called.items()}
         chain = chain.replace(info={**chain.info, "calls": calls})
-    guards = judged(key_judge, factors, rows, chain, found, refits, sampled_by_default=sampler is None)
-    by_rows = [value for name, value in guards.numbers.items() if name.endswith(LOG_R_ERROR)]
+    guards, by_rows = judged(key_judge, factors, rows, chain, found, refits, sampled_by_default=sampler is None)
     return Combined(
         chain=chain,
         posteriors=learned,

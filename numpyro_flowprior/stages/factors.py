@@ -39,7 +39,6 @@ _NO_MEAN = 1.0  # Pareto k
 _EFFICIENT = 0.3  # least importance efficiency of a learned posterior that agrees with the exact one
 _PARTICLES = "particles of pocoMC, because draws of the posteriors, and of a flow, could not be weighted to it"
 _FAR = "Shares of separated modes may be off by more than their errors. Fit all data together if there are any."
-LOG_R_ERROR = "error of the log Bayes factor due to the rows"
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
     "tempered run, pass its exact density (densities=), or fit all data together."
@@ -102,8 +101,8 @@ def judged(
     refits: Mapping[str, Any] | None,
     *,
     sampled_by_default: bool,
-) -> Guards:
-    """Returns the guards of a combination.
+) -> tuple[Guards, list[float]]:
+    """Returns the guards of a combination, and the errors of its log Bayes factor due to the rows of each analysis.
 
     Args:
         key: JAX random key.
@@ -115,6 +114,7 @@ def judged(
         sampled_by_default: whether the user left the choice of the sampler to `combine`.
     """
     findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
+    errors: list[float] = []
     if product.info.get("sampler") != IMPORTANCE and sampled_by_default:
         findings.append(Finding("draws of the product", "warn", _PARTICLES, _FAR))
     exact = {name: factor.exact for name, factor in factors.items() if factor.exact is not None}
@@ -131,11 +131,12 @@ def judged(
         shifts, scatter, change = halves(one_key, factor, product, refits)
         findings.append(of_halves(name, product.names, shifts, scatter))
         numbers[f"{name}: shift by half of the rows"] = float(np.abs(shifts).max())
-        numbers[f"{name}: {LOG_R_ERROR}"] = change
+        numbers[f"{name}: error of the log Bayes factor due to the rows"] = change
+        errors.append(change)
     for name, weighted in rows.items():
         if weighted is not None:
             numbers |= {f"{name}: {what}": weighted.info["psis"][what] for what in ("pareto_k", "effective_size")}
-    return Guards(tuple(findings), numbers)
+    return Guards(tuple(findings), numbers), errors
 
 
 def halves(
