@@ -108,7 +108,7 @@ def test_there_is_no_test_of_agreement_if_the_result_has_another_prior():
     """The analyses agree; only the new prior is far from both."""
     a, mean, covariance = gaussian(2, 0)
     far = dist.Normal(mean + 3 * np.sqrt(np.diag(covariance)), 0.1).to_event(1)
-    found = combine(KEY, {"a": a, "b": a}, prior=far, priors={"a": prior_of(2), "b": prior_of(2)}, **QUIET)
+    found = combine(KEY, {"a": a, "b": a}, prior=far, priors={"a": prior_of(2), "b": prior_of(2)}, **SMALL)
     assert np.isnan(found.suspiciousness.p_value)
     assert "different priors" in str(found)
 

@@ -16,7 +16,7 @@ from .._util.display import Displayed
 from .._util.messages import FlowPriorWarning
 from ..chains.parameters import ParameterSpace
 from ..priors.box import points_of
-from ..priors.named import NamedPrior, log_ratio
+from ..priors.named import Divisor, NamedPrior, log_ratio
 
 _DRAWS = 2000  # draws of the posterior at which the prior must not vanish
 _OUTSIDE = 0.01  # share of them above which the prior is suspected to be that of another analysis
@@ -58,7 +58,9 @@ class LearnedLikelihood(Displayed):
         self.log_evidence = (
             None if log_evidence is None else real_in(log_evidence, "LearnedLikelihood: log_evidence", -np.inf, np.inf)
         )
-        self._require_common_support()
+        draws = self.posterior.sample(jax.random.key(0), (_DRAWS,))
+        self.divisor = Divisor(self.prior, draws)
+        self._require_common_support(draws)
 
     @property
     def space(self) -> ParameterSpace:
@@ -70,7 +72,7 @@ class LearnedLikelihood(Displayed):
 
         Without `log_evidence` it is that of the data divided by their evidence.
         """
-        return log_ratio(self.posterior, self.prior, theta) + (self.log_evidence or 0.0)
+        return log_ratio(self.posterior, self.divisor, theta) + (self.log_evidence or 0.0)
 
     def factor(self, site: str, theta: Any) -> jax.Array:
         """Adds the log likelihood to a NumPyro model, and returns it.
@@ -95,8 +97,7 @@ class LearnedLikelihood(Displayed):
         columns = jnp.broadcast_arrays(*(jnp.asarray(theta[name]) for name in self.space.names))
         return points_of(jnp.stack(columns, axis=-1), self.space, "LearnedLikelihood: theta")
 
-    def _require_common_support(self) -> None:
-        draws = self.posterior.sample(jax.random.key(0), (_DRAWS,))
+    def _require_common_support(self, draws: Any) -> None:
         outside = float(np.mean(~np.isfinite(np.asarray(self.prior.log_prob(draws)))))
         if outside == 1.0:
             raise ValueError(

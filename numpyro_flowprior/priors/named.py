@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
+from .._util.batches import in_float64
 from .._util.checks import shorten
 from ..chains.parameters import ParameterSpace, require_space
-from .box import UniformPrior
+from .box import BroadPrior, UniformPrior
 
+_DRAWS, _BEYOND = 20_000, 1e-2  # draws of a learned prior, and the share of them below the level of `Divisor`
 _ACCEPTED = (
     "a distribution of named parameters (UniformPrior, FlowPrior, ...), a NumPyro distribution with one value per "
     "parameter, or a dictionary {name: NumPyro distribution of one number}"
@@ -29,11 +31,45 @@ def log_prob_anywhere(density: Any, theta: Any) -> jax.Array:
     return found
 
 
-def log_ratio(new: Any, old: NamedPrior, theta: Any) -> jax.Array:
+def log_ratio(new: Any, old: Divisor, theta: Any) -> jax.Array:
     """Returns log new / old (...,) of two densities at points (..., d); -inf where either is zero."""
     log_old = old.log_prob(theta)
     known = log_old > -jnp.inf
     return jnp.where(known, log_prob_anywhere(new, theta) - jnp.where(known, log_old, 0.0), -jnp.inf)
+
+
+class Divisor:
+    """A prior by which a learned posterior is divided.
+
+    A learned prior ends in a tail of its own making, and so does the learned posterior. Where both have no draws, their
+    ratio is arbitrary, and may be huge: beyond a curved edge, for example. Below a level that next to no draws of
+    either reach, log pi is therefore mirrored at the level, so that the ratio falls at least as fast as the posterior
+    rises. A prior that is known exactly is left as it is.
+
+    Args:
+        prior: the prior.
+        draws: (n, d) draws of the posterior.
+    """
+
+    def __init__(self, prior: NamedPrior, draws: Any):
+        self.prior, self.level = prior, -np.inf
+        if prior.learned:
+            own = prior.sample(jax.random.key(0), (_DRAWS,))
+            values = [in_float64(prior.log_prob, each) for each in (own, draws)]
+            self.level = min(float(np.quantile(each, _BEYOND, method="lower")) for each in values)
+
+    def log_prob(self, theta: Any) -> jax.Array:
+        """Returns the log density (...,) at points (..., d), mirrored below the level; -inf outside of the support."""
+        found = self.prior.log_prob(theta)
+        if self.level == -np.inf:
+            return found
+        known = found > -jnp.inf
+        return jnp.where(known, self.level + jnp.abs(jnp.where(known, found, 0.0) - self.level), -jnp.inf)
+
+    def beyond(self, theta: Any) -> np.ndarray:
+        """Returns whether points (n, d) are where a learned prior has next to no draws, or an exact one is zero."""
+        found: np.ndarray = in_float64(self.prior.log_prob, theta)
+        return ~(found > self.level) if self.level == -np.inf else ~(found >= self.level)
 
 
 class NamedPrior:
@@ -90,6 +126,13 @@ class NamedPrior:
                 f"{self._subject}: expected a density of {shorten(self.space.names, 40)}; got none for "
                 f"{shorten(missing, 40)}."
             )
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is known by draws only, and not by a formula."""
+        return isinstance(getattr(self._parts, "space", None), ParameterSpace) and not isinstance(
+            self._parts, UniformPrior | BroadPrior
+        )
 
     def log_prob(self, theta: Any) -> jax.Array:
         """Returns the normalised log density (...,) at points (..., d); -inf outside of its support."""

@@ -119,7 +119,7 @@ class _Parts:
         found = in_float64(self.prior.log_prob, theta)
         for each, likelihood in self.likelihoods.items():
             if each == name or each in self.exact:
-                log_prior = in_float64(likelihood.prior.log_prob, theta)
+                log_prior = in_float64(likelihood.divisor.log_prob, theta)
                 found = found - np.where(np.isfinite(log_prior), log_prior, np.inf)
                 found = found if each == name else found + self.exact[each](theta)
             else:
@@ -145,7 +145,7 @@ class _Parts:
 
         def model() -> None:
             theta = numpyro.sample("theta", self.learned[first])[..., columns]
-            numpyro.factor("prior", log_ratio(self.prior, begun.prior, theta))
+            numpyro.factor("prior", log_ratio(self.prior, begun.divisor, theta))
             for number, other in enumerate(others):
                 other.factor(f"likelihood {number}", theta)
 

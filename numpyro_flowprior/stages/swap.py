@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +18,8 @@ from ..chains.chain import Chain
 from ..diagnostics.comparison import compare
 from ..diagnostics.importance import RELIABLE
 from ..flows.config import FlowConfig
-from ..likelihoods.learned import LearnedLikelihood
 from ..priors.moments import draws_of
-from ..priors.named import NamedPrior, log_ratio
+from ..priors.named import Divisor, NamedPrior, log_ratio
 from ..priors.protocol import ParameterPrior
 from ..sampling.density import ModelDensity
 from ..sampling.record import require_sampler
@@ -81,30 +81,32 @@ def swap_prior(
     positive_int(draws, "swap_prior: draws")
     require_sampler("swap_prior", sampler, options)
     before, after = (NamedPrior(given, chain.space, f"swap_prior: {n}") for n, given in (("old", old), ("new", new)))
-    log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (before, after))
+    divisor = Divisor(before, chain.samples[chain.probabilities > 0.0])
+    log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (divisor, after))
     impossible = int(np.sum(~np.isfinite(log_old) & (chain.probabilities > 0)))
     if impossible:
         raise ValueError(
             f"swap_prior: old: expected the prior that the analysis assumed; got one that is zero at {impossible} of "
             f"{chain.n} rows. Look at bounds and units."
         )
-    _warn_of_mass_beyond(before, after)
+    _warn_of_mass_beyond(divisor, after)
     weighted = _weighted(chain, np.where(np.isfinite(log_old), log_new - log_old, -np.inf), log_new)
+    recorded = partial(_recorded, weighted, taught=chain.log_prob is not None)
     if method == "reweight" or (method == "auto" and _is_mild(chain, weighted)):
         if weighted is None:
             raise ValueError("swap_prior: new: expected a prior above zero at some rows; it is zero at all of them.")
-        return _recorded(weighted, weighted, "reweight", "asked for" if method == "reweight" else "mild weights")
+        return recorded(weighted, "reweight", "asked for" if method == "reweight" else "mild weights")
     key_fit, key_sample = jax.random.split(key)
     if posterior is None:
         posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
-    drawn = _sampled(key_sample, posterior, before, after, chain, draws, sampler, options, settings)
+    drawn = _sampled(key_sample, posterior, divisor, after, chain, draws, sampler, options, settings)
     if method == "learned likelihood":
-        return _recorded(drawn, weighted, method, "asked for")
+        return recorded(drawn, method, "asked for")
     difference = _difference(weighted, drawn)
     if weighted is not None and not difference:
-        return _recorded(weighted, weighted, "reweight", "the learned likelihood gives the same")
-    return _recorded(drawn, weighted, "learned likelihood", difference)
+        return recorded(weighted, "reweight", "the learned likelihood gives the same")
+    return recorded(drawn, "learned likelihood", difference)
 
 
 def _weighted(chain: Chain, log_weights: FloatArray, log_new: FloatArray) -> Chain | None:
@@ -131,7 +133,7 @@ def _is_mild(chain: Chain, weighted: Chain | None) -> bool:
 def _sampled(
     key: jax.Array,
     posterior: ParameterPrior,
-    old: NamedPrior,
+    old: Divisor,
     new: NamedPrior,
     chain: Chain,
     draws: int,
@@ -141,15 +143,15 @@ def _sampled(
 ) -> Chain:
     """Returns draws of the learned likelihood under the new prior."""
     named = NamedPrior(posterior, chain.space, "swap_prior: posterior")
-    likelihood = LearnedLikelihood(named, old)
     columns = np.array([posterior.space.index(name) for name in chain.names])
+    log_likelihood_at = partial(log_ratio, named, old)
 
     def model() -> None:
         theta = numpyro.sample("theta", posterior)
         numpyro.factor("prior", log_ratio(new, old, theta[..., columns]))
 
     def log_density(theta: FloatArray) -> FloatArray:
-        found = in_float64(likelihood.log_likelihood, theta) + in_float64(new.log_prob, theta)
+        found = in_float64(log_likelihood_at, theta) + in_float64(new.log_prob, theta)
         return np.where(chain.space.contains(theta), found, -np.inf)
 
     if sampler is None:
@@ -157,7 +159,7 @@ def _sampled(
     else:
         made = sampler(key, ModelDensity(model), progress=settings["progress"], **options).select(chain.names)
     log_prior = in_float64(new.log_prob, made.samples)
-    log_likelihood = in_float64(likelihood.log_likelihood, made.samples)
+    log_likelihood = in_float64(log_likelihood_at, made.samples)
     log_evidence = _sum(chain.log_evidence, made.log_evidence)
     variance = _sum(_square(chain.log_evidence_error), _square(made.log_evidence_error))
     return made.replace(
@@ -195,23 +197,26 @@ def _difference(weighted: Chain | None, drawn: Chain) -> str:
     return ""
 
 
-def _recorded(made: Chain, weighted: Chain | None, method: str, why: str) -> Chain:
+def _recorded(weighted: Chain | None, made: Chain, method: str, why: str, *, taught: bool) -> Chain:
     """Returns the chain with a record of how it was made; warns if few rows of the analysis carry it."""
     size = 0.0 if weighted is None else float(weighted.info["psis"]["effective_size"])
-    if size < FEW_ROWS[0]:
+    k = np.inf if weighted is None else weighted.info["psis"]["pareto_k"]
+    if size < FEW_ROWS[0] or k > RELIABLE:
         warnings.warn(
-            f"swap_prior: {size:.3g} effective rows of the chain carry the new posterior, and {FEW_ROWS[0]:.0f} are "
-            "expected. The result is an extrapolation. Run the analysis again with the new prior.",
+            f"swap_prior: {size:.3g} effective rows of the chain carry the new posterior, with a Pareto k of {k:.2f}; "
+            f"expected {FEW_ROWS[0]:.0f} or more, and a k up to {RELIABLE}. Part of the new posterior lies where the "
+            "chain has few rows, and there the result is an extrapolation. Run the analysis again with the new prior"
+            f"{'' if taught else ', or pass the log density of each row (log_prob), which teaches the tails'}.",
             FlowPriorWarning,
             stacklevel=3,
         )
-    record = {"method": method, "why": why, "effective_rows": size}
+    record = {"method": method, "why": why, "effective_rows": size, "pareto_k": k}
     return made.replace(info={**made.info, "swap_prior": record})
 
 
-def _warn_of_mass_beyond(old: NamedPrior, new: NamedPrior) -> None:
+def _warn_of_mass_beyond(old: Divisor, new: NamedPrior) -> None:
     draws = draws_of(new, jax.random.key(0), _DRAWS)
-    beyond = float(np.mean(~np.isfinite(in_float64(old.log_prob, draws))))
+    beyond = float(np.mean(old.beyond(draws)))
     if beyond > _BEYOND:
         warnings.warn(
             f"swap_prior: {100 * beyond:.0f} % of the new prior lies where the old one is zero. The analysis says "
