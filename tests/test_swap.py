@@ -178,3 +178,18 @@ def test_a_learned_posterior_that_leaks_beyond_its_prior_is_cut():
         found = swap_prior(KEY, chain, half, wide, method="learned likelihood", **SMALL, progress=False)
     assert (found.samples > 0).all()
     assert np.isfinite(found.log_prob).all()
+
+
+def test_rows_with_reliable_weights_are_the_result_where_nothing_teaches_the_flow(monkeypatch):
+    """A flow that is far off, without log densities: the rows win, and a warning says so. With them, the flow does."""
+    chain = posterior(0, 9.0)
+    wrong = fit_flow(KEY, posterior(1, 2.0), **SMALL, progress=False).prior
+    options = {"posterior": wrong, "progress": False}
+    monkeypatch.setattr("numpyro_flowprior.stages.swap._is_mild", lambda *args: False)
+    with pytest.warns(UserWarning, match="weighted rows and learned likelihood disagree: the weighted rows give"):
+        found = swap_prior(KEY, chain, normal(9.0), normal(1.0), **options)
+    assert found.info["swap_prior"]["method"] == "reweight"
+    np.testing.assert_allclose(found.mean(), MEASURED / 2, atol=0.05)
+    log_prob = multivariate_normal(0.9 * MEASURED, 0.9 * np.eye(2)).logpdf(chain.samples)
+    found = swap_prior(KEY, chain.replace(log_prob=log_prob), normal(9.0), normal(1.0), **options)
+    assert found.info["swap_prior"]["method"] == "learned likelihood"

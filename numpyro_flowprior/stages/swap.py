@@ -57,7 +57,8 @@ def swap_prior(
     Its rows are weighted by new prior / old prior. If this leaves half of the effective rows, and Pareto k is below
     0.5, that is the result. Otherwise a flow is trained on the chain, and the learned likelihood is sampled under the
     new prior. The weighted rows are still the result if Pareto k is at most 0.7 and both agree in means, widths and
-    shares of modes. If not, the draws of the learned likelihood are the result.
+    shares of modes. If they do not agree, they are so only if the chain has no log density, from which the flow could
+    learn more than the rows show. Otherwise the draws of the learned likelihood are the result.
 
     Args:
         key: JAX random key.
@@ -106,6 +107,15 @@ def swap_prior(
     difference = _difference(weighted, drawn)
     if weighted is not None and not difference:
         return recorded(weighted, "reweight", "the learned likelihood gives the same")
+    if weighted is not None and weighted.info["psis"]["pareto_k"] <= RELIABLE and chain.log_prob is None:
+        warnings.warn(
+            f"swap_prior: weighted rows and learned likelihood disagree: {difference}. The rows are the result, "
+            "because the chain has no log density (log_prob) that would teach the flow where rows are few. Run the "
+            "analysis again with the new prior.",
+            FlowPriorWarning,
+            stacklevel=2,
+        )
+        return recorded(weighted, "reweight", difference)
     return recorded(drawn, "learned likelihood", difference)
 
 
