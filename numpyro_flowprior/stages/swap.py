@@ -31,7 +31,7 @@ from .factors import of_answer
 from .findings import FEW_ROWS
 
 METHODS = ("auto", "reweight", "learned likelihood")
-_MILD = 0.5  # of the effective rows are left, and Pareto k is below this: then nothing else needs to be looked at
+_MILD = 0.5  # Pareto k below which weights have a variance
 _MODE = 3.0  # standard errors by which the share of a mode may differ
 _DRAWS = 4000  # draws of the new prior
 _BEYOND = 0.01  # share of them where the old prior is zero above which a warning says so
@@ -54,11 +54,12 @@ def swap_prior(
 ) -> Chain:
     """Returns the posterior of an analysis under another prior.
 
-    Its rows are weighted by new prior / old prior. If this leaves half of the effective rows, and Pareto k is below
-    0.5, that is the result. Otherwise a flow is trained on the chain, and the learned likelihood is sampled under the
-    new prior. The weighted rows are still the result if Pareto k is at most 0.7 and both agree in means, widths and
-    shares of modes. If they do not agree, they are so only if the chain has no log density, from which the flow could
-    learn more than the rows show. Otherwise the draws of the learned likelihood are the result.
+    Its rows are weighted by new prior / old prior. If 100 of them are effective, and Pareto k is below 0.5, that is the
+    result: the errors of its averages are then right. Otherwise a flow is trained on the chain, and the learned
+    likelihood is sampled under the new prior. The weighted rows are still the result if Pareto k is at most 0.7 and
+    both agree in means, widths and shares of modes. If they do not agree, they are so only if the chain has no log
+    density, from which the flow could learn more than the rows show. Otherwise the draws of the learned likelihood are
+    the result.
 
     Args:
         key: JAX random key.
@@ -93,7 +94,7 @@ def swap_prior(
     _warn_of_mass_beyond(divisor, after)
     weighted = _weighted(chain, np.where(np.isfinite(log_old), log_new - log_old, -np.inf), log_new)
     recorded = partial(_recorded, weighted, taught=chain.log_prob is not None)
-    if method == "reweight" or (method == "auto" and _is_mild(chain, weighted)):
+    if method == "reweight" or (method == "auto" and _is_mild(weighted)):
         if weighted is None:
             raise ValueError("swap_prior: new: expected a prior above zero at some rows; it is zero at all of them.")
         return recorded(weighted, "reweight", "asked for" if method == "reweight" else "mild weights")
@@ -132,12 +133,12 @@ def _weighted(chain: Chain, log_weights: FloatArray, log_new: FloatArray) -> Cha
     return made.replace(log_prior=log_new[rows], log_likelihood=log_likelihood, log_prob=log_prob)
 
 
-def _is_mild(chain: Chain, weighted: Chain | None) -> bool:
+def _is_mild(weighted: Chain | None) -> bool:
+    """Returns whether the weights have a variance, and enough rows: then errors of the weighted rows are right."""
     if weighted is None:
         return False
     record = weighted.info["psis"]
-    enough = record["effective_size"] >= max(_MILD * chain.effective_size, FEW_ROWS[1])
-    return bool(enough and record["pareto_k"] < _MILD)
+    return bool(record["effective_size"] >= FEW_ROWS[1] and record["pareto_k"] < _MILD)
 
 
 def _sampled(
