@@ -87,7 +87,7 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
             given = {f"{k}": exactly(*part, space) for k, part in enumerate(parts)}
             parts = [moments(flow) for flow in given.values()]
         mean, covariance, log_r = product(parts)
-        found = fp.combine(jax.random.key(seed), given, prior=prior, progress=False, **(SMALL if rows else {}))
+        found = fp.combine(jax.random.key(seed), given, prior=prior, progress=False, **SMALL)
         values, errors = found.chain.mean_and_error(found.chain.samples)
         deviation = np.sqrt(np.diag(covariance))
         pulls.append([*((values - mean) / errors), (found.log_bayes_factor - log_r) / found.log_bayes_factor_error])
