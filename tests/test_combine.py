@@ -309,11 +309,11 @@ def test_particles_are_noticed_and_options_of_fits_do_not_stop_other_samplers(mo
     few = {"sampler": fp.sample_nuts, "n_samples": 300, "n_warmup": 200, "config": SMALL["config"], "train": train}
     found = combine(KEY, parts, prior=prior_of(2), **few, **QUIET)
     assert np.isfinite(found.log_bayes_factor)
-    assert "particles of pocoMC" not in str(found.guards)
+    assert "a run of pocoMC alone" not in str(found.guards)
     monkeypatch.setattr("numpyro_flowprior.sampling.weighted_draws.weighted_draws", lambda *args, **kwargs: None)
     found = combine(KEY, parts, prior=prior_of(2), draws=500, **SMALL)
     assert found.verdict == "warn"
-    assert "particles of pocoMC" in str(found.guards)
+    assert "a run of pocoMC alone" in str(found.guards)
 
 
 def test_densities_that_are_none_are_refused():

@@ -37,7 +37,7 @@ _WIDTH = (0.2, 0.1)  # relative change of a standard deviation
 _TENSION = 3.0  # sigma
 _NO_MEAN = 1.0  # Pareto k
 _EFFICIENT = 0.3  # least importance efficiency of a learned posterior that agrees with the exact one
-_PARTICLES = "particles of pocoMC, because draws of the posteriors, and of a flow, could not be weighted to it"
+_POCOMC = "a run of pocoMC alone, because draws of the posteriors, and of a flow, could not be weighted to it"
 _FAR = "Shares of separated modes may be off by more than their errors. Fit all data together if there are any."
 _ADVICE = (
     "The learned density is not known well enough where the product lies. Use more rows of this analysis, or rows of a "
@@ -116,7 +116,7 @@ def judged(
     findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
     errors: list[float] = []
     if product.info.get("sampler") != IMPORTANCE and sampled_by_default:
-        findings.append(Finding("draws of the product", "warn", _PARTICLES, _FAR))
+        findings.append(Finding("draws of the product", "warn", _POCOMC, _FAR))
     exact = {name: factor.exact for name, factor in factors.items() if factor.exact is not None}
     if exact:
         findings += [*(of_constant(name, report) for name, report in exact.items()), of_exact(list(exact), product)]
