@@ -335,3 +335,14 @@ def test_a_combination_becomes_a_prior():
     fit = found.fit(KEY, **SMALL)
     assert fit.density_report.kl_to_prior < 0.01
     assert isinstance(fit.prior, fp.FlowPrior)
+
+
+@pytest.mark.parametrize("dim", [1, 6])
+def test_exact_densities_out_of_reach_end_in_a_failed_guard(dim):
+    """So far and so narrow that hardly any draw has weight: nothing can be taught, and the guards say so."""
+    (a, *rest), (b, *_) = gaussian(dim, 0), gaussian(dim, 1)
+    deviation = np.sqrt(np.diag(rest[1]))
+    narrow = multivariate_normal(rest[0] + 3.0 * deviation, np.diag((0.1 * deviation) ** 2))
+    made = combine(KEY, {"a": a, "b": b}, densities={"a": narrow.logpdf}, prior=prior_of(dim), **SMALL)
+    assert made.verdict == "fail"
+    assert made.chain.n > 0

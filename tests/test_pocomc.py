@@ -327,6 +327,7 @@ def test_impossible_regions_are_in_the_evidence(precondition):
 def test_verdicts(whole):
     def reasons(log_evidence=whole.log_evidence, error=whole.log_evidence_error, k=0.1, largest=1e-3, **changes):
         run = SimpleNamespace(logz=log_evidence, logz_err=error, found=Evidence(log_evidence, error, k, largest))
+        changes = {"lacking": 0.0, **changes}
         return _reasons({**whole.info, "pareto_k": k, **changes}, whole.info, run)
 
     assert reasons() == []
@@ -335,6 +336,7 @@ def test_verdicts(whole):
         ({"effective_size": 50.0}, "Effective size: expected 400 or more; got 50"),
         ({"acceptance": 0.001}, "hardly move"),
         ({"k": 0.9, "largest": 0.2}, "Pareto k of its weights is 0.90"),
+        ({"lacking": 0.1}, "Particles with 10 % of the weight lie where the flow"),
         ({"tempered_log_evidence": whole.log_evidence - 3.0}, "differs by +3.00 nats from that of the particles"),
     ):
         (reason,) = reasons(**change)
@@ -365,6 +367,38 @@ def test_the_shares_of_modes_have_no_common_ancestors(seed):
     assert 4096 < particles.sum() < chain.n - 4096
     density = ModelDensity(model)
     np.testing.assert_allclose(density.log_prior(chain.samples) + density.log_likelihood(chain.samples), chain.log_prob)
+
+
+def test_a_mode_that_the_flow_lacks_is_noticed(monkeypatch):
+    """Its own draws cannot show it: their weights are even. Particles of the other mode can."""
+    right, density_of = module.Preconditioner.sample, module.Preconditioner.log_prob
+
+    def model():
+        x = numpyro.sample("x", dist.Uniform(-10.0, 10.0).expand([2]).to_event(1))
+        numpyro.factor("modes", jnp.logaddexp(*(dist.Normal(at, 0.7).log_prob(x).sum() for at in (-4.0, 4.0))))
+
+    def one_mode(self, n, block=0):
+        u, log_q = right(self, 5 * n, block)
+        kept = u.mean(1) < 0.0
+        return u[kept][:n], log_q[kept][:n] - np.log(kept.mean())
+
+    def log_prob(self, u):
+        return np.where(u.mean(1) < 0.0, density_of(self, u) + np.log(2.0), -1e3)
+
+    for name, function in (("sample", one_mode), ("log_prob", log_prob)):
+        monkeypatch.setattr(module.Preconditioner, name, function)
+    with pytest.warns(ConvergenceWarning, match="% of the weight lie where the flow has far too little density"):
+        chain = sample_pocomc(KEY, ModelDensity(model), **FAST)
+    assert chain.info["posterior"] == "particles"
+    assert chain.info["largest_weight"] < 0.01  # so even are the weights
+    assert 0.2 < chain.probabilities @ (chain.samples.mean(1) > 0.0) < 0.8
+
+
+def test_the_density_of_a_flow_is_that_of_its_draws(whole, density):
+    flow = preconditioner.Preconditioner(2, seed=0, rows=64)
+    u, log_q = flow.sample(300, 3)
+    np.testing.assert_allclose(flow.log_prob(u), log_q, atol=1e-9)
+    assert not np.array_equal(flow.sample(300)[0], u)
 
 
 def test_draws_that_do_not_cover_the_posterior_are_not_used(density, monkeypatch):

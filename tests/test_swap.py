@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 
 import jax
@@ -116,7 +117,7 @@ def test_the_log_density_of_few_rows_gives_a_mode_its_share():
     assert found.probabilities @ (found.samples[:, 0] > 0) == pytest.approx(exact, rel=0.2)
 
 
-def test_a_learned_prior_with_a_curved_edge_does_not_let_the_posterior_out():
+def test_a_learned_prior_with_a_curved_edge_does_not_let_the_posterior_out(monkeypatch):
     """Two flows that end at one edge in tails of their own: beyond it, their ratio is arbitrary."""
     rng = np.random.default_rng(0)
     box = rng.uniform(-1.0, 1.0, (60_000, 2))
@@ -126,13 +127,21 @@ def test_a_learned_prior_with_a_curved_edge_does_not_let_the_posterior_out():
     train = {"config": FlowConfig(layers=2, hidden=(16,), base="normal"), "train": TrainConfig(max_steps=1500)}
     old = fit_flow(KEY, Chain(draws[:20_000], PLANE), **train, progress=False).prior
     new = {"x": dist.Normal(-0.2, 0.2), "y": dist.Normal(1.0, 0.2)}  # half of it is outside of the disk
-    with pytest.warns(UserWarning, match="new prior lies where the old one is zero|effective rows of the chain"):
-        found = swap_prior(KEY, Chain(rows, PLANE), old, new, method="learned likelihood", **train, progress=False)
+    options = {"method": "learned likelihood", **train, "progress": False}
+    told = "new prior lies where the old one, which is learned|effective rows of the chain"
+    with pytest.warns(UserWarning, match=told):
+        found = swap_prior(KEY, Chain(rows, PLANE), old, new, **options)
     weights = likelihood.pdf(draws) * multivariate_normal([-0.2, 1.0], 0.04 * np.eye(2)).pdf(draws)
     mean = weights @ draws / weights.sum()
     deviation = np.sqrt(weights @ (draws - mean) ** 2 / weights.sum())
-    assert found.probabilities @ ((found.samples**2).sum(1) > 1.0) < 0.15
-    assert (np.abs(found.mean() - mean) / deviation < 0.4).all()
+    leaked = found.probabilities @ ((found.samples**2).sum(1) > 1.0)
+    monkeypatch.setattr("numpyro_flowprior.priors.named._tenth_lowest", lambda *args: -np.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = swap_prior(KEY, Chain(rows, PLANE), old, new, **options)
+    without = plain.probabilities @ ((plain.samples**2).sum(1) > 1.0)
+    assert leaked < 0.75 * without  # 8 % instead of 12 %; with longer training the two tails differ far more
+    assert (np.abs(found.mean() - mean) / deviation < 0.5).all()
 
 
 def test_a_prior_that_is_zero_where_the_chain_is_and_one_that_reaches_beyond_are_told():
@@ -190,6 +199,31 @@ def test_rows_with_reliable_weights_are_the_result_where_nothing_teaches_the_flo
         found = swap_prior(KEY, chain, normal(9.0), normal(1.0), **options)
     assert found.info["swap_prior"]["method"] == "reweight"
     np.testing.assert_allclose(found.mean(), MEASURED / 2, atol=0.05)
-    log_prob = multivariate_normal(0.9 * MEASURED, 0.9 * np.eye(2)).logpdf(chain.samples)
-    found = swap_prior(KEY, chain.replace(log_prob=log_prob), normal(9.0), normal(1.0), **options)
+    known = chain.replace(log_prob=multivariate_normal(0.9 * MEASURED, 0.9 * np.eye(2)).logpdf(chain.samples))
+    with pytest.warns(UserWarning, match="The rows are the result, because the flow was not taught"):
+        found = swap_prior(KEY, known, normal(9.0), normal(1.0), **options)  # by others: the flow has not seen it
+    assert found.info["swap_prior"]["method"] == "reweight"
+    monkeypatch.setattr("numpyro_flowprior.stages.swap._is_taught", lambda posterior: True)
+    with pytest.warns(UserWarning, match="The draws of the learned likelihood are the result"):
+        found = swap_prior(KEY, known, normal(9.0), normal(1.0), **options)
     assert found.info["swap_prior"]["method"] == "learned likelihood"
+
+
+@pytest.mark.parametrize(("place", "width"), [(0.0, 1.3), (2.5, 0.4), (-2.5, 0.3)])
+def test_a_learned_prior_without_edges_divides_as_its_formula_does(place, width):
+    """A flow without layers is a normal density; its tails are exact, and rows there must not be mistrusted."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 1))
+    space = ParameterSpace(["x"])
+    affine = {"config": FlowConfig(layers=0, base="normal"), "train": TrainConfig(max_steps=1)}
+    learned = fit_flow(KEY, Chain(rows[:2000], space), **affine, progress=False).prior
+    center, edge = (float(learned.from_latent(np.array([z]))[0]) for z in (0.0, 1.0))
+    new = {"x": dist.Normal(center + place * (edge - center), width * (edge - center))}
+    chain = Chain(rows, space, rows="independent")
+    formula = {"x": dist.Normal(center, edge - center)}
+    found, exact = (swap_prior(KEY, chain, old, new, method="reweight", progress=False) for old in (learned, formula))
+    np.testing.assert_allclose(found.mean(), exact.mean(), atol=1e-4)
+    np.testing.assert_allclose(found.info["psis"]["pareto_k"], exact.info["psis"]["pareto_k"], atol=1e-3)
+    flow = {"method": "learned likelihood", "posterior": learned, "progress": False}
+    drawn = swap_prior(KEY, chain, learned, new, **flow)  # posterior and old prior are the same: the new prior
+    size = drawn.effective_size
+    assert abs(drawn.mean()[0] - center - place * (edge - center)) < 5 * width * (edge - center) / np.sqrt(size) + 0.01

@@ -12,11 +12,12 @@ import numpy as np
 from numpyro.distributions import Distribution
 
 from .._util.batches import in_float64
-from .._util.checks import shorten
+from .._util.checks import FloatArray, shorten
+from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace, require_space
 from .box import BroadPrior, UniformPrior
 
-_DRAWS, _BEYOND = 20_000, 1e-2  # draws of a learned prior, and the share of them below the level of `Divisor`
+_DRAWS, _BEYOND = 20_000, 10.0  # draws of a learned prior; effective draws below the level of `Divisor`
 _ACCEPTED = (
     "a distribution of named parameters (UniformPrior, FlowPrior, ...), a NumPyro distribution with one value per "
     "parameter, or a dictionary {name: NumPyro distribution of one number}"
@@ -41,22 +42,25 @@ def log_ratio(new: Any, old: Divisor, theta: Any) -> jax.Array:
 class Divisor:
     """A prior by which a learned posterior is divided.
 
-    A learned prior ends in a tail of its own making, and so does the learned posterior. Where both have no draws, their
-    ratio is arbitrary, and may be huge: beyond a curved edge, for example. Below a level that next to no draws of
-    either reach, log pi is therefore mirrored at the level, so that the ratio falls at least as fast as the posterior
-    rises. A prior that is known exactly is left as it is.
+    A learned prior ends in a tail of its own making, and so does the learned posterior. Where neither has draws, their
+    ratio is arbitrary, and may be huge: beyond a curved edge, for example. Below the level that ten effective draws
+    reach, the tenth-lowest log pi, log pi is therefore mirrored at this level, so that the ratio falls. A prior that is
+    known exactly is left as it is. So are ratios at rows, and of exact densities, which are not arbitrary: use the
+    prior itself for these.
 
     Args:
         prior: the prior.
         draws: (n, d) draws of the posterior.
+        weights: (n,) their weights, which sum to one; None for equal weights.
     """
 
-    def __init__(self, prior: NamedPrior, draws: Any):
+    def __init__(self, prior: NamedPrior, draws: Any, weights: FloatArray | None = None):
         self.prior, self.level = prior, -np.inf
         if prior.learned:
             own = prior.sample(jax.random.key(0), (_DRAWS,))
-            values = [in_float64(prior.log_prob, each) for each in (own, draws)]
-            self.level = min(float(np.quantile(each, _BEYOND, method="lower")) for each in values)
+            self.level = min(
+                _tenth_lowest(in_float64(prior.log_prob, each), p) for each, p in ((own, None), (draws, weights))
+            )
 
     def log_prob(self, theta: Any) -> jax.Array:
         """Returns the log density (...,) at points (..., d), mirrored below the level; -inf outside of the support."""
@@ -69,7 +73,16 @@ class Divisor:
     def beyond(self, theta: Any) -> np.ndarray:
         """Returns whether points (n, d) are where a learned prior has next to no draws, or an exact one is zero."""
         found: np.ndarray = in_float64(self.prior.log_prob, theta)
-        return ~(found > self.level) if self.level == -np.inf else ~(found >= self.level)
+        return ~((found > -np.inf) & (found >= self.level))
+
+
+def _tenth_lowest(log_prob: FloatArray, weights: FloatArray | None) -> float:
+    """Returns the value below which ten effective draws lie, or half of them if there are fewer than 20."""
+    log_prob = np.where(np.isnan(log_prob), -np.inf, log_prob)
+    p = np.full(len(log_prob), 1.0 / len(log_prob)) if weights is None else weights
+    order = np.argsort(log_prob)
+    share = min(_BEYOND / kish(p), 0.5)
+    return float(log_prob[order][np.searchsorted(np.cumsum(p[order]), share)])
 
 
 class NamedPrior:

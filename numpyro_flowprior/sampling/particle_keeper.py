@@ -27,16 +27,13 @@ class Keeper:
 
     def between(self, run: Any, unfinished: bool) -> bool:
         """Writes the checkpoint if it is due. Returns False if time is up before the run has finished."""
-        self.late = unfinished and not self.in_time()
+        self.late = unfinished and time.perf_counter() > self._deadline
+        run.complete = not self.late
         self._since += 1
         if self._path is not None and (self._since >= self._every or self.late or not unfinished):
             self._since = 0
             write_particles(self._path, self._state(run), self._about)
         return not self.late
-
-    def in_time(self) -> bool:
-        """Returns whether the time limit is not reached."""
-        return time.perf_counter() <= self._deadline
 
     def _state(self, run: Any) -> ParticleRun:
         if run.preconditioner is not None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from .._util.messages import ConvergenceWarning
+from .._util.messages import ConvergenceWarning, FlowPriorWarning
 from ..chains.effective import copies_of, kish
-from .particle_run import COLD, UNRELIABLE_K, enough_of
+from .particle_run import COLD, LACKING, UNRELIABLE_K, enough_of
 
 _UNCERTAIN = 0.5  # largest error of the log evidence, in nats
 _APART = 1.5  # largest difference of the two log evidences; that from the particles is noisier and has no error
@@ -50,6 +50,7 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         "steps": float(past["steps"].mean()),
         "effective_size": size,
         "posterior": "draws of the flow" if run.covered else "particles",
+        "lacking": run.lacking,
         "draws": 0 if run.draws is None else len(run.draws.points),
         "tempered_log_evidence": run.tempered_evidence(),
         "pareto_k": None if run.found is None else run.found.pareto_k,
@@ -61,6 +62,14 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
             f"sample_pocomc: stopped by {cause} after {report['iterations']} iterations, at the inverse temperature "
             f"{past['beta'][-1]:.3g}.",
             ConvergenceWarning,
+            stacklevel=3,
+        )
+    elif run.draws is not None and not run.covered and not reasons:
+        warnings.warn(
+            f"sample_pocomc: {run.draws.effective_size:.3g} of {len(run.draws.points)} draws of the flow are "
+            f"effective, fewer than {enough_of(settings['n_total']):.0f}. The posterior is therefore the particles, "
+            "whose errors are too small, and shares of separate modes may be wrong. Raise n_effective and n_active.",
+            FlowPriorWarning,
             stacklevel=3,
         )
     if reasons:
@@ -87,6 +96,11 @@ def _reasons(report: dict[str, Any], settings: dict[str, Any], run: Any) -> list
         reasons.append(
             f"Evidence: Pareto k of its weights is {report['pareto_k']:.2f}, above {UNRELIABLE_K}. The flow does not "
             "cover the posterior, and the reported error is too small. Raise n_effective and n_active."
+        )
+    if run.found is not None and report["lacking"] > LACKING:
+        reasons.append(
+            f"Particles with {100 * report['lacking']:.0f} % of the weight lie where the flow has far too little "
+            "density, as in a mode that it lacks, and the evidence lacks it too. Raise n_effective and n_active."
         )
     if error is not None and error > _UNCERTAIN:
         reasons.append(f"Evidence: its error is {error:.2f} nats. Raise n_evidence, or raise n_effective and n_active.")

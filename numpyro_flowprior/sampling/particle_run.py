@@ -2,7 +2,8 @@
 
 The particles of the last iterations have common ancestors: a mode that few of them reached has a share that is noise,
 whatever their weights say. Independent draws of the flow, weighted to the posterior, have none, and they give the
-evidence too. They are as good as their weights are even, which is tested.
+evidence too. Two tests say if the flow covers the posterior. Its weights must be even; and no particles may lie where
+it has far too little density, as they do in a mode that it lacks, which its own draws cannot show.
 
 The class is derived from pocoMC's own, which is an argument: pocoMC is imported in one place, and not here.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +34,10 @@ _SHOWN = ("beta", "calls", "ESS", "logZ")  # values from pocoMC that the progres
 _REDRAWN = 0.5  # seconds between two updates of the progress bar
 _MARGIN = 1.1  # more draws than are expected to be needed
 _BLOCK = 16_384  # draws between two looks at their effective number
+_PIECE = 1024  # draws of a flow in torch at a time, because of its memory
+_JUDGED = 1000  # draws from which their weights say whether the flow covers the posterior
+_COUNTED, _FAR, LACKING = 1e-3, 1.0, 0.02  # weight of a particle that counts, relative to the mean; nats above the
+# highest ratio of the draws from which the flow lacks density; share of the particles where it may
 _ENOUGH = 400.0  # effective sample size below which a run is too short, if more draws were requested
 UNRELIABLE_K, _HEAVY = 0.7, 0.01  # Pareto k of the weights; the largest share that a single draw may have
 
@@ -92,7 +99,9 @@ def watched(sampler: type) -> type:
 
     class Run(sampler):
         watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
-        in_time: Callable[[], bool] = staticmethod(lambda: True)  # may it draw more?
+        complete = True  # False if the time limit ended the run; then no more draws are made than were asked for
+        no_grad: Any = nullcontext  # torch's, for its own flows, and its conversion
+        as_tensor: Any = staticmethod(lambda array: array)
         preconditioner: Any = None  # ours, which replaces pocoMC's flow
         draws: Draws | None = None
         found: Evidence | None = None
@@ -151,15 +160,18 @@ def watched(sampler: type) -> type:
             if not self.cold:
                 self.logz, self.logz_err = self.tempered_evidence(), None
                 return
-            most = max(n, self.calls)
+            most = max(n, self.calls) if self.complete else n
             draws = self._weighted_draws(n, 0)
-            while draws.effective_size < self.n_total and self.in_time() and not evidence_of(draws.log_weights).heavy:
+            while draws.effective_size < self.n_total:
                 per_effective = len(draws.points) / max(draws.effective_size, 1.0)
                 missing = math.ceil(_MARGIN * per_effective * self.n_total) - len(draws.points)
                 more = min(missing, most - len(draws.points), _BLOCK)
-                if more <= 0 or per_effective * enough_of(self.n_total) > most:
+                judged = len(draws.points) >= _JUDGED  # fewer say nothing
+                hopeless = per_effective * enough_of(self.n_total) > most or evidence_of(draws.log_weights).heavy
+                if more <= 0 or (judged and hopeless):
                     break
                 draws = draws.and_more(self._weighted_draws(more, len(draws.points)))
+                self.pbar.update_stats({"calls": self.calls})
             self.draws, self.found = draws, evidence_of(draws.log_weights)
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
 
@@ -184,15 +196,43 @@ def watched(sampler: type) -> type:
         def _flow_draws(self, n: int, block: int) -> tuple[FloatArray, FloatArray]:
             if self.preconditioner is not None:
                 return self.preconditioner.sample(n, block)
-            u, log_q = self.flow.sample(n)
-            return np.asarray(u.detach(), np.float64), np.asarray(log_q.detach(), np.float64)
+            with self.no_grad():
+                parts = [self.flow.sample(min(_PIECE, n - k)) for k in range(0, n, _PIECE)]
+            u, log_q = (
+                np.concatenate([np.asarray(one, np.float64) for one in each]) for each in zip(*parts, strict=True)
+            )
+            return u, log_q
+
+        def _flow_log_prob(self, u: FloatArray) -> FloatArray:
+            if self.preconditioner is not None:
+                return self.preconditioner.log_prob(u)
+            with self.no_grad():
+                parts = [
+                    np.asarray(self.flow.log_prob(self.as_tensor(u[k : k + _PIECE])), np.float64)
+                    for k in range(0, len(u), _PIECE)
+                ]
+            return np.concatenate(parts)
 
         @property
         def covered(self) -> bool:
             """Whether the draws of the flow are enough, and its weights even enough, to be those of the posterior."""
             if self.draws is None or self.found is None or self.found.heavy:
                 return False
-            return self.draws.effective_size >= enough_of(self.n_total)
+            return self.draws.effective_size >= enough_of(self.n_total) and self.lacking <= LACKING
+
+        @cached_property
+        def lacking(self) -> float:
+            """Share of the particles, by weight, where the flow has less density than at any of its draws, by far."""
+            if self.draws is None or self.found is None or not np.isfinite(self.found.log_evidence):
+                return 0.0
+            past = self.particles
+            u, logl, logp, log_det = (past.get(name, flat=True) for name in ("u", "logl", "logp", "logdetj"))
+            weights = np.exp(past.compute_logw_and_logz(1.0)[0])
+            log_p = logl + logp + log_det
+            counted = np.flatnonzero((weights > _COUNTED / len(weights)) & np.isfinite(log_p))
+            ratio = log_p[counted] - self._flow_log_prob(u[counted])
+            far = ratio > self.draws.log_weights.max() + _FAR
+            return float(weights[counted][far].sum() / weights[counted].sum())
 
         @property
         def cold(self) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -124,8 +125,9 @@ def sample_pocomc(
         n_effective: effective sample size kept along the temperature ladder.
         n_active: number of particles moved in each iteration.
         n_total: effective sample size of the particles at which sampling stops, and that of the draws of the flow.
-        n_evidence: draws of the flow for the evidence. More are made until `n_total` of them are effective, but no
-            more than there were calls for the particles. 0 for none: particles, and an evidence without an error.
+        n_evidence: draws of the flow for the evidence, at first. More are made until `n_total` of them are effective,
+            but no more than there were calls for the particles. 0 for none: particles, and an evidence without an
+            error.
         n_steps: moves of each particle after the mean log density stops rising. More are made if they are small, 20
             times as many in all at most. None for the number of parameters, which pocoMC documents as its default (its
             code uses half). A second stage may need more if its prior has few draws in the region of the posterior.
@@ -140,7 +142,8 @@ def sample_pocomc(
             parameters. "parameters": the model's own. "latent": those in which its learned priors are close to a
             standard normal (`LatentReparam`); the model's own if it has no learned prior. "auto": "parameters".
         checkpoint: a file in which the run is kept, written between iterations. If it exists the run goes on from
-            there, also after a kill. Repeating a finished call returns the same chain.
+            there, also after a kill. Repeating a finished call returns the same chain; only the draws of the flow are
+            made again.
         checkpoint_every: iterations between two writes of the checkpoint.
         max_seconds: time limit, checked between iterations; None for no limit. The particles so far are returned. The
             first check comes after the prior draws.
@@ -215,7 +218,7 @@ def sample_pocomc(
         keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
         if checkpoint is not None and Path(checkpoint).exists():
             keeper.restore(run, inner)
-        run.watch, run.in_time = keeper.between, keeper.in_time
+        run.watch, run.no_grad, run.as_tensor = keeper.between, torch.no_grad, partial(_single, torch)
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
     name = flow if isinstance(flow, str) else type(flow).__name__
     settings = {**sizes, "flow": name if precondition else None, "coordinates": moved_in}
@@ -223,7 +226,11 @@ def sample_pocomc(
     return to_chain(**fields, **_KINDS, info=run_record("pocomc", seed, start, inner, {**settings, **report}))
 
 
-_KINDS = {"weights_kind": "importance", "rows": "independent"}  # what a Chain is told about particles
+_KINDS = {"weights_kind": "importance", "rows": "independent"}  # what a Chain is told about the rows
+
+
+def _single(torch: ModuleType, array: FloatArray) -> Any:
+    return torch.as_tensor(array, dtype=torch.float32)  # the only precision of pocoMC's flows
 
 
 def _is_ours(flow: Any) -> bool:

@@ -101,15 +101,23 @@ class Preconditioner:
         normal = generator.standard_normal((n, self._dim))
         wide = generator.random(n) < _DEFENSIVE
         theta = np.where(wide[:, None], normal / np.sqrt(generator.chisquare(_NU, (n, 1)) / _NU), normal)
+        u, log_det = self.from_latent(theta)
+        return u, self._log_mixture(theta) - log_det
+
+    def log_prob(self, u: FloatArray) -> FloatArray:
+        """Returns the log density (n,) of the draws of `sample` at points u (n, d)."""
+        theta, log_det = self.to_latent(u)
+        return self._log_mixture(theta) + log_det
+
+    def _log_mixture(self, theta: FloatArray) -> FloatArray:
         parts = multivariate_normal.logpdf, partial(multivariate_t.logpdf, df=_NU)
-        log_q = np.logaddexp(
+        log_q: FloatArray = np.logaddexp(
             *(
                 np.log(share) + part(theta, np.zeros(self._dim), np.eye(self._dim))
                 for share, part in zip((1 - _DEFENSIVE, _DEFENSIVE), parts, strict=True)
             )
         )
-        u, log_det = self.from_latent(theta)
-        return u, log_q - log_det
+        return log_q
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns all arrays that `restore` needs, by name."""

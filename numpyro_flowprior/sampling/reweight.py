@@ -92,7 +92,9 @@ def _reweighted(chain: Chain, log_weights: FloatArray, subject: str, advice: str
     ratios = before + np.where(np.isfinite(before), log_weights, 0.0)
     if not np.isfinite(ratios).any():
         raise ValueError(f"{subject}: expected a density above zero at some draws; all of them have weight zero.")
-    smoothed, k = pareto_smoothed(ratios, relative_efficiency=1 / chain.autocorrelation_time)
+    drawn = np.flatnonzero(np.isfinite(before))  # rows of weight zero are no draws, and would make the tail longer
+    smoothed = np.full(chain.n, -np.inf)
+    smoothed[drawn], k = pareto_smoothed(ratios[drawn], relative_efficiency=1 / chain.autocorrelation_time)
     change, error = log_mean_ratio(ratios, chain)
     if k > RELIABLE:
         warnings.warn(f"{subject}: Pareto k is {k:.2f}, above {RELIABLE}. {advice}", FlowPriorWarning, stacklevel=3)

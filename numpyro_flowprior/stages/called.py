@@ -35,7 +35,7 @@ from ..training.fit import fit_flow
 _DRAWS = 4000  # draws of the learned posterior that normalise the exact one
 _ROUNDS = 3  # flows that are taught by the exact product
 _SHARE = 0.25  # of the draws that are asked for; fewer effective ones are not enough
-_PER_PARAMETER = 20.0  # effective draws that teach a flow
+_PER_PARAMETER, _LEAST, _ROOTS = 20.0, 50.0, 10  # effective draws that teach a flow; square roots of the weights
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def _called(name: str, density: Any, learned: ParameterPrior, shared: ParameterS
 def drawn_from_exact(
     key: jax.Array,
     chain: Chain,
+    log_learned: Callable[[FloatArray], FloatArray],
     log_density: Callable[[FloatArray], FloatArray],
     called: Mapping[str, CalledPosterior],
     *,
@@ -106,8 +107,9 @@ def drawn_from_exact(
 
     Args:
         key: JAX random key.
-        chain: draws of the product of learned densities, with its log density.
-        log_density: of the exact product, (n,) at points (n, d).
+        chain: draws of the product of learned densities, with its log density and log evidence.
+        log_learned: the log density of that product, (n,) at points (n, d).
+        log_density: of the exact product.
         called: the exact posteriors. The errors of their constants are part of that of the log evidence.
         draws: the effective number of draws that is asked for.
         settings: of `fit_flow`.
@@ -115,35 +117,74 @@ def drawn_from_exact(
     Raises:
         ValueError: the exact product is zero at all draws.
     """
-    made = _weighted(chain, log_density(chain.samples))
-    for number in range(_ROUNDS):
-        if _rank(made) >= (True, _SHARE * draws):
+    log_p = log_density(chain.samples)
+    made, log_l = _weighted(chain, log_p), partial(_normalised, log_learned, chain)
+    rounds, wanted = 0, (True, _SHARE * min(draws, chain.effective_size))
+    while rounds < _ROUNDS and _rank(made) < wanted:
+        rounds += 1
+        keys = jax.random.split(jax.random.fold_in(key, rounds))
+        try:
+            nearer = _nearer(keys, made, chain, log_p, log_l, log_density, draws, settings)
+        except ValueError:  # too few draws to train a flow: a guard says that they are few
             break
-        key_fit, key_draw = jax.random.split(jax.random.fold_in(key, number))
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FlowPriorWarning
-            )  # few rows; the weights of the draws show what it is worth
-            flow = fit_flow(key_fit, _softened(made), trust_log_prob=True, **settings).prior
-        theta = draws_of(flow, key_draw, max(draws, _DRAWS))
-        log_q = in_float64(flow.log_prob, theta)
-        near = Chain(
-            theta,
-            chain.space,
-            log_prob=log_q,
-            rows="independent",
-            log_evidence=0.0,
-            log_evidence_error=0.0,
-            info=made.info,
-        )
-        nearer = _weighted(near, log_density(theta))
         made = nearer if _rank(nearer) > _rank(made) else made
     error = made.log_evidence_error
     if error is not None:
         reports = [each.report for each in called.values()]
         known = all(report.reliable for report in reports)
         error = float(np.linalg.norm([error, *(report.log_evidence_error for report in reports)])) if known else np.nan
-    return made.replace(log_evidence_error=error)
+    return made.replace(log_evidence_error=error, info={**made.info, "flows_taught_by_exact_densities": rounds})
+
+
+def _normalised(log_learned: Callable[[FloatArray], FloatArray], chain: Chain, theta: FloatArray) -> FloatArray:
+    """Returns the normalised log density (n,) of the product of learned densities at points (n, d)."""
+    return log_learned(theta) - (chain.log_evidence or 0.0)
+
+
+def _nearer(
+    keys: jax.Array,
+    made: Chain,
+    chain: Chain,
+    log_p: FloatArray,
+    log_learned: Callable[[FloatArray], FloatArray],
+    log_density: Callable[[FloatArray], FloatArray],
+    draws: int,
+    settings: Mapping[str, Any],
+) -> Chain:
+    """Returns draws of the learned product, and of a flow that the exact one taught, weighted to the exact one.
+
+    They count as draws of the mixture of both, each in proportion to its effective number. What the flow lacks, the
+    learned product may have.
+
+    Args:
+        keys: two JAX random keys.
+        made: draws weighted to the exact product, which teach the flow.
+        chain: draws of the learned product.
+        log_p: (n,) log density of the exact product at these.
+        log_learned: normalised log density of the learned product.
+        log_density, draws, settings: as for `drawn_from_exact`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FlowPriorWarning)  # few rows: the weights show how good the flow is
+        flow = fit_flow(keys[0], _softened(made), trust_log_prob=True, **settings).prior
+    theta = draws_of(flow, keys[1], max(draws, _DRAWS))
+    inside = chain.space.contains(theta)
+    theta = theta[inside]
+    points = np.concatenate([chain.samples, theta])
+    share = len(theta) / (len(theta) + chain.effective_size)
+    log_q = in_float64(flow.log_prob, points) - np.log(inside.mean())
+    mixed = Chain(
+        points,
+        chain.space,
+        log_prob=np.logaddexp(np.log1p(-share) + log_learned(points), np.log(share) + log_q),
+        weights=np.concatenate([(1.0 - share) * chain.probabilities, np.full(len(theta), share / len(theta))]),
+        weights_kind="importance",
+        rows="independent",
+        log_evidence=0.0,
+        log_evidence_error=0.0,
+        info=chain.info,
+    )
+    return _weighted(mixed, np.concatenate([log_p, log_density(theta)]))
 
 
 def _weighted(chain: Chain, log_p: FloatArray) -> Chain:
@@ -160,9 +201,12 @@ def _weighted(chain: Chain, log_p: FloatArray) -> Chain:
 
 
 def _softened(made: Chain) -> Chain:
-    """Returns draws with a power of their weights, so that enough of them are effective to train a flow."""
+    """Returns draws with a root of their weights, so that enough of them are effective to train a flow, if they can."""
+    made = made.take(np.flatnonzero(made.probabilities > 0.0))
     weights = made.probabilities
-    while kish(weights) < _PER_PARAMETER * made.dim and kish(weights) < 0.9 * made.n:
+    for _ in range(_ROOTS):
+        if kish(weights) >= max(_LEAST, _PER_PARAMETER * made.dim):
+            break
         weights = np.sqrt(weights)
         weights /= weights.sum()
     return made.replace(weights=weights)

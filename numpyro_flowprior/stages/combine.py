@@ -11,6 +11,7 @@ data divided by the product of their evidences, which the normalised densities c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -95,10 +96,7 @@ class Combined(Displayed):
 
 
 class _Parts:
-    """The densities of a combination, on its shared parameters.
-
-    `exact` holds exact densities that take the place of learned ones once the product is sampled.
-    """
+    """The densities of a combination, on its shared parameters; `exact` holds those that are called instead."""
 
     def __init__(self, learned: Mapping[str, ParameterPrior], space: ParameterSpace, prior: Any, priors: Any):
         self.learned, self.space = learned, space
@@ -110,6 +108,12 @@ class _Parts:
             for name, one in self.posteriors.items()
         }
 
+    def with_exact(self, exact: dict[str, CalledPosterior]) -> _Parts:
+        """Returns the same with exact densities in place of some learned ones."""
+        made = copy(self)
+        made.exact = exact
+        return made
+
     def log_density(self, theta: FloatArray) -> FloatArray:
         """Returns log of pi prod q_i / pi_i, (n,), at points (n, d)."""
         return self.log_ratio(None, theta)
@@ -119,7 +123,7 @@ class _Parts:
         found = in_float64(self.prior.log_prob, theta)
         for each, likelihood in self.likelihoods.items():
             if each == name or each in self.exact:
-                log_prior = in_float64(likelihood.divisor.log_prob, theta)
+                log_prior = in_float64(likelihood.prior.log_prob, theta)
                 found = found - np.where(np.isfinite(log_prior), log_prior, np.inf)
                 found = found if each == name else found + self.exact[each](theta)
             else:
@@ -220,9 +224,9 @@ def combine(
     parts = _Parts(learned, shared, prior, priors or {})
     chain = _drawn(key_sample, parts, draws, sampler, options, settings)
     if called:
-        parts.exact = called
-        key_exact = jax.random.fold_in(key_sample, 1)
-        chain = drawn_from_exact(key_exact, chain, parts.log_density, called, draws=draws, settings=settings)
+        log_learned, parts = parts.log_density, parts.with_exact(called)
+        key_exact, log_exact = jax.random.fold_in(key_sample, 1), parts.log_density
+        chain = drawn_from_exact(key_exact, chain, log_learned, log_exact, called, draws=draws, settings=settings)
     log_r, log_r_error = chain.log_evidence, chain.log_evidence_error
     assert chain.log_prob is not None
     assert log_r is not None

@@ -57,9 +57,9 @@ def swap_prior(
     Its rows are weighted by new prior / old prior. If 100 of them are effective, and Pareto k is below 0.5, that is the
     result: the errors of its averages are then right. Otherwise a flow is trained on the chain, and the learned
     likelihood is sampled under the new prior. The weighted rows are still the result if Pareto k is at most 0.7 and
-    both agree in means, widths and shares of modes. If they do not agree, they are so only if the chain has no log
-    density, from which the flow could learn more than the rows show. Otherwise the draws of the learned likelihood are
-    the result.
+    both agree in means, widths and shares of modes. If they do not, a warning says so. The weighted rows are then the
+    result unless the flow was trained on the log density of the rows, from which it learns more than the rows show.
+    Otherwise the draws of the learned likelihood are the result.
 
     Args:
         key: JAX random key.
@@ -83,41 +83,50 @@ def swap_prior(
     positive_int(draws, "swap_prior: draws")
     require_sampler("swap_prior", sampler, options)
     before, after = (NamedPrior(given, chain.space, f"swap_prior: {n}") for n, given in (("old", old), ("new", new)))
-    divisor = Divisor(before, chain.samples[chain.probabilities > 0.0])
-    log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (divisor, after))
+    log_old, log_new = (in_float64(prior.log_prob, chain.samples) for prior in (before, after))
     impossible = int(np.sum(~np.isfinite(log_old) & (chain.probabilities > 0)))
     if impossible:
         raise ValueError(
             f"swap_prior: old: expected the prior that the analysis assumed; got one that is zero at {impossible} of "
             f"{chain.n} rows. Look at bounds and units."
         )
+    divisor = Divisor(before, chain.samples, chain.probabilities)
     _warn_of_mass_beyond(divisor, after)
     weighted = _weighted(chain, np.where(np.isfinite(log_old), log_new - log_old, -np.inf), log_new)
-    recorded = partial(_recorded, weighted, taught=chain.log_prob is not None)
+    recorded = partial(_recorded, weighted)
     if method == "reweight" or (method == "auto" and _is_mild(weighted)):
         if weighted is None:
             raise ValueError("swap_prior: new: expected a prior above zero at some rows; it is zero at all of them.")
-        return recorded(weighted, "reweight", "asked for" if method == "reweight" else "mild weights")
+        return recorded(weighted, "reweight", "asked for" if method == "reweight" else "mild weights", taught=True)
     key_fit, key_sample = jax.random.split(key)
     if posterior is None:
         posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
+    taught = _is_taught(posterior)
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
     drawn = _sampled(key_sample, posterior, divisor, after, chain, draws, sampler, options, settings)
     if method == "learned likelihood":
-        return recorded(drawn, method, "asked for")
+        return recorded(drawn, method, "asked for", taught=taught)
     difference = _difference(weighted, drawn)
     if weighted is not None and not difference:
-        return recorded(weighted, "reweight", "the learned likelihood gives the same")
-    if weighted is not None and weighted.info["psis"]["pareto_k"] <= RELIABLE and chain.log_prob is None:
+        return recorded(weighted, "reweight", "the learned likelihood gives the same", taught=taught)
+    if weighted is not None and weighted.info["psis"]["pareto_k"] <= RELIABLE:
+        which = "draws of the learned likelihood" if taught else "rows"
+        why = "was taught by the log density of the rows" if taught else "was not taught by a log density (log_prob)"
         warnings.warn(
-            f"swap_prior: weighted rows and learned likelihood disagree: {difference}. The rows are the result, "
-            "because the chain has no log density (log_prob) that would teach the flow where rows are few. Run the "
-            "analysis again with the new prior.",
+            f"swap_prior: weighted rows and learned likelihood disagree: {difference}. The {which} are the result, "
+            f"because the flow {why}. Run the analysis again with the new prior.",
             FlowPriorWarning,
             stacklevel=2,
         )
-        return recorded(weighted, "reweight", difference)
-    return recorded(drawn, "learned likelihood", difference)
+        if not taught:
+            return recorded(weighted, "reweight", difference, taught=taught)
+    return recorded(drawn, "learned likelihood", difference, taught=taught)
+
+
+def _is_taught(posterior: ParameterPrior) -> bool:
+    """Returns whether a flow was trained on the log density of the rows, and not on their positions alone."""
+    info = getattr(posterior, "info", {})
+    return "live" in info or info.get("training", {}).get("loss", "nll") != "nll"
 
 
 def _weighted(chain: Chain, log_weights: FloatArray, log_new: FloatArray) -> Chain | None:
@@ -229,9 +238,13 @@ def _warn_of_mass_beyond(old: Divisor, new: NamedPrior) -> None:
     draws = draws_of(new, jax.random.key(0), _DRAWS)
     beyond = float(np.mean(old.beyond(draws)))
     if beyond > _BEYOND:
+        if old.level == -np.inf:
+            where, there = "the old one is zero", "and the result has no mass there"
+        else:
+            where, there = "the old one, which is learned, has next to no draws", "and the result is arbitrary there"
         warnings.warn(
-            f"swap_prior: {100 * beyond:.0f} % of the new prior lies where the old one is zero. The analysis says "
-            "nothing about the likelihood there, and the result has no mass there.",
+            f"swap_prior: {100 * beyond:.0f} % of the new prior lies where {where}. The analysis says nothing about "
+            f"the likelihood there, {there}.",
             FlowPriorWarning,
             stacklevel=3,
         )

@@ -197,7 +197,9 @@ def _as_exact(chain: Chain, exact: ExactDensity) -> Chain:
     apart = ratio[np.isfinite(ratio)]
     if possible.all() and np.ptp(apart) < _SAME:
         return filled  # the first stage, whose prior is exact
-    smoothed, k = pareto_smoothed(log_b + ratio, relative_efficiency=1.0 / chain.autocorrelation_time)
+    drawn = np.flatnonzero(np.isfinite(log_b))  # rows of weight zero are no draws
+    smoothed = np.full(chain.n, -np.inf)
+    smoothed[drawn], k = pareto_smoothed((log_b + ratio)[drawn], relative_efficiency=1.0 / chain.autocorrelation_time)
     weights = np.exp(smoothed) if k <= RELIABLE else np.where(possible, chain.probabilities, 0.0)
     return filled.replace(weights=weights, weights_kind="importance")
 
