@@ -188,11 +188,11 @@ def combine(
         densities: exact log densities, up to a constant, of posteriors that can be called, by the name of the analysis:
             a ModelDensity of exactly the shared parameters, or a function from points (n, d), in the order of the
             shared parameters, to log densities (n,). The product is sampled with the learned densities. Its draws are
-            then weighted to the exact ones. If this leaves less than a quarter of `draws`, a flow is trained on them
-            and on the exact density there, and its draws are weighted, in three rounds at most. Nothing depends then on
-            how a flow continues beyond its rows. A distribution with a log_prob is taken, too. The density is called at
-            4,000 draws of the learned posterior, at the draws of the product, and at the rows (or 20,000 draws) of each
-            other analysis; `chain.info["calls"]` counts.
+            then weighted to the exact ones. If this leaves less than a quarter of them, a flow is trained on them and
+            on the exact density there, and its draws are weighted, too, in three rounds at most. Nothing depends then
+            on how a flow continues beyond its rows. A distribution with a log_prob is taken, too. The density is called
+            at 4,000 draws of the learned posterior, at the draws of the product and of each flow, and at the rows (or
+            20,000 draws) of each other analysis; `chain.info["calls"]` counts.
         draws: about the effective number of draws of the result. They are draws of all posteriors, weighted to the
             product. If too few of these carry it, `sample_pocomc` samples it, and draws of a flow of its particles are
             weighted.
