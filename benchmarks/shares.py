@@ -62,8 +62,11 @@ def rows_of(case: tuple[int, float, float], seeds: int) -> list[tuple[str, ...]]
             evidence_errors.append(np.nan if chain.log_evidence_error is None else chain.log_evidence_error)
 
         def rms(values: list[float]) -> float:
-            return float(np.sqrt(np.mean(np.square(values)))) if len(values) else np.nan
+            return float(np.sqrt(np.mean(np.square(values))))
 
+        if not found:
+            rows.append((f"{d}, {share}, {apart:g}", what, "0", *6 * [""], str(warned), str(missed)))
+            continue
         pulls = np.array(evidences) / evidence_errors
         rows.append(
             (
