@@ -135,7 +135,7 @@ def test_a_learned_prior_with_a_curved_edge_does_not_let_the_posterior_out(monke
     mean = weights @ draws / weights.sum()
     deviation = np.sqrt(weights @ (draws - mean) ** 2 / weights.sum())
     leaked = found.probabilities @ ((found.samples**2).sum(1) > 1.0)
-    monkeypatch.setattr("numpyro_flowprior.priors.named._tenth_lowest", lambda *args: -np.inf)
+    monkeypatch.setattr("numpyro_flowprior.priors.named._level", lambda *args: -np.inf)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = swap_prior(KEY, Chain(rows, PLANE), old, new, **options)

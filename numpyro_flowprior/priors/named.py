@@ -17,7 +17,8 @@ from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace, require_space
 from .box import BroadPrior, UniformPrior
 
-_DRAWS, _BEYOND = 20_000, 10.0  # draws of a learned prior; effective draws below the level of `Divisor`
+_DRAWS, _OWN, _BEYOND = 20_000, 0.01, 10.0  # of a learned prior: draws, their share below the level of `Divisor`, and
+# effective draws of the posterior below it
 _ACCEPTED = (
     "a distribution of named parameters (UniformPrior, FlowPrior, ...), a NumPyro distribution with one value per "
     "parameter, or a dictionary {name: NumPyro distribution of one number}"
@@ -43,10 +44,10 @@ class Divisor:
     """A prior by which a learned posterior is divided.
 
     A learned prior ends in a tail of its own making, and so does the learned posterior. Where neither has draws, their
-    ratio is arbitrary, and may be huge: beyond a curved edge, for example. Below the level that ten effective draws
-    reach, the tenth-lowest log pi, log pi is therefore mirrored at this level, so that the ratio falls. A prior that is
-    known exactly is left as it is. So are ratios at rows, and of exact densities, which are not arbitrary: use the
-    prior itself for these.
+    ratio is arbitrary, and may be huge: beyond a curved edge, for example. Below a level, log pi is therefore mirrored
+    at this level, so that the ratio falls. Next to no draws lie there: 1 % of those of the prior, or ten effective
+    draws of the posterior, whichever is lower. A prior that is known exactly is left as it is. So are ratios at rows,
+    and of exact densities, which are not arbitrary: use the prior itself for these.
 
     Args:
         prior: the prior.
@@ -58,8 +59,10 @@ class Divisor:
         self.prior, self.level = prior, -np.inf
         if prior.learned:
             own = prior.sample(jax.random.key(0), (_DRAWS,))
+            p = np.full(len(draws), 1.0 / len(draws)) if weights is None else weights
             self.level = min(
-                _tenth_lowest(in_float64(prior.log_prob, each), p) for each, p in ((own, None), (draws, weights))
+                _level(in_float64(prior.log_prob, own), np.full(_DRAWS, 1.0 / _DRAWS), _OWN),
+                _level(in_float64(prior.log_prob, draws), p, min(_BEYOND / kish(p), 0.5)),
             )
 
     def log_prob(self, theta: Any) -> jax.Array:
@@ -76,13 +79,11 @@ class Divisor:
         return ~((found > -np.inf) & (found >= self.level))
 
 
-def _tenth_lowest(log_prob: FloatArray, weights: FloatArray | None) -> float:
-    """Returns the value below which ten effective draws lie, or half of them if there are fewer than 20."""
+def _level(log_prob: FloatArray, p: FloatArray, share: float) -> float:
+    """Returns the log density below which this share of draws with weights p lies."""
     log_prob = np.where(np.isnan(log_prob), -np.inf, log_prob)
-    p = np.full(len(log_prob), 1.0 / len(log_prob)) if weights is None else weights
     order = np.argsort(log_prob)
-    share = min(_BEYOND / kish(p), 0.5)
-    return float(log_prob[order][np.searchsorted(np.cumsum(p[order]), share)])
+    return float(log_prob[order][min(int(np.searchsorted(np.cumsum(p[order]), share)), len(p) - 1)])
 
 
 class NamedPrior:
