@@ -153,14 +153,23 @@ def _share_of(modes: list[_Mode], log_rest: float, rest_error: float) -> tuple[f
 
 
 def _completed(generator: np.random.Generator, before: Chain, draws: Chain) -> FloatArray:
-    """Returns distinct rows of the previous chain, evenly spaced, with the parameters in the order of the draws."""
-    samples = before.samples[np.unique(np.linspace(0, before.n - 1, _ROWS).astype(int))]
+    """Returns distinct rows of the previous chain, evenly spaced, with the parameters in the order of the draws.
+
+    Up to half of them have weight zero: tempered particles, which are where draws are not.
+    """
+    drawn = before.probabilities > 0.0
+    without = _spaced(np.flatnonzero(~drawn), _ROWS // 2)
+    samples = before.samples[np.sort(np.concatenate([without, _spaced(np.flatnonzero(drawn), _ROWS - len(without))]))]
     samples = samples[np.sort(np.unique(samples, axis=0, return_index=True)[1])]
     own = draws.samples[generator.integers(draws.n, size=len(samples))]
     for j, name in enumerate(draws.names):
         if name in before.names:
             own[:, j] = samples[:, before.names.index(name)]
     return own
+
+
+def _spaced(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))] if len(rows) else rows
 
 
 def _far_from(points: FloatArray) -> Region:
