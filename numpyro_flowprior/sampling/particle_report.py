@@ -21,17 +21,20 @@ _LAST = 5  # number of iterations that count as the last ones
 def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the fields of a chain, and a record; warns if not converged.
 
-    The rows are draws of the flow, if it covers the posterior, and the particles of all temperatures with weight zero,
-    from which a later training learns the tails. Otherwise they are the particles alone, with their weights.
+    The rows are draws of the flow, if it covers the posterior, and the particles of the temperatures before that of the
+    posterior with weight zero, from which a later training learns the tails. Otherwise they are all particles, with
+    their weights.
     """
     samples, weights, log_likelihood, log_prior = run.posterior(trim_importance_weights=False)
+    past = run.past_arrays()
     size = kish(weights / weights.sum(), copies_of(samples))  # replaced prior draws are copies
     if run.covered:
         draws, size = run.draws, run.draws.effective_size
-        samples = np.concatenate([draws.points, samples])
-        log_prior = np.concatenate([draws.log_prior, log_prior])
-        log_likelihood = np.concatenate([draws.log_likelihood, log_likelihood])
-        weights = np.concatenate([softmax(draws.log_weights), np.zeros(len(weights))])
+        tempered = np.repeat(1.0 - past["beta"] >= COLD, past["logl"].shape[1])
+        samples = np.concatenate([draws.points, samples[tempered]])
+        log_prior = np.concatenate([draws.log_prior, log_prior[tempered]])
+        log_likelihood = np.concatenate([draws.log_likelihood, log_likelihood[tempered]])
+        weights = np.concatenate([softmax(draws.log_weights), np.zeros(tempered.sum())])
     alive = np.isfinite(log_likelihood + log_prior)  # the others are impossible and have no log density to train on
     fields = {
         "samples": samples[alive],
@@ -41,7 +44,6 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         "log_evidence": run.logz,
         "log_evidence_error": run.logz_err,
     }
-    past = run.past_arrays()
     report = {
         "calls": int(run.calls),
         "iterations": len(past["beta"]),

@@ -152,7 +152,7 @@ def sample_pocomc(
 
     Returns:
         A Chain with importance weights, log prior, log likelihood, the log evidence and its error. Its rows are
-        independent draws of the flow, weighted to the posterior, and the particles of all temperatures with weight
+        independent draws of the flow, weighted to the posterior, and the particles of higher temperatures with weight
         zero. If the flow does not cover the posterior, only the particles are left, with their weights. These have
         common ancestors, so that the shares of separate modes may be wrong, and errors are too small.
         `info["posterior"]` says which it is. Rows of low weight do not degrade averages, and `fit_flow` learns the
