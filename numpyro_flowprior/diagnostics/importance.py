@@ -182,6 +182,20 @@ def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0
     return smoothed - logsumexp(smoothed), float(k)
 
 
+def smoothed_ratios(
+    log_before: FloatArray, log_ratios: FloatArray, *, relative_efficiency: float = 1.0
+) -> tuple[FloatArray, float]:
+    """Returns the smoothed log weights of weighted draws for another density, and the shape k.
+
+    Rows of weight zero, -inf in `log_before` (n,), are no draws, and would make the tail longer. A ratio of -inf is
+    that of a draw.
+    """
+    drawn = np.flatnonzero(np.isfinite(log_before))
+    smoothed = np.full(len(log_before), -np.inf)
+    smoothed[drawn], k = pareto_smoothed(log_before[drawn] + log_ratios[drawn], relative_efficiency=relative_efficiency)
+    return smoothed, k
+
+
 def _pareto_fit(exceedances: FloatArray) -> tuple[float, float]:
     """Returns the shape k and scale sigma of a generalised Pareto distribution, for exceedances in ascending order.
 

@@ -17,7 +17,7 @@ import numpy as np
 from .._util.checks import ArrayLike, FloatArray, float_array
 from .._util.messages import FlowPriorWarning
 from ..chains.chain import Chain
-from ..diagnostics.importance import RELIABLE, log_mean_ratio, pareto_smoothed
+from ..diagnostics.importance import RELIABLE, log_mean_ratio, smoothed_ratios
 
 
 def reweight(chain: Chain, log_weights: ArrayLike) -> Chain:
@@ -92,9 +92,7 @@ def _reweighted(chain: Chain, log_weights: FloatArray, subject: str, advice: str
     ratios = before + np.where(np.isfinite(before), log_weights, 0.0)
     if not np.isfinite(ratios).any():
         raise ValueError(f"{subject}: expected a density above zero at some draws; all of them have weight zero.")
-    drawn = np.flatnonzero(np.isfinite(before))  # rows of weight zero are no draws, and would make the tail longer
-    smoothed = np.full(chain.n, -np.inf)
-    smoothed[drawn], k = pareto_smoothed(ratios[drawn], relative_efficiency=1 / chain.autocorrelation_time)
+    smoothed, k = smoothed_ratios(before, log_weights, relative_efficiency=1 / chain.autocorrelation_time)
     change, error = log_mean_ratio(ratios, chain)
     if k > RELIABLE:
         warnings.warn(f"{subject}: Pareto k is {k:.2f}, above {RELIABLE}. {advice}", FlowPriorWarning, stacklevel=3)

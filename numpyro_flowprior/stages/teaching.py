@@ -21,7 +21,7 @@ import numpy as np
 from .._util.checks import FloatArray
 from .._util.progress import say
 from ..chains.chain import Chain
-from ..diagnostics.importance import RELIABLE, pareto_smoothed
+from ..diagnostics.importance import RELIABLE, smoothed_ratios
 from ..priors.composed import RobustPrior, robustify
 from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
@@ -197,9 +197,7 @@ def _as_exact(chain: Chain, exact: ExactDensity) -> Chain:
     apart = ratio[np.isfinite(ratio)]
     if possible.all() and np.ptp(apart) < _SAME:
         return filled  # the first stage, whose prior is exact
-    drawn = np.flatnonzero(np.isfinite(log_b))  # rows of weight zero are no draws
-    smoothed = np.full(chain.n, -np.inf)
-    smoothed[drawn], k = pareto_smoothed((log_b + ratio)[drawn], relative_efficiency=1.0 / chain.autocorrelation_time)
+    smoothed, k = smoothed_ratios(log_b, ratio, relative_efficiency=1.0 / chain.autocorrelation_time)
     weights = np.exp(smoothed) if k <= RELIABLE else np.where(possible, chain.probabilities, 0.0)
     return filled.replace(weights=weights, weights_kind="importance")
 

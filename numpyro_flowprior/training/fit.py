@@ -38,7 +38,7 @@ from .prepare import apply_prepared, as_configured, prepare, require_learnable
 from .problem import DEPTH, Problem, pose, share_in_reach
 from .steps import log_densities
 
-_LITTLE, _MANY = 0.01, 0.05  # fraction of the mean weight, and share of rows below it from which they are support points
+_LITTLE, _MANY = 0.01, 0.1  # fraction of the mean weight, and share of rows below it from which they are support points
 _TAUGHT = ("log_variance", "jeffreys")  # losses that learn from the log density
 _LEAST_IN_REACH = 0.5  # share of the draws, by weight; nearly one for a Gaussian in up to 30 dimensions
 
