@@ -12,6 +12,7 @@ from toys import make_prior
 
 import numpyro_flowprior as fp
 from numpyro_flowprior import Chain, FlowConfig, ParameterSpace, TrainConfig, UniformPrior, combine
+from numpyro_flowprior.stages.factors import of_answer, of_halves
 
 INF = np.inf
 KEY = jax.random.key(0)
@@ -346,3 +347,26 @@ def test_exact_densities_out_of_reach_end_in_a_failed_guard(dim):
     made = combine(KEY, {"a": a, "b": b}, densities={"a": narrow.logpdf}, prior=prior_of(dim), **SMALL)
     assert made.verdict == "fail"
     assert made.chain.n > 0
+
+
+def test_a_product_with_another_width_than_the_weighted_rows_is_noticed():
+    """A flow with too much mass in its tail makes a product too wide, with next to the same mean."""
+    verdicts = {
+        wider: [
+            of_answer(
+                "first", rows_of(2 * n, 8000, [0.0, 0.0], np.eye(2), info={"psis": {"pareto_k": 0.0}}), made
+            ).verdict
+            for n in range(50)
+            for made in [rows_of(2 * n + 1, 4000, [0.0, 0.0], np.diag([1.0, wider**2]))]
+        ]
+        for wider in (1.0, 1.12)
+    }
+    assert verdicts[1.0] == ["pass"] * 50
+    assert verdicts[1.12] == ["warn"] * 50
+
+
+def test_widths_that_depend_on_the_rows_are_noticed():
+    none, names = np.zeros(3), ("a", "b", "c")
+    assert of_halves("first", names, none, none, 0.1).verdict == "pass"
+    assert of_halves("first", names, none, np.array([0.2, -0.1, 0.1]), 0.1).verdict == "warn"
+    assert of_halves("first", names, none, np.array([0.5, -0.4, 0.2]), 0.1).verdict == "fail"

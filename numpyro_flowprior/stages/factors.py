@@ -33,7 +33,8 @@ from .guards import Guards
 
 _ROWS = 20_000  # draws that stand for the rows of an analysis without a chain
 _SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; more: fail, warn
-_WIDTH = (0.2, 0.1)  # relative change of a standard deviation
+_WIDTH = (0.2, 0.03)  # relative change of a standard deviation
+_WIDTH_BY_ROWS = (0.3, 0.1)  # the same for its standard error due to the rows
 _TENSION = 3.0  # sigma
 _NO_MEAN = 1.0  # Pareto k
 _EFFICIENT = 0.3  # least importance efficiency of a learned posterior that agrees with the exact one
@@ -128,9 +129,10 @@ def judged(
         findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
         if refits is None or factor.chain is None:
             continue
-        shifts, scatter, change = halves(one_key, factor, product, refits)
-        findings.append(of_halves(name, product.names, shifts, scatter))
+        shifts, widths, scatter, change = halves(one_key, factor, product, refits)
+        findings.append(of_halves(name, product.names, shifts, widths, scatter))
         numbers[f"{name}: shift by half of the rows"] = float(np.abs(shifts).max())
+        numbers[f"{name}: change of a width by half of the rows"] = float(np.abs(widths).max())
         numbers[f"{name}: error of the log Bayes factor due to the rows"] = change
         errors.append(change)
     for name, weighted in rows.items():
@@ -141,15 +143,16 @@ def judged(
 
 def halves(
     key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str, Any]
-) -> tuple[FloatArray, float, float]:
-    """Returns the standard error (d,) of each mean of the product, in its standard deviations, due to the rows.
+) -> tuple[FloatArray, FloatArray, float, float]:
+    """Returns the standard errors of means and widths of the product, due to the rows of an analysis.
 
-    Flows are trained on the halves h of the rows. The product with q_h in place of q has other means. Half of the
-    difference between the two has the standard error of the mean with all rows, if that falls as one over their root.
+    Flows are trained on the halves h of the rows. The product with q_h in place of q has other means and widths. Half
+    of the difference between the two has the standard error with all rows, if that falls as one over their root.
 
     Returns:
-        These (d,); the standard deviation over the product of half the difference of log q_h, nats; and the error of
-        the log Bayes factor. Half of its difference may be small by luck, so it is at least that deviation / sqrt(d).
+        The errors of the means (d,), in standard deviations of the product; of the standard deviations (d,), relative;
+        the standard deviation over the product of half the difference of log q_h, nats; and the error of the log Bayes
+        factor. Half of its difference may be small by luck, so it is at least that deviation / sqrt(d).
     """
     assert factor.chain is not None
     key_split, *keys = jax.random.split(key, 3)
@@ -160,15 +163,17 @@ def halves(
     product = product.take(np.flatnonzero(product.probabilities > 0.0))
     log_whole = in_float64(factor.posterior.log_prob, product.samples)
     log_halves = [in_float64(flow.log_prob, product.samples) for flow in flows]
-    p, means, evidences = product.probabilities, [], []
+    p, means, widths, evidences = product.probabilities, [], [], []
     for log_half in log_halves:
         log_weights = np.log(p) + log_half - log_whole
         means.append(softmax(log_weights) @ product.samples)
+        widths.append(np.sqrt(softmax(log_weights) @ (product.samples - means[-1]) ** 2))
         evidences.append(float(logsumexp(log_weights)))
     half = 0.5 * (log_halves[0] - log_halves[1])
     scatter = float(np.sqrt(p @ (half - p @ half) ** 2))
-    shifts = 0.5 * (means[0] - means[1]) / np.sqrt(np.diag(product.covariance()))
-    return shifts, scatter, max(0.5 * abs(evidences[0] - evidences[1]), scatter / np.sqrt(product.dim))
+    deviation = np.sqrt(np.diag(product.covariance()))
+    shifts, changes = (0.5 * (one[0] - one[1]) / deviation for one in (means, widths))
+    return shifts, changes, scatter, max(0.5 * abs(evidences[0] - evidences[1]), scatter / np.sqrt(product.dim))
 
 
 def of_agreement(found: Suspiciousness) -> Finding:
@@ -241,36 +246,44 @@ def of_answer(name: str, weighted: Chain | None, product: Chain) -> Finding:
     deviation = np.sqrt(np.diag(product.covariance()))
     (mean, error), (mean_own, error_own) = (one.mean_and_error(one.samples) for one in (product, weighted))
     shift, errors = (mean_own - mean) / deviation, np.hypot(error, error_own) / deviation
-    width = np.sqrt(np.diag(weighted.covariance())) / deviation - 1.0
-    least = np.minimum(weighted.effective_size, product.effective_size)
-    worst = int(np.argmax(np.abs(shift) - 3.0 * errors))
+    (width, width_error), (width_own, width_error_own) = (_widths(one) for one in (product, weighted))
+    change, width_errors = width_own / width - 1.0, np.hypot(width_error, width_error_own)
+    worst, widest = (int(np.argmax(np.abs(by) - 3.0 * of)) for by, of in ((shift, errors), (change, width_errors)))
     text = (
         f"means differ by up to {abs(shift[worst]):.3f} +- {errors[worst]:.3f} standard deviations "
-        f"({product.names[worst]}), widths by up to {100 * np.abs(width).max():.0f} %"
+        f"({product.names[worst]}), widths by up to {100 * abs(change[widest]):.1f} +- "
+        f"{100 * width_errors[widest]:.1f} % ({product.names[widest]})"
     )
-    noise = 3.0 / np.sqrt(2.0 * least)  # of a width, for a normal density
     verdicts = {
         graded(float(abs(shift[worst]) - 3.0 * errors[worst]), _SHIFT),
-        graded(float(np.abs(width).max() - 2.0 * noise), _WIDTH),
+        graded(float(abs(change[widest]) - 3.0 * width_errors[widest]), _WIDTH),
     }
     verdict = next(one for one in ("fail", "warn", "pass") if one in verdicts)
     return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
 
 
-def of_halves(name: str, names: tuple[str, ...], shifts: FloatArray, scatter: float) -> Finding:
+def _widths(chain: Chain) -> tuple[FloatArray, FloatArray]:
+    """Returns the standard deviations (d,) of draws, and their relative standard errors (d,)."""
+    variance, error = chain.mean_and_error((chain.samples - chain.mean()) ** 2)
+    return np.sqrt(variance), 0.5 * error / variance
+
+
+def of_halves(name: str, names: tuple[str, ...], shifts: FloatArray, widths: FloatArray, scatter: float) -> Finding:
     """Returns the finding on the error of the product due to the rows of an analysis.
 
     Each shift is one draw of a normal variable, and small shifts of few parameters may be luck. The root mean square of
-    d shifts is therefore divided by the root of chi^2_d / d at its 5 % quantile, but by one half at least.
+    d shifts is therefore divided by the root of chi^2_d / d at its 5 % quantile, but by one half at least. The same
+    holds for changes of widths.
     """
     subject = f"error of the product due to the rows of {name}"
     d = len(shifts)
-    rms = float(np.sqrt(np.mean(shifts**2)))
+    rms, rms_width = (float(np.sqrt(np.mean(one**2))) for one in (shifts, widths))
     luck = min(2.0, 1.0 / np.sqrt(chi2(d).ppf(0.05) / d))
     worst = int(np.argmax(np.abs(shifts)))
     text = (
         f"means are uncertain by {rms:.3f} standard deviations (root mean square; {abs(shifts[worst]):.3f} for "
-        f"{names[worst]}), the log density of {name} by {scatter:.2f} nats there"
+        f"{names[worst]}), widths by {100 * rms_width:.1f} %, the log density of {name} by {scatter:.2f} nats there"
     )
-    verdict = graded(rms * luck, _SHIFT)
+    verdicts = {graded(rms * luck, _SHIFT), graded(rms_width * luck, _WIDTH_BY_ROWS)}
+    verdict = next(one for one in ("fail", "warn", "pass") if one in verdicts)
     return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
