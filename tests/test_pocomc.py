@@ -497,3 +497,10 @@ def test_one_parameter():
     chain = sample_pocomc(KEY, ModelDensity(model), **FAST)
     assert chain.log_evidence == pytest.approx(0.0, abs=5 * chain.log_evidence_error)
     assert chain.mean()[0] == pytest.approx(0.3, abs=5 * 0.02 / np.sqrt(chain.effective_size))
+
+
+def test_fewer_effective_draws_than_requested_are_told(density, monkeypatch):
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._BLOCK", 0)  # no more draws than those at first
+    with pytest.warns(UserWarning, match=r"expected 1800 effective draws \(n_total\); got [4-8]\d\d from 800 draws"):
+        chain = sample_pocomc(KEY, density, **{**FAST, "n_total": 1800, "n_evidence": 800})
+    assert chain.info["posterior"] == "draws of the flow"

@@ -15,6 +15,7 @@ from .particle_run import COLD, LACKING, UNRELIABLE_K, enough_of
 _UNCERTAIN = 0.5  # largest error of the log evidence, in nats
 _APART = 1.5  # largest difference of the two log evidences; that from the particles is noisier and has no error
 _STUCK = 0.02  # acceptance of the last iterations
+_SHORT = 0.5  # share of the requested effective draws below which a warning says so
 _LAST = 5  # number of iterations that count as the last ones
 
 
@@ -71,6 +72,14 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
             f"sample_pocomc: {run.draws.effective_size:.3g} of {len(run.draws.points)} draws of the flow are "
             f"effective, fewer than {enough_of(settings['n_total']):.0f}. The posterior is therefore the particles, "
             "whose errors are too small, and shares of separate modes may be wrong. Raise n_effective and n_active.",
+            FlowPriorWarning,
+            stacklevel=3,
+        )
+    elif run.covered and size < _SHORT * settings["n_total"] and not reasons:
+        warnings.warn(
+            f"sample_pocomc: expected {settings['n_total']} effective draws (n_total); got {size:.0f} from "
+            f"{report['draws']} draws of the flow. Their weights are right, but there are fewer of them. Raise "
+            "n_effective and n_active, which trains the flow on more particles and allows more draws.",
             FlowPriorWarning,
             stacklevel=3,
         )
