@@ -210,6 +210,15 @@ def test_what_is_not_a_number_is_not_printed_as_one(monkeypatch):
     assert "nan" not in str(analysis)
 
 
+def test_rows_of_weight_zero_are_no_draws(monkeypatch):
+    monkeypatch.setattr(module, "picture", lambda draw, alt, caption: module.element("p", alt))
+    weights = np.where(np.arange(2000) < 1500, 1.0, 0.0)
+    stage = StageResult("one", chain_at(0.0, weights=weights, weights_kind="importance"))
+    analysis = StagedAnalysis((stage,))
+    assert "1500 draws, effective size 1500" in str(analysis)
+    assert "1500 (effective size 1500)" in words(parsed(module.report_page(KEY, analysis, title="t")))
+
+
 def test_without_matplotlib_there_are_no_pictures(analysis, monkeypatch, tmp_path):
     for name in ("matplotlib.figure", "matplotlib.mathtext"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -223,7 +223,7 @@ def means_in_words(chain: Chain) -> dict[str, str]:
 
 def _words(stage: StageResult) -> list[str]:
     chain = stage.chain
-    facts = [f"{chain.n} draws, effective size {chain.effective_size:.0f}"]
+    facts = [f"{number_of_draws(chain)} draws, effective size {chain.effective_size:.0f}"]
     evidence = evidence_in_words(chain.log_evidence, chain.log_evidence_error)
     if evidence:
         facts.append(f"log evidence {evidence}")
@@ -235,6 +235,11 @@ def _words(stage: StageResult) -> list[str]:
     if stage.report is not None:
         lines.append(f"  flow trained on this posterior: {stage.report.summary.splitlines()[0]}")
     return lines
+
+
+def number_of_draws(chain: Chain) -> int:
+    """Returns the number of rows with a weight. Others, as particles of higher temperatures, only teach flows."""
+    return int(np.count_nonzero(chain.probabilities))
 
 
 def evidence_in_words(value: float | None, error: float | None) -> str:

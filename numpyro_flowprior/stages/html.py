@@ -29,6 +29,7 @@ from .analysis import (
     StageResult,
     evidence_in_words,
     means_in_words,
+    number_of_draws,
     standard_deviations,
     total_evidence_in_words,
 )
@@ -162,7 +163,7 @@ def _badge_of(part: Guards | QualityReport | None) -> str:
 
 
 def _draws(chain: Chain) -> str:
-    return f"{chain.n} (effective size {chain.effective_size:.0f})"
+    return f"{number_of_draws(chain)} (effective size {chain.effective_size:.0f})"
 
 
 def _evidence(chain: Chain) -> str:
