@@ -29,9 +29,10 @@ from numpyro_flowprior import (
     UniformPrior,
     sample_pocomc,
 )
-from numpyro_flowprior._util.storage import load_file
+from numpyro_flowprior._util.storage import load_file, save_file
 from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling import preconditioner
+from numpyro_flowprior.sampling.particle_file import SCHEMA
 from numpyro_flowprior.sampling.particle_report import _reasons
 from numpyro_flowprior.sampling.particle_run import Evidence
 
@@ -146,6 +147,50 @@ def test_more_draws_are_added_to_a_finished_run(density, whole, left):
     np.testing.assert_array_equal(more.samples[more.info["draws"] :][: len(particles)], particles)
 
 
+def test_a_finished_run_calls_nothing_again(density, whole, left, monkeypatch):
+    looked_at = []
+    right = density.log_prior_and_likelihood
+    monkeypatch.setattr(density, "log_prior_and_likelihood", lambda x: looked_at.append(len(x)) or right(x))
+    again = sample_pocomc(KEY, density, checkpoint=left, **FAST)
+    assert not looked_at
+    np.testing.assert_array_equal(again.samples, whole.samples)
+    np.testing.assert_array_equal(again.weights, whole.weights)
+    assert again.info["calls"] == whole.info["calls"]
+    more = sample_pocomc(KEY, density, checkpoint=left, **{**FAST, "n_evidence": 1400})
+    assert more.info["draws"] == whole.info["draws"] + sum(looked_at) == 1400
+    assert more.info["calls"] == whole.info["calls"] + sum(looked_at)
+    np.testing.assert_array_equal(more.samples[: whole.info["draws"]], whole.samples[: whole.info["draws"]])
+
+
+@pytest.mark.parametrize("settings", [{}, {"flow": "maf3", "train_frequency": 3, "train_config": {"epochs": 5}}])
+def test_a_run_that_was_stopped_between_draws_goes_on_with_others(density, settings, tmp_path, monkeypatch):
+    """The number of calls limits that of draws. It must not count those of the draws before the stop."""
+    options, path = {**FAST, "n_total": 1000, "n_evidence": 600, **settings}, tmp_path / "run.safetensors"
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._BLOCK", 300)
+    expected = sample_pocomc(KEY, density, **options)
+    assert expected.info["draws"] > 900
+
+    def stop(keeper, run):
+        right(keeper, run)
+        if len(run.kept.points) > 600:
+            raise RuntimeError("the machine went down")
+
+    right = module.Keeper.keep
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Keeper, "keep", stop)
+        with pytest.raises(RuntimeError, match="went down"):
+            sample_pocomc(KEY, density, checkpoint=path, **options)
+    again = sample_pocomc(KEY, density, checkpoint=path, **options)
+    np.testing.assert_array_equal(again.samples, expected.samples)
+    np.testing.assert_array_equal(again.weights, expected.weights)
+    assert again.info["calls"] == expected.info["calls"]
+    content = load_file(path, "particle_run", newest_schema=SCHEMA)
+    arrays = {**content.arrays, "draws/log_prior": np.zeros(3)}
+    save_file(path, "particle_run", SCHEMA, content.record, arrays)
+    with pytest.raises(FileFormatError, match="arrays of draws: expected shapes"):
+        sample_pocomc(KEY, density, checkpoint=path, **options)
+
+
 def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(density, left):
     same = {**FAST, "n_active": np.int64(128), "max_seconds": 1e-9}
     assert sample_pocomc(KEY, density, checkpoint=left, **same).info["converged"]  # it is done
@@ -198,7 +243,7 @@ def test_a_checkpoint_of_schema_2_goes_on(density, tmp_path):
     chain, said = stopped(density, **run, resample="syst")
     assert "stopped by the time limit after 2 iterations" in said
     np.testing.assert_array_equal(chain.samples, read_particles_of(DATA / "particle_run_schema_2.safetensors"))
-    assert load_file(path, "particle_run", newest_schema=3).record["about"]["options"]["resample"] == "syst"
+    assert load_file(path, "particle_run", newest_schema=SCHEMA).record["about"]["options"]["resample"] == "syst"
 
 
 KILLED = """
@@ -218,7 +263,7 @@ sample_pocomc(jax.random.key(4), ModelDensity(sharp, np.array([1.3, 1.8])), chec
 
 def read_particles_of(path):
     """The particles (n, d) in a checkpoint."""
-    past = load_file(path, "particle_run", newest_schema=3).arrays["past/x"]
+    past = load_file(path, "particle_run", newest_schema=SCHEMA).arrays["past/x"]
     return past.reshape(-1, past.shape[-1])
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from .._util.storage import FileFormatError, load_file, save_file
 from .checkpoint import in_todays_words, require_same_run
 
-KIND, SCHEMA = "particle_run", 3  # schema 2 added checksums, schema 3 the description of a flow given as an object
+KIND, SCHEMA = "particle_run", 4  # schema 2 added checksums, 3 the description of flows given as objects, 4 draws
 
 PER_PARTICLE = ("u", "x", "logdetj", "logl", "logp")
+DRAWN = ("log_prior", "log_likelihood", "log_weights")
 PER_ITERATION = ("iter", "logz", "calls", "steps", "efficiency", "ess", "accept", "beta")
 _SHAPES = {"u": 3, "x": 3, **dict.fromkeys(("logdetj", "logl", "logp"), 2), **dict.fromkeys(PER_ITERATION, 1)}
 
@@ -26,6 +27,7 @@ class ParticleRun(NamedTuple):
         past: the results of each iteration, by pocoMC's names: (iterations, particles, ...) and (iterations,).
         numbers: the sampler's scalars, by attribute name.
         scaler, geometry, flow: arrays of the map of the bounds, of the moves in latent space, of the preconditioner.
+        draws: draws of the flow, if it is trained for the last time: points (n, d), and (n,) log densities and weights.
         numpy_state: state of NumPy's global generator, as `get_state` returns it.
         torch_state: bytes of the state of torch's generator.
     """
@@ -35,6 +37,7 @@ class ParticleRun(NamedTuple):
     scaler: dict[str, np.ndarray]
     geometry: dict[str, np.ndarray]
     flow: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
     numpy_state: Any
     torch_state: np.ndarray
 
@@ -52,6 +55,7 @@ def write_particles(path: str | os.PathLike[str], run: ParticleRun, about: Mappi
         **{f"scaler/{key}": value for key, value in run.scaler.items()},
         **{f"geometry/{key}": value for key, value in run.geometry.items()},
         **{f"flow/{key}": value for key, value in run.flow.items()},
+        **{f"draws/{key}": value for key, value in run.draws.items()},
         "generator/keys": np.asarray(keys, np.float64),  # 32-bit integers: exact
         "generator/cached": np.array([cached], np.float64),
         "generator/torch": np.asarray(run.torch_state, np.float64),  # bytes
@@ -72,7 +76,7 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         known = _in_todays_terms(known, about)
     require_same_run(path, known, about)
     folders: dict[str, dict[str, np.ndarray]] = {
-        name: {} for name in ("past", "scaler", "geometry", "flow", "generator")
+        name: {} for name in ("past", "scaler", "geometry", "flow", "draws", "generator")
     }
     for name, array in stored.arrays.items():
         folder, _, key = name.partition("/")
@@ -81,6 +85,7 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         folders[folder][key] = array
     past, generator = folders["past"], stored.record["generator"]
     _require_past(path, past, about)
+    _require_draws(path, folders["draws"], about)
     keys = folders["generator"]["keys"].astype(np.uint32)
     state = (generator["name"], keys, generator["position"], generator["has_gauss"])
     return ParticleRun(
@@ -89,6 +94,7 @@ def read_particles(path: str | os.PathLike[str], about: Mapping[str, Any]) -> Pa
         folders["scaler"],
         folders["geometry"],
         folders["flow"],
+        folders["draws"],
         (*state, float(folders["generator"]["cached"][0])),
         folders["generator"]["torch"].astype(np.uint8),
     )
@@ -119,3 +125,14 @@ def _require_past(path: Any, past: Mapping[str, np.ndarray], about: Mapping[str,
         if name not in past or past[name].shape != sizes[:axes] or iterations == 0:
             found = past[name].shape if name in past else "none"
             raise FileFormatError(f"{path}: array {name!r}: expected shape {sizes[:axes]}; got {found}.")
+
+
+def _require_draws(path: Any, draws: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Raises FileFormatError unless there are no draws, or all of their arrays, of one length."""
+    if not draws:
+        return
+    n = len(draws.get("points", ()))
+    sizes = {"points": (n, len(about["names"])), **dict.fromkeys(DRAWN, (n,))}
+    shapes = {name: array.shape for name, array in draws.items()}
+    if shapes != sizes:
+        raise FileFormatError(f"{path}: arrays of draws: expected shapes {sizes}; got {shapes}.")

@@ -35,7 +35,13 @@ class Keeper:
             write_particles(self._path, self._state(run), self._about)
         return not self.late
 
+    def keep(self, run: Any) -> None:
+        """Writes the checkpoint with the draws of the flow so far."""
+        if self._path is not None:
+            write_particles(self._path, self._state(run), self._about)
+
     def _state(self, run: Any) -> ParticleRun:
+        draws = run.kept_draws()
         if run.preconditioner is not None:
             flow = run.preconditioner.arrays()
         else:
@@ -47,6 +53,7 @@ class Keeper:
             scaler={"mu": run.scaler.mu, "sigma": run.scaler.sigma},
             geometry={name: np.asarray(part) for name, part in vars(run.theta_geometry).items() if part is not None},
             flow=flow,
+            draws={} if draws is None else draws._asdict(),
             numpy_state=np.random.get_state(legacy=True),  # noqa: NPY002 (pocoMC's)
             torch_state=self._torch.get_rng_state().numpy(),
         )
@@ -56,7 +63,7 @@ class Keeper:
         stored = read_particles(self._path, self._about)
         last = {name: stored.past[name][-1] for name in ("x", "logl", "logp")}
         require_same_density(self._path, density, last["x"], last["logl"] + last["logp"])
-        run.go_on_from(stored.past, stored.numbers)
+        run.go_on_from(stored.past, stored.numbers, stored.draws)
         run.scaler.mu, run.scaler.sigma = stored.scaler["mu"], stored.scaler["sigma"]
         vars(run.theta_geometry).update(stored.geometry)
         if run.preconditioner is not None:

@@ -27,7 +27,7 @@ from ..diagnostics.importance import pareto_smoothed
 from .particle_file import PER_ITERATION, PER_PARTICLE
 
 # Scalar attributes of a sampler that change during a run: the integers, and all of them.
-COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained")
+COUNTS = ("t", "calls", "n_effective", "drawn", "impossible", "flow_untrained", "calls_of_draws")
 NUMBERS = (*COUNTS, "proposal_scale")
 COLD = 1e-4  # pocoMC takes an inverse temperature this close to one for one
 _SHOWN = ("beta", "calls", "ESS", "logZ")  # values from pocoMC that the progress bar shows
@@ -99,12 +99,15 @@ def watched(sampler: type) -> type:
 
     class Run(sampler):
         watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
+        keep: Callable[[Any], None] = staticmethod(lambda run: None)  # called when there are new draws
         complete = True  # False if the time limit ended the run; then no more draws are made than were asked for
         no_grad: Any = nullcontext  # torch's, for its own flows, and its conversion
         as_tensor: Any = staticmethod(lambda array: array)
         preconditioner: Any = None  # ours, which replaces pocoMC's flow
         draws: Draws | None = None
         found: Evidence | None = None
+        kept: Draws | None = None  # the draws so far, those of an earlier call included ...
+        kept_at = calls_of_draws = 0  # ... the iteration at which they were made, and the calls that they took
         drawn = impossible = 0  # number of prior draws, and of those with likelihood zero
 
         @property
@@ -160,8 +163,11 @@ def watched(sampler: type) -> type:
             if not self.cold:
                 self.logz, self.logz_err = self.tempered_evidence(), None
                 return
-            most = max(n, self.calls) if self.complete else n
-            draws = self._weighted_draws(n, 0)
+            draws = self.kept_draws()
+            if draws is None:
+                self.calls_of_draws = 0
+            most = max(n, self.calls - self.calls_of_draws) if self.complete else n
+            draws = self._more_draws(draws, n - (0 if draws is None else len(draws.points)))
             while draws.effective_size < self.n_total:
                 per_effective = len(draws.points) / max(draws.effective_size, 1.0)
                 missing = math.ceil(_MARGIN * per_effective * self.n_total) - len(draws.points)
@@ -170,10 +176,25 @@ def watched(sampler: type) -> type:
                 hopeless = per_effective * enough_of(self.n_total) > most or evidence_of(draws.log_weights).heavy
                 if more <= 0 or (judged and hopeless):
                     break
-                draws = draws.and_more(self._weighted_draws(more, len(draws.points)))
+                draws = self._more_draws(draws, more)
                 self.pbar.update_stats({"calls": self.calls})
             self.draws, self.found = draws, evidence_of(draws.log_weights)
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
+
+        def kept_draws(self) -> Draws | None:
+            """Returns the draws of the flow as it is now, also those of an earlier call; None if there are none."""
+            return self.kept if self.kept_at == len(self.particles.past["beta"]) else None
+
+        def _more_draws(self, draws: Draws | None, n: int) -> Draws:
+            if draws is not None and n <= 0:
+                return draws
+            calls, block = self.calls, 0 if draws is None else len(draws.points)
+            new = self._weighted_draws(n, block)
+            self.calls_of_draws += self.calls - calls
+            self.kept = new if draws is None else draws.and_more(new)
+            self.kept_at = len(self.particles.past["beta"])
+            self.keep(self)
+            return self.kept
 
         def _weighted_draws(self, n: int, block: int) -> Draws:
             u, log_q = self._flow_draws(n, block)
@@ -251,10 +272,15 @@ def watched(sampler: type) -> type:
             """Returns the results of each iteration, (iterations, particles, ...) and (iterations,)."""
             return {name: np.asarray(self.particles.past[name]) for name in (*PER_PARTICLE, *PER_ITERATION)}
 
-        def go_on_from(self, past: dict[str, np.ndarray], numbers: dict[str, float]) -> None:
-            """Takes over the state of a run between two iterations, from its arrays and numbers."""
+        def go_on_from(
+            self, past: dict[str, np.ndarray], numbers: dict[str, float], draws: dict[str, np.ndarray]
+        ) -> None:
+            """Takes over the state of a run between two iterations, from its arrays, numbers and draws of the flow."""
             for name, values in past.items():
                 self.particles.past[name] = list(values)
+            if draws:
+                self.kept, self.kept_at = Draws(**draws), len(past["beta"])
+            numbers = {"calls_of_draws": 0, **numbers}  # which older files lack
             for name in NUMBERS:
                 setattr(self, name, int(numbers[name]) if name in COUNTS else numbers[name])
             self.warmup = False

@@ -141,9 +141,9 @@ def sample_pocomc(
         coordinates: the coordinates in which the particles move. The returned chain is always in the model's
             parameters. "parameters": the model's own. "latent": those in which its learned priors are close to a
             standard normal (`LatentReparam`); the model's own if it has no learned prior. "auto": "parameters".
-        checkpoint: a file in which the run is kept, written between iterations. If it exists the run goes on from
-            there, also after a kill. Repeating a finished call returns the same chain; only the draws of the flow are
-            made again.
+        checkpoint: a file in which the run is kept, written between iterations and after the draws of the flow, 16,384
+            at a time. If it exists the run goes on from there, also after a kill. Repeating a finished call returns the
+            same chain, without calls.
         checkpoint_every: iterations between two writes of the checkpoint.
         max_seconds: time limit, checked between iterations; None for no limit. The particles so far are returned. The
             first check comes after the prior draws.
@@ -218,7 +218,8 @@ def sample_pocomc(
         keeper = Keeper(torch, checkpoint, about, every=checkpoint_every, deadline=start + limit)
         if checkpoint is not None and Path(checkpoint).exists():
             keeper.restore(run, inner)
-        run.watch, run.no_grad, run.as_tensor = keeper.between, torch.no_grad, partial(_single, torch)
+        run.watch, run.keep = keeper.between, keeper.keep
+        run.no_grad, run.as_tensor = torch.no_grad, partial(_single, torch)
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
     name = flow if isinstance(flow, str) else type(flow).__name__
     settings = {**sizes, "flow": name if precondition else None, "coordinates": moved_in}
