@@ -82,7 +82,12 @@ def judge(case: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
     runs = [(one,) for one in names] + [names]
     chains = {
         run: fp.sample_pocomc(
-            jax.random.key(k), density_of({one: analyses[one] for one in run}), n_total=options.rows, progress=False
+            jax.random.key(k),
+            density_of({one: analyses[one] for one in run}),
+            n_total=options.rows,
+            n_effective=options.effective,
+            n_active=options.effective // 2,
+            progress=False,
         )
         for k, run in enumerate(runs)
     }
@@ -159,6 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rows", type=int, default=20_000, help="draws of each analysis")
+    parser.add_argument(
+        "--effective", type=int, default=512, help="effective particles of each analysis and temperature"
+    )
     parser.add_argument("--refit", action="store_true", help="train flows on halves of the rows, too")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
