@@ -20,6 +20,7 @@ from scipy.stats import multivariate_normal, norm
 from tables import origin, publish, table
 
 import numpyro_flowprior as fp
+from numpyro_flowprior._util.progress import progress_bar
 
 COMMAND = "python benchmarks/closed_forms.py"
 AFFINE = fp.FlowConfig(layers=0, base="normal")
@@ -78,7 +79,7 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
     space = fp.ParameterSpace([f"p{j}" for j in range(d)])
     prior = dist.Normal(jnp.zeros(d), PRIOR).to_event(1)
     pulls, misses, verdicts = [], [], []
-    for seed in range(seeds):
+    for seed in progress_bar(range(seeds), desc=f"combine, {d} parameters", unit="seed"):
         parts = [analysis(2 * seed + k, d) for k in range(2)]
         if rows:
             rng = np.random.default_rng(seed)
@@ -118,7 +119,7 @@ def of_swap(d: int, seeds: int) -> list[str]:
     space = fp.ParameterSpace([f"p{j}" for j in range(d)])
     old, new = (dist.Normal(jnp.zeros(d), width).to_event(1) for width in (PRIOR, PRIOR / 2))
     pulls, misses, methods = [], [], []
-    for seed in range(seeds):
+    for seed in progress_bar(range(seeds), desc=f"swap_prior, {d} parameters", unit="seed"):
         mean, covariance = analysis(seed, d)
         rng = np.random.default_rng(seed)
         log_z = multivariate_normal(np.zeros(d), PRIOR**2 * np.eye(d))  # the evidence is a ratio of densities, at 0

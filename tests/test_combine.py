@@ -370,3 +370,4 @@ def test_widths_that_depend_on_the_rows_are_noticed():
     assert of_halves("first", names, none, none, 0.1).verdict == "pass"
     assert of_halves("first", names, none, np.array([0.2, -0.1, 0.1]), 0.1).verdict == "warn"
     assert of_halves("first", names, none, np.array([0.5, -0.4, 0.2]), 0.1).verdict == "fail"
+    assert of_halves("first", names, none, np.full(3, np.nan), 0.1).verdict == "fail"

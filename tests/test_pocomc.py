@@ -34,7 +34,7 @@ from numpyro_flowprior.sampling import pocomc as module
 from numpyro_flowprior.sampling import preconditioner
 from numpyro_flowprior.sampling.particle_file import SCHEMA
 from numpyro_flowprior.sampling.particle_report import _reasons
-from numpyro_flowprior.sampling.particle_run import Evidence
+from numpyro_flowprior.sampling.particle_run import Draws, Evidence, watched
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(4)
@@ -143,6 +143,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(density, whole, settings
 def test_more_draws_are_added_to_a_finished_run(density, whole, left):
     more = sample_pocomc(KEY, density, checkpoint=left, **{**FAST, "n_total": 1500})
     assert more.effective_size > 1500 > whole.effective_size
+    n = whole.info["draws"]
+    assert not (more.samples[:n] == whole.samples[:n]).any()  # the flow is another now, and so are its draws
     particles = whole.samples[whole.info["draws"] :]  # behind the draws of the flow, which are others now
     np.testing.assert_array_equal(more.samples[more.info["draws"] :][: len(particles)], particles)
 
@@ -152,7 +154,7 @@ def test_a_finished_run_calls_nothing_again(density, whole, left, monkeypatch):
     right = density.log_prior_and_likelihood
     monkeypatch.setattr(density, "log_prior_and_likelihood", lambda x: looked_at.append(len(x)) or right(x))
     again = sample_pocomc(KEY, density, checkpoint=left, **FAST)
-    assert not looked_at
+    assert not looked_at  # but for the check of the density
     np.testing.assert_array_equal(again.samples, whole.samples)
     np.testing.assert_array_equal(again.weights, whole.weights)
     assert again.info["calls"] == whole.info["calls"]
@@ -244,6 +246,62 @@ def test_a_checkpoint_of_schema_2_goes_on(density, tmp_path):
     assert "stopped by the time limit after 2 iterations" in said
     np.testing.assert_array_equal(chain.samples, read_particles_of(DATA / "particle_run_schema_2.safetensors"))
     assert load_file(path, "particle_run", newest_schema=SCHEMA).record["about"]["options"]["resample"] == "syst"
+
+
+def test_a_checkpoint_of_schema_3_has_its_draws_made_once(density, tmp_path):
+    """With the evidence that it had when it was written."""
+    path = shutil.copy(DATA / "particle_run_schema_3.safetensors", tmp_path / "run.safetensors")
+    sizes = {"n_effective": 64, "n_active": 32, "n_total": 100, "n_evidence": 128, "n_prior": 64}
+    chain = sample_pocomc(KEY, density, **{**FAST, **sizes}, checkpoint=path)
+    assert chain.log_evidence == pytest.approx(-2.1106950478922086, abs=1e-5)
+    assert chain.info["calls"] == 4736
+    assert (
+        len(load_file(path, "particle_run", newest_schema=SCHEMA).arrays["draws/points"]) == chain.info["draws"] == 128
+    )
+    again = sample_pocomc(KEY, density, **{**FAST, **sizes}, checkpoint=path)
+    np.testing.assert_array_equal(again.samples, chain.samples)
+
+
+class Particles:
+    """A run of 1000 calls for particles, and a flow of which one draw in ten is effective."""
+
+    n_total, logz, logz_err = 10**6, None, None
+
+    def __init__(self):
+        self.particles = self
+        self.past, self.calls = {"beta": [0.0, 1.0]}, 1000
+
+    def get(self, name, index):
+        return self.past[name][index]
+
+    @property
+    def pbar(self):
+        return type("Bar", (), {"update_stats": lambda self, stats: None})()
+
+
+def test_draws_of_earlier_flows_do_not_allow_more_of_them(monkeypatch):
+    """At most as many draws as calls for particles, whether a run is made at once or goes on."""
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._BLOCK", 300)
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run.enough_of", lambda n_total: 50.0)
+
+    class Run(watched(Particles)):
+        pbar = Particles.pbar
+
+        def _weighted_draws(self, n, block):
+            self.calls += n
+            log_weights = np.where(np.arange(n) % 10, -np.inf, 0.0)
+            return Draws(np.zeros((n, 1)), np.zeros(n), np.zeros(n), log_weights)
+
+    run = Run()
+    run._compute_evidence(700)
+    assert len(run.draws.points) == 1000
+    run._compute_evidence(700)  # the same again
+    assert len(run.draws.points) == run.calls_of_draws == 1000
+    run.calls += 200
+    run.past["beta"].append(1.0)
+    run._compute_evidence(700)
+    assert len(run.draws.points) == 1200
+    assert run.calls_of_draws == 2200
 
 
 KILLED = """
@@ -544,8 +602,25 @@ def test_one_parameter():
     assert chain.mean()[0] == pytest.approx(0.3, abs=5 * 0.02 / np.sqrt(chain.effective_size))
 
 
+def test_an_interruption_between_draws_returns_those_there_are(density, monkeypatch):
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._BLOCK", 500)
+    right = module.Keeper.keep
+
+    def stop(keeper, run):
+        right(keeper, run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Keeper, "keep", stop)
+    chain, said = stopped(density)
+    assert "stopped by" in said
+    assert chain.info["draws"] == 500
+    assert chain.info["posterior"] == "draws of the flow"
+    evidence = float(dist.Normal(0.0, np.hypot(3.0, 0.05)).log_prob(Y[0]))
+    assert chain.log_evidence == pytest.approx(evidence, abs=5 * chain.log_evidence_error)
+
+
 def test_fewer_effective_draws_than_requested_are_told(density, monkeypatch):
-    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._BLOCK", 0)  # no more draws than those at first
+    monkeypatch.setattr("numpyro_flowprior.sampling.particle_run._MARGIN", 0.0)  # no more draws than those at first
     with pytest.warns(UserWarning, match=r"expected 1800 effective draws \(n_total\); got [4-8]\d\d from 800 draws"):
         chain = sample_pocomc(KEY, density, **{**FAST, "n_total": 1800, "n_evidence": 800})
     assert chain.info["posterior"] == "draws of the flow"

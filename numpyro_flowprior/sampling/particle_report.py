@@ -79,7 +79,7 @@ def results_of(run: Any, settings: dict[str, Any], cause: str | None) -> tuple[d
         warnings.warn(
             f"sample_pocomc: expected {settings['n_total']} effective draws (n_total); got {size:.0f} from "
             f"{report['draws']} draws of the flow. Their weights are right, but there are fewer of them. Raise "
-            "n_effective and n_active, which trains the flow on more particles and allows more draws.",
+            "n_evidence for more draws; in a new run, raise n_effective and n_active for a better flow.",
             FlowPriorWarning,
             stacklevel=3,
         )

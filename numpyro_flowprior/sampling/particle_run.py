@@ -101,13 +101,15 @@ def watched(sampler: type) -> type:
         watch: Callable[[Any, bool], bool] = staticmethod(lambda run, unfinished: True)  # between iterations: go on?
         keep: Callable[[Any], None] = staticmethod(lambda run: None)  # called when there are new draws
         complete = True  # False if the time limit ended the run; then no more draws are made than were asked for
-        no_grad: Any = nullcontext  # torch's, for its own flows, and its conversion
+        no_grad: Any = nullcontext  # torch's, for its own flows, its conversion, and a generator of its own for draws
         as_tensor: Any = staticmethod(lambda array: array)
+        generator: Any = staticmethod(lambda *place: nullcontext())
         preconditioner: Any = None  # ours, which replaces pocoMC's flow
         draws: Draws | None = None
         found: Evidence | None = None
+        logz_err: float | None
         kept: Draws | None = None  # the draws so far, those of an earlier call included ...
-        kept_at = calls_of_draws = 0  # ... the iteration at which they were made, and the calls that they took
+        kept_at = calls_of_draws = 0  # ... the iteration at which they were made; calls of all draws ever made
         drawn = impossible = 0  # number of prior draws, and of those with likelihood zero
 
         @property
@@ -163,11 +165,10 @@ def watched(sampler: type) -> type:
             if not self.cold:
                 self.logz, self.logz_err = self.tempered_evidence(), None
                 return
-            draws = self.kept_draws()
-            if draws is None:
-                self.calls_of_draws = 0
             most = max(n, self.calls - self.calls_of_draws) if self.complete else n
-            draws = self._more_draws(draws, n - (0 if draws is None else len(draws.points)))
+            draws = self.kept_draws()
+            while draws is None or len(draws.points) < n:
+                draws = self._more_draws(draws, min(_BLOCK, n - (0 if draws is None else len(draws.points))))
             while draws.effective_size < self.n_total:
                 per_effective = len(draws.points) / max(draws.effective_size, 1.0)
                 missing = math.ceil(_MARGIN * per_effective * self.n_total) - len(draws.points)
@@ -178,16 +179,25 @@ def watched(sampler: type) -> type:
                     break
                 draws = self._more_draws(draws, more)
                 self.pbar.update_stats({"calls": self.calls})
+            self._take(draws)
+
+        def _take(self, draws: Draws) -> None:
             self.draws, self.found = draws, evidence_of(draws.log_weights)
             self.logz, self.logz_err = self.found.log_evidence, self.found.error
+
+        def as_interrupted(self) -> None:
+            """Finds the evidence of a run that ends here: from draws of the flow so far, if there are any."""
+            draws = self.kept_draws()
+            if draws is None:
+                self.logz, self.logz_err = self.tempered_evidence(), None
+            else:
+                self._take(draws)
 
         def kept_draws(self) -> Draws | None:
             """Returns the draws of the flow as it is now, also those of an earlier call; None if there are none."""
             return self.kept if self.kept_at == len(self.particles.past["beta"]) else None
 
         def _more_draws(self, draws: Draws | None, n: int) -> Draws:
-            if draws is not None and n <= 0:
-                return draws
             calls, block = self.calls, 0 if draws is None else len(draws.points)
             new = self._weighted_draws(n, block)
             self.calls_of_draws += self.calls - calls
@@ -217,7 +227,7 @@ def watched(sampler: type) -> type:
         def _flow_draws(self, n: int, block: int) -> tuple[FloatArray, FloatArray]:
             if self.preconditioner is not None:
                 return self.preconditioner.sample(n, block)
-            with self.no_grad():
+            with self.generator(len(self.particles.past["beta"]), block):
                 parts = [self.flow.sample(min(_PIECE, n - k)) for k in range(0, n, _PIECE)]
             u, log_q = (
                 np.concatenate([np.asarray(one, np.float64) for one in each]) for each in zip(*parts, strict=True)

@@ -143,7 +143,7 @@ def sample_pocomc(
             standard normal (`LatentReparam`); the model's own if it has no learned prior. "auto": "parameters".
         checkpoint: a file in which the run is kept, written between iterations and after the draws of the flow, 16,384
             at a time. If it exists the run goes on from there, also after a kill. Repeating a finished call returns the
-            same chain, without calls.
+            same chain, and calls the likelihood only at the last particles, to see that it is the same.
         checkpoint_every: iterations between two writes of the checkpoint.
         max_seconds: time limit, checked between iterations; None for no limit. The particles so far are returned. The
             first check comes after the prior draws.
@@ -219,7 +219,7 @@ def sample_pocomc(
         if checkpoint is not None and Path(checkpoint).exists():
             keeper.restore(run, inner)
         run.watch, run.keep = keeper.between, keeper.keep
-        run.no_grad, run.as_tensor = torch.no_grad, partial(_single, torch)
+        run.no_grad, run.as_tensor, run.generator = torch.no_grad, partial(_single, torch), partial(_own, torch, seed)
         cause = _go(run, keeper, n_total=sizes["n_total"], n_evidence=sizes["n_evidence"])
     name = flow if isinstance(flow, str) else type(flow).__name__
     settings = {**sizes, "flow": name if precondition else None, "coordinates": moved_in}
@@ -232,6 +232,15 @@ _KINDS = {"weights_kind": "importance", "rows": "independent"}  # what a Chain i
 
 def _single(torch: ModuleType, array: FloatArray) -> Any:
     return torch.as_tensor(array, dtype=torch.float32)  # the only precision of pocoMC's flows
+
+
+@contextmanager
+def _own(torch: ModuleType, seed: int, iteration: int, block: int) -> Iterator[None]:
+    """Draws of a flow of torch have a generator of their own, so that a run that goes on is not changed by them."""
+    state = np.random.SeedSequence([seed, iteration, block]).generate_state(1)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(state[0]))
+        yield
 
 
 def _is_ours(flow: Any) -> bool:
@@ -267,7 +276,7 @@ def _go(run: Any, keeper: Keeper, *, n_total: int, n_evidence: int) -> str | Non
     except KeyboardInterrupt:
         if run.warmup or run.particles.get("beta", index=-1) == 0.0:
             raise
-        run.logz, run.logz_err = run.tempered_evidence(), None
+        run.as_interrupted()
         run.pbar.close()
         return INTERRUPTION
     return "the time limit" if keeper.late else None

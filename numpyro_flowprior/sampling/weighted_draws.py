@@ -9,6 +9,7 @@ little mass in it, few particles are the ancestors of all that end there, and th
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,11 +72,16 @@ def near_draws(
     found = weighted_draws(key_near, proposals, log_density, space, draws=draws, progress=progress)
     if found is not None:
         return found
-    sampled = sample_pocomc(key_sample, model(), n_total=draws, progress=progress).select(space.names)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sampled = sample_pocomc(key_sample, model(), n_total=draws, progress=progress).select(space.names)
     sampled = sampled.replace(space=space, log_prob=log_density(sampled.samples))
     learned = fit_flow(key_fit, sampled, config, train, trust_log_prob=True, progress=progress).prior
     more = [*proposals, NamedPrior(learned, space, "proposal")]
-    return weighted_draws(key_far, more, log_density, space, draws=draws, progress=progress) or sampled
+    found = weighted_draws(key_far, more, log_density, space, draws=draws, progress=progress)
+    for warning in said if found is None else ():  # of a proposal, weights say enough
+        warnings.warn(warning.message, stacklevel=3)
+    return found or sampled
 
 
 def weighted_draws(

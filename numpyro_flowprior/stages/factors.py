@@ -247,7 +247,8 @@ def of_answer(name: str, weighted: Chain | None, product: Chain) -> Finding:
     (mean, error), (mean_own, error_own) = (one.mean_and_error(one.samples) for one in (product, weighted))
     shift, errors = (mean_own - mean) / deviation, np.hypot(error, error_own) / deviation
     (width, width_error), (width_own, width_error_own) = (_widths(one) for one in (product, weighted))
-    change, width_errors = width_own / width - 1.0, np.hypot(width_error, width_error_own)
+    ratio = width_own / width
+    change, width_errors = ratio - 1.0, ratio * np.hypot(width_error, width_error_own)
     worst, widest = (int(np.argmax(np.abs(by) - 3.0 * of)) for by, of in ((shift, errors), (change, width_errors)))
     text = (
         f"means differ by up to {abs(shift[worst]):.3f} +- {errors[worst]:.3f} standard deviations "

@@ -328,8 +328,8 @@ def of_ignored(found: IgnoredCorrelation | None) -> tuple[Finding, ...]:
 
 
 def graded(value: float, limits: tuple[float, float]) -> str:
-    """Returns "fail" above the first limit, "warn" above the second, "pass" otherwise."""
-    return "fail" if value > limits[0] else "warn" if value > limits[1] else "pass"
+    """Returns "pass" up to the second limit, "warn" up to the first, "fail" above, and for what is not a number."""
+    return "pass" if value <= limits[1] else "warn" if value <= limits[0] else "fail"
 
 
 def _excess(beyond: Extrapolation) -> float:
