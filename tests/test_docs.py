@@ -75,3 +75,11 @@ def test_examples_in_docstrings_print_what_they_say():
         runner.run(test)
     assert len(tests) >= 7
     assert runner.failures == 0
+
+
+def test_options_have_a_line_of_their_own_in_docstrings():
+    """After other names the stars are markup for Sphinx, and the site is not built."""
+    shared = re.compile(r"^\s+\w[^:()]*, \*\*?\w+:", re.MULTILINE)
+    assert shared.search("    Args:\n        draws, **options: of it.")
+    for path in Path(numpyro_flowprior.__file__).parent.rglob("*.py"):
+        assert not shared.search(path.read_text()), path

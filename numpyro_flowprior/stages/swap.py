@@ -68,9 +68,9 @@ def swap_prior(
         new: the new prior, of the same kinds.
         method: "reweight" or "learned likelihood" to have one of them only.
         posterior: the learned posterior, if it is trained already.
-        draws, sampler, **options: of the learned likelihood, as for `combine`. After NUTS and emcee there is no log
-            evidence.
+        draws, sampler: of the learned likelihood, as for `combine`. After NUTS and emcee there is no log evidence.
         config, train, progress: as for `fit_flow`.
+        **options: further arguments of the sampler.
 
     Returns:
         A Chain whose `info["swap_prior"]` says by which method it was made, and why. A log evidence is that under the
