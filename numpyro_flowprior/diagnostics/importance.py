@@ -7,7 +7,7 @@ JMLR 25 (2024) 72. The fit is that of J. Zhang, M. A. Stephens, Technometrics 51
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -19,6 +19,7 @@ from ..chains.chain import Chain
 from ..chains.effective import error_of_sum
 
 RELIABLE = 0.7  # Pareto k above which the mean of the weights converges too slowly to be useful
+_NEGLIGIBLE = 0.01  # share of the mean of the weights in the tail
 _FEWEST_TAIL = 5  # smallest number of weights in a tail that can be fitted
 _PRIOR_K, _PRIOR_COUNT = 0.5, 10  # the shape is shrunk towards one half, which counts as ten tail values
 
@@ -41,6 +42,8 @@ class DensityReport(Displayed):
         log_evidence_error: its standard error.
         outside: share of the draws at which the density is zero.
         draws: number of draws.
+        tail_share: share of the mean of the weights that is above the beginning of their tail, as a Pareto distribution
+            is fitted to it; infinite if k is one or more.
     """
 
     efficiency: float
@@ -53,11 +56,17 @@ class DensityReport(Displayed):
     log_evidence_error: float
     outside: float
     draws: int
+    tail_share: float = float("inf")  # which older files lack
 
     @property
     def reliable(self) -> bool:
         """Whether the weights have a tail that is short enough for these numbers."""
         return bool(np.isfinite(self.log_evidence)) and self.pareto_k <= RELIABLE
+
+    @property
+    def evidence_is_reliable(self) -> bool:
+        """Whether the log evidence is: a longer tail does not matter to it if it carries next to nothing."""
+        return self.reliable or (bool(np.isfinite(self.log_evidence)) and self.tail_share <= _NEGLIGIBLE)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-ready record; the log evidence is not rounded."""
@@ -108,6 +117,7 @@ def density_report(
     if not possible.any():
         nan = float("nan")
         return DensityReport(0.0, np.inf, nan, np.inf, nan, np.inf, -np.inf, nan, outside, own)
+    tail = _tail(ratio - ratio.max())
     weights = np.exp(log_weights - log_z)  # mean one
     terms = weights * np.where(weights > 0.0, log_ratio - log_z, 0.0)
     to_prior = float(np.mean(terms))
@@ -122,11 +132,12 @@ def density_report(
         kl_to_prior_error=_error_of_parts(of_kl, own),
         kl_from_prior=np.inf if outside else log_z - float(np.mean(ratio)),
         kl_from_prior_error=float("nan") if outside else _error_of_parts(of_reverse, own),
-        pareto_k=float(pareto_smoothed(ratio)[1]),
+        pareto_k=tail.k,
         log_evidence=log_z,
         log_evidence_error=_error_of_parts(of_z, own),
         outside=outside,
         draws=own,
+        tail_share=tail.share / float(np.mean(relative)),
     )
 
 
@@ -161,25 +172,50 @@ def pareto_smoothed(log_weights: FloatArray, *, relative_efficiency: float = 1.0
     The tail has min(n / 5, 3 sqrt(n / efficiency)) weights. Nothing is smoothed if they are equal (k is -inf), or if
     fewer than five of them stand out, so that they alone may make up the mean (k is +inf).
     """
-    n = len(log_weights)
     shifted = log_weights - log_weights.max()
+    tail = _tail(shifted, relative_efficiency=relative_efficiency)
+    if not len(tail.rows):
+        return shifted - logsumexp(shifted), tail.k
+    places = (np.arange(len(tail.rows)) + 0.5) / len(tail.rows)
+    with np.errstate(over="ignore"):  # infinite quantiles, where k is huge, are cut as others are
+        quantiles = (
+            tail.sigma * np.expm1(-tail.k * np.log1p(-places)) / tail.k if tail.k else -tail.sigma * np.log1p(-places)
+        )
+    smoothed = shifted.copy()
+    smoothed[tail.rows] = np.minimum(np.log(quantiles + tail.cutoff), 0.0)  # none above the largest raw weight
+    return smoothed - logsumexp(smoothed), tail.k
+
+
+class _Tail(NamedTuple):
+    """A Pareto distribution of shape k and scale sigma, fitted to weights (`rows`, ascending) above a cut-off.
+
+    `share` is the mean of its exceedances, times the share of the weights in the tail. There are no rows if no tail can
+    be fitted; the shape is then minus infinity if all weights are equal, else infinity.
+    """
+
+    rows: np.ndarray
+    cutoff: float
+    k: float
+    sigma: float
+    share: float
+
+
+def _tail(shifted: FloatArray, *, relative_efficiency: float = 1.0) -> _Tail:
+    """Returns the tail of weights (n,), given by their logarithms, of which the largest is zero."""
+    n = len(shifted)
     size = int(np.ceil(min(n / 5, 3 * np.sqrt(n / relative_efficiency))))
     order = np.argsort(shifted)
-    tail = order[-size:]
+    none = np.empty(0, int)
     if size < _FEWEST_TAIL or n <= size:
-        return shifted - logsumexp(shifted), np.inf
-    cutoff = max(shifted[order[-size - 1]], np.log(np.finfo(np.float64).tiny))
-    tail = tail[shifted[tail] > cutoff]
-    if len(tail) < _FEWEST_TAIL:
-        return shifted - logsumexp(shifted), np.inf if len(tail) else -np.inf
-    exceedances = np.exp(shifted[tail]) - np.exp(cutoff)
-    k, sigma = _pareto_fit(exceedances)
-    places = (np.arange(len(tail)) + 0.5) / len(tail)
-    with np.errstate(over="ignore"):  # infinite quantiles, where k is huge, are cut as others are
-        quantiles = sigma * np.expm1(-k * np.log1p(-places)) / k if k else -sigma * np.log1p(-places)
-    smoothed = shifted.copy()
-    smoothed[tail] = np.minimum(np.log(quantiles + np.exp(cutoff)), 0.0)  # none above the largest raw weight
-    return smoothed - logsumexp(smoothed), float(k)
+        return _Tail(none, 0.0, np.inf, 0.0, np.inf)
+    log_cutoff = max(shifted[order[-size - 1]], np.log(np.finfo(np.float64).tiny))
+    rows = order[-size:]
+    rows, cutoff = rows[shifted[rows] > log_cutoff], float(np.exp(log_cutoff))
+    if len(rows) < _FEWEST_TAIL:
+        return _Tail(none, cutoff, *((np.inf, 0.0, np.inf) if len(rows) else (-np.inf, 0.0, 0.0)))
+    k, sigma = _pareto_fit(np.exp(shifted[rows]) - cutoff)
+    share = len(rows) / n * sigma / (1.0 - k) if k < 1.0 else np.inf
+    return _Tail(rows, cutoff, float(k), float(sigma), float(share))
 
 
 def smoothed_ratios(

@@ -95,7 +95,7 @@ def suspiciousness(
     mean = float(p @ joint)  # log R cancels in log S
     freedom = sum(dimensions) - 2.0 * float(p @ (joint - mean) ** 2)
     log_s, information = mean - sum(gained.values()), mean - log_bayes_factor
-    reliable = all(called.report.reliable for called in exact.values())
+    reliable = all(called.report.evidence_is_reliable for called in exact.values())
     tested = one_prior and reliable and freedom >= _FEWEST and np.isfinite(log_s)
     p_value = float(chi2.sf(freedom - 2.0 * log_s, freedom)) if tested else float("nan")
     return Suspiciousness(log_s, information, gained, freedom, p_value)

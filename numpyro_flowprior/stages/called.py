@@ -131,7 +131,7 @@ def drawn_from_exact(
     error = made.log_evidence_error
     if error is not None:
         reports = [each.report for each in called.values()]
-        known = all(report.reliable for report in reports)
+        known = all(report.evidence_is_reliable for report in reports)
         error = float(np.linalg.norm([error, *(report.log_evidence_error for report in reports)])) if known else np.nan
     return made.replace(log_evidence_error=error, info={**made.info, "flows_taught_by_exact_densities": rounds})
 

@@ -199,7 +199,8 @@ def of_constant(name: str, report: DensityReport) -> Finding:
         f"{report.kl_to_prior:.3f} nats"
     )
     close = report.efficiency >= _EFFICIENT
-    verdict = "pass" if report.reliable and close else "warn" if report.reliable else "fail"
+    reliable = report.evidence_is_reliable
+    verdict = "pass" if reliable and close else "warn" if reliable else "fail"
     advice = (
         "They differ more than a trained flow does. Are the parameters of the function in the order of the shared "
         "ones, and is it this posterior?"
