@@ -151,12 +151,12 @@ def main() -> None:
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fp.FlowPriorWarning)
-        for d in options.dimensions:
+        for d in options.dimensions if options.seeds else ():
             rows.append(of_combine(d, options.seeds, 0))
             print(rows[-1], flush=True)
             rows.append(of_swap(d, options.seeds))
             print(rows[-1], flush=True)
-        for d in options.dimensions[:2] if options.seeds_of_flows else ():
+        for d in options.dimensions if options.seeds_of_flows else ():
             rows.append(of_combine(d, options.seeds_of_flows, ROWS))
             print(rows[-1], flush=True)
     head = (
