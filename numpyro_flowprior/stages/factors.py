@@ -22,6 +22,7 @@ from .._util.batches import in_float64
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
 from ..diagnostics.importance import RELIABLE, DensityReport
+from ..diagnostics.report import worst_verdict
 from ..priors.moments import draws_of
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
@@ -244,10 +245,9 @@ def of_answer(name: str, weighted: Chain | None, product: Chain) -> Finding:
         return Finding(subject, "info", "not compared: too few rows carry the product")
     assert weighted is not None
     weighted = weighted.select(product.names)
-    deviation = np.sqrt(np.diag(product.covariance()))
     (mean, error), (mean_own, error_own) = (one.mean_and_error(one.samples) for one in (product, weighted))
-    shift, errors = (mean_own - mean) / deviation, np.hypot(error, error_own) / deviation
     (width, width_error), (width_own, width_error_own) = (_widths(one) for one in (product, weighted))
+    shift, errors = (mean_own - mean) / width, np.hypot(error, error_own) / width
     ratio = width_own / width
     change, width_errors = ratio - 1.0, ratio * np.hypot(width_error, width_error_own)
     worst, widest = (int(np.argmax(np.abs(by) - 3.0 * of)) for by, of in ((shift, errors), (change, width_errors)))
@@ -260,7 +260,7 @@ def of_answer(name: str, weighted: Chain | None, product: Chain) -> Finding:
         graded(float(abs(shift[worst]) - 3.0 * errors[worst]), _SHIFT),
         graded(float(abs(change[widest]) - 3.0 * width_errors[widest]), _WIDTH),
     }
-    verdict = next(one for one in ("fail", "warn", "pass") if one in verdicts)
+    verdict = worst_verdict(verdicts, "pass")
     return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
 
 
@@ -287,5 +287,5 @@ def of_halves(name: str, names: tuple[str, ...], shifts: FloatArray, widths: Flo
         f"{names[worst]}), widths by {100 * rms_width:.1f} %, the log density of {name} by {scatter:.2f} nats there"
     )
     verdicts = {graded(rms * luck, _SHIFT), graded(rms_width * luck, _WIDTH_BY_ROWS)}
-    verdict = next(one for one in ("fail", "warn", "pass") if one in verdicts)
+    verdict = worst_verdict(verdicts, "pass")
     return Finding(subject, verdict, text, "" if verdict == "pass" else _ADVICE)
