@@ -1,8 +1,7 @@
 """Products, new priors and evidences of normal posteriors against closed forms, over many seeds.
 
 "exact densities": the posteriors are normal densities, so that only the draws have an error. "flows of rows": flows are
-trained on rows of each analysis. The stated errors of means are then those of the draws alone, and the rows have an
-error too, which the guards give.
+trained on rows of each analysis, and the stated errors are those of draws and rows.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def of_combine(d: int, seeds: int, rows: int) -> list[str]:
             parts = [moments(flow) for flow in given.values()]
         mean, covariance, log_r = product(parts)
         found = fp.combine(jax.random.key(seed), given, prior=prior, progress=False, **SMALL)
-        values, errors = found.chain.mean_and_error(found.chain.samples)
+        values, errors = found.mean_and_error()
         deviation = np.sqrt(np.diag(covariance))
         pulls.append([*((values - mean) / errors), (found.log_bayes_factor - log_r) / found.log_bayes_factor_error])
         misses.append([*((values - mean) / deviation), found.log_bayes_factor - log_r])

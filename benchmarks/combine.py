@@ -108,7 +108,7 @@ def judge(case: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
             parts,
             prior=fp.UniformPrior(shared),
             densities=densities,
-            refit=options.refit,
+            splits=options.splits,
             progress=False,
         )
         taken = time.perf_counter() - start
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--effective", type=int, default=512, help="effective particles of each analysis and temperature"
     )
-    parser.add_argument("--refit", action="store_true", help="train flows on halves of the rows, too")
+    parser.add_argument("--splits", type=int, default=0, help="of the rows into halves, for errors that include them")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     with warnings.catch_warnings():

@@ -134,7 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         "--prior", required=True, type=Path, help='what all analyses assumed: a prior file, or "flat" within the bounds'
     )
     _add_bounds(combine, "bounds of the flat prior of a parameter, in all analyses (default: its own in each)")
-    combine.add_argument("--no-refit", action="store_true", help="do not train flows on halves of the chains")
+    combine.add_argument(
+        "--splits",
+        type=int,
+        default=1,
+        help="random splits of each chain; flows of the halves give the errors due to rows (default: %(default)s)",
+    )
     combine.add_argument(
         "-o",
         "--output",

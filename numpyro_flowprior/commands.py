@@ -174,7 +174,7 @@ def combine(options: Namespace) -> int:
         prior = FlowPrior.load(options.prior)
     key_combine, key_fit = jax.random.split(jax.random.key(options.seed))
     found = combine_posteriors(
-        key_combine, given, prior=prior, priors=priors, refit=not options.no_refit, progress=not options.quiet
+        key_combine, given, prior=prior, priors=priors, splits=options.splits, progress=not options.quiet
     )
     print(found)
     print(f"wrote {write_chain(draws, found.chain)}: {found.chain.n} draws")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,7 @@ def test_the_order_of_the_analyses_does_not_matter():
 def test_the_order_of_chains_does_not_matter():
     chains = {name: rows_of(k, 600, [0.5 * k, 0.0], np.eye(2)) for k, name in enumerate(("a", "b"))}
     one, other = (
-        combine(KEY, {name: chains[name] for name in order}, prior=prior_of(2), refit=False, **SMALL)
+        combine(KEY, {name: chains[name] for name in order}, prior=prior_of(2), splits=0, **SMALL)
         for order in (("a", "b"), ("b", "a"))
     )
     np.testing.assert_allclose(one.log_prob(one.chain.samples), other.log_prob(one.chain.samples), atol=1e-9)
@@ -366,8 +368,42 @@ def test_a_product_with_another_width_than_the_weighted_rows_is_noticed():
 
 
 def test_widths_that_depend_on_the_rows_are_noticed():
-    none, names = np.zeros(3), ("a", "b", "c")
-    assert of_halves("first", names, none, none, 0.1).verdict == "pass"
-    assert of_halves("first", names, none, np.array([0.2, -0.1, 0.1]), 0.1).verdict == "warn"
-    assert of_halves("first", names, none, np.array([0.5, -0.4, 0.2]), 0.1).verdict == "fail"
-    assert of_halves("first", names, none, np.full(3, np.nan), 0.1).verdict == "fail"
+    for widths, verdict in (
+        ([0.0, 0.0, 0.0], "pass"),
+        ([0.2, -0.1, 0.1], "warn"),
+        ([0.5, -0.4, 0.2], "fail"),
+        ([np.nan, np.nan, np.nan], "fail"),
+    ):
+        halves = SimpleNamespace(
+            shifts=np.zeros((1, 3)),
+            widths=np.array([widths]),
+            scatter=0.1,
+            product=SimpleNamespace(names=("a", "b", "c")),
+        )
+        assert of_halves("first", halves).verdict == verdict
+
+
+def test_errors_of_means_include_the_rows_of_chains():
+    """Ten pairs of 500 rows: the draws alone would be within 1.96 errors in less than two thirds of the means."""
+    pulls, of_draws = [], []
+    for seed in range(10):
+        chains = {name: rows_of(2 * seed + k, 500, [0.5 * k, 0.0], np.eye(2)) for k, name in enumerate(("a", "b"))}
+        mean, *_ = product_of([([0.5 * k, 0.0], np.eye(2)) for k in range(2)], 16.0)
+        found = combine(jax.random.key(seed), chains, prior=prior_of(2), **SMALL)
+        values, errors = found.mean_and_error()
+        pulls.append((values - mean) / errors)
+        of_draws.append((values - mean) / found.chain.mean_and_error(found.chain.samples)[1])
+    assert np.mean(np.abs(pulls) < 1.96) >= 0.8  # of 20; fewer have a probability of 0.3 %
+    assert np.mean(np.abs(of_draws) < 1.96) < 0.75
+    share, error = found.mean_and_error((found.chain.samples[:, 0] > 0.2).astype(float))
+    assert 0.0 < share < 1.0
+    assert 0.0 < error < 0.1
+    assert "of draws and rows" in str(found)
+
+
+def test_without_splits_errors_are_those_of_the_draws():
+    parts = {name: rows_of(k, 600, [0.0, 0.0], np.eye(2)) for k, name in enumerate(("a", "b"))}
+    found = combine(KEY, parts, prior=prior_of(2), splits=0, **SMALL)
+    np.testing.assert_allclose(found.mean_and_error(), found.chain.mean_and_error(found.chain.samples))
+    with pytest.raises(ValueError, match="combine: splits: expected an integer >= 0; got -1"):
+        combine(KEY, parts, prior=prior_of(2), splits=-1, **SMALL)

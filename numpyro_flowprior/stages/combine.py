@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 import numpyro
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 
 from .._util.batches import in_float64
-from .._util.checks import FloatArray, positive_int, shorten
-from .._util.display import Displayed
+from .._util.checks import FloatArray, float_array, positive_int, shorten
+from .._util.display import Displayed, columns_of_text
 from ..chains.chain import Chain
 from ..chains.effective import kish
 from ..chains.parameters import ParameterSpace
@@ -43,6 +44,7 @@ from .agreement import Suspiciousness, suspiciousness
 from .called import CalledPosterior, called_posteriors, drawn_from_exact
 from .factors import Factor, judged, reliable, reweighted
 from .guards import Guards
+from .halved_rows import HalvedRows, with_rows
 
 _LOOKED_AT = 4000  # draws of each posterior, to see how many carry the product
 
@@ -57,11 +59,13 @@ class Combined(Displayed):
         posteriors: the learned density of the shared parameters in each analysis.
         prior: the prior of the result.
         log_bayes_factor: log R, nats; positive if the data prefer common parameters.
-        log_bayes_factor_error: its standard error, from the sampler and, with `refit`, from the rows of the chains.
+        log_bayes_factor_error: its standard error, from the draws and, unless `splits=0`, from the rows of the chains.
         suspiciousness: the Bayes factor without its dependence on the width of the prior, and the tension in sigma.
         reweighted: rows of each analysis whose chain is known, weighted to the joint posterior, with columns that were
             not combined; only where the weights are reliable.
         guards: whether the result can be trusted.
+
+    The errors of `chain.mean_and_error` are those of the draws alone; those of `mean_and_error` include the rows.
     """
 
     chain: Chain
@@ -73,6 +77,7 @@ class Combined(Displayed):
     reweighted: Mapping[str, Chain]
     guards: Guards
     _log_density: Callable[[FloatArray], FloatArray]
+    _halved: Mapping[str, HalvedRows]
 
     @property
     def verdict(self) -> str:
@@ -83,6 +88,23 @@ class Combined(Displayed):
         """Returns the log density (n,) at points (n, d), normalised up to the error of `log_bayes_factor`."""
         return self._log_density(theta) - self.log_bayes_factor
 
+    def mean_and_error(self, values: ArrayLike | None = None) -> tuple[FloatArray, FloatArray]:
+        """Returns the mean (k,) of functions of the draws, and its standard error (k,).
+
+        The error is due to the finite number of draws and to the rows of the analyses whose chains were given, from the
+        flows of their halves (`splits` of `combine`). These determine it with few degrees of freedom, so it is scaled:
+        the mean is within 1.96 errors of the exact one with a probability of 95 %. A bias that flows of all rows and of
+        half of the rows share is not included.
+
+        Args:
+            values: (n, k) numbers at the rows of `chain`, or (n,) to get two numbers; None for the parameters.
+        """
+        array = self.chain.samples if values is None else float_array(values, "mean_and_error: values")
+        columns = array[:, None] if array.ndim == 1 else array
+        mean, error = self.chain.mean_and_error(columns)
+        error = with_rows(error, [*self._halved.values()], columns[self.chain.probabilities > 0.0])
+        return (mean[0], error[0]) if array.ndim == 1 else (mean, error)
+
     def fit(self, key: jax.Array, config: FlowConfig | None = None, **options: Any) -> FlowFit:
         """Returns a flow trained on the draws and then on the density itself; options are those of `fit_flow`."""
         return fit_flow(key, self.chain, config, density=self._log_density, **options)
@@ -92,7 +114,15 @@ class Combined(Displayed):
         return f"{' and '.join(self.posteriors)} on {shorten(self.chain.names)}; {together}; {self.verdict}"
 
     def __str__(self) -> str:
-        return f"{self.chain}\n{self._headline()}\n{self.suspiciousness}\n{self.guards}"
+        return f"{self.chain}\n{self._errors()}\n{self._headline()}\n{self.suspiciousness}\n{self.guards}"
+
+    def _errors(self) -> str:
+        (_, of_draws), (_, error) = self.chain.mean_and_error(self.chain.samples), self.mean_and_error()
+        deviation = np.sqrt(np.diag(self.chain.covariance()))
+        rows = [["error of the mean, in standard deviations", "of draws", "of draws and rows"]]
+        for name, *numbers in zip(self.chain.names, of_draws / deviation, error / deviation, strict=True):
+            rows.append([name, *(f"{number:.3f}" for number in numbers)])
+        return columns_of_text(rows)
 
 
 class _Parts:
@@ -167,7 +197,7 @@ def combine(
     sampler: Callable[..., Chain] | None = None,
     config: FlowConfig | None = None,
     train: TrainConfig | None = None,
-    refit: bool = True,
+    splits: int = 1,
     progress: bool = True,
     **options: Any,
 ) -> Combined:
@@ -199,8 +229,8 @@ def combine(
         sampler: a sampler of this package, to be used instead. If it returns no evidence, as NUTS and emcee do not,
             that of its chain is used.
         config, train: as for `fit_flow`.
-        refit: train two flows on the halves of each chain, to see how wrong the learned densities may be in the region
-            of the product.
+        splits: number of random splits of each chain into halves. Two flows are trained on the halves of each, to see
+            how wrong the learned densities may be in the region of the product. With 0, no error includes the rows.
         progress: show progress bars.
         **options: further arguments of the sampler.
 
@@ -212,6 +242,7 @@ def combine(
     """
     _require_several(posteriors, priors=priors or {}, densities=densities or {})
     positive_int(draws, "combine: draws")
+    positive_int(splits, "combine: splits", minimum=0)
     require_sampler("combine", sampler, options)
     spaces = {name: _space_of(one, name) for name, one in posteriors.items()}
     shared = shared_space(spaces)
@@ -237,23 +268,26 @@ def combine(
         name: Factor(name, parts.posteriors[name], chains.get(name), called[name].report if name in called else None)
         for name in posteriors
     }
-    refits = settings if refit else None
     found = suspiciousness(parts.likelihoods, parts.exact, chain, log_r, one_prior=not priors)
     rows = {name: reweighted(factor, parts.log_ratio) for name, factor in factors.items()}
     if called:  # nothing below calls them
         calls = {name: each.density.calls for name, each in called.items()}
         chain = chain.replace(info={**chain.info, "calls": calls})
-    guards, by_rows = judged(key_judge, factors, rows, chain, found, refits, sampled_by_default=sampler is None)
+    guards, halved = judged(
+        key_judge, factors, rows, chain, found, settings, splits=splits, sampled_by_default=sampler is None
+    )
+    errors = [np.nan if log_r_error is None else log_r_error, *(one.error_of_log_evidence for one in halved.values())]
     return Combined(
         chain=chain,
         posteriors=learned,
         prior=parts.prior,
         log_bayes_factor=log_r,
-        log_bayes_factor_error=float(np.linalg.norm([np.nan if log_r_error is None else log_r_error, *by_rows])),
+        log_bayes_factor_error=float(np.linalg.norm(errors)),
         suspiciousness=found,
         reweighted={name: one for name, one in rows.items() if name in chains and one is not None and reliable(one)},
         guards=guards,
         _log_density=parts.log_density,
+        _halved=halved,
     )
 
 

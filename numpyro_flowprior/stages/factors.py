@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import logsumexp, softmax
 from scipy.stats import chi2
 
 from .._util.batches import in_float64
@@ -27,10 +26,10 @@ from ..priors.moments import draws_of
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
 from ..sampling.weighted_draws import IMPORTANCE
-from ..training.fit import fit_flow
 from .agreement import Suspiciousness
 from .findings import FEW_ROWS, Finding, graded
 from .guards import Guards
+from .halved_rows import HalvedRows, halved_rows
 
 _ROWS = 20_000  # draws that stand for the rows of an analysis without a chain
 _SHIFT = (0.3, 0.1)  # shift of a mean, in standard deviations of the product; more: fail, warn
@@ -100,11 +99,12 @@ def judged(
     rows: Mapping[str, Chain | None],
     product: Chain,
     agreement: Suspiciousness,
-    refits: Mapping[str, Any] | None,
+    refits: Mapping[str, Any],
     *,
+    splits: int,
     sampled_by_default: bool,
-) -> tuple[Guards, list[float]]:
-    """Returns the guards of a combination, and the errors of its log Bayes factor due to the rows of each analysis.
+) -> tuple[Guards, dict[str, HalvedRows]]:
+    """Returns the guards of a combination, and the product with flows of the halves of the rows of each analysis.
 
     Args:
         key: JAX random key.
@@ -112,11 +112,12 @@ def judged(
         rows: `reweighted` of each.
         product: draws of the product.
         agreement: the tension of the analyses.
-        refits: settings of `fit_flow` for the flows on half of the rows; None for none.
+        refits: settings of `fit_flow` for the flows of half of the rows.
+        splits: number of random splits of the rows of each analysis into halves; may be 0.
         sampled_by_default: whether the user left the choice of the sampler to `combine`.
     """
     findings, numbers = [of_agreement(agreement)], {"suspiciousness": agreement.log_suspiciousness}
-    errors: list[float] = []
+    halved: dict[str, HalvedRows] = {}
     if product.info.get("sampler") != IMPORTANCE and sampled_by_default:
         findings.append(Finding("draws of the product", "warn", _POCOMC, _FAR))
     exact = {name: factor.exact for name, factor in factors.items() if factor.exact is not None}
@@ -128,53 +129,18 @@ def judged(
         if factor.exact is not None:  # it does not matter how few rows there are
             continue
         findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
-        if refits is None or factor.chain is None:
+        if not splits or factor.chain is None:
             continue
-        shifts, widths, scatter, change = halves(one_key, factor, product, refits)
-        findings.append(of_halves(name, product.names, shifts, widths, scatter))
-        numbers[f"{name}: shift by half of the rows"] = float(np.abs(shifts).max())
-        numbers[f"{name}: change of a width by half of the rows"] = float(np.abs(widths).max())
-        numbers[f"{name}: error of the log Bayes factor due to the rows"] = change
-        errors.append(change)
+        halves = halved_rows(one_key, factor.chain, factor.posterior, product, refits, splits)
+        findings.append(of_halves(name, halves))
+        numbers[f"{name}: shift by half of the rows"] = float(np.abs(halves.shifts).max())
+        numbers[f"{name}: change of a width by half of the rows"] = float(np.abs(halves.widths).max())
+        numbers[f"{name}: error of the log Bayes factor due to the rows"] = halves.error_of_log_evidence
+        halved[name] = halves
     for name, weighted in rows.items():
         if weighted is not None:
             numbers |= {f"{name}: {what}": weighted.info["psis"][what] for what in ("pareto_k", "effective_size")}
-    return Guards(tuple(findings), numbers), errors
-
-
-def halves(
-    key: jax.Array, factor: Factor, product: Chain, settings: Mapping[str, Any]
-) -> tuple[FloatArray, FloatArray, float, float]:
-    """Returns the standard errors of means and widths of the product, due to the rows of an analysis.
-
-    Flows are trained on the halves h of the rows. The product with q_h in place of q has other means and widths. Half
-    of the difference between the two has the standard error with all rows, if that falls as one over their root.
-
-    Returns:
-        The errors of the means (d,), in standard deviations of the product; of the standard deviations (d,), relative;
-        the standard deviation over the product of half the difference of log q_h, nats; and the error of the log Bayes
-        factor. Half of its difference may be small by luck, so it is at least that deviation / sqrt(d).
-    """
-    assert factor.chain is not None
-    key_split, *keys = jax.random.split(key, 3)
-    parts = factor.chain.select(factor.posterior.space.names).split(key_split, 0.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        flows = [fit_flow(one, part, **settings).prior for one, part in zip(keys, parts, strict=True)]
-    product = product.take(np.flatnonzero(product.probabilities > 0.0))
-    log_whole = in_float64(factor.posterior.log_prob, product.samples)
-    log_halves = [in_float64(flow.log_prob, product.samples) for flow in flows]
-    p, means, widths, evidences = product.probabilities, [], [], []
-    for log_half in log_halves:
-        log_weights = np.log(p) + log_half - log_whole
-        means.append(softmax(log_weights) @ product.samples)
-        widths.append(np.sqrt(softmax(log_weights) @ (product.samples - means[-1]) ** 2))
-        evidences.append(float(logsumexp(log_weights)))
-    half = 0.5 * (log_halves[0] - log_halves[1])
-    scatter = float(np.sqrt(p @ (half - p @ half) ** 2))
-    deviation = np.sqrt(np.diag(product.covariance()))
-    shifts, changes = (0.5 * (one[0] - one[1]) / deviation for one in (means, widths))
-    return shifts, changes, scatter, max(0.5 * abs(evidences[0] - evidences[1]), scatter / np.sqrt(product.dim))
+    return Guards(tuple(findings), numbers), halved
 
 
 def of_agreement(found: Suspiciousness) -> Finding:
@@ -270,21 +236,22 @@ def _widths(chain: Chain) -> tuple[FloatArray, FloatArray]:
     return np.sqrt(variance), 0.5 * error / variance
 
 
-def of_halves(name: str, names: tuple[str, ...], shifts: FloatArray, widths: FloatArray, scatter: float) -> Finding:
+def of_halves(name: str, halves: HalvedRows) -> Finding:
     """Returns the finding on the error of the product due to the rows of an analysis.
 
     Each shift is one draw of a normal variable, and small shifts of few parameters may be luck. The root mean square of
-    d shifts is therefore divided by the root of chi^2_d / d at its 5 % quantile, but by one half at least. The same
+    k shifts is therefore divided by the root of chi^2_k / k at its 5 % quantile, but by one half at least. The same
     holds for changes of widths.
     """
     subject = f"error of the product due to the rows of {name}"
-    d = len(shifts)
+    shifts, widths = (np.sqrt(np.mean(one**2, axis=0)) for one in (halves.shifts, halves.widths))
     rms, rms_width = (float(np.sqrt(np.mean(one**2))) for one in (shifts, widths))
-    luck = min(2.0, 1.0 / np.sqrt(chi2(d).ppf(0.05) / d))
-    worst = int(np.argmax(np.abs(shifts)))
+    luck = min(2.0, 1.0 / np.sqrt(chi2(halves.shifts.size).ppf(0.05) / halves.shifts.size))
+    worst = int(np.argmax(shifts))
     text = (
-        f"means are uncertain by {rms:.3f} standard deviations (root mean square; {abs(shifts[worst]):.3f} for "
-        f"{names[worst]}), widths by {100 * rms_width:.1f} %, the log density of {name} by {scatter:.2f} nats there"
+        f"means are uncertain by {rms:.3f} standard deviations (root mean square; {shifts[worst]:.3f} for "
+        f"{halves.product.names[worst]}), widths by {100 * rms_width:.1f} %, the log density of {name} by "
+        f"{halves.scatter:.2f} nats there"
     )
     verdicts = {graded(rms * luck, _SHIFT), graded(rms_width * luck, _WIDTH_BY_ROWS)}
     verdict = worst_verdict(verdicts, "pass")

@@ -1,0 +1,162 @@
+"""How much a product of learned posteriors depends on the rows that there happen to be.
+
+The rows of one analysis are a sample. With other rows its flow would be another one, and the product would have another
+mean. Flows of two halves of the rows show how far: half of the difference between the two products has the standard
+error that is due to all rows, if this falls as one over the root of their number.
+
+One difference is a single draw of a normal variable, from which the error of one mean is hardly known. For independent
+draws, however, the squared error of the mean of f is var(f) / N for every f. The differences of the means and variances
+of all coordinates, each divided by its standard deviation, are therefore taken together. They give 1 / N with 2 d
+degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import logsumexp, softmax
+from scipy.stats import f as f_distribution
+from scipy.stats import norm, t
+
+from .._util.batches import in_float64
+from .._util.checks import FloatArray
+from ..chains.chain import Chain
+from ..diagnostics.whitening import whitening
+from ..priors.protocol import ParameterPrior
+from ..training.fit import fit_flow
+
+_OWN = 0.9  # quantile of F; a function whose difference is larger has an error of its own
+
+
+@dataclass(frozen=True)
+class HalvedRows:
+    """A product with flows of the halves of the rows of one analysis, in one or more random splits.
+
+    Attributes:
+        product: draws of the product; only those with positive weight.
+        log_ratios: log density of the flow of each half, relative to that of all rows, (splits, 2, n), nats.
+    """
+
+    product: Chain
+    log_ratios: FloatArray
+
+    @cached_property
+    def _log_weights(self) -> FloatArray:
+        return np.log(self.product.probabilities) + self.log_ratios
+
+    @cached_property
+    def _weights(self) -> FloatArray:
+        return np.asarray(softmax(self._log_weights, axis=-1))
+
+    @cached_property
+    def _centred(self) -> FloatArray:
+        return self.product.samples - self.product.mean()
+
+    def differences(self, values: FloatArray) -> FloatArray:
+        """Returns half of the difference of the means of functions (n, k) with the two halves, (splits, k)."""
+        return 0.5 * (self._weights[:, 0] - self._weights[:, 1]) @ values
+
+    @cached_property
+    def shifts(self) -> FloatArray:
+        """`differences` of the parameters, in their standard deviations, (splits, d)."""
+        return self.differences(self._centred) / np.sqrt(np.diag(self.product.covariance()))
+
+    @cached_property
+    def widths(self) -> FloatArray:
+        """Half of the difference of the standard deviations with the two halves, relative, (splits, d)."""
+        variances = self._weights @ self._centred**2 - (self._weights @ self._centred) ** 2
+        first, second = np.moveaxis(np.sqrt(variances / np.diag(self.product.covariance())), 1, 0)
+        return 0.5 * (first - second)
+
+    @cached_property
+    def scatter(self) -> float:
+        """Standard deviation over the product of half the difference of the log densities, nats."""
+        p, half = self.product.probabilities, 0.5 * (self.log_ratios[:, 0] - self.log_ratios[:, 1])
+        return float(np.sqrt(np.mean((half - (half @ p)[:, None]) ** 2 @ p)))
+
+    @property
+    def error_of_log_evidence(self) -> float:
+        """Error of the log of the integral of the product.
+
+        Half of the difference may be small by luck, so the error is at least the scatter / sqrt(d).
+        """
+        first, second = logsumexp(self._log_weights, axis=-1).T
+        found = float(np.sqrt(np.mean((0.5 * (first - second)) ** 2)))
+        return float(np.maximum(found, self.scatter / np.sqrt(self.product.dim)))
+
+    @cached_property
+    def per_variance(self) -> float:
+        """1 / N: squared standard error of a mean that is due to the rows, divided by the variance of the function."""
+        p = self.product.probabilities
+        z = whitening(self.product.samples, p)(self.product.samples)
+        squares = (z**2 - 1.0) / np.sqrt(p @ (z**2 - 1.0) ** 2)
+        return float(np.mean(self.differences(np.concatenate([z, squares], axis=1)) ** 2))
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of `per_variance`."""
+        return 2 * self.product.dim * len(self.log_ratios)
+
+    def squared_errors(self, values: FloatArray) -> FloatArray:
+        """Returns the squared standard errors (k,), due to the rows, of the means of functions (n, k).
+
+        The error of a function whose own difference is significantly larger than those of the others is its own. The
+        share of a mode that few rows determine is such a function.
+        """
+        p = self.product.probabilities
+        common = self.per_variance * (p @ (values - p @ values) ** 2)
+        own = np.mean(self.differences(values) ** 2, axis=0)
+        limit = f_distribution(len(self.log_ratios), self.freedom).ppf(_OWN)
+        return np.where(own > limit * common, own, common)
+
+
+def halved_rows(
+    key: jax.Array, chain: Chain, posterior: ParameterPrior, product: Chain, settings: Mapping[str, Any], splits: int
+) -> HalvedRows:
+    """Trains flows on the halves of the rows of an analysis, and evaluates them at draws of the product.
+
+    Args:
+        key: JAX random key.
+        chain: the rows.
+        posterior: the flow of all rows, on the shared parameters.
+        product: draws of the product.
+        settings: of `fit_flow`.
+        splits: number of random splits into halves.
+    """
+    rows, product = chain.select(posterior.space.names), product.take(np.flatnonzero(product.probabilities > 0.0))
+    log_whole = in_float64(posterior.log_prob, product.samples)
+    log_ratios = []
+    for one in jax.random.split(key, splits):
+        key_split, *keys = jax.random.split(one, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parts = rows.split(key_split, 0.5)
+            flows = [fit_flow(each, part, **settings).prior for each, part in zip(keys, parts, strict=True)]
+        log_ratios.append([in_float64(flow.log_prob, product.samples) - log_whole for flow in flows])
+    return HalvedRows(product, np.array(log_ratios))
+
+
+def with_rows(errors: FloatArray, halved: Sequence[HalvedRows], values: FloatArray) -> FloatArray:
+    """Returns standard errors (k,) of means of functions that include the rows of the analyses.
+
+    Errors due to rows are estimated with few degrees of freedom. The sum is therefore multiplied by the quantile of
+    Student's t, relative to that of a normal distribution, with as many degrees as Welch and Satterthwaite give: an
+    interval of 1.96 errors has a probability of 95 %.
+
+    Args:
+        errors: of the draws of the product, (k,).
+        halved: the product with flows of the halves of the rows of each analysis.
+        values: functions of the draws with positive weight, (n, k).
+    """
+    parts = np.array([one.squared_errors(values) for one in halved]).reshape(len(halved), len(errors))
+    freedom = np.array([[one.freedom] for one in halved]).reshape(-1, 1)
+    total = errors**2 + parts.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        degrees = np.where(parts.any(axis=0), total**2 / (parts**2 / freedom).sum(axis=0), np.inf)
+    return np.asarray(np.sqrt(total) * t(degrees).ppf(0.975) / norm.ppf(0.975))

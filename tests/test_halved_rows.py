@@ -1,0 +1,102 @@
+"""Errors of a product that include the rows of its factors, against samples of known size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from numpyro_flowprior import Chain, ParameterSpace
+from numpyro_flowprior.diagnostics.whitening import whitening
+from numpyro_flowprior.stages.halved_rows import HalvedRows, with_rows
+
+DRAWS = 2000
+
+
+def normal_of(rows):
+    return multivariate_normal(rows.mean(axis=0), np.cov(rows.T, ddof=0))
+
+
+def learned_from(rng, n, dim, splits=1):
+    """A normal density that was fitted to n standard normal rows, and those of the halves of the rows, at its draws."""
+    rows = rng.normal(size=(n, dim))
+    whole, orders = normal_of(rows), [rng.permutation(n) for _ in range(splits)]
+    theta = whole.rvs(DRAWS, random_state=rng).reshape(DRAWS, dim)
+    product = Chain(theta, ParameterSpace([f"p{j}" for j in range(dim)]), rows="independent")
+    halves = [[normal_of(rows[order[: n // 2]]), normal_of(rows[order[n // 2 :]])] for order in orders]
+    log_whole = whole.logpdf(theta)
+    return HalvedRows(product, np.array([[half.logpdf(theta) - log_whole for half in pair] for pair in halves]))
+
+
+@pytest.mark.parametrize(("dim", "splits"), [(1, 1), (2, 1), (5, 1), (2, 3)])
+def test_errors_include_the_rows(dim, splits):
+    """200 samples of 400 rows: 95 % of the means are within 1.96 errors, whose own standard error is 1.5 % at most."""
+    rng = np.random.default_rng(dim)
+    pulls, of_draws = [], []
+    for _ in range(200):
+        halved = learned_from(rng, 400, dim, splits)
+        mean, error = halved.product.mean_and_error(halved.product.samples)
+        pulls.append(mean / with_rows(error, [halved], halved.product.samples))
+        of_draws.append(mean / error)
+    assert np.mean(np.abs(pulls) < 1.96) == pytest.approx(0.95, abs=0.045)
+    assert np.mean(np.abs(of_draws) < 1.96) < 0.75
+
+
+def test_rows_are_as_good_as_as_many_draws():
+    """The mean of 100 estimates of 1 / N with 2 d degrees of freedom each is known to 5 % in four parameters."""
+    rng = np.random.default_rng(0)
+    found = [learned_from(rng, 400, 4).per_variance for _ in range(100)]
+    assert np.mean(found) * 400 == pytest.approx(1.0, abs=0.2)
+
+
+def test_errors_of_two_analyses_and_of_the_draws_add_in_quadrature():
+    rng = np.random.default_rng(1)
+    halved = [learned_from(rng, 400, 30), learned_from(rng, 400, 30)]  # so many degrees of freedom that t is normal
+    values = halved[0].product.samples
+    parts = [one.squared_errors(values) for one in halved]
+    _, error = halved[0].product.mean_and_error(values)
+    np.testing.assert_allclose(with_rows(error, halved, values), np.sqrt(error**2 + sum(parts)), rtol=0.05)
+    np.testing.assert_allclose(with_rows(error, [], values), error)
+
+
+def test_a_share_that_few_rows_determine_has_an_error_of_its_own():
+    """The halves differ in the share of a mode and in nothing else; in ten parameters nine know nothing of it."""
+    rng = np.random.default_rng(2)
+    upper = rng.random(DRAWS) < 0.3
+    theta = rng.normal(size=(DRAWS, 10))
+    theta[:, 0] += 20.0 * upper
+    product = Chain(theta, ParameterSpace([f"p{j}" for j in range(10)]), rows="independent")
+    noise = 0.02 * rng.normal(size=(1, 2, DRAWS))
+    planted = np.stack([np.where(upper, 0.3, 0.0), np.where(upper, -0.3, 0.0)])[None]
+    errors = [
+        np.sqrt(HalvedRows(product, ratios).squared_errors(upper[:, None].astype(float))[0])
+        for ratios in (noise, noise + planted)
+    ]
+    assert errors[0] < 0.002
+    assert errors[1] == pytest.approx(0.3 * 0.21, rel=0.1)  # of log odds, times the variance of the share
+
+
+def test_equal_halves_have_no_error():
+    rng = np.random.default_rng(3)
+    product = Chain(rng.normal(size=(DRAWS, 2)), ParameterSpace(["a", "b"]), rows="independent")
+    halved = HalvedRows(product, np.zeros((1, 2, DRAWS)))
+    assert halved.per_variance < 1e-30
+    assert halved.error_of_log_evidence < 1e-12
+    _, error = product.mean_and_error(product.samples)
+    np.testing.assert_allclose(with_rows(error, [halved], product.samples), error)
+
+
+def test_a_flow_that_is_zero_everywhere_makes_the_error_undefined():
+    rng = np.random.default_rng(4)
+    product = Chain(rng.normal(size=(DRAWS, 2)), ParameterSpace(["a", "b"]), rows="independent")
+    halved = HalvedRows(product, np.stack([np.full(DRAWS, -np.inf), np.zeros(DRAWS)])[None])
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(with_rows(np.full(2, 0.1), [halved], product.samples)).all()
+
+
+def test_whitening_counts_weights_as_repetitions():
+    rng = np.random.default_rng(5)
+    rows, counts = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)), rng.integers(1, 5, size=50)
+    repeated = whitening(np.repeat(rows, counts, axis=0))(rows)
+    weighted = whitening(rows, counts / counts.sum())(rows)
+    np.testing.assert_allclose(np.abs(weighted), np.abs(repeated), atol=1e-9)
