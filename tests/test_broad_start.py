@@ -94,6 +94,17 @@ def test_auto_looks_at_how_many_prior_draws_the_posterior_rests_on(y, broad):
         starts_broad(KEY, density, "here")
 
 
+def test_auto_sees_a_small_region_with_most_of_the_posterior():
+    """Two of ten thousand draws have 62 % of the posterior: 4,096 draws miss them with a probability of 44 %."""
+
+    def rewarded(prior):
+        theta = numpyro.sample("theta", prior)
+        numpyro.factor("reward", 9.0 * (theta[0] > 0.0))
+
+    density = ModelDensity(rewarded, mixture_prior(1, [(0.9998, -3.0, 0.5), (0.0002, 3.0, 0.5)]))
+    assert all(starts_broad(jax.random.key(seed), density, "auto") for seed in range(10))
+
+
 def test_models_without_a_learned_prior_begin_at_theirs():
     density = ModelDensity(measured, UniformPrior(BOX.space), 50.0)
     assert not starts_broad(KEY, density, "auto")

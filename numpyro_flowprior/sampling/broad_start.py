@@ -23,8 +23,9 @@ from ..priors.composed import broad_of
 from .density import ModelDensity
 
 Start = Literal["auto", "prior", "broad"]
-_LOOKED_AT = 4096  # draws from the prior
-_ENOUGH = 100.0  # effective size of these draws, weighted by the likelihood, at which the particles find the modes
+_LOOKED_AT = 4096, 32_768  # draws from the prior: those of the first look, and of the second
+_ENOUGH = 0.025  # effective share of these draws, weighted by the likelihood, at which the particles find the modes
+_LONGEST = 60.0  # seconds that the second look may take
 
 
 class BroadStart(Reparam):
@@ -58,7 +59,7 @@ class WeightedPrior:
     log_evidence_error: float
 
 
-def weighted_prior(key: jax.Array, density: ModelDensity, draws: int = _LOOKED_AT) -> WeightedPrior:
+def weighted_prior(key: jax.Array, density: ModelDensity, draws: int) -> WeightedPrior:
     """Returns the effective sample size and the evidence of a posterior from weighted prior draws."""
     log_likelihood = density.log_likelihood(density.sample_prior(key, draws))
     if not np.isfinite(log_likelihood).any():
@@ -77,8 +78,9 @@ def require_start(start: Any) -> None:
 def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
     """Returns whether a sampler should start from broad priors.
 
-    With "auto" it should if weighted prior draws have a small effective sample size. A density without learned priors
-    never needs broad ones.
+    With "auto" it should if weighted prior draws have a small effective sample size. This size is too large if no draw
+    happens to lie in a small region with much of the posterior. So there is a second look, with more draws, unless the
+    likelihood is too slow. A density without learned priors never needs broad ones.
 
     Raises:
         ValueError: `start` is unknown.
@@ -86,7 +88,12 @@ def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
     require_start(start)
     if start != "auto" or not density.learned_sites:
         return start == "broad" and bool(density.learned_sites)
-    return weighted_prior(key, density).effective_size < _ENOUGH
+    few, many = _LOOKED_AT
+    if weighted_prior(key, density, few).effective_size < _ENOUGH * few:
+        return True
+    if many * density.seconds_per_call > _LONGEST:
+        return False
+    return weighted_prior(jax.random.fold_in(key, 1), density, many).effective_size < _ENOUGH * many
 
 
 def through_broad(density: ModelDensity, sample: Callable[[ModelDensity], Chain]) -> Chain:
