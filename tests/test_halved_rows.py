@@ -30,7 +30,7 @@ def learned_from(rng, n, dim, splits=1):
 
 @pytest.mark.parametrize(("dim", "splits"), [(1, 1), (2, 1), (5, 1), (2, 3)])
 def test_errors_include_the_rows(dim, splits):
-    """200 samples of 400 rows, fitted by normal densities, whose halves differ in more directions than those of flows."""
+    """200 samples of 400 rows, fitted by normal densities. Their halves differ in all directions."""
     rng = np.random.default_rng(dim)
     pulls, of_draws = [], []
     for _ in range(200):

@@ -139,7 +139,7 @@ def test_a_sampler_without_evidence_gets_one_if_it_is_asked_for(tmp_path):
     assert again.log_evidence == found.log_evidence
     density = ModelDensity(linear, Flat(), "x", 0.4)
     few = without_evidence(KEY, density).take(slice(0, 100))
-    few = steps.with_evidence(KEY, few, density, StageOptions(), progress=False)
+    few = steps.with_evidence(KEY, few, density, None, StageOptions(), progress=False)
     assert (few.info["evidence"]["trusted"], few.log_evidence) == (False, None)
     assert "expected at least 200 rows" in few.info["evidence"]["why"]
 

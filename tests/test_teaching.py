@@ -124,6 +124,17 @@ def test_the_evidence_is_that_of_the_exact_prior(once):
     assert psis.log_evidence == pytest.approx(sum(chain.log_evidence for chain in psis.chains.values()))
 
 
+def test_only_the_last_pass_of_a_stage_gets_an_evidence(monkeypatch):
+    def without(key, density, **options):
+        return weighted(key, density, **options).replace(log_evidence=None, log_evidence_error=None)
+
+    found = []
+    monkeypatch.setattr(steps, "_with_evidence", lambda key, chain, *_, **__: found.append(chain) or chain)
+    made = run_stages(KEY, STAGES, UniformPrior(SPACE), sampler=without, evidence=True, **TAUGHT)
+    assert len(made["two"].guards.numbers["rehearsals"]) > 0
+    assert found == [one.chain for one in made.stages]
+
+
 def exact_posterior_of(analysis):
     """Returns the exact posterior of the last stage."""
     learned = analysis.priors["one"]

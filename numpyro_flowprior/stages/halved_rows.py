@@ -7,8 +7,8 @@ error that is due to all rows, if this falls as one over the root of their numbe
 One difference is a single draw of a normal variable, from which the error of one mean is hardly known. For independent
 draws, however, the squared error of the mean of f is var(f) / N for every f. The differences of the means and variances
 of all coordinates, each divided by its standard deviation, are therefore taken together. They give 1 / N. Two flows
-differ in a few directions only, so these 2 d numbers depend on each other: the scatter of 1 / N over many chains is that
-of 1.4 degrees of freedom in two parameters and of 5 in seven (flows of 3,000 rows of a normal distribution).
+differ in a few directions only, so these 2 d numbers depend on each other. Over many chains, 1 / N scatters as with 1.4
+degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from .folder import StageFolder, begin_folder, handed_on, report_of
 from .guards import Guards, check_stage
 from .origin import chain_fingerprint
 from .stage import Stage, StageOptions, checked_stages, kept_names
-from .steps import completed, guarded, learnt, rehearsed, sampled, taught_prior
+from .steps import completed, guarded, learnt, rehearsed, sampled, taught_prior, with_evidence
 from .teaching import Taught, learnable, made_robust, needs_teaching, refined, taught
 
 
@@ -255,7 +255,7 @@ def _sampled(
         is_kept = chain is not None
         if chain is None:
             try:
-                chain = sampled(key_look, density, sample, files, origin, options, progress=run.progress)
+                chain = sampled(key_look, density, sample, files, origin, options)
             except TimeoutError as error:  # the time limit, reached without a draw
                 analysis = StagedAnalysis(before.done) if before.done else None
                 raise StageStopped(f"stage {stage.name!r}: {error}{_where(files)}", analysis) from error
@@ -270,6 +270,12 @@ def _sampled(
         if found is None or before.given is None or not needs_teaching(prior, chain, found, options):
             if is_kept and files is not None:  # max_loss or max_passes were others when it became a rehearsal
                 files.adopt_rehearsal(number, origin)
+            key_evidence = jax.random.fold_in(key_look, 1)
+            try:
+                chain = with_evidence(key_evidence, chain, density, files, options, progress=run.progress)
+            except KeyboardInterrupt:
+                result = StageResult(stage.name, chain, settings=settings)
+                raise _stopped(before.done, result, files, INTERRUPTION) from None
             return _Sampled(prior, density, chain, exact, error_of_prior, tuple(errors))
         say(
             f"stage {stage.name!r}: the posterior loses {_nats(found)} to its learned prior, which is "

@@ -41,8 +41,6 @@ def sampled(
     files: StageFolder | None,
     origin: Mapping[str, Any],
     options: StageOptions,
-    *,
-    progress: bool,
 ) -> Chain:
     """Returns the chain from the sampler, or the chain in the folder if it is finished.
 
@@ -52,9 +50,7 @@ def sampled(
         sample: the sampler.
         files: the stage's folder; None to store nothing.
         origin: fingerprints of the chain and prior that the previous stage hands on; empty for the first stage.
-        options: where the sampler starts, whether a chain that has not converged is accepted, and whether a chain
-            without an evidence gets one.
-        progress: show progress bars.
+        options: where the sampler starts, and whether a chain that has not converged is accepted.
 
     Raises:
         ValueError: the chain in the folder belongs to another model, other data, or a prior of another analysis.
@@ -66,19 +62,34 @@ def sampled(
     finished = files is not None and chain.info.get("stopped_by") != INTERRUPTION  # others have a checkpoint
     if files is not None and finished and not kept:
         write_chain(files.chain, chain)
-    wanted = options.evidence and chain.log_evidence is None and "evidence" not in chain.info
-    usable = options.override or chain.info.get("converged") is not False
-    if wanted and usable and chain.info.get("stopped_by") != INTERRUPTION:
-        chain = with_evidence(jax.random.fold_in(key, 1), chain, density, options, progress=progress)
-        if files is not None:
-            write_chain(files.chain, chain)
     return chain
 
 
 def with_evidence(
+    key: jax.Array,
+    chain: Chain,
+    density: ModelDensity,
+    files: StageFolder | None,
+    options: StageOptions,
+    *,
+    progress: bool,
+) -> Chain:
+    """Returns the chain with its log evidence, if the sampler gave none, and stores it in the folder.
+
+    The evidence is left out if it cannot be trusted. `info["evidence"]` says how it was found.
+    """
+    if not options.evidence or chain.log_evidence is not None or "evidence" in chain.info:
+        return chain
+    chain = _with_evidence(key, chain, density, options, progress=progress)
+    if files is not None:
+        write_chain(files.chain, chain)
+    return chain
+
+
+def _with_evidence(
     key: jax.Array, chain: Chain, density: ModelDensity, options: StageOptions, *, progress: bool
 ) -> Chain:
-    """Returns the chain with its log evidence, if that can be trusted. `info["evidence"]` says how it was found.
+    """Returns the chain with its log evidence, if that can be trusted.
 
     External likelihoods that would take longer than the sampler did are not called. The evidence is then that of the
     log densities of the rows alone.
