@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, t
 
 from numpyro_flowprior import Chain, ParameterSpace
 from numpyro_flowprior.diagnostics.whitening import whitening
@@ -32,14 +34,16 @@ def learned_from(rng, n, dim, splits=1):
 def test_errors_include_the_rows(dim, splits):
     """200 samples of 400 rows, fitted by normal densities. Their halves differ in all directions."""
     rng = np.random.default_rng(dim)
-    pulls, of_draws = [], []
+    pulls, limited, of_draws = [], [], []
     for _ in range(200):
         halved = learned_from(rng, 400, dim, splits)
         mean, error = halved.product.mean_and_error(halved.product.samples)
         pulls.append(mean / with_rows(error, [halved], halved.product.samples))
+        limited.append(mean / with_rows(error, [replace(halved, effective_rows=400)], halved.product.samples))
         of_draws.append(mean / error)
-    assert 0.92 < np.mean(np.abs(pulls) < 1.96) <= 1.0  # below with a probability of 0.3 %
-    assert np.std(pulls) > 0.6
+    assert np.mean(np.abs(pulls) < 1.96) > 0.92  # not with a probability of 3 %, were it 95 %
+    assert 0.92 < np.mean(np.abs(limited) < 1.96) < 0.99
+    assert 0.75 < np.std(limited) < 1.1
     assert np.mean(np.abs(of_draws) < 1.96) < 0.75
 
 
@@ -52,11 +56,11 @@ def test_rows_are_as_good_as_as_many_draws():
 
 def test_errors_of_two_analyses_and_of_the_draws_add_in_quadrature():
     rng = np.random.default_rng(1)
-    halved = [learned_from(rng, 400, 30), learned_from(rng, 400, 30)]  # so many degrees of freedom that t is normal
+    halved = [learned_from(rng, 400, 2), learned_from(rng, 400, 2)]
     values = halved[0].product.samples
     parts = [one.squared_errors(values) for one in halved]
     _, error = halved[0].product.mean_and_error(values)
-    np.testing.assert_allclose(with_rows(error, halved, values), np.sqrt(error**2 + sum(parts)), rtol=0.07)
+    np.testing.assert_allclose(with_rows(error, halved, values), np.sqrt(error**2 + sum(parts)))
     np.testing.assert_allclose(with_rows(error, [], values), error)
 
 
@@ -74,7 +78,20 @@ def test_a_share_that_few_rows_determine_has_an_error_of_its_own():
         for ratios in (noise, noise + planted)
     ]
     assert errors[0] < 0.002
-    assert errors[1] == pytest.approx(0.3 * 0.21, rel=0.1)  # of log odds, times the variance of the share
+    enlarged = t(20 / 3).ppf(0.975) / 1.96
+    assert errors[1] == pytest.approx(0.3 * 0.21 * enlarged, rel=0.1)  # of log odds, times the variance of the share
+
+
+def test_errors_are_not_enlarged_beyond_those_of_the_weighted_rows():
+    rng = np.random.default_rng(6)
+    halved = learned_from(rng, 400, 1)
+    values = halved.product.samples
+    found, variance = halved.differences(values)[0, 0] ** 2, float(halved.product.covariance()[0, 0])
+    (enlarged,) = halved.squared_errors(values)
+    for rows, expected in ((400, variance / 400), (1e9, halved.per_variance * variance), (2, enlarged)):
+        (limited,) = replace(halved, effective_rows=rows).squared_errors(values)
+        assert limited == pytest.approx(expected)
+    assert enlarged > 40 * found
 
 
 def test_equal_halves_have_no_error():

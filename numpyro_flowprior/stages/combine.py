@@ -102,7 +102,7 @@ class Combined(Displayed):
         array = self.chain.samples if values is None else float_array(values, "mean_and_error: values")
         columns = array[:, None] if array.ndim == 1 else array
         mean, error = self.chain.mean_and_error(columns)
-        error = with_rows(error, [*self._halved.values()], columns[self.chain.probabilities > 0.0])
+        error = with_rows(error, self._halved.values(), columns[self.chain.probabilities > 0.0])
         return (mean[0], error[0]) if array.ndim == 1 else (mean, error)
 
     def fit(self, key: jax.Array, config: FlowConfig | None = None, **options: Any) -> FlowFit:

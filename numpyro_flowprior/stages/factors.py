@@ -131,7 +131,9 @@ def judged(
         findings += [of_rows(factor, weighted), of_answer(name, weighted, product)]
         if not splits or factor.chain is None:
             continue
-        halves = halved_rows(one_key, factor.chain, factor.posterior, product, refits, splits)
+        size = float(weighted.info["psis"]["effective_size"]) if weighted is not None and reliable(weighted) else 0.0
+        given = factor.chain, factor.posterior, product, refits
+        halves = halved_rows(one_key, *given, splits=splits, effective_rows=size if size >= FEW_ROWS[1] else 0.0)
         findings.append(of_halves(name, halves))
         numbers[f"{name}: shift by half of the rows"] = float(np.abs(halves.shifts).max())
         numbers[f"{name}: change of a width by half of the rows"] = float(np.abs(halves.widths).max())

@@ -8,14 +8,13 @@ One difference is a single draw of a normal variable, from which the error of on
 draws, however, the squared error of the mean of f is var(f) / N for every f. The differences of the means and variances
 of all coordinates, each divided by its standard deviation, are therefore taken together. They give 1 / N. Two flows
 differ in a few directions only, so these 2 d numbers depend on each other. Over many chains, 1 / N scatters as with 1.4
-degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution). Half as many are
-assumed, because the accuracy of the flow of all rows scatters in the same way.
+degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +32,7 @@ from ..diagnostics.whitening import whitening
 from ..priors.protocol import ParameterPrior
 from ..training.fit import fit_flow
 
-_INDEPENDENT = 1 / 6  # share of the 2 d differences
+_INDEPENDENT = 1 / 3  # share of the 2 d differences
 _OWN = 0.9  # quantile of F; a function whose difference is larger has an error of its own
 
 
@@ -44,10 +43,12 @@ class HalvedRows:
     Attributes:
         product: draws of the product; only those with positive weight.
         log_ratios: log density of the flow of each half, relative to that of all rows, (splits, 2, n), nats.
+        effective_rows: effective number of rows of the analysis, weighted to the product; 0 if that is not reliable.
     """
 
     product: Chain
     log_ratios: FloatArray
+    effective_rows: float = 0.0
 
     @cached_property
     def _log_weights(self) -> FloatArray:
@@ -112,16 +113,30 @@ class HalvedRows:
 
         The error of a function whose own difference is significantly larger than those of the others is its own. The
         share of a mode that few rows determine is such a function.
+
+        All errors are known with few degrees of freedom. They are multiplied by the quantile of Student's t, relative
+        to that of a normal distribution, so that an interval of 1.96 errors has a probability of 95 %. They are not
+        enlarged beyond the error of the weighted rows themselves, as flows are hardly ever worse.
         """
         p = self.product.probabilities
-        common = self.per_variance * (p @ (values - p @ values) ** 2)
-        own = np.mean(self.differences(values) ** 2, axis=0)
+        variance = p @ (values - p @ values) ** 2
+        common, own = self.per_variance * variance, np.mean(self.differences(values) ** 2, axis=0)
         limit = f_distribution(len(self.log_ratios), self.freedom).ppf(_OWN)
-        return np.where(own > limit * common, own, common)
+        found = np.where(own > limit * common, own, common)
+        enlarged = found * (t(self.freedom).ppf(0.975) / norm.ppf(0.975)) ** 2
+        of_rows = variance / self.effective_rows if self.effective_rows else np.inf
+        return np.maximum(found, np.minimum(enlarged, of_rows))
 
 
 def halved_rows(
-    key: jax.Array, chain: Chain, posterior: ParameterPrior, product: Chain, settings: Mapping[str, Any], splits: int
+    key: jax.Array,
+    chain: Chain,
+    posterior: ParameterPrior,
+    product: Chain,
+    settings: Mapping[str, Any],
+    *,
+    splits: int,
+    effective_rows: float,
 ) -> HalvedRows:
     """Trains flows on the halves of the rows of an analysis, and evaluates them at draws of the product.
 
@@ -132,6 +147,7 @@ def halved_rows(
         product: draws of the product.
         settings: of `fit_flow`.
         splits: number of random splits into halves.
+        effective_rows: as in `HalvedRows`.
     """
     rows, product = chain.select(posterior.space.names), product.take(np.flatnonzero(product.probabilities > 0.0))
     log_whole = in_float64(posterior.log_prob, product.samples)
@@ -143,24 +159,15 @@ def halved_rows(
             parts = rows.split(key_split, 0.5)
             flows = [fit_flow(each, part, **settings).prior for each, part in zip(keys, parts, strict=True)]
         log_ratios.append([in_float64(flow.log_prob, product.samples) - log_whole for flow in flows])
-    return HalvedRows(product, np.array(log_ratios))
+    return HalvedRows(product, np.array(log_ratios), effective_rows)
 
 
-def with_rows(errors: FloatArray, halved: Sequence[HalvedRows], values: FloatArray) -> FloatArray:
+def with_rows(errors: FloatArray, halved: Iterable[HalvedRows], values: FloatArray) -> FloatArray:
     """Returns standard errors (k,) of means of functions that include the rows of the analyses.
-
-    Errors due to rows are estimated with few degrees of freedom. The sum is therefore multiplied by the quantile of
-    Student's t, relative to that of a normal distribution, with as many degrees as Welch and Satterthwaite give: an
-    interval of 1.96 errors has a probability of 95 %.
 
     Args:
         errors: of the draws of the product, (k,).
         halved: the product with flows of the halves of the rows of each analysis.
         values: functions of the draws with positive weight, (n, k).
     """
-    parts = np.array([one.squared_errors(values) for one in halved]).reshape(len(halved), len(errors))
-    freedom = np.array([[one.freedom] for one in halved]).reshape(-1, 1)
-    total = errors**2 + parts.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.where(parts.any(axis=0), total**2 / (parts**2 / freedom).sum(axis=0), np.inf)
-    return np.asarray(np.sqrt(total) * t(degrees).ppf(0.975) / norm.ppf(0.975))
+    return np.asarray(np.sqrt(sum((one.squared_errors(values) for one in halved), start=errors**2)))
