@@ -15,6 +15,7 @@ from numpyro_flowprior import (
     FlowConfig,
     ModelDensity,
     Stage,
+    StageOptions,
     TrainConfig,
     UniformPrior,
     robustify,
@@ -24,7 +25,10 @@ from numpyro_flowprior import (
     sample_pocomc,
     temper,
 )
+from numpyro_flowprior.sampling import broad_start
 from numpyro_flowprior.sampling.broad_start import BroadStart, starts_broad, through_broad, weighted_prior
+from numpyro_flowprior.stages import steps
+from numpyro_flowprior.stages.folder import StageFolder
 
 KEY = jax.random.key(0)
 
@@ -103,6 +107,30 @@ def test_auto_sees_a_small_region_with_most_of_the_posterior():
 
     density = ModelDensity(rewarded, mixture_prior(1, [(0.9998, -3.0, 0.5), (0.0002, 3.0, 0.5)]))
     assert all(starts_broad(jax.random.key(seed), density, "auto") for seed in range(10))
+
+
+def test_a_slow_likelihood_is_not_called_for_a_second_look(monkeypatch):
+    density, looked = ModelDensity(measured, mixture_prior(1, MODES), -3.0), []
+    monkeypatch.setattr(ModelDensity, "seconds_per_call", 0.01)
+    monkeypatch.setattr(broad_start, "weighted_prior", lambda *given: looked.append(given[2]) or weighted_prior(*given))
+    assert not starts_broad(KEY, density, "auto")
+    assert looked == [4096]
+
+
+def test_a_checkpoint_goes_on_from_where_it_began(tmp_path, monkeypatch):
+    """Whatever "auto" would say now, as that may depend on the speed of a likelihood."""
+    density, files, options = (
+        ModelDensity(measured, mixture_prior(1, MODES), 2.5),
+        StageFolder(tmp_path),
+        StageOptions(),
+    )
+    assert steps._starts_broad(KEY, density, files, {"prior": "one"}, options)
+    monkeypatch.setattr(steps, "starts_broad", lambda *_: False)
+    assert not steps._starts_broad(KEY, density, files, {"prior": "one"}, options)  # there is no checkpoint
+    files.record(files.checkpoint, {"prior": "one", "start": "broad"})
+    files.checkpoint.touch()
+    assert steps._starts_broad(KEY, density, files, {"prior": "one"}, options)
+    assert not steps._starts_broad(KEY, density, files, {"prior": "another"}, options)
 
 
 def test_models_without_a_learned_prior_begin_at_theirs():

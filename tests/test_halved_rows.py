@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import multivariate_normal, t
 
 from numpyro_flowprior import Chain, ParameterSpace
-from numpyro_flowprior.diagnostics.whitening import whitening
 from numpyro_flowprior.stages.halved_rows import HalvedRows, with_rows
 
 DRAWS = 2000
@@ -27,7 +26,8 @@ def learned_from(rng, n, dim, splits=1):
     product = Chain(theta, ParameterSpace([f"p{j}" for j in range(dim)]), rows="independent")
     halves = [[normal_of(rows[order[: n // 2]]), normal_of(rows[order[n // 2 :]])] for order in orders]
     log_whole = whole.logpdf(theta)
-    return HalvedRows(product, np.array([[half.logpdf(theta) - log_whole for half in pair] for pair in halves]))
+    ratios = np.array([[half.logpdf(theta) - log_whole for half in pair] for pair in halves])
+    return HalvedRows(product, ratios, np.cov(rows.T, ddof=0).reshape(dim, dim))
 
 
 @pytest.mark.parametrize(("dim", "splits"), [(1, 1), (2, 1), (5, 1), (2, 3)])
@@ -50,7 +50,7 @@ def test_errors_include_the_rows(dim, splits):
 def test_rows_are_as_good_as_as_many_draws():
     """The mean of 100 estimates of 1 / N with 2 d degrees of freedom each is known to 5 % in four parameters."""
     rng = np.random.default_rng(0)
-    found = [learned_from(rng, 400, 4).per_variance for _ in range(100)]
+    found = [learned_from(rng, 400, 4).per_row for _ in range(100)]
     assert np.mean(found) * 400 == pytest.approx(1.0, abs=0.2)
 
 
@@ -74,7 +74,7 @@ def test_a_share_that_few_rows_determine_has_an_error_of_its_own():
     noise = 0.02 * rng.normal(size=(1, 2, DRAWS))
     planted = np.stack([np.where(upper, 0.3, 0.0), np.where(upper, -0.3, 0.0)])[None]
     errors = [
-        np.sqrt(HalvedRows(product, ratios).squared_errors(upper[:, None].astype(float))[0])
+        np.sqrt(HalvedRows(product, ratios, np.cov(theta.T)).squared_errors(upper[:, None].astype(float))[0])
         for ratios in (noise, noise + planted)
     ]
     assert errors[0] < 0.002
@@ -88,7 +88,7 @@ def test_errors_are_not_enlarged_beyond_those_of_the_weighted_rows():
     values = halved.product.samples
     found, variance = halved.differences(values)[0, 0] ** 2, float(halved.product.covariance()[0, 0])
     (enlarged,) = halved.squared_errors(values)
-    for rows, expected in ((400, variance / 400), (1e9, halved.per_variance * variance), (2, enlarged)):
+    for rows, expected in ((400, variance / 400), (1e9, halved.per_row * variance), (2, enlarged)):
         (limited,) = replace(halved, effective_rows=rows).squared_errors(values)
         assert limited == pytest.approx(expected)
     assert enlarged > 40 * found
@@ -97,24 +97,63 @@ def test_errors_are_not_enlarged_beyond_those_of_the_weighted_rows():
 def test_equal_halves_have_no_error():
     rng = np.random.default_rng(3)
     product = Chain(rng.normal(size=(DRAWS, 2)), ParameterSpace(["a", "b"]), rows="independent")
-    halved = HalvedRows(product, np.zeros((1, 2, DRAWS)))
-    assert halved.per_variance < 1e-30
+    halved = HalvedRows(product, np.zeros((1, 2, DRAWS)), np.eye(2))
+    assert halved.per_row < 1e-30
     assert halved.error_of_log_evidence < 1e-12
     _, error = product.mean_and_error(product.samples)
     np.testing.assert_allclose(with_rows(error, [halved], product.samples), error)
 
 
-def test_a_flow_that_is_zero_everywhere_makes_the_error_undefined():
+@pytest.mark.parametrize("ratios", [np.full(DRAWS, -np.inf), 30.0 * np.arange(DRAWS)], ids=["zero", "out of reach"])
+def test_a_half_that_the_draws_do_not_reach_makes_the_error_undefined(ratios):
     rng = np.random.default_rng(4)
     product = Chain(rng.normal(size=(DRAWS, 2)), ParameterSpace(["a", "b"]), rows="independent")
-    halved = HalvedRows(product, np.stack([np.full(DRAWS, -np.inf), np.zeros(DRAWS)])[None])
+    halved = HalvedRows(product, np.stack([ratios, ratios])[None], np.eye(2))
     with np.errstate(invalid="ignore"):
         assert np.isnan(with_rows(np.full(2, 0.1), [halved], product.samples)).all()
+        assert np.isnan(halved.shifts).all()
 
 
-def test_whitening_counts_weights_as_repetitions():
-    rng = np.random.default_rng(5)
-    rows, counts = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 3)), rng.integers(1, 5, size=50)
-    repeated = whitening(np.repeat(rows, counts, axis=0))(rows)
-    weighted = whitening(rows, counts / counts.sum())(rows)
-    np.testing.assert_allclose(np.abs(weighted), np.abs(repeated), atol=1e-9)
+def test_one_draw_at_which_a_half_is_zero_does_not_matter():
+    halved = learned_from(np.random.default_rng(7), 400, 2)
+    ratios = halved.log_ratios.copy()
+    ratios[0, 0, 5] = -np.inf
+    other = replace(halved, log_ratios=ratios)
+    assert other.error_of_log_evidence == pytest.approx(halved.error_of_log_evidence, rel=0.05)
+    np.testing.assert_allclose(
+        other.squared_errors(other.product.samples), halved.squared_errors(other.product.samples), rtol=0.1
+    )
+
+
+@pytest.mark.parametrize(("dim", "splits"), [(3, 1), (3, 3), (7, 1), (7, 3), (15, 3)])
+def test_errors_of_a_product_of_analyses_that_constrain_different_parameters(dim, splits):
+    """300 rows constrain the first parameter; 30,000 rows of the other analysis the rest. 100 pairs."""
+    rng, pulls = np.random.default_rng(dim), []
+    wide, space = 30.0, ParameterSpace([f"p{j}" for j in range(dim)])
+    deviations = np.ones((2, dim))
+    deviations[0, 1:] = deviations[1, 0] = wide
+    for _ in range(100):
+        samples = [rng.normal(size=(n, dim)) * scale for n, scale in zip((300, 30_000), deviations, strict=True)]
+        precisions = [np.linalg.inv(np.cov(rows.T)) for rows in samples]
+        covariance = np.linalg.inv(sum(precisions))
+        mean = covariance @ sum(each @ rows.mean(axis=0) for each, rows in zip(precisions, samples, strict=True))
+        theta = rng.multivariate_normal(mean, covariance, DRAWS)
+        product, halved = Chain(theta, space, rows="independent"), []
+        for rows in samples:
+            log_whole, ratios = normal_of(rows).logpdf(theta), []
+            for _ in range(splits):
+                parts = np.array_split(rng.permutation(rows), 2)
+                ratios.append([normal_of(part).logpdf(theta) - log_whole for part in parts])
+            halved.append(HalvedRows(product, np.array(ratios), np.cov(rows.T)))
+        _, error = product.mean_and_error(theta)
+        pulls.append(theta.mean(axis=0) / with_rows(error, halved, theta))
+    within = np.mean(np.abs(pulls) < 1.96, axis=0)
+    assert within[0] >= 0.88  # below with a probability of 0.4 %, were it 95 %
+    assert within[1:].mean() > 0.93
+
+
+def test_fewer_draws_than_parameters_are_not_an_error():
+    rng = np.random.default_rng(8)
+    product = Chain(rng.normal(size=(20, 30)), ParameterSpace([f"p{j}" for j in range(30)]), rows="independent")
+    halved = HalvedRows(product, 0.01 * rng.normal(size=(1, 2, 20)), np.eye(30))
+    assert np.isfinite(halved.squared_errors(product.samples)).all()

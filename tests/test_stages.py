@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,7 @@ from numpyro_flowprior import (
     write_chain,
 )
 from numpyro_flowprior.priors.fingerprint import prior_fingerprint
+from numpyro_flowprior.sampling import evidence as sampling_evidence
 from numpyro_flowprior.sampling.record import INTERRUPTION
 from numpyro_flowprior.stages import run as module
 from numpyro_flowprior.stages import steps
@@ -142,6 +144,24 @@ def test_a_sampler_without_evidence_gets_one_if_it_is_asked_for(tmp_path):
     few = steps.with_evidence(KEY, few, density, None, StageOptions(), progress=False)
     assert (few.info["evidence"]["trusted"], few.log_evidence) == (False, None)
     assert "expected at least 200 rows" in few.info["evidence"]["why"]
+
+
+def test_an_interrupted_evidence_is_not_stored(tmp_path, monkeypatch):
+    """The chain is; the next call computes the evidence that an uninterrupted run has."""
+    how = {**QUICK, "evidence": True, "sampler": without_evidence}
+    whole = run_stages(KEY, STAGES[:1], Flat(), **how)
+    fit_flow = sampling_evidence.fit_flow
+
+    def interrupted(*args, **options):
+        fit = fit_flow(*args, **options)
+        return replace(fit, histories=(replace(fit.histories[0], interrupted=True), *fit.histories[1:]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling_evidence, "fit_flow", interrupted)
+        with pytest.raises(StageStopped, match="interrupted"):
+            run_stages(KEY, STAGES[:1], Flat(), folder=tmp_path / "run", **how)
+    again = run_stages(KEY, STAGES[:1], Flat(), folder=tmp_path / "run", **how)
+    assert again.log_evidence == whole.log_evidence
 
 
 def wrong_evidence(key, density, **options):

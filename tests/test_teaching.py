@@ -129,7 +129,7 @@ def test_only_the_last_pass_of_a_stage_gets_an_evidence(monkeypatch):
         return weighted(key, density, **options).replace(log_evidence=None, log_evidence_error=None)
 
     found = []
-    monkeypatch.setattr(steps, "_with_evidence", lambda key, chain, *_, **__: found.append(chain) or chain)
+    monkeypatch.setattr(steps, "_evidence_of", lambda key, chain, *_, **__: found.append(chain) or chain)
     made = run_stages(KEY, STAGES, UniformPrior(SPACE), sampler=without, evidence=True, **TAUGHT)
     assert len(made["two"].guards.numbers["rehearsals"]) > 0
     assert found == [one.chain for one in made.stages]

@@ -11,15 +11,14 @@ from .._util.checks import FloatArray
 _FLATTEST = 1e-12  # smaller variances along an axis, for columns of unit variance, are rounding errors
 
 
-def whitening(reference: FloatArray, probabilities: FloatArray | None = None) -> Callable[[FloatArray], FloatArray]:
+def whitening(reference: FloatArray) -> Callable[[FloatArray], FloatArray]:
     """Returns the map from points (m, d) to coordinates in which the reference rows (n, d) have unit covariance.
 
-    The map is finite also along directions without variance. The rows may have weights (n,).
+    The map is finite also along directions without variance.
     """
-    centre = np.average(reference, axis=0, weights=probabilities)
-    deviation = np.sqrt(np.average((reference - centre) ** 2, axis=0, weights=probabilities))
-    scale = np.where(np.ptp(reference, axis=0) > 0.0, deviation, 1.0)
-    covariance = np.cov(((reference - centre) / scale).T, ddof=0, aweights=probabilities).reshape(len(centre), -1)
+    centre = reference.mean(axis=0)
+    scale = np.where(np.ptp(reference, axis=0) > 0.0, reference.std(axis=0), 1.0)
+    covariance = np.cov(((reference - centre) / scale).T, ddof=0).reshape(len(centre), -1)
     variances, axes = np.linalg.eigh(covariance)
     turned = axes / np.sqrt(np.maximum(variances, _FLATTEST))
     return lambda points: (points - centre) / scale @ turned

@@ -79,8 +79,8 @@ def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
     """Returns whether a sampler should start from broad priors.
 
     With "auto" it should if weighted prior draws have a small effective sample size. This size is too large if no draw
-    happens to lie in a small region with much of the posterior. So there is a second look, with more draws, unless the
-    likelihood is too slow. A density without learned priors never needs broad ones.
+    happens to lie in a small region with much of the posterior. So there is a second look, with more draws, unless
+    external likelihoods are too slow. A density without learned priors never needs broad ones.
 
     Raises:
         ValueError: `start` is unknown.
@@ -93,7 +93,7 @@ def starts_broad(key: jax.Array, density: ModelDensity, start: Start) -> bool:
         return True
     if many * density.seconds_per_call > _LONGEST:
         return False
-    return weighted_prior(jax.random.fold_in(key, 1), density, many).effective_size < _ENOUGH * many
+    return weighted_prior(jax.random.fold_in(key, 2), density, many).effective_size < _ENOUGH * many
 
 
 def through_broad(density: ModelDensity, sample: Callable[[ModelDensity], Chain]) -> Chain:

@@ -28,7 +28,7 @@ from ..flows.config import FlowConfig
 from ..priors.moments import draws_of
 from ..training.called import CalledDensity
 from ..training.config import TrainConfig
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 from .bridge import bridge, overlap
 from .crossed import Crossed
 from .evidence_report import (
@@ -260,7 +260,7 @@ def _judge(
 ) -> _Judged:
     """Trains a flow on some rows, chooses its region on them, and looks at all rows, and at draws of the flow."""
     key_fit, key_draws = jax.random.split(key)
-    prior = fit(key_fit, chain.take(trained)).prior
+    prior = uninterrupted(fit(key_fit, chain.take(trained)))
     points, log_q = draws_of(prior, key_draws, numbers[0]), in_float64(prior.log_prob, chain.samples)
     log_q_of_draws = in_float64(prior.log_prob, points)
     used = np.ones(chain.n, bool)

@@ -30,7 +30,7 @@ from ..flows.config import FlowConfig
 from ..priors.moments import draws_of
 from ..priors.named import NamedPrior
 from ..training.config import TrainConfig
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 from .density import ModelDensity
 from .pocomc import sample_pocomc
 
@@ -76,7 +76,7 @@ def near_draws(
         warnings.simplefilter("always")
         sampled = sample_pocomc(key_sample, model(), n_total=draws, progress=progress).select(space.names)
     sampled = sampled.replace(space=space, log_prob=log_density(sampled.samples))
-    learned = fit_flow(key_fit, sampled, config, train, trust_log_prob=True, progress=progress).prior
+    learned = uninterrupted(fit_flow(key_fit, sampled, config, train, trust_log_prob=True, progress=progress))
     more = [*proposals, NamedPrior(learned, space, "proposal")]
     found = weighted_draws(key_far, more, log_density, space, draws=draws, progress=progress)
     for warning in said if found is None else ():  # of a proposal, weights say enough

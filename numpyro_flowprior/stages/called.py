@@ -30,7 +30,7 @@ from ..priors.named import NamedPrior
 from ..priors.protocol import ParameterPrior
 from ..sampling.reweight import reweight
 from ..training.called import CalledDensity
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 
 _DRAWS = 4000  # draws of the learned posterior that normalise the exact one
 _ROUNDS = 3  # flows that are taught by the exact product
@@ -166,7 +166,7 @@ def _nearer(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlowPriorWarning)  # few rows: the weights show how good the flow is
-        flow = fit_flow(keys[0], _softened(made), trust_log_prob=True, **settings).prior
+        flow = uninterrupted(fit_flow(keys[0], _softened(made), trust_log_prob=True, **settings))
     theta = draws_of(flow, keys[1], max(draws, _DRAWS))
     inside = chain.space.contains(theta)
     theta = theta[inside]

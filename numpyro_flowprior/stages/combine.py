@@ -38,7 +38,7 @@ from ..sampling.evidence import evidence
 from ..sampling.record import require_sampler
 from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
-from ..training.fit import FlowFit, fit_flow
+from ..training.fit import FlowFit, fit_flow, uninterrupted
 from ..training.marginal import fit_marginal
 from .agreement import Suspiciousness, suspiciousness
 from .called import CalledPosterior, called_posteriors, drawn_from_exact
@@ -114,12 +114,14 @@ class Combined(Displayed):
         return f"{' and '.join(self.posteriors)} on {shorten(self.chain.names)}; {together}; {self.verdict}"
 
     def __str__(self) -> str:
-        return f"{self.chain}\n{self._errors()}\n{self._headline()}\n{self.suspiciousness}\n{self.guards}"
+        errors = f"{self._errors()}\n" if self._halved else ""
+        return f"{self.chain}\n{errors}{self._headline()}\n{self.suspiciousness}\n{self.guards}"
 
     def _errors(self) -> str:
         (_, of_draws), (_, error) = self.chain.mean_and_error(self.chain.samples), self.mean_and_error()
         deviation = np.sqrt(np.diag(self.chain.covariance()))
-        rows = [["error of the mean, in standard deviations", "of draws", "of draws and rows"]]
+        deviation = np.where(deviation > 0.0, deviation, 1.0)
+        rows = [["error of the mean, in standard deviations", "of draws", f"and of rows of {', '.join(self._halved)}"]]
         for name, *numbers in zip(self.chain.names, of_draws / deviation, error / deviation, strict=True):
             rows.append([name, *(f"{number:.3f}" for number in numbers)])
         return columns_of_text(rows)
@@ -389,8 +391,8 @@ def shared_space(spaces: Mapping[str, ParameterSpace]) -> ParameterSpace:
 def _posterior_of(key: jax.Array, given: Any, names: tuple[str, ...], settings: Mapping[str, Any]) -> ParameterPrior:
     """Returns the learned density of the shared parameters, in their order."""
     if isinstance(given, Chain):
-        return fit_flow(key, given.select(names), **settings).prior
+        return uninterrupted(fit_flow(key, given.select(names), **settings))
     prior: ParameterPrior = given.prior if isinstance(given, FlowFit) else given
     if set(prior.space.names) == set(names):
         return prior
-    return fit_marginal(key, prior, names, **settings).prior
+    return uninterrupted(fit_marginal(key, prior, names, **settings))

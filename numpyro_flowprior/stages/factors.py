@@ -99,7 +99,7 @@ def judged(
     rows: Mapping[str, Chain | None],
     product: Chain,
     agreement: Suspiciousness,
-    refits: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     splits: int,
     sampled_by_default: bool,
@@ -112,7 +112,7 @@ def judged(
         rows: `reweighted` of each.
         product: draws of the product.
         agreement: the tension of the analyses.
-        refits: settings of `fit_flow` for the flows of half of the rows.
+        settings: of `fit_flow`, for the flows of half of the rows.
         splits: number of random splits of the rows of each analysis into halves; may be 0.
         sampled_by_default: whether the user left the choice of the sampler to `combine`.
     """
@@ -132,7 +132,7 @@ def judged(
         if not splits or factor.chain is None:
             continue
         size = float(weighted.info["psis"]["effective_size"]) if weighted is not None and reliable(weighted) else 0.0
-        given = factor.chain, factor.posterior, product, refits
+        given = factor.chain, factor.posterior, product, settings
         halves = halved_rows(one_key, *given, splits=splits, effective_rows=size if size >= FEW_ROWS[1] else 0.0)
         findings.append(of_halves(name, halves))
         numbers[f"{name}: shift by half of the rows"] = float(np.abs(halves.shifts).max())

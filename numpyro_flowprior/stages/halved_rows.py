@@ -4,11 +4,15 @@ The rows of one analysis are a sample. With other rows its flow would be another
 mean. Flows of two halves of the rows show how far: half of the difference between the two products has the standard
 error that is due to all rows, if this falls as one over the root of their number.
 
-One difference is a single draw of a normal variable, from which the error of one mean is hardly known. For independent
-draws, however, the squared error of the mean of f is var(f) / N for every f. The differences of the means and variances
-of all coordinates, each divided by its standard deviation, are therefore taken together. They give 1 / N. Two flows
-differ in a few directions only, so these 2 d numbers depend on each other. Over many chains, 1 / N scatters as with 1.4
-degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution).
+One difference is a single draw of a normal variable, from which the error of one mean is hardly known. So the
+differences of many functions are taken together. Take a normal posterior whose variance along a direction is 1 / f
+times that of the product, and whose mean and variance come from N draws. The mean of the product then has an error of
+sqrt(f / N) in its standard deviations, and the variance has a relative error of f sqrt(2 / N). The share f is one where
+only this analysis constrains the product, and zero where only the others do. The differences along the 2 d directions
+and squared directions give 1 / N.
+
+Two flows differ in a few directions only, so these differences depend on each other. Over many chains, 1 / N scatters
+as with 1.4 degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution).
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.linalg import eigh
 from scipy.special import logsumexp, softmax
 from scipy.stats import f as f_distribution
 from scipy.stats import norm, t
@@ -28,11 +33,13 @@ from scipy.stats import norm, t
 from .._util.batches import in_float64
 from .._util.checks import FloatArray
 from ..chains.chain import Chain
-from ..diagnostics.whitening import whitening
 from ..priors.protocol import ParameterPrior
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 
-_INDEPENDENT = 1 / 3  # share of the 2 d differences
+_INDEPENDENT = 1 / 3  # share of the differences
+_FEWEST = 10.0  # effective draws of the product with the flow of one half, below which it is out of their reach
+_FLAT = 1e-9  # relative variance added to both posteriors, so that fewer draws than parameters are not an error
+_OF_SCATTER = 0.5**0.5  # least error of the log evidence, from flows of rows of normal distributions
 _OWN = 0.9  # quantile of F; a function whose difference is larger has an error of its own
 
 
@@ -43,11 +50,13 @@ class HalvedRows:
     Attributes:
         product: draws of the product; only those with positive weight.
         log_ratios: log density of the flow of each half, relative to that of all rows, (splits, 2, n), nats.
+        covariance: of the posterior of the analysis, (d, d).
         effective_rows: effective number of rows of the analysis, weighted to the product; 0 if that is not reliable.
     """
 
     product: Chain
     log_ratios: FloatArray
+    covariance: FloatArray
     effective_rows: float = 0.0
 
     @cached_property
@@ -56,7 +65,9 @@ class HalvedRows:
 
     @cached_property
     def _weights(self) -> FloatArray:
-        return np.asarray(softmax(self._log_weights, axis=-1))
+        """Probabilities of the draws with each half, (splits, 2, n); not a number if hardly a draw counts."""
+        weights = np.asarray(softmax(self._log_weights, axis=-1))
+        return np.where(np.sum(weights**2, axis=-1, keepdims=True) < 1.0 / _FEWEST, weights, np.nan)
 
     @cached_property
     def _centred(self) -> FloatArray:
@@ -80,33 +91,66 @@ class HalvedRows:
 
     @cached_property
     def scatter(self) -> float:
-        """Standard deviation over the product of half the difference of the log densities, nats."""
-        p, half = self.product.probabilities, 0.5 * (self.log_ratios[:, 0] - self.log_ratios[:, 1])
-        return float(np.sqrt(np.mean((half - (half @ p)[:, None]) ** 2 @ p)))
+        """Standard deviation over the product of half the difference of the log densities, nats.
+
+        Draws at which the density of a half is zero do not count.
+        """
+        half = 0.5 * np.subtract(*np.moveaxis(np.where(np.isfinite(self.log_ratios), self.log_ratios, np.nan), 1, 0))
+        p = np.where(np.isnan(half), 0.0, self.product.probabilities)
+        half, p = np.nan_to_num(half), p / p.sum(axis=-1, keepdims=True)
+        deviation = half - np.sum(p * half, axis=-1, keepdims=True)
+        return float(np.sqrt(np.mean(np.sum(p * deviation**2, axis=-1))))
 
     @property
     def error_of_log_evidence(self) -> float:
         """Error of the log of the integral of the product.
 
-        Half of the difference may be small by luck, so the error is at least the scatter / sqrt(2), as found with
-        flows of rows of normal distributions.
+        Half of the difference may be small by luck, so the error is at least the scatter / sqrt(2).
         """
         first, second = logsumexp(self._log_weights, axis=-1).T
         found = float(np.sqrt(np.mean((0.5 * (first - second)) ** 2)))
-        return float(np.maximum(found, self.scatter / np.sqrt(2.0)))
+        return float(np.maximum(found, self.scatter * _OF_SCATTER))
 
     @cached_property
-    def per_variance(self) -> float:
-        """1 / N: squared standard error of a mean that is due to the rows, divided by the variance of the function."""
+    def _directions(self) -> tuple[FloatArray, FloatArray]:
+        """Coordinates (n, d) without correlations in the product and in the posterior, and their shares f (d,)."""
+        scale = np.sqrt(np.diag(self.product.covariance()))
+        scale = np.where(scale > 0.0, scale, 1.0)
+        product, posterior = (
+            matrix / np.outer(scale, scale) + _FLAT * np.eye(len(scale))
+            for matrix in (self.product.covariance(), self.covariance)
+        )
+        ratios, axes = eigh(posterior, product)
+        return self._centred / scale @ axes, 1.0 / np.maximum(ratios, 1.0)
+
+    @cached_property
+    def per_row(self) -> float:
+        """1 / N, if the posterior of the analysis is as well known as from N independent draws."""
+        z, share = self._directions
         p = self.product.probabilities
-        z = whitening(self.product.samples, p)(self.product.samples)
-        squares = (z**2 - 1.0) / np.sqrt(p @ (z**2 - 1.0) ** 2)
-        return float(np.mean(self.differences(np.concatenate([z, squares], axis=1)) ** 2))
+        squares = z**2 - p @ z**2
+        squares = squares / np.sqrt(np.maximum(p @ squares**2, np.finfo(float).tiny))
+        found = np.mean(self.differences(np.concatenate([z, squares], axis=1)) ** 2, axis=0)
+        return float(found.sum() / (share + share**2).sum())
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of `per_variance`."""
-        return max(1.0, 2 * self.product.dim * _INDEPENDENT) * len(self.log_ratios)
+        """Degrees of freedom of `per_row`."""
+        _, share = self._directions
+        expected = np.concatenate([share, share**2])
+        return float(max(1.0, _INDEPENDENT * expected.sum() ** 2 / (expected**2).sum()) * len(self.log_ratios))
+
+    def _common(self, values: FloatArray) -> FloatArray:
+        """Returns the squared errors (k,) that `per_row` gives for functions (n, k).
+
+        The part of a function that is not linear gets the largest share.
+        """
+        z, share = self._directions
+        p = self.product.probabilities
+        centred = values - p @ values
+        linear = (z * p[:, None]).T @ centred  # (d, k) covariances with coordinates of unit variance
+        rest = np.maximum(p @ centred**2 - np.sum(linear**2, axis=0), 0.0)
+        return np.asarray(self.per_row * (share @ linear**2 + share.max() * rest))
 
     def squared_errors(self, values: FloatArray) -> FloatArray:
         """Returns the squared standard errors (k,), due to the rows, of the means of functions (n, k).
@@ -119,12 +163,11 @@ class HalvedRows:
         enlarged beyond the error of the weighted rows themselves, as flows are hardly ever worse.
         """
         p = self.product.probabilities
-        variance = p @ (values - p @ values) ** 2
-        common, own = self.per_variance * variance, np.mean(self.differences(values) ** 2, axis=0)
+        common, own = self._common(values), np.mean(self.differences(values) ** 2, axis=0)
         limit = f_distribution(len(self.log_ratios), self.freedom).ppf(_OWN)
-        found = np.where(own > limit * common, own, common)
+        found = np.where(own <= limit * common, common, own)
         enlarged = found * (t(self.freedom).ppf(0.975) / norm.ppf(0.975)) ** 2
-        of_rows = variance / self.effective_rows if self.effective_rows else np.inf
+        of_rows = p @ (values - p @ values) ** 2 / self.effective_rows if self.effective_rows else np.inf
         return np.maximum(found, np.minimum(enlarged, of_rows))
 
 
@@ -157,9 +200,9 @@ def halved_rows(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             parts = rows.split(key_split, 0.5)
-            flows = [fit_flow(each, part, **settings).prior for each, part in zip(keys, parts, strict=True)]
+            flows = [uninterrupted(fit_flow(each, part, **settings)) for each, part in zip(keys, parts, strict=True)]
         log_ratios.append([in_float64(flow.log_prob, product.samples) - log_whole for flow in flows])
-    return HalvedRows(product, np.array(log_ratios), effective_rows)
+    return HalvedRows(product, np.array(log_ratios), rows.covariance(), effective_rows)
 
 
 def with_rows(errors: FloatArray, halved: Iterable[HalvedRows], values: FloatArray) -> FloatArray:

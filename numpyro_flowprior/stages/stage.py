@@ -83,9 +83,9 @@ class StageOptions:
             broad prior, with the density of the learned prior as a part of the likelihood. The posterior is the same,
             but a tempered sampler needs as many temperatures as a joint fit. Use it if the posterior covers little of
             the prior mass, so that modes would be found only by chance. "auto": "broad" if the effective size of prior
-            draws, weighted by the likelihood, is below 2.5 % of their number (4,096, and 32,768 if that takes less
-            than a minute). With a broad prior the latent coordinates of a
-            sampler are the parameters themselves.
+            draws, weighted by the likelihood, is below 2.5 % of their number. There are 4,096, and 32,768 unless
+            external likelihoods would take more than a minute. With a broad prior the latent coordinates of a sampler
+            are the parameters themselves.
         max_loss: KL, in nats, that a posterior may lose to its learned prior. If it loses more, and the exact density
             of the earlier stages is known, the prior is trained again where the stage needs it, and the stage is
             sampled again.

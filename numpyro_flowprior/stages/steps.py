@@ -25,7 +25,7 @@ from ..sampling.checkpoint import has_density
 from ..sampling.density import ModelDensity
 from ..sampling.evidence import DRAWS, evidence
 from ..sampling.record import INTERRUPTION
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 from .folder import StageFolder, read_json, write_json
 from .guards import Guards
 from .origin import learnt_from
@@ -58,11 +58,31 @@ def sampled(
     chain = None if files is None else _chain_in(files, density, origin)
     kept = chain is not None and (options.override or chain.info.get("converged") is not False)
     if chain is None or not kept:
-        chain = through_broad(density, sample) if starts_broad(key, density, options.start) else sample(density)
+        broad = _starts_broad(key, density, files, origin, options)
+        chain = through_broad(density, sample) if broad else sample(density)
     finished = files is not None and chain.info.get("stopped_by") != INTERRUPTION  # others have a checkpoint
     if files is not None and finished and not kept:
         write_chain(files.chain, chain)
     return chain
+
+
+def _starts_broad(
+    key: jax.Array,
+    density: ModelDensity,
+    files: StageFolder | None,
+    origin: Mapping[str, Any],
+    options: StageOptions,
+) -> bool:
+    """Returns whether the sampler starts from broad priors: as an earlier call did, if its checkpoint is there."""
+    if files is None or not density.learned_sites:
+        return starts_broad(key, density, options.start)
+    records = {broad: {**origin, "start": "broad" if broad else "prior"} for broad in (False, True)}
+    for broad, record in records.items():
+        if files.made_from(files.checkpoint, record):
+            return broad
+    broad = starts_broad(key, density, options.start)
+    files.record(files.checkpoint, records[broad])
+    return broad
 
 
 def with_evidence(
@@ -80,13 +100,13 @@ def with_evidence(
     """
     if not options.evidence or chain.log_evidence is not None or "evidence" in chain.info:
         return chain
-    chain = _with_evidence(key, chain, density, options, progress=progress)
+    chain = _evidence_of(key, chain, density, options, progress=progress)
     if files is not None:
         write_chain(files.chain, chain)
     return chain
 
 
-def _with_evidence(
+def _evidence_of(
     key: jax.Array, chain: Chain, density: ModelDensity, options: StageOptions, *, progress: bool
 ) -> Chain:
     """Returns the chain with its log evidence, if that can be trusted.
@@ -256,10 +276,7 @@ def learnt(
     if learned is None:
         rows = chain if options.tail_aware else chain.replace(log_prob=None, log_prior=None, log_likelihood=None)
         how: dict[str, Any] = {"trust_log_prob": True, "progress": progress}  # the log density from a sampler is exact
-        fit = fit_flow(key, rows, options.config, options.train, **how)
-        if fit.interrupted:
-            raise KeyboardInterrupt
-        learned = fit.prior
+        learned = uninterrupted(fit_flow(key, rows, options.config, options.train, **how))
         if file is not None:
             learned.save(file)
     refined = refine(learned)

@@ -26,7 +26,7 @@ from ..sampling.record import require_sampler
 from ..sampling.reweight import reweight
 from ..sampling.weighted_draws import near_draws
 from ..training.config import TrainConfig
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 from .factors import of_answer
 from .findings import FEW_ROWS
 
@@ -100,7 +100,7 @@ def swap_prior(
         return recorded(weighted, "reweight", "asked for" if method == "reweight" else "mild weights", taught=True)
     key_fit, key_sample = jax.random.split(key)
     if posterior is None:
-        posterior = fit_flow(key_fit, chain, config, train, progress=progress).prior
+        posterior = uninterrupted(fit_flow(key_fit, chain, config, train, progress=progress))
     taught = _is_taught(posterior)
     settings: dict[str, Any] = {"config": config, "train": train, "progress": progress}
     drawn = _sampled(key_sample, posterior, divisor, after, chain, draws, sampler, options, settings)

@@ -25,7 +25,7 @@ from ..diagnostics.importance import RELIABLE, smoothed_ratios
 from ..priors.composed import RobustPrior, robustify
 from ..priors.fingerprint import prior_fingerprint
 from ..priors.flow_prior import FlowPrior
-from ..training.fit import fit_flow
+from ..training.fit import fit_flow, uninterrupted
 from ..training.live import FLOOR, LiveConfig
 from .exact import ExactDensity, PriorError
 from .findings import price_of
@@ -152,13 +152,11 @@ def _fit(
     if live is not None:
         density = in_order_of(given.exact, chain.names)
         arguments |= {"density": density, "live": live, "start": start, "checkpoint": checkpoint}
-    fit = fit_flow(given.key, chain, options.config, options.train, **arguments)
-    if fit.interrupted:
-        raise KeyboardInterrupt
-    fit.prior.info["chain"]["fingerprint"] = given.chain.fingerprint()  # of the rows as the stage knows them
+    prior = uninterrupted(fit_flow(given.key, chain, options.config, options.train, **arguments))
+    prior.info["chain"]["fingerprint"] = given.chain.fingerprint()  # of the rows as the stage knows them
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return fit.prior
+    return prior
 
 
 def _checkpoint(files: StageFolder, start: FlowPrior, *chains: Chain | None) -> Path:

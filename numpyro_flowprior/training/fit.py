@@ -76,6 +76,17 @@ class FlowFit(Displayed):
         return f"{self.prior}\n{self.report}{exact}"
 
 
+def uninterrupted(fit: FlowFit) -> FlowPrior:
+    """Returns the prior of a fit that is a step of a longer computation.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted, and the computation with it.
+    """
+    if fit.interrupted:
+        raise KeyboardInterrupt
+    return fit.prior
+
+
 def fit_flow(
     key: jax.Array,
     chain: Chain,
