@@ -9,10 +9,7 @@ differences of many functions are taken together. Take a normal posterior whose 
 times that of the product, and whose mean and variance come from N draws. The mean of the product then has an error of
 sqrt(f / N) in its standard deviations, and the variance has a relative error of f sqrt(2 / N). The share f is one where
 only this analysis constrains the product, and zero where only the others do. The differences along the 2 d directions
-and squared directions give 1 / N.
-
-Two flows differ in a few directions only, so these differences depend on each other. Over many chains, 1 / N scatters
-as with 1.4 degrees of freedom in two parameters and with 5 in seven (flows of 3,000 rows of a normal distribution).
+and squared directions give 1 / N, with as many degrees of freedom as there are directions with a large share.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ from ..chains.chain import Chain
 from ..priors.protocol import ParameterPrior
 from ..training.fit import fit_flow, uninterrupted
 
-_INDEPENDENT = 1 / 3  # share of the differences
+_LEAST_FREEDOM = 2.0  # that of one direction: its mean and its variance
 _FEWEST = 10.0  # effective draws of the product with the flow of one half, below which it is out of their reach
 _FLAT = 1e-9  # relative variance added to both posteriors, so that fewer draws than parameters are not an error
 _OF_SCATTER = 0.5**0.5  # least error of the log evidence, from flows of rows of normal distributions
@@ -66,7 +63,8 @@ class HalvedRows:
     @cached_property
     def _weights(self) -> FloatArray:
         """Probabilities of the draws with each half, (splits, 2, n); not a number if hardly a draw counts."""
-        weights = np.asarray(softmax(self._log_weights, axis=-1))
+        with np.errstate(invalid="ignore"):  # no draw counts
+            weights = np.asarray(softmax(self._log_weights, axis=-1))
         return np.where(np.sum(weights**2, axis=-1, keepdims=True) < 1.0 / _FEWEST, weights, np.nan)
 
     @cached_property
@@ -97,19 +95,22 @@ class HalvedRows:
         """
         half = 0.5 * np.subtract(*np.moveaxis(np.where(np.isfinite(self.log_ratios), self.log_ratios, np.nan), 1, 0))
         p = np.where(np.isnan(half), 0.0, self.product.probabilities)
-        half, p = np.nan_to_num(half), p / p.sum(axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # no draw counts
+            half, p = np.nan_to_num(half), p / p.sum(axis=-1, keepdims=True)
         deviation = half - np.sum(p * half, axis=-1, keepdims=True)
         return float(np.sqrt(np.mean(np.sum(p * deviation**2, axis=-1))))
 
     @property
     def error_of_log_evidence(self) -> float:
-        """Error of the log of the integral of the product.
+        """Error of the log of the integral of the product; not a number if a half is out of the reach of the draws.
 
         Half of the difference may be small by luck, so the error is at least the scatter / sqrt(2).
         """
+        if np.isnan(self._weights).any():
+            return np.nan
         first, second = logsumexp(self._log_weights, axis=-1).T
         found = float(np.sqrt(np.mean((0.5 * (first - second)) ** 2)))
-        return float(np.maximum(found, self.scatter * _OF_SCATTER))
+        return max(found, self.scatter * _OF_SCATTER)
 
     @cached_property
     def _directions(self) -> tuple[FloatArray, FloatArray]:
@@ -138,7 +139,7 @@ class HalvedRows:
         """Degrees of freedom of `per_row`."""
         _, share = self._directions
         expected = np.concatenate([share, share**2])
-        return float(max(1.0, _INDEPENDENT * expected.sum() ** 2 / (expected**2).sum()) * len(self.log_ratios))
+        return float(max(_LEAST_FREEDOM, expected.sum() ** 2 / (expected**2).sum()) * len(self.log_ratios))
 
     def _common(self, values: FloatArray) -> FloatArray:
         """Returns the squared errors (k,) that `per_row` gives for functions (n, k).
