@@ -398,7 +398,7 @@ def test_errors_of_means_include_the_rows_of_chains():
     share, error = found.mean_and_error((found.chain.samples[:, 0] > 0.2).astype(float))
     assert 0.0 < share < 1.0
     assert 0.0 < error < 0.1
-    assert "of draws and rows" in str(found)
+    assert "and of rows of a, b" in str(found)
 
 
 def test_without_splits_errors_are_those_of_the_draws():

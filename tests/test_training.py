@@ -395,6 +395,24 @@ def test_an_interrupt_keeps_what_is_trained(monkeypatch):
     assert np.isfinite(found.prior.log_prob(correlated_chain(20).samples)).all()
 
 
+def test_an_interrupt_between_two_members_is_known(monkeypatch):
+    """Before the second member has weights to keep: the fit has one member less than asked for, and says so."""
+    counted, real = iter(range(9)), descent.train_group
+
+    def train_group(*given):
+        if next(counted) == 1:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(descent, "train_group", train_group)
+    with pytest.warns(UserWarning, match="interrupted; keeping the best weights so far"):
+        found = fit(correlated_chain(500), replace(TINY, members=3), QUICK)
+    assert found.prior.config.members == 1
+    assert found.interrupted
+    with pytest.raises(KeyboardInterrupt):
+        fit_module.uninterrupted(found)
+
+
 def test_an_interrupt_of_a_pilot_is_passed_on_without_a_claim(monkeypatch):
     interrupt_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):  # a warning would be an error

@@ -93,8 +93,10 @@ class Combined(Displayed):
 
         The error is due to the finite number of draws and to the rows of the analyses whose chains were given, from the
         flows of their halves (`splits` of `combine`). These determine it with few degrees of freedom, so it is scaled:
-        the mean is within 1.96 errors of the exact one with a probability of 95 %. A bias that flows of all rows and of
-        half of the rows share is not included.
+        the mean is within 1.96 errors of the exact one with a probability of about 95 %. This holds for parameters, and
+        where an analysis has rows; the errors of shares of modes are known less well. A bias that flows of all rows and
+        of half of the rows share is not included. The error is not a number if no draw is near the product with the
+        flow of one half.
 
         Args:
             values: (n, k) numbers at the rows of `chain`, or (n,) to get two numbers; None for the parameters.

@@ -1,15 +1,19 @@
-"""How much a product of learned posteriors depends on the rows that there happen to be.
+"""How much a product of learned posteriors depends on the rows of each analysis.
 
 The rows of one analysis are a sample. With other rows its flow would be another one, and the product would have another
 mean. Flows of two halves of the rows show how far: half of the difference between the two products has the standard
 error that is due to all rows, if this falls as one over the root of their number.
 
 One difference is a single draw of a normal variable, from which the error of one mean is hardly known. So the
-differences of many functions are taken together. Take a normal posterior whose variance along a direction is 1 / f
-times that of the product, and whose mean and variance come from N draws. The mean of the product then has an error of
-sqrt(f / N) in its standard deviations, and the variance has a relative error of f sqrt(2 / N). The share f is one where
-only this analysis constrains the product, and zero where only the others do. The differences along the 2 d directions
-and squared directions give 1 / N, with as many degrees of freedom as there are directions with a large share.
+differences of many functions are taken together, with the ratios that they have for normal distributions. In
+coordinates in which the product has unit variances, let the posterior of the analysis have the variances 1 / f and a
+mean that is Delta away. If its mean and covariance come from N draws, the mean and the variances of the product have
+the errors
+
+    Cov(mean) = (diag(f) (1 + g Delta) + g g^T) / N,  g = f Delta        Var(variance) = 2 f^2 / N
+
+The share f is one where only this analysis constrains the product, and zero where only the others do. The differences
+of the d means and the d variances give 1 / N.
 """
 
 from __future__ import annotations
@@ -33,10 +37,10 @@ from ..chains.chain import Chain
 from ..priors.protocol import ParameterPrior
 from ..training.fit import fit_flow, uninterrupted
 
-_LEAST_FREEDOM = 2.0  # that of one direction: its mean and its variance
 _FEWEST = 10.0  # effective draws of the product with the flow of one half, below which it is out of their reach
-_FLAT = 1e-9  # relative variance added to both posteriors, so that fewer draws than parameters are not an error
+_FLAT = 1e-9  # variance added to posterior and product, relative, so that fewer draws than parameters are not an error
 _OF_SCATTER = 0.5**0.5  # least error of the log evidence, from flows of rows of normal distributions
+_LEAST_FREEDOM = 2.0  # of a function with an error of its own; with one, it would be multiplied by 6.5
 _OWN = 0.9  # quantile of F; a function whose difference is larger has an error of its own
 
 
@@ -47,12 +51,13 @@ class HalvedRows:
     Attributes:
         product: draws of the product; only those with positive weight.
         log_ratios: log density of the flow of each half, relative to that of all rows, (splits, 2, n), nats.
-        covariance: of the posterior of the analysis, (d, d).
+        mean, covariance: of the posterior of the analysis, (d,) and (d, d).
         effective_rows: effective number of rows of the analysis, weighted to the product; 0 if that is not reliable.
     """
 
     product: Chain
     log_ratios: FloatArray
+    mean: FloatArray
     covariance: FloatArray
     effective_rows: float = 0.0
 
@@ -113,8 +118,8 @@ class HalvedRows:
         return max(found, self.scatter * _OF_SCATTER)
 
     @cached_property
-    def _directions(self) -> tuple[FloatArray, FloatArray]:
-        """Coordinates (n, d) without correlations in the product and in the posterior, and their shares f (d,)."""
+    def _normal(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Coordinates (n, d) without correlations in product and posterior; N Cov(mean) and N Var(variance) / 2."""
         scale = np.sqrt(np.diag(self.product.covariance()))
         scale = np.where(scale > 0.0, scale, 1.0)
         product, posterior = (
@@ -122,36 +127,39 @@ class HalvedRows:
             for matrix in (self.product.covariance(), self.covariance)
         )
         ratios, axes = eigh(posterior, product)
-        return self._centred / scale @ axes, 1.0 / np.maximum(ratios, 1.0)
+        share, away = 1.0 / ratios, (self.mean - self.product.mean()) / scale @ axes
+        pull = share * away
+        return self._centred / scale @ axes, np.diag(share * (1.0 + pull @ away)) + np.outer(pull, pull), share**2
 
     @cached_property
     def per_row(self) -> float:
         """1 / N, if the posterior of the analysis is as well known as from N independent draws."""
-        z, share = self._directions
+        z, of_mean, of_variance = self._normal
         p = self.product.probabilities
         squares = z**2 - p @ z**2
         squares = squares / np.sqrt(np.maximum(p @ squares**2, np.finfo(float).tiny))
         found = np.mean(self.differences(np.concatenate([z, squares], axis=1)) ** 2, axis=0)
-        return float(found.sum() / (share + share**2).sum())
+        return float(found.sum() / (np.trace(of_mean) + of_variance.sum()))
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of `per_row`."""
-        _, share = self._directions
-        expected = np.concatenate([share, share**2])
-        return float(max(_LEAST_FREEDOM, expected.sum() ** 2 / (expected**2).sum()) * len(self.log_ratios))
+        """Degrees of freedom of `per_row` (Satterthwaite)."""
+        _, of_mean, of_variance = self._normal
+        total = np.trace(of_mean) + of_variance.sum()
+        return float(total**2 / (np.sum(of_mean**2) + np.sum(of_variance**2))) * len(self.log_ratios)
 
     def _common(self, values: FloatArray) -> FloatArray:
         """Returns the squared errors (k,) that `per_row` gives for functions (n, k).
 
-        The part of a function that is not linear gets the largest share.
+        The part of a function that is not linear gets the largest error of all directions.
         """
-        z, share = self._directions
+        z, of_mean, _ = self._normal
         p = self.product.probabilities
         centred = values - p @ values
         linear = (z * p[:, None]).T @ centred  # (d, k) covariances with coordinates of unit variance
         rest = np.maximum(p @ centred**2 - np.sum(linear**2, axis=0), 0.0)
-        return np.asarray(self.per_row * (share @ linear**2 + share.max() * rest))
+        largest = np.linalg.norm(of_mean, 2)
+        return np.asarray(self.per_row * (np.sum(linear * (of_mean @ linear), axis=0) + largest * rest))
 
     def squared_errors(self, values: FloatArray) -> FloatArray:
         """Returns the squared standard errors (k,), due to the rows, of the means of functions (n, k).
@@ -161,13 +169,14 @@ class HalvedRows:
 
         All errors are known with few degrees of freedom. They are multiplied by the quantile of Student's t, relative
         to that of a normal distribution, so that an interval of 1.96 errors has a probability of 95 %. They are not
-        enlarged beyond the error of the weighted rows themselves, as flows are hardly ever worse.
+        enlarged beyond the error of the weighted rows themselves, which a flow of these rows rarely exceeds.
         """
-        p = self.product.probabilities
+        p, splits = self.product.probabilities, len(self.log_ratios)
         common, own = self._common(values), np.mean(self.differences(values) ** 2, axis=0)
-        limit = f_distribution(len(self.log_ratios), self.freedom).ppf(_OWN)
-        found = np.where(own <= limit * common, common, own)
-        enlarged = found * (t(self.freedom).ppf(0.975) / norm.ppf(0.975)) ** 2
+        usual = own <= f_distribution(splits, self.freedom).ppf(_OWN) * common
+        found = np.where(usual, common, own)
+        freedom = np.where(usual, self.freedom, max(splits, _LEAST_FREEDOM))
+        enlarged = found * (t(freedom).ppf(0.975) / norm.ppf(0.975)) ** 2
         of_rows = p @ (values - p @ values) ** 2 / self.effective_rows if self.effective_rows else np.inf
         return np.maximum(found, np.minimum(enlarged, of_rows))
 
@@ -203,7 +212,7 @@ def halved_rows(
             parts = rows.split(key_split, 0.5)
             flows = [uninterrupted(fit_flow(each, part, **settings)) for each, part in zip(keys, parts, strict=True)]
         log_ratios.append([in_float64(flow.log_prob, product.samples) - log_whole for flow in flows])
-    return HalvedRows(product, np.array(log_ratios), rows.covariance(), effective_rows)
+    return HalvedRows(product, np.array(log_ratios), rows.mean(), rows.covariance(), effective_rows)
 
 
 def with_rows(errors: FloatArray, halved: Iterable[HalvedRows], values: FloatArray) -> FloatArray:

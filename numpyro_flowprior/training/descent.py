@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -90,13 +90,14 @@ def train_members(
         except KeyboardInterrupt:
             if not results:
                 raise
-            break
+            trained, history = results[-1]
+            results[-1] = trained, replace(history, interrupted=True)  # the members that follow are missing
         if results[-1][1].interrupted:
             break
-    if len(results) < len(problems) or results[-1][1].interrupted:
+    if results[-1][1].interrupted:
         warnings.warn("fit_flow: interrupted; keeping the best weights so far.", FlowPriorWarning, stacklevel=3)
-    trained, histories = zip(*results, strict=True)
-    return list(trained), histories
+    weights, histories = zip(*results, strict=True)
+    return list(weights), histories
 
 
 def side_by_side() -> bool:

@@ -205,7 +205,7 @@ def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
     chain = as_configured(task.source.chain, config)
     taught, held, worth = held_apart(key_split, chain, train.validation)
     fit = fit_flow(key_train, chain.take(taught), config, train, progress=False)
-    if fit.histories[-1].interrupted or fit.prior.config.members < config.members:
+    if fit.interrupted:
         raise KeyboardInterrupt
     steps = sum(int(history.step[-1]) for history in fit.histories)
     return steps, held_out_log_densities(fit.prior, chain.take(held))[0], worth
