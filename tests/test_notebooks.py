@@ -30,7 +30,7 @@ def outputs_of(notebook):
         texts += [
             out["data"].get("text/plain", "") for out in outputs if "data" in out and "image/png" not in out["data"]
         ]
-        words = re.findall(r"[A-Za-z_]{3,}", "\n".join(texts))
+        words = re.findall(r"[A-Za-z_]{3,}", re.sub(r"\b[0-9a-f]{32,}\b", "", "\n".join(texts)))  # but no digests
         found.append((words, sum("image/png" in out.get("data", {}) for out in outputs)))
     return found
 
