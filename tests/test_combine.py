@@ -405,5 +405,9 @@ def test_without_splits_errors_are_those_of_the_draws():
     parts = {name: rows_of(k, 600, [0.0, 0.0], np.eye(2)) for k, name in enumerate(("a", "b"))}
     found = combine(KEY, parts, prior=prior_of(2), splits=0, **SMALL)
     np.testing.assert_allclose(found.mean_and_error(), found.chain.mean_and_error(found.chain.samples))
+    with pytest.raises(
+        ValueError, match=r"values: expected shape \(\d+, k\) or \(\d+,\), one value per row; got \(3,\)"
+    ):
+        found.mean_and_error(np.zeros(3))
     with pytest.raises(ValueError, match="combine: splits: expected an integer >= 0; got -1"):
         combine(KEY, parts, prior=prior_of(2), splits=-1, **SMALL)

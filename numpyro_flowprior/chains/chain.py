@@ -250,6 +250,11 @@ class Chain(Displayed):
         """
         array = float_array(values, "mean_and_error: values")
         columns = array[:, None] if array.ndim == 1 else array
+        if columns.ndim != 2 or len(columns) != self.n:
+            raise ValueError(
+                f"mean_and_error: values: expected shape ({self.n}, k) or ({self.n},), one value per row; got "
+                f"{array.shape}."
+            )
         mean, error = mean_and_error(columns, self.probabilities, self.dependence)
         return (mean[0], error[0]) if array.ndim == 1 else (mean, error)
 

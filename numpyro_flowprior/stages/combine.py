@@ -102,10 +102,9 @@ class Combined(Displayed):
             values: (n, k) numbers at the rows of `chain`, or (n,) to get two numbers; None for the parameters.
         """
         array = self.chain.samples if values is None else float_array(values, "mean_and_error: values")
-        columns = array[:, None] if array.ndim == 1 else array
-        mean, error = self.chain.mean_and_error(columns)
-        error = with_rows(error, self._halved.values(), columns[self.chain.probabilities > 0.0])
-        return (mean[0], error[0]) if array.ndim == 1 else (mean, error)
+        mean, error = self.chain.mean_and_error(array)
+        counted = array[self.chain.probabilities > 0.0].reshape(-1, np.size(error))
+        return mean, with_rows(np.atleast_1d(error), self._halved.values(), counted).reshape(np.shape(error))[()]
 
     def fit(self, key: jax.Array, config: FlowConfig | None = None, **options: Any) -> FlowFit:
         """Returns a flow trained on the draws and then on the density itself; options are those of `fit_flow`."""
