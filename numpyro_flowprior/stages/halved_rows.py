@@ -148,14 +148,13 @@ class HalvedRows:
         total = np.trace(of_mean) + of_variance.sum()
         return float(total**2 / (np.sum(of_mean**2) + np.sum(of_variance**2))) * len(self.log_ratios)
 
-    def _common(self, values: FloatArray) -> FloatArray:
-        """Returns the squared errors (k,) that `per_row` gives for functions (n, k).
+    def _common(self, centred: FloatArray) -> FloatArray:
+        """Returns the squared errors (k,) that `per_row` gives for functions (n, k) of mean zero.
 
         The part of a function that is not linear gets the largest error of all directions.
         """
         z, of_mean, _ = self._normal
         p = self.product.probabilities
-        centred = values - p @ values
         linear = (z * p[:, None]).T @ centred  # (d, k) covariances with coordinates of unit variance
         rest = np.maximum(p @ centred**2 - np.sum(linear**2, axis=0), 0.0)
         largest = np.linalg.norm(of_mean, 2)
@@ -172,12 +171,13 @@ class HalvedRows:
         enlarged beyond the error of the weighted rows themselves, which a flow of these rows rarely exceeds.
         """
         p, splits = self.product.probabilities, len(self.log_ratios)
-        common, own = self._common(values), np.mean(self.differences(values) ** 2, axis=0)
+        centred = values - p @ values
+        common, own = self._common(centred), np.mean(self.differences(centred) ** 2, axis=0)
         usual = own <= f_distribution(splits, self.freedom).ppf(_OWN) * common
         found = np.where(usual, common, own)
         freedom = np.where(usual, self.freedom, max(splits, _LEAST_FREEDOM))
         enlarged = found * (t(freedom).ppf(0.975) / norm.ppf(0.975)) ** 2
-        of_rows = p @ (values - p @ values) ** 2 / self.effective_rows if self.effective_rows else np.inf
+        of_rows = p @ centred**2 / self.effective_rows if self.effective_rows else np.inf
         return np.maximum(found, np.minimum(enlarged, of_rows))
 
 

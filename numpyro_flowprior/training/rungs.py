@@ -20,7 +20,7 @@ from ..chains.chain import Chain
 from ..diagnostics.quality import held_out_log_densities
 from ..flows.config import FlowConfig
 from .config import TrainConfig
-from .fit import fit_flow
+from .fit import fit_flow, uninterrupted
 from .gaussians import first_weights
 from .grid import Settings
 from .prepare import as_configured, prepare
@@ -205,10 +205,9 @@ def _in_full(task: FullTask) -> tuple[int, np.ndarray, float]:
     chain = as_configured(task.source.chain, config)
     taught, held, worth = held_apart(key_split, chain, train.validation)
     fit = fit_flow(key_train, chain.take(taught), config, train, progress=False)
-    if fit.interrupted:
-        raise KeyboardInterrupt
+    prior = uninterrupted(fit)
     steps = sum(int(history.step[-1]) for history in fit.histories)
-    return steps, held_out_log_densities(fit.prior, chain.take(held))[0], worth
+    return steps, held_out_log_densities(prior, chain.take(held))[0], worth
 
 
 def _coordinates(config: FlowConfig) -> FlowConfig:
