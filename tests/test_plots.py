@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from scipy.stats import beta, norm, t, truncnorm, uniform
+from scipy.signal import find_peaks
+from scipy.stats import beta, expon, norm, t, truncnorm, uniform
 from toys import correlated_chain, mixture_prior
 
 from numpyro_flowprior import (
@@ -29,6 +30,7 @@ from numpyro_flowprior import (
 )
 from numpyro_flowprior.plots.canvas import offset_and_exponent, short_numbers
 from numpyro_flowprior.plots.corner import CONTOUR_MASSES, _Drawn
+from numpyro_flowprior.plots.held_out import smoothest
 from numpyro_flowprior.plots.smooth import smooth_joint, smooth_marginal
 from numpyro_flowprior.stages.findings import Finding
 
@@ -38,34 +40,85 @@ def truncated_normal(rng, n):
     return draws[draws > 0][:n]
 
 
-MARGINALS = {  # draws, density, bounds, the integrated absolute error that is allowed with 5,000 draws
-    "normal": (lambda rng, n: rng.normal(3.0, 0.1, n), norm(3.0, 0.1).pdf, (-np.inf, np.inf), 0.06),
-    "cut, declared": (truncated_normal, truncnorm(-0.3, np.inf, 0.3, 1.0).pdf, (0.0, np.inf), 0.06),
-    "cut, not declared": (truncated_normal, truncnorm(-0.3, np.inf, 0.3, 1.0).pdf, (-np.inf, np.inf), 0.08),
-    "uniform": (lambda rng, n: rng.uniform(size=n), uniform.pdf, (0.0, 1.0), 0.06),
-    "piled on a bound": (lambda rng, n: rng.beta(0.5, 2.0, n), beta(0.5, 2.0).pdf, (0.0, 1.0), 0.2),
-    "long tail": (lambda rng, n: rng.standard_t(3, n), t(3).pdf, (-np.inf, np.inf), 0.08),
+def plateau(rng, n):
+    """Flat from a bound on, with a soft end."""
+    draws = rng.uniform(-0.2, 0.8, 2 * n) + rng.normal(0.0, 0.04, 2 * n)
+    return draws[draws > 0.0][:n]
+
+
+def spike(rng, n):
+    """A narrow peak and a far tail."""
+    return np.where(rng.random(n) < 0.93, rng.normal(0.02, 0.003, n), 0.02 + rng.exponential(0.08, n))
+
+
+MARGINALS = {  # draws, density, bounds, the integrated absolute error that is allowed with 5,000 draws, peaks
+    "normal": (lambda rng, n: rng.normal(3.0, 0.1, n), norm(3.0, 0.1).pdf, (-np.inf, np.inf), 0.03, 1),
+    "cut, declared": (truncated_normal, truncnorm(-0.3, np.inf, 0.3, 1.0).pdf, (0.0, np.inf), 0.03, 1),
+    "cut, not declared": (truncated_normal, truncnorm(-0.3, np.inf, 0.3, 1.0).pdf, (-np.inf, np.inf), 0.03, 1),
+    "uniform": (lambda rng, n: rng.uniform(size=n), uniform.pdf, (0.0, 1.0), 0.03, 2),
+    "piled on a bound": (lambda rng, n: rng.beta(0.5, 2.0, n), beta(0.5, 2.0).pdf, (0.0, 1.0), 0.1, 1),
+    "long tail": (lambda rng, n: rng.standard_t(3, n), t(3).pdf, (-np.inf, np.inf), 0.05, 1),
     "modes": (
         lambda rng, n: np.where(rng.random(n) < 0.3, rng.normal(-2, 0.1, n), rng.normal(2, 1, n)),
         lambda x: 0.3 * norm.pdf(x, -2, 0.1) + 0.7 * norm.pdf(x, 2, 1),
         (-np.inf, np.inf),
-        0.12,
+        0.06,
+        2,
     ),
-    "an epoch": (lambda rng, n: 2.4e6 + rng.normal(0, 1e-3, n), norm(2.4e6, 1e-3).pdf, (-np.inf, np.inf), 0.06),
+    "an epoch": (lambda rng, n: 2.4e6 + rng.normal(0, 1e-3, n), norm(2.4e6, 1e-3).pdf, (-np.inf, np.inf), 0.03, 1),
+    "plateau": (
+        plateau,
+        lambda x: (norm.cdf((x + 0.2) / 0.04) - norm.cdf((x - 0.8) / 0.04)) / 0.8,
+        (0.0, np.inf),
+        0.05,
+        3,
+    ),
+    "spike and tail": (
+        spike,
+        lambda x: 0.93 * norm.pdf(x, 0.02, 0.003) + 0.07 * expon.pdf(x, 0.02, 0.08),
+        (-np.inf, np.inf),
+        0.06,
+        1,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", MARGINALS)
 def test_a_smooth_density_is_the_exact_one(case):
-    """The error is that of 5,000 draws; bounds, spikes, tails and far modes do not make it larger."""
-    draw, exact, bounds, limit = MARGINALS[case]
-    found = []
-    for seed in range(4):
+    """The error is that of 5,000 draws; bounds, spikes, tails and far modes do not make it larger, nor wavy."""
+    draw, exact, bounds, limit, most = MARGINALS[case]
+    found, peaks = [], []
+    for seed in range(6):
         x = draw(np.random.default_rng(seed), 5000)
         curve = smooth_marginal(x, np.full(5000, 2e-4), 5000.0, bounds)
         found.append(np.sum(np.abs(curve.density - exact(curve.x))) * (curve.x[1] - curve.x[0]))
+        peaks.append(len(find_peaks([0.0, *(curve.density / curve.density.max()), 0.0], prominence=0.03)[0]))
         assert curve.cdf[-1] == 1.0
     assert np.mean(found) < limit
+    assert np.mean(peaks) <= most
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_few_draws_have_a_density(n):
+    for seed in range(5):
+        x = np.random.default_rng(seed).normal(size=n)
+        for bounds in [(-np.inf, np.inf), (-9.0, 9.0), (x.min(), np.inf), (x.min(), x.max())]:
+            curve = smooth_marginal(x, np.full(n, 1 / n), float(n), bounds)
+            assert np.isfinite(curve.density).all()
+            np.testing.assert_allclose(curve.density.sum() * (curve.x[1] - curve.x[0]), 1.0)
+
+
+def test_the_smoothest_level_within_a_standard_error_is_taken():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(5, 20))
+    noise -= noise.mean(axis=1, keepdims=True)
+    worse = np.array([1.0, 0.1, 0.0, 0.5, 0.6])[:, None]  # per block; the standard error of its sum is about 6
+    asked = []
+    levels = (asked.append(j) or score for j, score in enumerate(noise - worse))
+    assert smoothest(levels)[0] == 1
+    assert len(asked) == 5
+    exact = np.linspace(0.0, 1.0, 20) - worse  # without noise the best one is taken
+    assert smoothest(exact)[0] == 2
 
 
 def test_equal_and_neighbouring_rows_do_not_pass_for_structure():
@@ -117,6 +170,26 @@ def test_contours_enclose_their_share_of_new_draws(case):
     levels = joint.levels(CONTOUR_MASSES)
     density = joint.at(*new.T)
     np.testing.assert_allclose([np.mean(density > level) for level in levels], CONTOUR_MASSES, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("draw", "exact", "bounds", "limit"),
+    [
+        (lambda rng, n: rng.uniform(size=(n, 2)), lambda x, y: np.ones(len(x)), (0.0, 1.0), 0.02),
+        (lambda rng, n: np.abs(rng.normal(size=(n, 2))), lambda x, y: 4 * norm.pdf(x) * norm.pdf(y), (0, np.inf), 0.03),
+        (degenerate, lambda x, y: norm.pdf(y, 1.0 - x, 0.003), (-np.inf, np.inf), 0.4),
+    ],
+    ids=["flat", "half normal", "ridge"],
+)
+def test_the_density_of_a_pair_is_the_exact_one(draw, exact, bounds, limit):
+    """Mean |estimate / exact - 1| at new draws."""
+    found, weights = [], np.full(5000, 2e-4)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        draws, new = draw(rng, 5000), draw(rng, 5000)
+        joint = smooth_joint(*(smooth_marginal(x, weights, 5000.0, bounds) for x in draws.T), weights, 5000.0)
+        found.append(np.mean(np.abs(joint.at(*new.T) / exact(*new.T) - 1.0)))
+    assert np.mean(found) < limit
 
 
 def test_contours_of_a_normal_density_are_its_ellipses():

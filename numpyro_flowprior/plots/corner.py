@@ -53,8 +53,9 @@ def plot_corner(
 
     Contours enclose the highest-density regions of 39.3, 86.5 and 98.9 % of the draws (1, 2 and 3 sigma of a
     two-dimensional normal). A contour that would cross a plateau is left out, because its course there is chance.
-    Densities are kernel estimates, corrected at bounds, whose widths adapt to the draws. At most 200,000 rows of each
-    chain, evenly spaced, are used.
+    The density of one parameter is a spline of its logarithm by penalised likelihood (Koenker and Mizera 2006), that of
+    a pair a kernel estimate in whitened coordinates. Both end at bounds, and are as smooth as held-out rows permit. At
+    most 200,000 rows of each chain, evenly spaced, are used.
 
     Args:
         chains: {legend: chain}; parameters are matched by name. The first is filled.

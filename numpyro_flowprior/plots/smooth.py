@@ -1,47 +1,42 @@
 """Smooth densities of weighted draws, for pictures: one parameter at a time, and pairs.
 
-One parameter: an adaptive kernel density estimate, corrected to first order at bounds, with multiplicative bias
-correction. A pair: a kernel estimate with the same bias correction, in coordinates in which the draws have unit
-covariance. The coordinates are made from the parameters themselves, or from their normal scores z = Phi^-1(F(x)); the
-density is then the product of the marginals and of their copula's density. Normal scores have no bounds and no long
-tails. Held-out rows choose between the two, and all widths.
+One parameter: a spline of the log density, see log_spline. A pair: a kernel estimate with multiplicative bias
+correction, in coordinates in which the draws have unit covariance. The coordinates are made from the parameters
+themselves, or from their normal scores z = Phi^-1(F(x)); the density is then the product of the marginals and of their
+copula's density. Normal scores have no bounds and no long tails. Held-out rows choose between the two, and all widths.
 
-Sources: Abramson (1982), Ann. Statist. 10, 1217 (adaptive kernels); Jones and Foster (1996), Statist. Sinica 6, 1005
-(bounds); Jones, Linton and Nielsen (1995), Biometrika 82, 327 (bias); Geenens, Charpentier, Paindaveine (2017),
+Sources: Jones, Linton and Nielsen (1995), Biometrika 82, 327 (bias); Geenens, Charpentier, Paindaveine (2017),
 Bernoulli 23, 1848 (copulas from normal scores).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+from scipy.linalg import toeplitz
+from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from .._util.checks import FloatArray
+from .held_out import BLOCKS, LOWEST, block_of_rows, held_out_scores, smoothest
+from .log_spline import log_spline_density
 
 _CELLS = 1024  # of one parameter
 _OUTER = 5e-4  # posterior mass beyond each end of the grid of a parameter without bounds
 _MARGIN = 0.1  # of the range in between, on each side
 _NEAR = 0.02  # of the range: a bound this near to the draws is an edge
 _ABRUPT, _FEWEST_FOR_EDGES = 0.6, 2000.0  # see _abrupt_end; effective draws
-# Widths relative to a normal density's best; held-out rows choose.
-_WIDTHS = (0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
-_WIDTHS_OF_PAIRS = (0.1, 0.15, 0.25, 0.4, 0.63, 1.0, 1.6, 2.5, 4.0)
-_LOCAL = np.geomspace(1 / 32, 3.0, 10)  # widths of single kernels, relative to the others
+# Widths of kernels of pairs, relative to a normal density's best; infinite for a normal density. Held-out rows choose.
+_WIDTHS = (np.inf, 4.0, 2.5, 1.6, 1.0, 0.63, 0.4, 0.25, 0.15, 0.1)
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
-_BLOCKS = 20  # of rows, every other of which is held out
-_SLACK = 0.5  # standard errors
-_FINEST = 0.7  # cells, of a kernel
+_FINEST, _KERNEL_ENDS = 0.7, 5.0  # cells, of a kernel; its widths, beyond which it is zero
 _STEP, _REACH, _FURTHEST = 0.08, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
 _NEAR_DRAWS, _NEIGHBOURS = 2000, 100  # that show the local shape of a pair's density
 _ROUNDING = 1e3  # units in the last place
-_LOWEST = 1e-5  # of the highest density: a stray row farther out does not decide
+_OUTERMOST = 1e-12  # probability of a finite normal score
 _TINY = 1e-300  # a density that is no number to divide by
 
 
@@ -55,9 +50,9 @@ class Marginal:
         edges, cdf: (m + 1,) the cells' edges, and the probability below each.
         smallest: probabilities below and above which a score is that of all values further out.
         mean, deviation: of the draws.
-        standard_there, density_there, scores_there, ranks, block: (n,) of the draws: in units of the deviation, the
-            density, the normal score by the smooth density, that by their weighted rank, and the block of neighbours
-            that each is in.
+        standard_there, density_there, scores_there, ranks, ranks_of_half, block: (n,) of the draws: in units of the
+            deviation, the density, the normal score by the smooth density, also farther out, those by their weighted
+            rank among all and among the even or odd blocks, and the block of neighbours that each is in.
     """
 
     x: FloatArray
@@ -71,6 +66,7 @@ class Marginal:
     density_there: FloatArray
     scores_there: FloatArray
     ranks: FloatArray
+    ranks_of_half: FloatArray
     block: np.ndarray
 
     def at(self, x: FloatArray) -> FloatArray:
@@ -93,7 +89,11 @@ class Marginal:
 
     def scores(self, x: FloatArray) -> FloatArray:
         """Returns the normal scores (k,) of points."""
-        return _scores(x, self.edges, self.cdf, self.smallest)
+        return self.cut(_scores(x, self.edges, self.cdf))
+
+    def cut(self, scores: FloatArray) -> FloatArray:
+        """Returns scores (k,), those farther out as the outermost one."""
+        return np.clip(scores, ndtri(self.smallest[0]), -ndtri(self.smallest[1]))
 
 
 @dataclass(frozen=True)
@@ -153,19 +153,13 @@ def smooth_marginal(
     """
     low, high, is_edge = _grid_range(x, weights, bounds, effective_size)
     edges = np.linspace(low, high, _CELLS + 1)
-    inside, block = (x >= low) & (x <= high), _block(x)
+    inside, block = (x >= low) & (x <= high), block_of_rows(x)
     cell = np.minimum(((x[inside] - low) / (high - low) * _CELLS).astype(np.int64), _CELLS - 1)
     place = block[inside] * _CELLS + cell
-    blocks: FloatArray = np.bincount(place, weights[inside], _BLOCKS * _CELLS).reshape(_BLOCKS, -1).astype(float)
-    centres, counts = 0.5 * (edges[1:] + edges[:-1]), blocks.sum(axis=0)
-    best = 0.9 * _scale(centres, counts) / (edges[1] - edges[0]) * max(effective_size, 2.0) ** -0.2  # in cells
-    widths = [max(factor * best, _FINEST) for factor in _WIDTHS]
-    width, _ = _best_width(
-        widths, lambda one: _held_out(blocks, partial(_estimate, width=one * 2**0.2, is_edge=is_edge))
-    )
-    density = _estimate(counts, width, is_edge)
+    blocks: FloatArray = np.bincount(place, weights[inside], BLOCKS * _CELLS).reshape(BLOCKS, -1).astype(float)
+    centres, density = 0.5 * (edges[1:] + edges[:-1]), log_spline_density(blocks, sum(is_edge))
     cdf = np.concatenate([[0.0], np.cumsum(density)])
-    density, cdf = density / density.sum() / (edges[1] - edges[0]), cdf / cdf[-1]
+    density, cdf = density / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
     smallest = (_AT_EDGES if is_edge[0] else outermost, _AT_EDGES if is_edge[1] else outermost)
     if _is_constant(float(x.min()), float(x.max())):
@@ -173,17 +167,17 @@ def smooth_marginal(
     else:
         mean = float(np.sum(weights * x) / weights.sum())
         deviation = float(np.sqrt(np.sum(weights * (x - mean) ** 2) / weights.sum())) or 1.0
-    ranks = _rank_scores(x, weights)
-    at_draws = (x - mean) / deviation, _density(x, centres, density, edges), _scores(x, edges, cdf, smallest)
-    return Marginal(centres, density, edges, cdf, smallest, mean, deviation, *at_draws, ranks, block)
+    ranks = _rank_scores(x, weights), _rank_scores_of_halves(x, weights, block % 2)
+    at_draws = (x - mean) / deviation, _density(x, centres, density, edges), _scores(x, edges, cdf)
+    return Marginal(centres, density, edges, cdf, smallest, mean, deviation, *at_draws, *ranks, block)
 
 
 def _density(x: FloatArray, centres: FloatArray, density: FloatArray, edges: FloatArray) -> FloatArray:
     return np.interp(x, centres, density) * ((x >= edges[0]) & (x <= edges[-1]))
 
 
-def _scores(x: FloatArray, edges: FloatArray, cdf: FloatArray, smallest: tuple[float, float]) -> FloatArray:
-    return ndtri(np.clip(np.interp(x, edges, cdf), smallest[0], 1.0 - smallest[1]))
+def _scores(x: FloatArray, edges: FloatArray, cdf: FloatArray) -> FloatArray:
+    return ndtri(np.clip(np.interp(x, edges, cdf), _OUTERMOST, 1.0 - _OUTERMOST))
 
 
 def smooth_joint(first: Marginal, second: Marginal, weights: FloatArray, effective_size: float) -> Joint:
@@ -194,21 +188,28 @@ def smooth_joint(first: Marginal, second: Marginal, weights: FloatArray, effecti
         weights: (n,) the draws' probabilities.
         effective_size: effective number of independent draws.
     """
-    found = [_table_of(_Copula(first, second), weights, effective_size)]
+    found = [_table_of(_Copula(first, second, by_rank=by_rank), weights, effective_size) for by_rank in (True, False)]
     if not (first.has_edge or second.has_edge):
         straight = _Straight(first, second)
         found += [_table_of(straight, weights, effective_size, locally=locally) for locally in (False, True)]
-    coordinates, whiten, table, _ = max(found, key=lambda one: one[-1])
+    best, _ = smoothest((score for *_, score in found), at_least=len(found))  # in doubt an earlier one
+    coordinates, whiten, table, _ = found[best]
     draws = _joint_at(*coordinates.of_draws(), whiten, table)
     return Joint(coordinates, whiten, table, draws, weights)
 
 
 class _Copula:
-    """Normal scores of two parameters."""
+    """Normal scores of two parameters.
 
-    def __init__(self, first: Marginal, second: Marginal):
+    Args:
+        by_rank: whether the density of scores is made from the ranks of the draws, whose marginals are exactly normal,
+            or from their scores by the smooth marginals, which a narrow ridge needs.
+    """
+
+    def __init__(self, first: Marginal, second: Marginal, *, by_rank: bool):
         self._both = first, second
-        self.there = np.stack([first.ranks, second.ranks])  # that no smoothing of the marginals bends
+        self.there = np.stack([part.ranks if by_rank else part.scores_there for part in self._both])
+        self.there_in_half = np.stack([part.ranks_of_half for part in self._both]) if by_rank else self.there
         self.block = first.block
 
     def of(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -219,7 +220,7 @@ class _Copula:
     def of_draws(self) -> tuple[FloatArray, FloatArray]:
         """Returns the same of the draws."""
         first, second = self._both
-        scores = np.stack([first.scores_there, second.scores_there])
+        scores = np.stack([part.cut(part.scores_there) for part in self._both])
         return self._with_jacobian(scores, first.density_there * second.density_there)
 
     @staticmethod
@@ -232,7 +233,7 @@ class _Straight:
 
     def __init__(self, first: Marginal, second: Marginal):
         self._both = first, second
-        self.there = np.stack([first.standard_there, second.standard_there])
+        self.there = self.there_in_half = np.stack([first.standard_there, second.standard_there])
         self.block = first.block
 
     def of(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -250,8 +251,8 @@ class _Straight:
 
 def _table_of(
     coordinates: _Copula | _Straight, weights: FloatArray, effective_size: float, *, locally: bool = False
-) -> tuple[_Copula | _Straight, FloatArray, FloatArray, float]:
-    """Returns the coordinates, the matrix that whitens them, their density on the grid, and its held-out score.
+) -> tuple[_Copula | _Straight, FloatArray, FloatArray, FloatArray]:
+    """Returns the coordinates, the matrix that whitens them, their density on the grid, and its held-out scores (b,).
 
     Kernels have the shape of the covariance of all draws, or of differences between near ones.
     """
@@ -261,17 +262,22 @@ def _table_of(
         whiten = _local_shape(whiten @ coordinates.there, weights) @ whiten
     at = whiten @ coordinates.there
     reach = float(np.clip(np.abs(at).max() + 0.5, _REACH, _FURTHEST))
-    tables = _tables(at, weights, coordinates.block, 2 * int(np.ceil(reach / _STEP)))
+    block, size = coordinates.block, 2 * int(np.ceil(reach / _STEP))
     best = max(effective_size, 2.0) ** (-1 / 6)
-    widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS_OF_PAIRS]
-    width, score = _best_width(
-        widths, lambda one: _held_out(tables, partial(_unbiased, width=one * 2 ** (1 / 6) / _STEP))
+    widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS]
+    halves = _tables(whiten @ coordinates.there_in_half, weights, block % 2, 2, size)
+    scored, there = coordinates.of_draws()
+    scored_tables = _tables(whiten @ scored, weights, block, BLOCKS, size)
+    level, score = smoothest(
+        held_out_scores(scored_tables, [_smoothed(half, width * 2 ** (1 / 6) / _STEP) for half in halves])
+        for width in widths
     )
-    table = _unbiased(tables.sum(axis=0), width / _STEP)
-    with np.errstate(divide="ignore"):  # where a marginal is zero
-        jacobian = np.maximum(np.log(coordinates.of_draws()[1]) + np.log(np.linalg.det(whiten)), np.log(_TINY))
-    beyond = 1.0 - float(tables.sum())  # which the scores leave out
-    score += float(np.sum(weights * jacobian) + beyond * np.log(_LOWEST))
+    table = _smoothed(_tables(at, weights, 0 * block, 1, size)[0], widths[level] / _STEP)
+    lowest = there[there > 0.0].min()  # of stray draws beyond the grid of a parameter, where its density is zero
+    jacobian = np.log(np.maximum(there, lowest)) + np.log(np.linalg.det(whiten))
+    mass = np.bincount(block, weights, BLOCKS)
+    beyond = mass - scored_tables.sum(axis=(1, 2))  # which the scores leave out
+    score = score + np.bincount(block, weights * jacobian, BLOCKS) + beyond * np.log(LOWEST)
     return coordinates, whiten, table / (table.sum() * _STEP**2), score
 
 
@@ -292,12 +298,20 @@ def _local_shape(at: FloatArray, weights: FloatArray) -> FloatArray:
     return np.linalg.inv(factor) * np.sqrt(np.linalg.det(factor))
 
 
-def _unbiased(counts: FloatArray, width: float) -> FloatArray:
-    """Returns a smoothed histogram times the smoothed ratio of the histogram to it."""
-    smooth = partial(gaussian_filter, sigma=width, mode="constant", truncate=3.5)
-    first = np.maximum(smooth(counts), _TINY)
-    ratio: FloatArray = smooth(np.where(counts > 0, counts / first, 0.0))
-    return first * ratio
+def _smoothed(counts: FloatArray, width: float) -> FloatArray:
+    """Returns a smoothed histogram times the smoothed ratio of the histogram to it.
+
+    Args:
+        counts: (m, m) of whitened coordinates.
+        width: of the kernel, in cells; infinite for the normal density of the same covariance.
+    """
+    if np.isinf(width):
+        normal = np.exp(-0.5 * ((np.arange(len(counts)) - 0.5 * len(counts) + 0.5) * _STEP) ** 2)
+        return np.outer(normal, normal)
+    apart = np.arange(len(counts)) / width
+    kernel = toeplitz(np.where(apart < _KERNEL_ENDS, np.exp(-0.5 * apart**2), 0.0)) / (np.sqrt(2 * np.pi) * width)
+    first = np.maximum(kernel @ counts @ kernel, _TINY)
+    return first * (kernel @ np.where(counts > 0, counts / first, 0.0) @ kernel)
 
 
 def _joint_at(there: FloatArray, jacobian: FloatArray, whiten: FloatArray, table: FloatArray) -> FloatArray:
@@ -311,57 +325,26 @@ def _rank_scores(x: FloatArray, weights: FloatArray) -> FloatArray:
     order = np.argsort(x, kind="stable")
     below = np.empty(len(x))
     below[order] = (np.cumsum(weights[order]) - 0.5 * weights[order]) / weights.sum()
-    return ndtri(np.clip(below, 1e-12, 1.0 - 1e-12))
+    return ndtri(np.clip(below, _OUTERMOST, 1.0 - _OUTERMOST))
 
 
-def _tables(at: FloatArray, weights: FloatArray, block: np.ndarray, size: int) -> FloatArray:
-    """Returns a histogram (blocks, size, size) of whitened coordinates (2, n) for each block."""
-    cells = at / _STEP + 0.5 * size
-    inside = ((cells >= 0) & (cells < size)).all(axis=0)
-    first, second = cells[:, inside].astype(np.int64)
-    index = (block[inside] * size + first) * size + second
-    counts: FloatArray = np.bincount(index, weights[inside], minlength=_BLOCKS * size**2).astype(float)
-    return counts.reshape(_BLOCKS, size, size)
-
-
-def _block(x: FloatArray) -> np.ndarray:
-    """Returns the block (n,) of each draw. Neighbouring rows share one, since they are dependent; so do equal draws."""
-    first, inverse = np.unique(x, return_index=True, return_inverse=True)[1:]
-    return first[inverse] * _BLOCKS // max(len(x), 1)
-
-
-def _held_out(blocks: FloatArray, density_of: Callable[..., Any]) -> FloatArray:
-    """Returns the log density, summed over each block's rows, that every other block's estimate has there."""
-    scores = np.zeros(len(blocks))
-    for first in (0, 1):
-        half = blocks[first::2].sum(axis=0)
-        if not half.any():  # all draws are equal
-            continue
-        density = density_of(half)
-        log_density = np.log(np.maximum(density, _LOWEST * density.max()) / density.sum())
-        scores[1 - first :: 2] = np.sum(blocks[1 - first :: 2] * log_density, axis=tuple(range(1, blocks.ndim)))
+def _rank_scores_of_halves(x: FloatArray, weights: FloatArray, half: np.ndarray) -> FloatArray:
+    """Returns normal scores (n,) of the ranks of draws among those of their half, 0 or 1."""
+    scores = np.empty(len(x))
+    for each in (0, 1):
+        rows = half == each
+        scores[rows] = _rank_scores(x[rows], weights[rows])
     return scores
 
 
-def _best_width(widths: Sequence[float], score_of: Callable[[float], FloatArray]) -> tuple[float, float]:
-    """Returns the widest kernel whose score is the best one within half a standard error, and that score.
-
-    Args:
-        widths: rising.
-        score_of: returns the held-out score of each block. It is asked from the widest on, until two are worse.
-    """
-    scores: dict[float, FloatArray] = {}
-    for width in reversed(widths):
-        scores[width] = score_of(width)
-        totals = [float(np.sum(score)) for score in scores.values()]
-        if int(np.argmax(totals)) < len(totals) - 2:
-            break
-    best = scores[max(scores, key=lambda width: float(np.sum(scores[width])))]
-    for width, score in scores.items():
-        lost = best - score
-        if np.sum(lost) <= _SLACK * np.std(lost) * np.sqrt(len(lost)):
-            return width, float(np.sum(score))
-    raise AssertionError("the best one loses nothing")
+def _tables(at: FloatArray, weights: FloatArray, group: np.ndarray, groups: int, size: int) -> FloatArray:
+    """Returns a histogram (groups, size, size) of whitened coordinates (2, n) for each group of draws."""
+    cells = at / _STEP + 0.5 * size
+    inside = ((cells >= 0) & (cells < size)).all(axis=0)
+    first, second = cells[:, inside].astype(np.int64)
+    index = (group[inside] * size + first) * size + second
+    counts: FloatArray = np.bincount(index, weights[inside], minlength=groups * size**2).astype(float)
+    return counts.reshape(groups, size, size)
 
 
 def _grid_range(
@@ -411,62 +394,3 @@ def _abrupt_end(ordered: FloatArray, below: FloatArray, effective_size: float) -
     if room <= 0.0 or (ordered[first] - ordered[0]) / room > _ABRUPT:
         return -np.inf
     return float(ordered[0] - (ordered[first] - ordered[0]) / max(first, 1))
-
-
-def _scale(x: FloatArray, counts: FloatArray) -> float:
-    """Returns the smaller of the standard deviation and the interquartile range's of a normal density."""
-    p = counts / counts.sum()
-    mean = p @ x
-    deviation = float(np.sqrt(p @ (x - mean) ** 2))
-    quartiles = np.interp([0.25, 0.75], np.cumsum(p), x)
-    spread = float(quartiles[1] - quartiles[0]) / 1.349
-    return min(deviation, spread) if spread > 0 else max(deviation, float(x[1] - x[0]))
-
-
-def _estimate(counts: FloatArray, width: float, is_edge: Sequence[bool]) -> FloatArray:
-    """Returns the density per cell: an adaptive estimate times the smoothed ratio of the histogram to it."""
-    first = np.maximum(_adaptive(counts, width, is_edge), _TINY)
-    return first * _corrected([np.where(counts > 0, counts / first, 0.0)], [width], is_edge)
-
-
-def _adaptive(counts: FloatArray, width: float, is_edge: Sequence[bool]) -> FloatArray:
-    """Returns the density per cell: kernels as wide as the inverse square root of a first estimate, 1 on average."""
-    pilot = np.maximum(_corrected([counts], [width], is_edge), _TINY)
-    rows = counts > 0
-    mean = np.exp(np.sum(counts[rows] * np.log(pilot[rows])) / counts.sum())
-    local = np.clip(np.sqrt(mean / pilot), _LOCAL[0], _LOCAL[-1])
-    step = np.log(_LOCAL[1] / _LOCAL[0])
-    place = np.log(local / _LOCAL[0]) / step
-    lower = np.minimum(place.astype(np.int64), len(_LOCAL) - 2)
-    share = place - lower  # of the wider of two kernels: no step where the width changes
-    groups = [
-        counts * (np.where(lower == j, 1.0 - share, 0.0) + np.where(lower == j - 1, share, 0.0))
-        for j in range(len(_LOCAL))
-    ]
-    return _corrected(groups, [max(width * factor, _FINEST) for factor in _LOCAL], is_edge)
-
-
-def _corrected(groups: Sequence[FloatArray], widths: Sequence[float], is_edge: Sequence[bool]) -> FloatArray:
-    """Returns the sum of histograms smoothed by a normal kernel of a width each, corrected to first order at edges."""
-    cells = np.arange(len(groups[0])) + 0.5
-    renormalised, linear = np.zeros(len(cells)), np.zeros(len(cells))
-    for counts, width in zip(groups, widths, strict=True):
-        if not counts.any():
-            continue
-        a = (0.0 - cells) / width if is_edge[0] else np.full(len(cells), -np.inf)
-        b = (len(cells) - cells) / width if is_edge[1] else np.full(len(cells), np.inf)
-        (phi_a, a_phi_a), (phi_b, b_phi_b) = (_normal(end) for end in (a, b))
-        a0, a1 = ndtr(b) - ndtr(a), phi_a - phi_b
-        a2 = a0 + a_phi_a - b_phi_b
-        s0 = gaussian_filter1d(counts, width, mode="constant", truncate=5.0)
-        s1 = width * gaussian_filter1d(counts, width, order=1, mode="constant", truncate=5.0)
-        renormalised += s0 / a0
-        linear += (a2 * s0 - a1 * s1) / np.maximum(a0 * a2 - a1**2, _TINY)
-    ratio = linear / np.maximum(renormalised, _TINY)
-    return renormalised * np.exp(np.clip(ratio - 1.0, -1.0, 1.0))
-
-
-def _normal(u: Any) -> tuple[FloatArray, FloatArray]:
-    """Returns phi(u) and u phi(u), zero at infinity."""
-    phi = np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
-    return phi, np.where(np.isfinite(u), u, 0.0) * phi
