@@ -24,6 +24,7 @@ from .canvas import (
     short_numbers,
     whole_figure,
 )
+from .held_out import block_of_rows
 from .smooth import Marginal, smooth_joint, smooth_marginal
 
 # Probability inside 1, 2 and 3 sigma of a two-dimensional normal: 1 - exp(-k^2 / 2)
@@ -54,8 +55,8 @@ def plot_corner(
     Contours enclose the highest-density regions of 39.3, 86.5 and 98.9 % of the draws (1, 2 and 3 sigma of a
     two-dimensional normal). A contour that would cross a plateau is left out, because its course there is chance.
     The density of one parameter is a spline of its logarithm by penalised likelihood (Koenker and Mizera 2006), that of
-    a pair a kernel estimate in whitened coordinates. Both end at bounds, and are as smooth as held-out rows permit. At
-    most 200,000 rows of each chain, evenly spaced, are used.
+    a pair a kernel estimate or a normal density in whitened coordinates. Both end at bounds, and are as smooth as
+    held-out rows permit. At most 200,000 rows of each chain, evenly spaced, are used.
 
     Args:
         chains: {legend: chain}; parameters are matched by name. The first is filled.
@@ -108,8 +109,9 @@ class _Drawn:
         samples, weights = chain.samples[rows], chain.probabilities[rows]
         self.weights = weights / weights.sum()
         self.effective_size = min(chain.effective_size, float(len(samples)))
+        block = block_of_rows(samples)
         self.marginals: dict[str, Marginal] = {
-            name: smooth_marginal(column, self.weights, self.effective_size, tuple(bounds))
+            name: smooth_marginal(column, self.weights, self.effective_size, tuple(bounds), block)
             for name, column, bounds in zip(chain.names, samples.T, chain.space.bounds, strict=True)
         }
 

@@ -14,25 +14,36 @@ _PATIENCE = 2  # how many levels that are worse than the best one end the search
 _SLACK = 1.0  # standard errors by which the smoothest level may be worse than the best one
 
 
-def block_of_rows(x: FloatArray) -> np.ndarray:
-    """Returns the block (n,) of each draw. Neighbouring rows share one, since they are dependent; so do equal draws."""
-    first, inverse = np.unique(x, return_index=True, return_inverse=True)[1:]
-    return first[inverse] * BLOCKS // max(len(x), 1)
+def block_of_rows(rows: FloatArray) -> np.ndarray:
+    """Returns the block (n,) of each of some rows (n, d).
+
+    Neighbouring rows share a block, since they are dependent. So do equal rows, unless a block cannot hold them: then
+    they are not a repeated draw, but a value that has probability.
+    """
+    first, inverse, counts = np.unique(rows, axis=0, return_index=True, return_inverse=True, return_counts=True)[1:]
+    inverse = inverse.ravel()
+    place = np.where(counts[inverse] * BLOCKS > len(rows), np.arange(len(rows)), first[inverse])
+    return place * BLOCKS // max(len(rows), 1)
 
 
-def held_out_scores(blocks: FloatArray, densities: Sequence[FloatArray]) -> FloatArray:
+def held_out_scores(
+    blocks: FloatArray, densities: Sequence[FloatArray], beyond: FloatArray | float = 0.0
+) -> FloatArray:
     """Returns the log density (b,), summed over each block's rows, that the estimate from the other half has there.
 
     Args:
         blocks: (b, ...) histograms.
         densities: of the even and of the odd blocks, on the cells of the histograms.
+        beyond: (b,) share of the rows that lies outside of the cells, where the density counts as the lowest one.
     """
     scores = np.zeros(len(blocks))
     for first, density in enumerate(densities):
         if not density.any():  # all draws are equal
             continue
-        log_density = np.log(np.maximum(density, LOWEST * density.max()) / density.sum())
-        scores[1 - first :: 2] = blocks[1 - first :: 2].reshape(-1, log_density.size) @ log_density.ravel()
+        lowest = LOWEST * density.max()
+        log_density = np.log(np.maximum(density, lowest) / density.sum())
+        outside = np.broadcast_to(beyond, len(blocks))[1 - first :: 2] * np.log(lowest / density.sum())
+        scores[1 - first :: 2] = blocks[1 - first :: 2].reshape(-1, log_density.size) @ log_density.ravel() + outside
     return scores
 
 

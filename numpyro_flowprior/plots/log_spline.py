@@ -20,13 +20,13 @@ from scipy.interpolate import BSpline
 from scipy.sparse import csr_array
 
 from .._util.checks import FloatArray
-from .held_out import held_out_scores, smoothest
+from .held_out import LOWEST, held_out_scores, smoothest
 
-_KNOTS, _BY_DRAWS = 100, 0.5  # pieces; the share of them that is placed where the draws are
+_KNOTS, _BY_DRAWS = 100, 0.5  # pieces; this share of them has equal numbers of draws, the others equal lengths
 _DEGREE = 2
 _RATIO, _MOST = 2.0, 24  # of penalties: from one to the next, and their number
-_FLAT = 3.0  # jumps of the second derivative of ln density, over the range squared, that cost less than in proportion
-_STEPS, _STILL, _LONGEST = 20, 0.03, 2.0  # Newton steps; changes of ln density that end them, and that one may make
+_FLAT = 3.0  # jumps of the second derivative below it, in units of 1 / range^2, cost less than in proportion
+_STEPS, _STILL, _LONGEST = 60, 0.03, 2.0  # Newton steps; changes of ln density that end them, and that one may make
 _RIDGE = 1e-13  # of a scaled matrix
 _TINY = 1e-300
 
@@ -65,7 +65,7 @@ class LogSpline:
         powers = self._powers[:, : degree + 1]
         found = np.zeros(degree + 1)
         found[0] = -np.log(self._cells)
-        for _ in range(10 * _STEPS):
+        for _ in range(5 * _STEPS):
             density = np.exp(powers @ found)
             curvature = (powers.T * density) @ powers
             step = np.linalg.solve(
@@ -76,6 +76,13 @@ class LogSpline:
             if longest < _STILL**2:
                 break
         return self._of_powers[:, : degree + 1] @ found
+
+    def normal(self, shares: FloatArray) -> FloatArray:
+        """Returns the coefficients (k,) of the normal density with the mean and the variance of the draws."""
+        mean = float(shares @ self._centres)
+        variance = float(shares @ (self._centres - mean) ** 2) + self._cells**-2.0
+        at = mean - 0.5
+        return self._of_powers @ (np.array([-0.5 * at**2, at, -0.5]) / variance)
 
     def largest_penalty(self, shares: FloatArray) -> float:
         """Returns the penalty from which on the best spline is the best quadratic."""
@@ -94,7 +101,8 @@ class LogSpline:
             gradient = self._design.T @ (shares - density) - self._jumps.T @ (weight * jumps)
             curvature = self._of_design @ density + self._of_jumps @ weight
             step = _solve(curvature.reshape(self._size, self._size), gradient)
-            longest = float(np.abs(self.at(step)).max())
+            change, populated = self.at(step), density > LOWEST * density.max()
+            longest = max(float(change.max()), float(np.abs(change[populated]).max()))  # elsewhere it may fall freely
             found = found + step * min(1.0, _LONGEST / max(longest, _TINY))
             if longest < _STILL:
                 break
@@ -128,25 +136,28 @@ def log_spline_density(blocks: FloatArray, edges: int) -> FloatArray:
 
     Args:
         blocks: (b, m) draws per cell, in blocks of neighbouring rows.
-        edges: at how many of its ends, 0 to 2, the density may be other than nearly zero. Without any, the smoothest
-            density is a normal one; with one, an exponential; with two, a uniform one.
+        edges: number of ends, 0 to 2, at which the density is cut. Without any, the smoothest density is a normal one;
+            with one, an exponential; with two, a uniform one.
     """
     counts = blocks.sum(axis=0)
     spline = LogSpline(counts)
     largest = spline.largest_penalty(counts / counts.sum())
     halves = [blocks[first::2].sum(axis=0) for first in (0, 1)]
-    lowest, level = _DEGREE - edges, edges
-    if all(half.any() for half in halves):  # not all draws are equal
+    lowest, level = _DEGREE - edges, edges  # a polynomial of degree 2, unless held-out rows choose another level
+    if all(half.any() for half in halves):
         paths = [_path(spline, half, lowest, np.sqrt(2.0) * largest) for half in halves]
         level, _ = smoothest((held_out_scores(blocks, both) for both in zip(*paths, strict=True)), at_least=edges + 1)
     return next(islice(_path(spline, counts, lowest, largest), level, None))
 
 
 def _path(spline: LogSpline, counts: FloatArray, lowest: int, largest: float) -> Iterator[FloatArray]:
-    """Yields the density per cell (m,): of polynomials, from the lowest degree to 2, then with falling penalties."""
+    """Yields the density per cell (m,): of polynomials, from the lowest degree to 2, then with falling penalties.
+
+    A density that is cut nowhere begins as a normal one: the best quadratic of few draws, or of two modes, is convex.
+    """
     shares = counts / counts.sum()
     for degree in range(lowest, _DEGREE + 1):
-        coefficients = spline.polynomial(shares, degree)
+        coefficients = spline.normal(shares) if lowest == _DEGREE else spline.polynomial(shares, degree)
         yield _normalised(spline.at(coefficients))
     for level in range(1, _MOST):
         coefficients = spline.fit(shares, largest * _RATIO**-level, coefficients)

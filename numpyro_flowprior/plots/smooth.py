@@ -1,9 +1,10 @@
 """Smooth densities of weighted draws, for pictures: one parameter at a time, and pairs.
 
 One parameter: a spline of the log density, see log_spline. A pair: a kernel estimate with multiplicative bias
-correction, in coordinates in which the draws have unit covariance. The coordinates are made from the parameters
-themselves, or from their normal scores z = Phi^-1(F(x)); the density is then the product of the marginals and of their
-copula's density. Normal scores have no bounds and no long tails. Held-out rows choose between the two, and all widths.
+correction, or a normal density, in coordinates in which the draws have unit covariance. The coordinates are made from
+the parameters themselves, or from their normal scores z = Phi^-1(F(x)); the density is then the product of the
+marginals and of the density of their copula. Scores have no bounds and no long tails. Held-out rows choose
+between these ways, and all widths.
 
 Sources: Jones, Linton and Nielsen (1995), Biometrika 82, 327 (bias); Geenens, Charpentier, Paindaveine (2017),
 Bernoulli 23, 1848 (copulas from normal scores).
@@ -19,9 +20,10 @@ from scipy.linalg import toeplitz
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 from scipy.special import ndtri
+from scipy.stats import norm
 
 from .._util.checks import FloatArray
-from .held_out import BLOCKS, LOWEST, block_of_rows, held_out_scores, smoothest
+from .held_out import BLOCKS, block_of_rows, held_out_scores, smoothest
 from .log_spline import log_spline_density
 
 _CELLS = 1024  # of one parameter
@@ -31,6 +33,7 @@ _NEAR = 0.02  # of the range: a bound this near to the draws is an edge
 _ABRUPT, _FEWEST_FOR_EDGES = 0.6, 2000.0  # see _abrupt_end; effective draws
 # Widths of kernels of pairs, relative to a normal density's best; infinite for a normal density. Held-out rows choose.
 _WIDTHS = (np.inf, 4.0, 2.5, 1.6, 1.0, 0.63, 0.4, 0.25, 0.15, 0.1)
+_NARROW = norm.pdf(np.arange(_CELLS) + 0.5, 0.5 * _CELLS, _CELLS / 16)  # a constant is drawn as a narrow peak
 _AT_EDGES = 0.02  # of the mass next to an edge, in which a pair depends on one another as it does just outside of it
 _FINEST, _KERNEL_ENDS = 0.7, 5.0  # cells, of a kernel; its widths, beyond which it is zero
 _STEP, _REACH, _FURTHEST = 0.08, 5.5, 14.0  # of the grid of whitened coordinates: cells; at least, and at most
@@ -49,7 +52,7 @@ class Marginal:
         density: (m,) normalised on the grid.
         edges, cdf: (m + 1,) the cells' edges, and the probability below each.
         smallest: probabilities below and above which a score is that of all values further out.
-        mean, deviation: of the draws.
+        mean, deviation: of the draws; constant: whether they differ by no more than rounding.
         standard_there, density_there, scores_there, ranks, ranks_of_half, block: (n,) of the draws: in units of the
             deviation, the density, the normal score by the smooth density, also farther out, those by their weighted
             rank among all and among the even or odd blocks, and the block of neighbours that each is in.
@@ -62,6 +65,7 @@ class Marginal:
     smallest: tuple[float, float]
     mean: float
     deviation: float
+    constant: bool
     standard_there: FloatArray
     density_there: FloatArray
     scores_there: FloatArray
@@ -102,12 +106,13 @@ class Joint:
 
     Attributes:
         coordinates: in which it was estimated.
-        whiten: (2, 2) lower triangular: whitened coordinates are whiten @ coordinates.
+        centre, whiten: (2, 1), and (2, 2) lower triangular: whitened coordinates are whiten @ (coordinates - centre).
         table: (m, m) density of whitened coordinates in cells of side _STEP, centred on zero.
         draws: (n,) the density at the draws; weights: (n,) theirs.
     """
 
     coordinates: _Copula | _Straight
+    centre: FloatArray
     whiten: FloatArray
     table: FloatArray
     draws: FloatArray
@@ -119,7 +124,7 @@ class Joint:
 
     def at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Returns the density (k,) at points (k,), (k,)."""
-        return _joint_at(*self.coordinates.of(x, y), self.whiten, self.table)
+        return _joint_at(*self.coordinates.of(x, y), self.centre, self.whiten, self.table)
 
     @property
     def correlation(self) -> float:
@@ -141,7 +146,11 @@ class Joint:
 
 
 def smooth_marginal(
-    x: FloatArray, weights: FloatArray, effective_size: float, bounds: tuple[float, float] = (-np.inf, np.inf)
+    x: FloatArray,
+    weights: FloatArray,
+    effective_size: float,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    block: np.ndarray | None = None,
 ) -> Marginal:
     """Returns the smooth density of one parameter.
 
@@ -150,26 +159,29 @@ def smooth_marginal(
         weights: (n,) their probabilities.
         effective_size: effective number of independent draws.
         bounds: between which the density is; infinite for none.
+        block: (n,) of each row, see block_of_rows; None to make it from the draws.
     """
+    block = block_of_rows(x[:, None]) if block is None else block
     low, high, is_edge = _grid_range(x, weights, bounds, effective_size)
     edges = np.linspace(low, high, _CELLS + 1)
-    inside, block = (x >= low) & (x <= high), block_of_rows(x)
+    inside = (x >= low) & (x <= high)
     cell = np.minimum(((x[inside] - low) / (high - low) * _CELLS).astype(np.int64), _CELLS - 1)
     place = block[inside] * _CELLS + cell
     blocks: FloatArray = np.bincount(place, weights[inside], BLOCKS * _CELLS).reshape(BLOCKS, -1).astype(float)
-    centres, density = 0.5 * (edges[1:] + edges[:-1]), log_spline_density(blocks, sum(is_edge))
+    centres, constant = 0.5 * (edges[1:] + edges[:-1]), _is_constant(float(x.min()), float(x.max()))
+    density = _NARROW if constant else log_spline_density(blocks, sum(is_edge))
     cdf = np.concatenate([[0.0], np.cumsum(density)])
     density, cdf = density / (edges[1] - edges[0]), cdf / cdf[-1]
     outermost = 0.5 / max(effective_size, 10.0)
     smallest = (_AT_EDGES if is_edge[0] else outermost, _AT_EDGES if is_edge[1] else outermost)
-    if _is_constant(float(x.min()), float(x.max())):
+    if constant:
         mean, deviation = float(x[0]), 1.0
     else:
         mean = float(np.sum(weights * x) / weights.sum())
         deviation = float(np.sqrt(np.sum(weights * (x - mean) ** 2) / weights.sum())) or 1.0
     ranks = _rank_scores(x, weights), _rank_scores_of_halves(x, weights, block % 2)
     at_draws = (x - mean) / deviation, _density(x, centres, density, edges), _scores(x, edges, cdf)
-    return Marginal(centres, density, edges, cdf, smallest, mean, deviation, *at_draws, *ranks, block)
+    return Marginal(centres, density, edges, cdf, smallest, mean, deviation, constant, *at_draws, *ranks, block)
 
 
 def _density(x: FloatArray, centres: FloatArray, density: FloatArray, edges: FloatArray) -> FloatArray:
@@ -188,14 +200,16 @@ def smooth_joint(first: Marginal, second: Marginal, weights: FloatArray, effecti
         weights: (n,) the draws' probabilities.
         effective_size: effective number of independent draws.
     """
-    found = [_table_of(_Copula(first, second, by_rank=by_rank), weights, effective_size) for by_rank in (True, False)]
-    if not (first.has_edge or second.has_edge):
+    found = [_table_of(_Copula(first, second, by_rank=True), weights, effective_size)]
+    if not (first.constant or second.constant):
+        found.append(_table_of(_Copula(first, second, by_rank=False), weights, effective_size))
+    if not (first.constant or second.constant or first.has_edge or second.has_edge):
         straight = _Straight(first, second)
         found += [_table_of(straight, weights, effective_size, locally=locally) for locally in (False, True)]
     best, _ = smoothest((score for *_, score in found), at_least=len(found))  # in doubt an earlier one
-    coordinates, whiten, table, _ = found[best]
-    draws = _joint_at(*coordinates.of_draws(), whiten, table)
-    return Joint(coordinates, whiten, table, draws, weights)
+    coordinates, centre, whiten, table, _ = found[best]
+    draws = _joint_at(*coordinates.of_draws(), centre, whiten, table)
+    return Joint(coordinates, centre, whiten, table, draws, weights)
 
 
 class _Copula:
@@ -251,34 +265,35 @@ class _Straight:
 
 def _table_of(
     coordinates: _Copula | _Straight, weights: FloatArray, effective_size: float, *, locally: bool = False
-) -> tuple[_Copula | _Straight, FloatArray, FloatArray, FloatArray]:
-    """Returns the coordinates, the matrix that whitens them, their density on the grid, and its held-out scores (b,).
+) -> tuple[_Copula | _Straight, FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Returns coordinates, what centres and whitens them, their density on the grid, and its held-out scores (b,).
 
-    Kernels have the shape of the covariance of all draws, or of differences between near ones.
+    Marginals, which copulas contain, are made from all rows. Kernels have the shape of the covariance of all draws, or
+    of differences between near ones.
     """
+    centre = np.average(coordinates.there, axis=1, weights=weights)[:, None]
     covariance = np.cov(coordinates.there, aweights=weights, bias=True) + 1e-9 * np.eye(2)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance))
     if locally:
-        whiten = _local_shape(whiten @ coordinates.there, weights) @ whiten
-    at = whiten @ coordinates.there
+        whiten = _local_shape(whiten @ (coordinates.there - centre), weights) @ whiten
+    at = whiten @ (coordinates.there - centre)
     reach = float(np.clip(np.abs(at).max() + 0.5, _REACH, _FURTHEST))
     block, size = coordinates.block, 2 * int(np.ceil(reach / _STEP))
     best = max(effective_size, 2.0) ** (-1 / 6)
     widths = [max(factor * best, _FINEST * _STEP) for factor in _WIDTHS]
-    halves = _tables(whiten @ coordinates.there_in_half, weights, block % 2, 2, size)
+    halves = _tables(whiten @ (coordinates.there_in_half - centre), weights, block % 2, 2, size)
     scored, there = coordinates.of_draws()
-    scored_tables = _tables(whiten @ scored, weights, block, BLOCKS, size)
+    scored_tables = _tables(whiten @ (scored - centre), weights, block, BLOCKS, size)
+    beyond = np.bincount(block, weights, BLOCKS) - scored_tables.sum(axis=(1, 2))
     level, score = smoothest(
-        held_out_scores(scored_tables, [_smoothed(half, width * 2 ** (1 / 6) / _STEP) for half in halves])
+        held_out_scores(scored_tables, [_smoothed(half, width * 2 ** (1 / 6) / _STEP) for half in halves], beyond)
         for width in widths
     )
     table = _smoothed(_tables(at, weights, 0 * block, 1, size)[0], widths[level] / _STEP)
     lowest = there[there > 0.0].min()  # of stray draws beyond the grid of a parameter, where its density is zero
     jacobian = np.log(np.maximum(there, lowest)) + np.log(np.linalg.det(whiten))
-    mass = np.bincount(block, weights, BLOCKS)
-    beyond = mass - scored_tables.sum(axis=(1, 2))  # which the scores leave out
-    score = score + np.bincount(block, weights * jacobian, BLOCKS) + beyond * np.log(LOWEST)
-    return coordinates, whiten, table / (table.sum() * _STEP**2), score
+    score = score + np.bincount(block, weights * jacobian, BLOCKS)
+    return coordinates, centre, whiten, table / (table.sum() * _STEP**2), score
 
 
 def _local_shape(at: FloatArray, weights: FloatArray) -> FloatArray:
@@ -314,9 +329,11 @@ def _smoothed(counts: FloatArray, width: float) -> FloatArray:
     return first * (kernel @ np.where(counts > 0, counts / first, 0.0) @ kernel)
 
 
-def _joint_at(there: FloatArray, jacobian: FloatArray, whiten: FloatArray, table: FloatArray) -> FloatArray:
+def _joint_at(
+    there: FloatArray, jacobian: FloatArray, centre: FloatArray, whiten: FloatArray, table: FloatArray
+) -> FloatArray:
     """Returns the density (n,) at coordinates (2, n)."""
-    at = whiten @ there / _STEP + 0.5 * len(table) - 0.5
+    at = whiten @ (there - centre) / _STEP + 0.5 * len(table) - 0.5
     return map_coordinates(table, at, order=1, mode="constant") * np.linalg.det(whiten) * jacobian
 
 
