@@ -348,6 +348,18 @@ def test_a_corner_is_drawn_into_axes_with_the_prior_and_the_truth(tmp_path):
         plot_corner({"one": chain}, axes=axes[0])
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_legend_leaves_the_panels_free(dim):
+    rng = np.random.default_rng(0)
+    space = ParameterSpace(list("abc")[:dim])
+    names = ["joint", "nearby", "nearby, then distant"]
+    figure = plot_corner({name: Chain(rng.normal(size=(500, dim)), space) for name in names}, title="both")
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.legends) == 1
+    for axis in figure.axes:
+        assert not (axis.get_visible() and legend.overlaps(axis.get_window_extent()))
+
+
 def test_axes_span_the_declared_box_and_names_are_matched(tmp_path):
     first = correlated_chain(2000)
     second = first.select(["b", "a"])

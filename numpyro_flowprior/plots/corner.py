@@ -32,7 +32,7 @@ CONTOUR_MASSES = (0.3935, 0.8647, 0.9889)
 _MARGIN = 0.08  # of the range of the draws, around parameters without bounds
 _MOST_ROWS = 200_000  # that a picture is made of
 _CELL, _SIDES = 1.55, (0.85, 0.12, 0.8, 0.12)  # inches: a panel; left, right, below, above all panels
-_FONT, _LONG_LABEL = 9.0, 18  # points; characters that fit beside a panel
+_FONT, _LONG_LABEL, _SMALLEST = 9.0, 18, 5.5  # points; characters that fit beside a panel; points in a legend
 _GRID, _FINEST_GRID = 120, 500  # points along an axis
 _PRIOR = {"color": GREY, "linestyle": "dotted"}
 _PRIOR_DRAWS = 50_000
@@ -274,15 +274,20 @@ def _legend(panels: Any, styles: Mapping[str, dict[str, str]], title: str | None
     if count == 1:
         panels[0, 0].legend(handles, labels, loc="best", title=title, fontsize=8, frameon=False, handlelength=3.0)
         return
-    panels[0, 0].figure.legend(
-        handles,
-        labels,
-        loc="upper right",
-        bbox_to_anchor=(right, top),
-        borderaxespad=0.0,
-        title=title,
-        fontsize=8 if count == 2 else 10,
-        title_fontsize=9 if count == 2 else 11,
-        frameon=False,
-        handlelength=3.0,
-    )
+    for size in np.arange(8.0 if count == 2 else 10.0, _SMALLEST - 0.5, -0.5):  # the largest that fits beside the panel
+        legend = panels[0, 0].figure.legend(
+            handles,
+            labels,
+            loc="upper right",
+            bbox_to_anchor=(right, top),
+            borderaxespad=0.0,
+            title=title,
+            fontsize=size,
+            title_fontsize=size + 1,
+            frameon=False,
+            handlelength=3.0 if count > 2 else 2.0,
+        )
+        reach = legend.get_window_extent().transformed(panels[0, 0].figure.transFigure.inverted())
+        if reach.x0 > corner.x1 + 0.01 or size <= _SMALLEST:
+            break
+        legend.remove()
