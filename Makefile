@@ -16,11 +16,11 @@ quick: $(INSTALLED)
 
 # The tests compile far more than they compute: XLA's quick code generators halve their time. They are flags of the
 # pinned jaxlib; `make test QUICK_XLA=` runs the code that users get. Workers begin with neighbouring tests, which share
-# what their module makes, and take from each other at the end.
+# what their module makes, and take from each other at the end. Each has a core: threads of BLAS would only wait for one.
 QUICK_XLA := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1
 
 test: $(INSTALLED)
-	XLA_FLAGS="$(QUICK_XLA)" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+	OMP_NUM_THREADS=1 XLA_FLAGS="$(QUICK_XLA)" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
@@ -38,10 +38,10 @@ format: $(INSTALLED)
 newest:
 	$(NEWEST_PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
-	.venv-newest/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n 2 --dist worksteal
 
 lowest: .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist worksteal
 
 # The prior in bilby, Cobaya, PyMC, PyTorch and Stan, the slow tests included.
 hosts: .venv-hosts/.installed
