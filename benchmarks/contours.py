@@ -211,10 +211,7 @@ def main() -> None:
             for method in (our_single, single_of_getdist)
         ]
         (error, peaks, seconds), (their_error, their_peaks, their_seconds) = both
-        exact = single.density(
-            np.linspace(*np.quantile(single.draw(np.random.default_rng(0), NEW), [0.001, 0.999]), 1000)
-        )
-        modes = len(find_peaks([0.0, *(exact / exact.max()), 0.0], prominence=PROMINENCE)[0])
+        modes = _peaks(single.density, single.draw(np.random.default_rng(0), NEW))
         singles.append(
             [
                 name,

@@ -38,7 +38,7 @@ def held_out_scores(
     """
     scores = np.zeros(len(blocks))
     for first, density in enumerate(densities):
-        if not density.any():  # all draws are equal
+        if not density.any():  # made from a half without rows
             continue
         lowest = LOWEST * density.max()
         log_density = np.log(np.maximum(density, lowest) / density.sum())

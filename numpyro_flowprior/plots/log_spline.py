@@ -82,7 +82,8 @@ class LogSpline:
         mean = float(shares @ self._centres)
         variance = float(shares @ (self._centres - mean) ** 2) + self._cells**-2.0
         at = mean - 0.5
-        return self._of_powers @ (np.array([-0.5 * at**2, at, -0.5]) / variance)
+        found = self._of_powers @ (np.array([-0.5 * at**2, at, -0.5]) / variance)
+        return found - np.log(np.sum(np.exp(self.at(found))))  # the basis sums to 1 everywhere
 
     def largest_penalty(self, shares: FloatArray) -> float:
         """Returns the penalty from which on the best spline is the best quadratic."""
